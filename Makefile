@@ -1,0 +1,48 @@
+# Every target sets itself up from nothing: Linux, Python 3.10 or newer with its venv module, and make.
+# Another interpreter: make test PYTHON=python3.12. Another place for the environment: VENV=/path.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python -m
+
+DEMO := --task digits --out demo
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint format docs clean
+
+help:  ## say what the targets do
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/.demo  ## train a model that shrinks while it learns; the report is in demo/
+	$(VENV)/bin/hankelred train $(DEMO)
+
+test: lint  ## format, lint, types, tests
+	$(RUN) pytest -q
+
+lint: $(VENV)/.test  ## the first three of these
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+
+format: $(VENV)/.test  ## rewrite the files as `make lint` wants them, where a program can
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+docs: $(VENV)/.docs  ## build docs/_build/index.html; a warning is an error
+	rm -rf docs/api/generated
+	$(RUN) sphinx -W --keep-going -q -b html docs docs/_build
+
+clean:  ## delete what the other targets made, the environment included
+	rm -rf $(VENV) demo build dist docs/_build docs/api/generated .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp for the environment and one for each extra, written when its installation has succeeded.
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/.created
+	@echo "installing hankelred[$*] and the tested versions of what it needs: once, a few minutes"
+	$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$*]"
+	touch $@

@@ -1,0 +1,26 @@
+"""Settings every test runs under: one thread, no display, the same examples each time."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# Before NumPy and torch are imported (hypothesis imports neither): LAPACK with several threads stalls on small matrices.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+# `deterministic` draws the same examples on every machine; `thorough` looks for new ones:
+#   HYPOTHESIS_PROFILE=thorough pytest
+# No deadline in either: the first example of a test compiles numba kernels.
+settings.register_profile(
+    "deterministic",
+    max_examples=30,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("thorough", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "deterministic"))
