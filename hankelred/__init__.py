@@ -1,0 +1,58 @@
+"""Balanced truncation of linear systems, dense or diagonal, with a proof of what was lost.
+
+NumPy in, NumPy out. The companion package ``hankelred_torch`` applies it to state space layers in training.
+"""
+
+from .diagonal import diagonal_factor
+from .errors import (
+    AccuracyWarning,
+    DiagonalisationError,
+    HankelredError,
+    HankelredWarning,
+    InputError,
+    NumericalError,
+    OrderError,
+    RepeatedHsvWarning,
+    StabilityError,
+)
+from .gramians import gramian_factors, gramians, hankel_singular_values
+from .interop import as_system, load_system, save_system, to_control, to_scipy
+from .lyapunov import lyapunov_factor, solve_lyapunov
+from .norms import h2_norm, hankel_norm, hinf_norm
+from .reduction import Balancing, Reduction, balance, balanced_truncation
+from .systems import DiagonalSystem, Labels, StateSpace
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "AccuracyWarning",
+    "Balancing",
+    "DiagonalSystem",
+    "DiagonalisationError",
+    "HankelredError",
+    "HankelredWarning",
+    "InputError",
+    "Labels",
+    "NumericalError",
+    "OrderError",
+    "Reduction",
+    "RepeatedHsvWarning",
+    "StabilityError",
+    "StateSpace",
+    "as_system",
+    "balance",
+    "balanced_truncation",
+    "diagonal_factor",
+    "gramian_factors",
+    "gramians",
+    "h2_norm",
+    "hankel_norm",
+    "hankel_singular_values",
+    "hinf_norm",
+    "load_system",
+    "lyapunov_factor",
+    "save_system",
+    "solve_lyapunov",
+    "to_control",
+    "to_scipy",
+]

@@ -1,0 +1,180 @@
+"""Gramian factors and Hankel singular values of one fixed system.
+
+Chooses the solver, structured for diagonal systems and a Schur form for all others, and solves nothing itself.
+The singular values of ``R S`` are the Hankel singular values; how that product is formed and decomposed decides
+how many digits the small ones keep, so both happen here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.linalg as sla
+
+from . import diagonal, lyapunov
+from ._checks import Array
+from .interop import as_system
+from .systems import DiagonalSystem, StateSpace
+
+
+def gramian_factors(sys: Any) -> tuple[Array, Array]:
+    """Compute factors of both Gramians.
+
+    In continuous time ``A P + P A^H + B B^H = 0`` and ``A^H Q + Q A + C^H C = 0``; in discrete time
+    ``A P A^H - P + B B^H = 0`` and ``A^H Q A - Q + C^H C = 0``.
+
+    Parameters
+    ----------
+    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
+        Stable system.
+
+    Returns
+    -------
+    S : (n, k) ndarray
+        ``P = S S^H``. For a `DiagonalSystem` with real output the coordinates are the 2n real ones of
+        ``sys.to_state_space()``.
+    R : (l, n) ndarray
+        ``Q = R^H R``.
+
+    Raises
+    ------
+    StabilityError
+        If a pole lies on or beyond the stability boundary.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> plant = hr.StateSpace([[-1.0, 0.5], [0.0, -3.0]], [[1.0], [1.0]], [[1.0, 0.0]])
+    >>> S, R = hr.gramian_factors(plant)
+    >>> residual = plant.A @ S @ S.T + S @ S.T @ plant.A.T + plant.B @ plant.B.T
+    >>> bool(np.linalg.norm(residual) < 1e-14)
+    True
+    """
+    system = as_system(sys)
+    S, R = stable_factors(system)
+    return _as_family(S, system), _as_family(R, system)
+
+
+def gramians(sys: Any) -> tuple[Array, Array]:
+    """Compute the controllability and the observability Gramian.
+
+    Prefer `gramian_factors`, or `hankel_singular_values`, where they do: a product of factors has lost half of the
+    digits of everything small.
+
+    Parameters
+    ----------
+    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
+        Stable system.
+
+    Returns
+    -------
+    P, Q : (n, n) ndarray
+        Hermitian and positive semidefinite, in the coordinates of `gramian_factors`.
+
+    Raises
+    ------
+    StabilityError
+        If a pole lies on or beyond the stability boundary.
+
+    Examples
+    --------
+    >>> import hankelred as hr
+    >>> P, Q = hr.gramians(hr.StateSpace([[-2.0]], [[1.0]], [[3.0]]))
+    >>> print(f"{P[0, 0]:.4f} {Q[0, 0]:.4f}")  # b^2 / (2 a) and c^2 / (2 a)
+    0.2500 2.2500
+    """
+    system = as_system(sys)
+    S, R = stable_factors(system)
+    return _as_family(S @ S.conj().T, system), _as_family(R.conj().T @ R, system)
+
+
+def hankel_singular_values(sys: Any) -> Array:
+    """Compute all Hankel singular values of a stable system.
+
+    Parameters
+    ----------
+    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
+        Stable system, continuous or discrete, real or complex.
+
+    Returns
+    -------
+    (n,) ndarray
+        Decreasing, in units of y per unit of u; 2n values for a `DiagonalSystem` with real output.
+
+    Raises
+    ------
+    StabilityError
+        If a pole lies on or beyond the stability boundary; `balance` splits such poles off instead.
+
+    Notes
+    -----
+    Values of dense systems are right to about ``n eps`` of the largest, and far below that where the factors are
+    graded; those of a `DiagonalSystem` are right to full relative accuracy.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> hilbert = hr.DiagonalSystem(-(np.arange(6) + 0.5), np.ones((6, 1)), np.ones((1, 6)), dt=0)
+    >>> print(f"{hr.hankel_singular_values(hilbert)[-1]:.13e}")  # least eigenvalue of the 6 x 6 Hilbert matrix
+    1.0827994845656e-07
+    """
+    system = as_system(sys)
+    S, R = stable_factors(system)
+    return _as_family(singular_values(S, R, system_order(system)), system)
+
+
+def system_order(system: StateSpace | DiagonalSystem) -> int:
+    """Return how many Hankel singular values a system has."""
+    return system.order if isinstance(system, DiagonalSystem) else system.n
+
+
+def stable_factors(system: StateSpace | DiagonalSystem) -> tuple[Array, Array]:
+    """Return ``S, R`` in double precision, columns of S and rows of R graded for `singular_values`."""
+    if isinstance(system, DiagonalSystem):
+        return diagonal.factor_pair(system)
+    G = system.standard()
+    S, R = lyapunov.factor_pair(G.A, G.B, G.C, G.dt)
+    return _graded(S), _graded(R.conj().T).conj().T
+
+
+def singular_values(S: Array, R: Array, order: int) -> Array:
+    """Return `order` Hankel singular values of graded factors, zeros appended where the factors are thin."""
+    hsv = np.zeros(order)
+    if min(len(R), S.shape[1]) > 0:
+        found = sla.svdvals(R @ S)[:order]  # without vectors: relative accuracy on graded factors
+        hsv[: len(found)] = found
+    return hsv
+
+
+def singular_triples(S: Array, R: Array) -> tuple[Array, Array, Array]:
+    """Decompose ``R S = U diag(hsv) V^H`` so that small singular values keep their digits.
+
+    Divide and conquer, which NumPy calls ``svd``, loses all of them below ``eps hsv[0]`` once it divides; the
+    implicit QR driver does not.
+    """
+    if min(len(R), S.shape[1]) == 0:
+        return np.zeros((len(R), 0)), np.zeros(0), np.zeros((0, S.shape[1]))
+    return sla.svd(R @ S, full_matrices=False, lapack_driver="gesvd")
+
+
+def _graded(S: Array) -> Array:
+    """Return a factor of the same Gramian with columns of falling size, of full column rank to rounding.
+
+    A pivoted QR of ``S^H``: without it the product ``R S`` buries the small Hankel singular values under the
+    rounding errors of the large ones.
+    """
+    if S.size == 0:
+        return S
+    triangle, pivots = sla.qr(S.conj().T, mode="r", pivoting=True)
+    triangle = triangle[: min(S.shape)]
+    graded = np.empty((len(S), len(triangle)), dtype=S.dtype)
+    graded[pivots] = triangle.conj().T  # S^H P = Q triangle, hence S S^H = P triangle^H triangle P^H
+    return graded
+
+
+def _as_family(x: Array, system: StateSpace | DiagonalSystem) -> Array:
+    """Return x in single precision where the system is."""
+    if system.dtype in (np.float32, np.complex64):
+        return x.astype(np.complex64 if x.dtype.kind == "c" else np.float32)
+    return x

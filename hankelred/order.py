@@ -1,0 +1,151 @@
+"""From Hankel singular values to an order: tolerances, energy, error bound. Knows no system.
+
+`hsv` is decreasing. Poles that are kept whatever their energy (unstable ones) stand in front as infinite values:
+they count in `order`, and no tolerance can drop them.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from ._checks import Array
+from .errors import OrderError, RepeatedHsvWarning
+
+EPS = float(np.finfo(np.float64).eps)
+
+# Values closer than this, relative to the larger one, count as one repeated value: a few rounding errors of a
+# stable algorithm. Wider clusters are summed one by one, which keeps the bound valid, only less tight.
+REPEATED = 100 * EPS
+
+
+def rounding_floor(hsv: Array) -> float:
+    """Return the part of any reported error that rounding alone explains, ``n eps hsv[0]``."""
+    finite = hsv[np.isfinite(hsv)]
+    return len(hsv) * EPS * float(finite[0]) if len(finite) else 0.0
+
+
+def tail_sum(hsv: Array, order: int) -> float:
+    """Return the sum of the distinct Hankel singular values after the first `order`."""
+    tail = hsv[order:]
+    if len(tail) == 0 or np.isinf(tail[0]):
+        return float(np.sum(tail))
+    distinct = [tail[0]]
+    for value in tail[1:]:
+        if distinct[-1] - value > REPEATED * distinct[-1]:
+            distinct.append(value)
+    return float(np.sum(distinct[::-1]))  # small ones first
+
+
+def error_bound(hsv: Array, order: int) -> float:
+    """Return the H-infinity bound of balanced truncation to `order` states.
+
+    Twice the sum of the distinct dropped values [1]_ [2]_, plus the rounding floor ``n eps hsv[0]`` under
+    which no computed model can be trusted.
+
+    Parameters
+    ----------
+    hsv : (n,) ndarray
+        Hankel singular values, decreasing.
+    order : int
+        States kept.
+
+    Returns
+    -------
+    float
+        In units of y per unit of u; infinite if an unstable pole would be dropped.
+
+    References
+    ----------
+    .. [1] D. Enns, "Model reduction with balanced realizations: an error bound and a frequency weighted
+       generalization", Proc. 23rd IEEE CDC, 1984.
+    .. [2] K. Glover, "All optimal Hankel-norm approximations of linear multivariable systems and their
+       L-infinity error bounds", Int. J. Control 39, 1984.
+    """
+    return 2 * tail_sum(hsv, order) + rounding_floor(hsv)
+
+
+def least_order(
+    hsv: Array,
+    rank: int,
+    *,
+    rtol: float | None = None,
+    energy: float | None = None,
+    max_error: float | None = None,
+) -> int:
+    """Return the least order that meets one tolerance.
+
+    Parameters
+    ----------
+    hsv : (n,) ndarray
+        Hankel singular values, decreasing.
+    rank : int
+        Largest order a reduced model can have; the full order is allowed besides.
+    rtol : float, optional
+        Drop values up to ``rtol`` times the largest finite one; from 0 to below 1.
+    energy : float, optional
+        Keep at least this share of the sum of the finite values; above 0, at most 1.
+    max_error : float, optional
+        Largest H-infinity error bound, in units of y per unit of u.
+
+    Returns
+    -------
+    int
+        The order, counting every infinite value.
+
+    Raises
+    ------
+    OrderError
+        If the tolerance is out of its range or cannot be met; the message names the best that can.
+    """
+    kept = int(np.isinf(hsv).sum())
+    finite = hsv[kept:]
+    largest = float(finite[0]) if len(finite) else 0.0
+    if rtol is not None:
+        if not 0 <= rtol < 1:
+            raise OrderError(f"rtol must be from 0 to below 1, relative to the largest hsv; got {rtol}.")
+        return min(kept + int(np.sum(finite > rtol * largest)), rank)
+    if energy is not None:
+        if not 0 < energy <= 1:
+            raise OrderError(f"energy must be a share above 0 and at most 1; got {energy}. Write 0.95 for 95 %.")
+        tails = np.append(np.cumsum(finite[::-1])[::-1], 0.0)  # tails[k]: what is lost by keeping k
+        rounding = 4 * EPS * tails[0] if energy < 1 else 0.0  # of 1 - energy: 12 of 15 is a share of 0.8
+        return min(kept + int(np.argmax(tails <= (1 - energy) * tails[0] + rounding)), rank)
+    if max_error is None or not max_error >= 0:
+        raise OrderError(f"max_error must be a number from 0 up, in units of y per unit of u; got {max_error}.")
+    for order in [*range(kept, rank + 1), len(hsv)]:
+        if error_bound(hsv, order) <= max_error:
+            return order
+    best = error_bound(hsv, len(hsv))
+    raise OrderError(
+        f"max_error={max_error:.3g} cannot be met: even the full order {len(hsv)} has the rounding floor "
+        f"{best:.3g}, and order {rank} has the bound {error_bound(hsv, rank):.3g}. Ask for more than that."
+    )
+
+
+def check_order(order: int, hsv: Array, rank: int) -> int:
+    """Return `order` as an int if a model of that order exists, and warn if the cut splits a repeated value."""
+    kept, full = int(np.isinf(hsv).sum()), len(hsv)
+    if isinstance(order, (bool, np.bool_)) or not isinstance(order, (int, np.integer)):
+        raise OrderError(f"order must be an integer; got {order!r}.")
+    if not 0 <= order <= full:
+        raise OrderError(f"order must be from {kept} to {full}, the order of the system; got {order}.")
+    if order < kept:
+        raise OrderError(
+            f"order must be at least {kept}, the number of unstable or marginal poles, which are always kept; "
+            f"got {order}. Raise order, or lower offset if those poles count as stable for you."
+        )
+    if rank < order < full:
+        raise OrderError(
+            f"order must be at most {rank}, the numerical rank of the system, or {full}, all of it; got {order}. "
+            f"States past the rank link no input to any output: ask for order={rank}."
+        )
+    if kept < order < rank and hsv[order - 1] - hsv[order] <= REPEATED * hsv[order - 1]:
+        warnings.warn(
+            f"The cut at order {order} splits a repeated Hankel singular value, {hsv[order]:.6g}: the reduced model "
+            f"depends on the basis and may be marginally stable. Choose a neighbouring order.",
+            RepeatedHsvWarning,
+            stacklevel=4,
+        )
+    return int(order)

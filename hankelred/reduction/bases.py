@@ -1,0 +1,131 @@
+"""Bases of balanced truncation, and the small matrices a pair of bases makes of a system.
+
+`Model` is what every method here reads: B, C, D and the product of A with a few columns. A dense system brings a
+matrix product, a diagonal one a multiplication by lam, so no n x n matrix is formed that was not given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg as sla
+
+from .._checks import Array, double, is_discrete
+from ..systems import DiagonalSystem, StateSpace
+
+
+@dataclass(frozen=True)
+class Model:
+    """A stable system as the reduction sees it: ``times_A(X) = A X``, B, C, D, dt.
+
+    `shift` is subtracted from A throughout: 1 for diagonal systems given by rates, whose slow poles keep their
+    digits in ``A - I = diag(expm1(z))`` only; 0 otherwise.
+    """
+
+    times_A: Callable[[Array], Array]
+    B: Array
+    C: Array
+    D: Array
+    dt: float | bool
+    shift: float = 0.0
+
+
+@dataclass(frozen=True)
+class Small:
+    """The reduced matrices ``(A, B, C, D)``; A lacks `shift` times the identity."""
+
+    A: Array
+    B: Array
+    C: Array
+    D: Array
+    shift: float
+
+
+def dense_model(system: StateSpace) -> Model:
+    """Read a system in standard form."""
+    return Model(lambda X: system.A @ X, system.B, system.C, system.D, system.dt)
+
+
+def diagonal_model(system: DiagonalSystem) -> Model:
+    """Read a diagonal system, in the real coordinates of ``to_state_space`` where its output is real."""
+    lam, B, C, D = (double(x) for x in (system.lam, system.B, system.C, system.D))
+    shift = 0.0
+    if system.rates is not None:
+        lam, shift = np.expm1(double(system.rates)), 1.0
+    if system.output == "complex":
+        return Model(lambda X: lam[:, None] * X, B, C, D, system.dt, shift)
+    re, im = lam.real[:, None], lam.imag[:, None]
+
+    def rotate(X: Array) -> Array:
+        upper, lower = np.split(X, 2)
+        return np.vstack([re * upper - im * lower, im * upper + re * lower])
+
+    B = np.sqrt(2) * np.vstack([B.real, B.imag])
+    C = np.sqrt(0.5) * np.hstack([C.real, -C.imag])
+    return Model(rotate, B, C, D, system.dt, shift)
+
+
+def square_root_bases(S: Array, R: Array, triples: tuple[Array, Array, Array], order: int) -> tuple[Array, Array]:
+    """Compute the two bases of square-root balanced truncation.
+
+    Parameters
+    ----------
+    S : (n, k) ndarray
+        Controllability factor, ``P = S S^H``.
+    R : (l, n) ndarray
+        Observability factor, ``Q = R^H R``.
+    triples : tuple of ndarray
+        ``U, hsv, V^H`` with ``R S = U diag(hsv) V^H``.
+    order : int
+        States to keep, at most the numerical rank of ``R S``.
+
+    Returns
+    -------
+    T, Ti : (n, order) and (order, n) ndarray
+        Bases with ``Ti T = I``; the truncated model is ``(Ti A T, Ti B, C T, D)`` [1]_.
+
+    References
+    ----------
+    .. [1] M. S. Tombs, I. Postlethwaite, "Truncated balanced realization of a stable non-minimal state-space
+       system", Int. J. Control 46, 1987, pp. 1319-1330.
+    """
+    U, hsv, Vh = triples
+    root = np.sqrt(hsv[:order])
+    T = S @ (Vh[:order].conj().T / root)
+    Ti = (U[:, :order] / root).conj().T @ R
+    return T, Ti
+
+
+def project(model: Model, T: Array, Ti: Array) -> Small:
+    """Return the reduced matrices of a pair of bases."""
+    return Small(Ti @ model.times_A(T), Ti @ model.B, model.C @ T, model.D, model.shift)
+
+
+def residualise(balanced: Small, order: int, dt: float | bool) -> Small:
+    """Return the singular perturbation of a balanced model, which matches it at s = 0 or z = 1.
+
+    The states after the first `order` follow the others without delay: ``A11 - A12 A22^-1 A21`` in continuous
+    time [1]_, the same with ``A22 - I`` in discrete time.
+
+    References
+    ----------
+    .. [1] Y. Liu, B. D. O. Anderson, "Singular perturbation approximation of balanced systems", Int. J. Control
+       50, 1989, pp. 1379-1405.
+    """
+    kept, fast = slice(None, order), slice(order, None)
+    A22 = balanced.A[fast, fast]
+    if len(A22) == 0:
+        return balanced
+    if is_discrete(dt):
+        A22 = A22 - (1.0 - balanced.shift) * np.eye(len(A22))
+    follow = sla.solve(A22, np.hstack([balanced.A[fast, kept], balanced.B[fast]]))
+    states, inputs = np.split(follow, [order], axis=1)
+    return Small(
+        balanced.A[kept, kept] - balanced.A[kept, fast] @ states,
+        balanced.B[kept] - balanced.A[kept, fast] @ inputs,
+        balanced.C[:, kept] - balanced.C[:, fast] @ states,
+        balanced.D - balanced.C[:, fast] @ inputs,
+        balanced.shift,
+    )

@@ -1,0 +1,76 @@
+"""Splitting off the poles that balanced truncation must not touch: unstable ones, and those within `offset`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg as sla
+
+from .._checks import Array, is_discrete
+from ..errors import InputError, NumericalError
+from ..systems import DiagonalSystem, StateSpace
+
+
+@dataclass(frozen=True)
+class Split:
+    """A system as the sum of a part that is kept as it is and a stable part.
+
+    ``T = [fixed_T, stable_T]`` and ``Ti = [fixed_Ti; stable_Ti]`` are the block-diagonalising bases of a dense
+    system, both None where nothing was split off; for a diagonal system `fixed_states` and `stable_states` are
+    the indices.
+    """
+
+    fixed: StateSpace | DiagonalSystem
+    stable: StateSpace | DiagonalSystem
+    bases: tuple[Array, Array] | None = None
+    fixed_states: Array | None = None
+    stable_states: Array | None = None
+
+
+def check_offset(offset: float) -> float:
+    """Return the distance from the stability boundary within which poles count as unstable."""
+    if not isinstance(offset, (int, float, np.floating)) or not 0 <= offset < 1:
+        raise InputError(f"offset must be a distance from 0 to below 1; got {offset!r}.")
+    return float(offset)
+
+
+def split_diagonal(system: DiagonalSystem, offset: float) -> Split:
+    """Split a diagonal system by selecting states."""
+    unstable = system.instability() >= -offset
+    fixed, stable = np.flatnonzero(unstable), np.flatnonzero(~unstable)
+    return Split(system.take(fixed), system.take(stable), None, fixed, stable)
+
+
+def split_dense(system: StateSpace, offset: float) -> Split:
+    """Split a system in standard form by an ordered Schur form and a Sylvester equation.
+
+    With the unstable eigenvalues leading, ``Z^H A Z = [[A1, A12], [0, A2]]`` and ``A1 Y - Y A2 = -A12``, the
+    basis ``Z [[I, Y], [0, I]]`` decouples the two parts.
+    """
+    A = system.A
+    if is_discrete(system.dt):
+        unstable_pole = lambda pole: abs(pole) >= 1.0 - offset  # noqa: E731
+    else:
+        unstable_pole = lambda pole: pole.real >= -offset  # noqa: E731
+    if not any(unstable_pole(pole) for pole in system.poles()):
+        empty = StateSpace(A[:0, :0], system.B[:0], system.C[:, :0], dt=system.dt)
+        return Split(empty, system)
+    if A.dtype.kind == "c":
+        schur, Z, k = sla.schur(A, output="complex", sort=unstable_pole)
+    else:
+        schur, Z, k = sla.schur(A, output="real", sort=lambda re, im=0.0: unstable_pole(complex(re, im)))
+    A1, A12, A2 = schur[:k, :k], schur[:k, k:], schur[k:, k:]
+    try:
+        Y = sla.solve_sylvester(A1, -A2, -A12) if 0 < k < system.n else np.zeros((k, system.n - k))
+    except np.linalg.LinAlgError as error:
+        raise NumericalError(
+            f"The {k} poles beyond offset={offset:.3g} cannot be separated from the others; got a singular Sylvester "
+            f"equation. Choose an offset that does not cut through a cluster of poles."
+        ) from error
+    T = np.hstack([Z[:, :k], Z[:, :k] @ Y + Z[:, k:]])
+    Ti = np.vstack([Z[:, :k].conj().T - Y @ Z[:, k:].conj().T, Z[:, k:].conj().T])
+    B, C = Ti @ system.B, system.C @ T
+    fixed = StateSpace(A1, B[:k], C[:, :k], dt=system.dt)
+    stable = StateSpace(A2, B[k:], C[:, k:], system.D, dt=system.dt)
+    return Split(fixed, stable, (T, Ti))

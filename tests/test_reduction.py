@@ -1,0 +1,358 @@
+"""Balanced truncation of dense and diagonal systems: theorems, bases, edges and errors."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from strategies import diagonal_systems, state_spaces, systems
+
+import hankelred as hr
+
+warnings.simplefilter("error", hr.HankelredWarning)
+
+
+def three_poles(dt: object = 0) -> hr.StateSpace:
+    """A plant with well separated hsv: 0.55, 0.039, 0.0013 in continuous time."""
+    A = np.diag([-1.0, -2.0, -30.0]) if dt == 0 else np.diag([0.9, 0.5, -0.3])
+    return hr.StateSpace(A, np.ones((3, 1)), np.ones((1, 3)), dt=dt)
+
+
+def coordinates(system: hr.StateSpace | hr.DiagonalSystem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return A, B, C in the coordinates that T and Ti refer to."""
+    if isinstance(system, hr.StateSpace):
+        return system.standard().A, system.standard().B, system.C
+    lam, B, C = np.array(system.lam), system.B, system.C
+    if system.output == "real":
+        lam, B, C = np.r_[lam, lam.conj()], np.r_[B, B.conj()], np.c_[C, C.conj()] / 2
+    return np.diag(lam), B, C
+
+
+@given(systems(7), st.data())
+def test_error_is_within_the_bound_for_every_order(system, data):
+    bal = hr.balance(system, offset=0)
+    order = data.draw(st.integers(0, bal.rank))
+    try:
+        reduction = bal.reduce(order)
+    except hr.DiagonalisationError:
+        assume(False)  # refused loudly: no model to measure
+    error = reference.peak_gain_on_grid(system, reduction.system)
+    assert error <= reduction.error_bound + 1e-10 * bal.hsv[0]  # grid evaluation next to poles 0.01 from the axis
+
+
+@given(systems(6), st.data())
+def test_error_is_at_least_the_first_dropped_value(system, data):
+    bal = hr.balance(system, offset=0)
+    order = data.draw(st.integers(0, bal.rank))
+    try:
+        reduction = bal.reduce(order)
+    except hr.DiagonalisationError:
+        assume(False)
+    dropped = bal.hsv[order] if order < len(bal.hsv) else 0.0
+    error = reduction.hinf_error()
+    assert dropped - 1e-9 * bal.hsv[0] <= error <= reduction.error_bound + 1e-9 * bal.hsv[0]
+    assert dropped - 1e-9 * bal.hsv[0] <= reduction.hankel_error() <= error + 1e-9 * bal.hsv[0]
+
+
+@given(systems(7), st.data())
+def test_bases_are_biorthogonal_and_make_the_reduced_system(system, data):
+    bal = hr.balance(system, offset=0)
+    significant = int(np.sum(bal.hsv > 1e-8 * bal.hsv[0]))
+    order = data.draw(st.integers(1, significant))
+    try:
+        reduction = bal.reduce(order)
+    except hr.DiagonalisationError:
+        assume(False)
+    T, Ti, reduced = reduction.T, reduction.Ti, reduction.system
+    A, B, C = coordinates(system)
+    A_r, B_r, C_r = coordinates(reduced)
+    if isinstance(reduced, hr.DiagonalSystem) and reduced.output == "real":
+        pairs = order - reduced.n  # a real pole is stored once and needs no conjugate
+        keep = np.r_[np.arange(pairs), reduced.n + np.arange(pairs), np.arange(pairs, reduced.n)]
+        A_r, B_r = A_r[np.ix_(keep, keep)], B_r[keep]
+        C_r = np.c_[C_r[:, keep[: 2 * pairs]], 2 * C_r[:, keep[2 * pairs :]]]
+    scale = np.linalg.cond(T)
+    np.testing.assert_allclose(Ti @ T, np.eye(order), atol=1e-9 * scale)
+    np.testing.assert_allclose(Ti @ A @ T, A_r, atol=1e-8 * scale * max(np.abs(A).max(), 1))
+    np.testing.assert_allclose(Ti @ B, B_r, atol=1e-8 * scale * np.abs(B_r).max())
+    np.testing.assert_allclose(C @ T, C_r, atol=1e-8 * scale * np.abs(C_r).max())
+
+
+@given(systems(6), st.data())
+def test_match_dc_matches_dc(system, data):
+    bal = hr.balance(system, offset=0)
+    order = data.draw(st.integers(0, bal.rank))
+    try:
+        reduced = bal.reduce(order, match_dc=True).system
+    except hr.DiagonalisationError:
+        assume(False)
+    G0, H0 = system.frequency_response([0.0]), reduced.frequency_response([0.0])
+    np.testing.assert_allclose(H0, G0, atol=1e-9 * bal.hsv[0] * len(bal.hsv))
+
+
+@given(state_spaces(6), st.data())
+def test_match_dc_obeys_the_same_bound_and_keeps_the_hsv(system, data):
+    bal = hr.balance(system, offset=0)
+    order = data.draw(st.integers(1, bal.rank))
+    reduction = bal.reduce(order, match_dc=True)
+    assert reference.peak_gain_on_grid(system, reduction.system) <= reduction.error_bound + 1e-9 * bal.hsv[0]
+    kept = hr.hankel_singular_values(reduction.system)
+    np.testing.assert_allclose(kept, bal.hsv[:order], atol=1e-7 * bal.hsv[0])
+
+
+@given(state_spaces(6), st.data())
+def test_continuous_truncations_are_balanced(system, data):
+    assume(not system.is_discrete)
+    bal = hr.balance(system, offset=0)
+    reduced = bal.reduce(data.draw(st.integers(1, bal.rank))).system
+    P, Q = hr.gramians(reduced)
+    np.testing.assert_allclose(P, np.diag(bal.hsv[: reduced.n]), atol=1e-7 * bal.hsv[0])
+    np.testing.assert_allclose(Q, np.diag(bal.hsv[: reduced.n]), atol=1e-7 * bal.hsv[0])
+
+
+@given(diagonal_systems(8, outputs=("real",)), st.data())
+def test_states_fits_pairs_and_real_poles_into_what_was_asked(system, data):
+    bal = hr.balance(system, offset=0)
+    states = data.draw(st.integers(0, system.n))
+    try:
+        reduction = bal.reduce(states=states)
+    except hr.DiagonalisationError:
+        assume(False)
+    assert reduction.system.n <= states
+    assert reduction.order <= 2 * states
+
+
+@given(diagonal_systems(8, outputs=("real",)), st.data())
+def test_real_output_reductions_never_split_a_pair(system, data):
+    bal = hr.balance(system, offset=0)
+    order = data.draw(st.integers(0, bal.rank))
+    assume(order < len(bal.hsv))
+    try:
+        reduced = bal.reduce(order).system
+    except hr.DiagonalisationError:
+        assume(False)
+    real = reduced.lam.imag == 0
+    assert 2 * int(np.sum(~real)) + int(np.sum(real)) == order
+    assert np.all(np.abs(reduced.B[real].imag) == 0)
+    assert np.all(np.abs(reduced.C[:, real].imag) == 0)
+
+
+@given(systems(5), st.integers(0, 10))
+def test_dt_class_and_labels_survive(system, order):
+    bal = hr.balance(system, offset=0)
+    assume(order <= bal.rank)
+    try:
+        reduced = bal.reduce(order).system
+    except hr.DiagonalisationError:
+        assume(False)
+    assert type(reduced) is type(system)
+    assert reduced.dt is system.dt or reduced.dt == system.dt
+    assert reduced.is_stable()
+
+
+def test_input_and_output_names_survive():
+    labels = hr.Labels("plant", ("force",), ("position",), ("a", "b", "c"))
+    plant = three_poles()
+    named = hr.StateSpace(plant.A, plant.B, plant.C, labels=labels)
+    reduced = hr.balanced_truncation(named, 2).system
+    assert reduced.labels == hr.Labels("plant", ("force",), ("position",))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64, np.float64, np.complex128])
+@pytest.mark.parametrize("output", ["complex", "real"])
+def test_dtype_of_a_diagonal_system_survives(dtype, output):
+    rng = np.random.default_rng(0)
+    lam = np.array([0.9, 0.5, -0.3], dtype)
+    system = hr.DiagonalSystem(
+        lam, rng.normal(size=(3, 1)).astype(dtype), np.ones((1, 3), dtype), dt=True, output=output
+    )
+    reduction = hr.balanced_truncation(system, 2)
+    kinds = {
+        np.float32: (np.float32, np.complex64),
+        np.complex64: (np.complex64,),
+        np.float64: (np.float64, np.complex128),
+        np.complex128: (np.complex128,),
+    }
+    assert reduction.system.dtype in kinds[dtype]
+    assert reduction.system.D.dtype in kinds[dtype] or output == "real"
+
+
+def test_dtype_of_a_dense_system_survives():
+    plant = three_poles()
+    single = hr.StateSpace(*(x.astype(np.float32) for x in (plant.A, plant.B, plant.C)))
+    reduction = hr.balanced_truncation(single, 2)
+    assert {x.dtype for x in (reduction.system.A, reduction.T, reduction.Ti)} == {np.dtype(np.float32)}
+
+
+def test_order_zero_is_the_feedthrough():
+    plant = three_poles()
+    reduction = hr.balanced_truncation(hr.StateSpace(plant.A, plant.B, plant.C, 5.0), 0)
+    assert reduction.system.n == 0
+    assert reduction.system.D[0, 0] == 5.0
+    assert reduction.hinf_error() <= reduction.error_bound
+
+
+@pytest.mark.parametrize("dt", [0, True])
+def test_full_order_is_the_system_itself_up_to_similarity(dt):
+    plant = three_poles(dt)
+    reduction = hr.balanced_truncation(plant, 3)
+    assert reduction.hinf_error() < 1e-13
+    P, Q = hr.gramians(reduction.system)
+    np.testing.assert_allclose(P, np.diag(reduction.hsv), atol=1e-13)
+    np.testing.assert_allclose(Q, np.diag(reduction.hsv), atol=1e-13)
+
+
+def test_full_order_of_a_non_minimal_system_is_the_system():
+    system = hr.StateSpace(np.diag([-1.0, -2.0]), [[1.0], [0.0]], [[1.0, 1.0]])
+    reduction = hr.balanced_truncation(system, 2)
+    np.testing.assert_array_equal(reduction.system.A, system.A)
+    np.testing.assert_array_equal(reduction.T, np.eye(2))
+
+
+def test_orders_past_the_rank_are_refused_with_the_rank():
+    system = hr.StateSpace(np.diag([-1.0, -2.0, -3.0]), [[1.0], [0.0], [0.0]], [[1.0, 1.0, 1.0]])
+    assert hr.balance(system).rank == 1
+    with pytest.raises(hr.OrderError, match="at most 1, the numerical rank"):
+        hr.balanced_truncation(system, 2)
+
+
+def test_static_gain_reduces_to_itself():
+    gain = hr.StateSpace(np.zeros((0, 0)), np.zeros((0, 1)), np.zeros((1, 0)), [[2.0]])
+    reduction = hr.balanced_truncation(gain, rtol=0.1)
+    assert reduction.order == 0
+    assert reduction.system.D[0, 0] == 2.0
+    assert reduction.error_bound == 0.0
+
+
+def test_zero_input_needs_no_state():
+    reduction = hr.balanced_truncation(
+        hr.StateSpace(np.diag([-1.0, -2.0]), np.zeros((2, 1)), np.ones((1, 2))), rtol=0.1
+    )
+    assert reduction.system.n == 0
+    assert reduction.hinf_error() == 0.0
+
+
+@pytest.mark.parametrize("dt", [0, 0.5])
+@pytest.mark.parametrize("complex_data", [False, True])
+def test_unstable_poles_are_split_off_kept_and_counted(dt, complex_data):
+    rng = np.random.default_rng(3)
+    V = rng.standard_normal((5, 5)) + 1j * complex_data * rng.standard_normal((5, 5))
+    poles = np.array([0.3, -1.0, -2.0, -3.0, -9.0]) if dt == 0 else np.array([1.2, 0.9, 0.5, -0.3, 0.1])
+    A = V @ np.diag(poles) @ np.linalg.inv(V)
+    system = hr.StateSpace(A, rng.standard_normal((5, 2)), rng.standard_normal((2, 5)), dt=dt)
+    bal = hr.balance(system)
+    assert np.isinf(bal.hsv[0])
+    assert np.all(np.isfinite(bal.hsv[1:]))
+    assert bal.unstable == 1
+    reduction = bal.reduce(3)
+    assert reduction.system.n == 3
+    assert reduction.unstable == 1
+    np.testing.assert_allclose(np.max(reduction.system.poles().real), poles[0], rtol=1e-10)
+    assert reference.peak_gain_on_grid(system, reduction.system) <= reduction.error_bound + 1e-9 * bal.hsv[1]
+    np.testing.assert_allclose(reduction.Ti @ reduction.T, np.eye(3), atol=1e-11)
+    np.testing.assert_allclose(reduction.Ti @ system.A @ reduction.T, reduction.system.A, atol=1e-9)
+    assert reduction.hinf_error() <= reduction.error_bound
+
+
+@pytest.mark.parametrize("output", ["complex", "real"])
+def test_unstable_states_of_a_diagonal_system_are_kept_as_they_are(output):
+    rng = np.random.default_rng(5)
+    lam = np.array([0.5 + 0.1j, 1.1j, 0.4, -0.2 + 0.3j, 0.1j])
+    B, C = rng.standard_normal((5, 1)) + 1j, rng.standard_normal((2, 5)) + 1j
+    system = hr.DiagonalSystem(lam, B, C, dt=True, output=output)
+    copies = 2 if output == "real" else 1
+    reduction = hr.balanced_truncation(system, 2 + 2 * copies)
+    assert reduction.unstable == copies
+    assert 1.1j in reduction.system.lam
+    error = reference.peak_gain_on_grid(system, reduction.system)
+    assert error <= reduction.error_bound + 1e-12
+    lam_a, B_a, _ = coordinates(system)
+    np.testing.assert_allclose(reduction.Ti @ reduction.T, np.eye(reduction.order), atol=1e-12)
+    moved = reduction.Ti @ lam_a @ reduction.T
+    np.testing.assert_allclose(moved, np.diag(np.diag(moved)), atol=1e-12)
+    np.testing.assert_allclose((reduction.Ti @ B_a)[0], B[1], atol=1e-12)
+
+
+def test_integrator_counts_as_unstable_within_the_offset():
+    system = hr.StateSpace(np.diag([-1e-9, -1.0, -2.0]), np.ones((3, 1)), np.ones((1, 3)))
+    assert hr.balance(system).unstable == 1
+    assert hr.balance(system, offset=0).unstable == 0
+
+
+@pytest.mark.parametrize("offset", [-1e-3, 1.0, np.nan, "small"])
+def test_bad_offsets_are_refused(offset):
+    with pytest.raises(hr.InputError, match="offset must be a distance"):
+        hr.balance(three_poles(), offset=offset)
+
+
+def test_one_factorisation_answers_every_order_like_a_fresh_one():
+    plant = three_poles(True)
+    bal = hr.balance(plant)
+    for order in range(4):
+        fresh = hr.balanced_truncation(plant, order)
+        np.testing.assert_allclose(bal.reduce(order).system.A, fresh.system.A)
+
+
+@pytest.mark.parametrize("criteria", [{}, {"order": 1, "rtol": 0.1}, {"rtol": 0.1, "energy": 0.9}])
+def test_exactly_one_criterion_must_be_given(criteria):
+    with pytest.raises(hr.OrderError, match="Exactly one of order, states, rtol, energy, max_error"):
+        hr.balanced_truncation(three_poles(), **criteria)
+
+
+@pytest.mark.parametrize("order", [-1, 4, 1.5, True])
+def test_orders_out_of_range_are_refused(order):
+    with pytest.raises(hr.OrderError, match="got"):
+        hr.balanced_truncation(three_poles(), order)
+
+
+@pytest.mark.parametrize("states", [-1, 4, 1.5])
+def test_states_out_of_range_are_refused(states):
+    with pytest.raises(hr.OrderError, match="states must be an integer from 0 to 3"):
+        hr.balanced_truncation(three_poles(), states=states)
+
+
+def test_unattainable_tolerance_names_the_best():
+    with pytest.raises(hr.OrderError, match="max_error=1e-30 cannot be met"):
+        hr.balanced_truncation(three_poles(), max_error=1e-30)
+
+
+def test_splitting_equal_hsv_warns():
+    allpass_like = hr.StateSpace(-np.eye(2), np.eye(2), np.eye(2))
+    with pytest.warns(hr.RepeatedHsvWarning, match="order 1 splits a repeated"):
+        hr.balanced_truncation(allpass_like, 1)
+
+
+def test_defective_reductions_are_refused_with_the_orders_that_work(monkeypatch):
+    from hankelred.reduction import rediagonalise
+
+    rng = np.random.default_rng(0)
+    lam = np.exp(-0.1 - 0.2 * np.arange(6))
+    system = hr.DiagonalSystem(lam, rng.normal(size=(6, 1)), rng.normal(size=(1, 6)), dt=True)
+    bal = hr.balance(system)
+    conditions = {order: np.linalg.cond(np.linalg.eig(np.diag(bal.reduce(order).system.lam))[1]) for order in (1, 2)}
+    assert set(conditions) == {1, 2}
+    monkeypatch.setattr(rediagonalise, "CONDITION_LIMIT", 1.0 + 1e-9)  # only a single state passes
+    with pytest.raises(
+        hr.DiagonalisationError, match=r"too close to a defective one.*Nearest orders that work: 1\."
+    ) as error:
+        bal.reduce(3)
+    assert error.value.orders == [1]
+
+
+def test_summary_names_orders_bound_and_the_first_value_dropped():
+    text = hr.balanced_truncation(three_poles(), 2).summary()
+    assert "order 3 -> 2" in text
+    assert "error bound" in text
+    assert "first hsv dropped" in text
+
+
+@given(systems(5))
+def test_the_system_is_unchanged_by_a_reduction(system):
+    before = [x.copy() for x in (system.B, system.C, system.D)]
+    hr.balance(system, offset=0)
+    for x, copy in zip((system.B, system.C, system.D), before, strict=True):
+        np.testing.assert_array_equal(x, copy)
