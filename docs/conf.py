@@ -1,0 +1,36 @@
+"""Configuration of the documentation: `make docs` builds it, and a warning is an error."""
+
+import hankelred
+
+project = "hankelred"
+author = "The hankelred authors"
+copyright = "2026, The hankelred authors"
+version = release = hankelred.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinxcontrib.bibtex",
+]
+default_role = "autolink"  # a name in single backticks is a link where there is a page for it
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+html_theme = "furo"
+html_title = "hankelred"
+
+myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+bibtex_bibfiles = ["references.bib"]
+bibtex_default_style = "unsrt"
+bibtex_reference_style = "author_year"
+
+# The API pages follow `__all__`: whatever a public module lists there gets a page, also what it imports.
+autosummary_generate = True
+autosummary_ignore_module_all = False
+autosummary_imported_members = True
+autodoc_typehints = "none"  # numpydoc states types with shapes and units
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False

@@ -1,0 +1,113 @@
+"""What every public name promises: documented arguments are the signature's, the sections are there, examples run."""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from numpydoc.docscrape import ClassDoc
+from numpydoc.validate import validate
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)]
+API_PAGE = ROOT / "docs" / "api" / "index.md"
+NAMESPACES = re.findall(r"^ {3}(hankelred\S*)$", API_PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def public_names() -> Iterator[str]:
+    """Yield the dotted name of everything in ``__all__`` that has a docstring of its own."""
+    for namespace in NAMESPACES:
+        module = importlib.import_module(namespace)
+        for name in module.__all__:
+            if callable(getattr(module, name)):
+                yield f"{namespace}.{name}"
+
+
+def resolve(name: str) -> Any:
+    """Return the object behind a dotted public name."""
+    namespace, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(namespace), attribute)
+
+
+def described_methods(name: str) -> Iterator[str]:
+    """Yield the methods of a public class that describe their arguments one by one."""
+    for method, function in inspect.getmembers(resolve(name), inspect.isroutine):
+        documented_here = (getattr(function, "__module__", None) or "").startswith("hankelred")
+        if documented_here and not method.startswith("_") and "Parameters\n" in (inspect.getdoc(function) or ""):
+            yield f"{name}.{method}"
+
+
+def is_made_by_the_library(name: str) -> bool:
+    """Tell whether a class is a result: it describes its attributes, and users never call it with arguments."""
+    text = inspect.getdoc(resolve(name)) or ""
+    return inspect.isclass(resolve(name)) and "Attributes\n---" in text and "Parameters\n---" not in text
+
+
+def violations(name: str, checks: set[str]) -> str:
+    """Return what numpydoc finds against some of its checks in the docstring of a public name, a line each."""
+    return "\n".join(f"{code} {text}" for code, text in validate(name)["errors"] if code in checks)
+
+
+def failures(examples: list[doctest.DocTest]) -> str:
+    """Run examples and return the reports of those that print something else than they show."""
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS, verbose=False)
+    for example in examples:
+        runner.run(example, out=report.append)
+    return "".join(report)
+
+
+NAMES = list(public_names())
+CLASSES = [name for name in NAMES if inspect.isclass(resolve(name))]
+METHODS = [method for name in CLASSES for method in described_methods(name)]
+ERRORS = [name for name in CLASSES if issubclass(resolve(name), Exception)]
+RESULTS = [name for name in CLASSES if is_made_by_the_library(name)]
+CALLED = [name for name in NAMES if name not in ERRORS + RESULTS]
+ARGUMENT_CHECKS = {"PR01", "PR02", "PR03"}  # undocumented, unknown, in another order
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES)
+def test_public_modules_have_an_api_page(namespace: str):
+    module = importlib.import_module(namespace)
+    modules = {f"{namespace}.{name}" for name in module.__all__ if inspect.ismodule(getattr(module, name))}
+    assert modules <= set(NAMESPACES)
+
+
+@pytest.mark.parametrize("name", CALLED + METHODS)
+def test_documented_arguments_are_those_of_the_signature(name: str):
+    assert violations(name, ARGUMENT_CHECKS) == ""
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_documented_attributes_are_those_of_the_result(name: str):
+    documented = [part for entry in ClassDoc(resolve(name))["Attributes"] for part in entry.name.split(", ")]
+    fields = [field.name for field in dataclasses.fields(resolve(name)) if not field.name.startswith("_")]
+    assert set(fields) <= set(documented) <= set(dir(resolve(name))) | set(fields)
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_docstring_has_its_sections(name: str, pyproject):
+    assert violations(name, set(pyproject["tool"]["numpydoc_validation"]["checks"]) - ARGUMENT_CHECKS) == ""
+
+
+@pytest.mark.parametrize("name", ERRORS + RESULTS)
+def test_errors_and_results_have_a_summary(name: str):
+    assert violations(name, {"GL08", "SS01", "SS03", "SS04", "SS05"}) == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_docstring_example_runs(name: str):
+    assert failures(doctest.DocTestFinder().find(resolve(name), name, globs={})) == ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_examples_of_the_documentation_run(page: Path):
+    text = re.sub(r"^```.*$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)  # fences are no output
+    assert failures([doctest.DocTestParser().get_doctest(text, {}, page.name, str(page), 0)]) == ""
