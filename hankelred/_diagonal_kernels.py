@@ -1,0 +1,374 @@
+"""Structured pivoted Cholesky of Gramians of diagonal systems: numba loops over plain arrays, no checks.
+
+The Gramian of poles lam and input matrix B is Cauchy-like, ``P_ij = b_i b_j^H / (1 - lam_i conj(lam_j))`` or
+``-b_i b_j^H / (lam_i + conj(lam_j))``, and so is every Schur complement of it: only the generator, B at the start,
+changes. One step of Cholesky therefore costs O(n m) and never sees P.
+
+All kernels share these arrays over the n rows, which lie in the order of elimination:
+
+==========  ======  =======================================================================================
+``lam``     (n,)    poles
+``z``       (n,)    their logarithms where these are the data; None where lam are the data
+``gap``     (n,)    ``1 - |lam|^2``, or ``-2 Re lam``
+``mirror``  (n,)    ``conj(lam)``, or 1: the denominator of rows i and k is ``gap_k - (lam_i - lam_k) mirror_k``
+``turn``    (n,)    unit factors; the Blaschke factor ``turn_k (lam_i - lam_k) / denominator`` is 1 at ``lam_i = 1``,
+                    in continuous time at infinity
+``G``       (m, n)  generator of the remaining Schur complement, a column for each row of it
+``size``    (n,)    diagonal of the remaining Schur complement, ``|G_i|^2 / gap_i``
+``rows``    (n,)    the state that each row belongs to
+==========  ======  =======================================================================================
+
+Written so, the denominator keeps its digits next to the stability boundary: gap_k and the difference are known to
+full relative accuracy, and neither term exceeds twice the modulus of their sum.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+from ._checks import Array
+
+# A reflection of m columns leaves a few m eps of the row's length; a row with the pole of the pivot that shrinks to
+# this has lost its last independent direction, and what is left of it is rounding.
+REFLECTION_NOISE = 8 * np.finfo(np.float64).eps
+
+# error_model: division by zero gives inf as in NumPy, so that the loops carry no exception path.
+OPTIONS: Any = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+
+def eliminated(g: Any, difference: Any, gap: Any, mirror: Any, turn: Any) -> tuple[Any, Any]:
+    """Return a row's entry in the new column, over the root of the pivot's gap, and its new generator."""
+    quotient = g / (gap - difference * mirror)
+    return quotient, turn * difference * quotient
+
+
+@overload(eliminated, jit_options=OPTIONS)
+def _eliminated(g: Any, difference: Any, gap: Any, mirror: Any, turn: Any) -> Any:
+    def real(g: Any, difference: Any, gap: Any, mirror: Any, turn: Any) -> Any:
+        quotient = g / (gap - difference * mirror)
+        return quotient, turn * difference * quotient
+
+    def compiled(g: Any, difference: Any, gap: Any, mirror: Any, turn: Any) -> Any:
+        # numba divides complex numbers by a branching algorithm against overflow, five times slower
+        denominator = gap - difference * mirror
+        x, y = denominator.real, denominator.imag
+        scale = 1.0 / (x * x + y * y)
+        x, y = x * scale, y * scale
+        quotient = complex(g.real * x + g.imag * y, g.imag * x - g.real * y)
+        return quotient, turn * (difference * quotient)
+
+    return compiled if isinstance(g, types.Complex) else real
+
+
+def difference_of_exponentials(lam: Any, z: Any, lam_k: Any, z_k: Any) -> Any:
+    """Return ``exp(z) - exp(z_k)`` to full relative accuracy; lam and lam_k are the two exponentials."""
+    if z.real > z_k.real:  # keep the larger pole outside of expm1, which then cannot overflow
+        return -lam * np.expm1(z_k - z)
+    return lam_k * np.expm1(z - z_k)
+
+
+@overload(difference_of_exponentials, jit_options=OPTIONS)
+def _difference_of_exponentials(lam: Any, z: Any, lam_k: Any, z_k: Any) -> Any:
+    def real(lam: Any, z: Any, lam_k: Any, z_k: Any) -> Any:
+        return -lam * np.expm1(z_k - z) if z > z_k else lam_k * np.expm1(z - z_k)
+
+    def compiled(lam: Any, z: Any, lam_k: Any, z_k: Any) -> Any:
+        y = z.imag - z_k.imag
+        part = y - z.imag
+        lost = (z.imag - (y - part)) - (z_k.imag + part)  # rounding of y, which matters where y is near 2 pi
+        sine, cosine = np.sin(0.5 * y), np.cos(0.5 * y)
+        sine, cosine = sine + 0.5 * lost * cosine, cosine - 0.5 * lost * sine
+        decay = np.expm1(-abs(z.real - z_k.real))
+        real = decay - 2.0 * (decay + 1.0) * sine * sine
+        imag = 2.0 * (decay + 1.0) * sine * cosine
+        return -lam * complex(real, -imag) if z.real > z_k.real else lam_k * complex(real, imag)
+
+    return compiled if isinstance(z, types.Complex) else real
+
+
+@njit(**OPTIONS)
+def one_minus_square(lam: Array, gap: Array) -> None:
+    """Write ``1 - |lam|^2`` of stored poles, squares and sum carried in twice the precision."""
+    for i in range(lam.size):
+        total, rest = 1.0, 0.0
+        for part in (lam[i].real, lam[i].imag):
+            split = part * 134217729.0  # 2^27 + 1: two halves with exact products (Dekker)
+            high = split - (split - part)
+            low = part - high
+            square = part * part
+            rest -= ((high * high - square) + 2.0 * high * low) + low * low
+            new = total - square
+            rest += ((total - new) - square) if total >= square else (total - (new + square))
+            total = new
+        gap[i] = total + rest
+
+
+@njit(**OPTIONS)
+def row_sizes(G: Array, gap: Array, size: Array) -> None:
+    """Write the diagonal of the Gramian that G stands for."""
+    for i in range(gap.size):
+        square = 0.0
+        for j in range(G.shape[0]):
+            square += G[j, i].real * G[j, i].real + G[j, i].imag * G[j, i].imag
+        size[i] = square / gap[i]
+
+
+@njit(**OPTIONS)
+def restore_order(columns: Array, rows: Array) -> None:
+    """Bring the rows of a factor, stored as (k, n), from the order of elimination back to that of the states."""
+    row = np.empty(rows.size, columns.dtype)
+    for k in range(columns.shape[0]):
+        row[:] = columns[k]
+        for i in range(rows.size):
+            columns[k, rows[i]] = row[i]
+
+
+@njit(**OPTIONS)
+def _exchange(x: Array, i: int, k: int) -> None:
+    x[i], x[k] = x[k], x[i]
+
+
+@njit(**OPTIONS)
+def _largest(size: Array, first: int, last: int) -> tuple[int, float]:
+    """Return the largest of some rows and the trace over them."""
+    best, total = first, 0.0
+    for i in range(first, last):
+        total += size[i]
+        if size[i] > size[best]:
+            best = i
+    return best, total
+
+
+@njit(**OPTIONS)
+def _bring_forward(
+    p: int, k: int, lam: Array, z: Any, gap: Array, mirror: Array, turn: Array, G: Array, size: Array, rows: Array
+) -> None:
+    """Exchange rows p and k everywhere but in the columns already written."""
+    _exchange(lam, p, k)
+    if z is not None:
+        _exchange(z, p, k)
+    _exchange(gap, p, k)
+    _exchange(mirror, p, k)
+    _exchange(turn, p, k)
+    for j in range(G.shape[0]):
+        _exchange(G[j], p, k)
+    _exchange(size, p, k)
+    _exchange(rows, p, k)
+
+
+@njit(**OPTIONS)
+def _reflector(x: Array, w: Array) -> float:
+    """Write w and return beta such that ``x (I - beta w w^H)`` has one nonzero entry, the first; x becomes that."""
+    length = 0.0
+    for j in range(x.size):
+        length += x[j].real * x[j].real + x[j].imag * x[j].imag
+    length = np.sqrt(length)
+    for j in range(x.size):
+        w[j] = np.conj(x[j]) / length
+    modulus = np.abs(w[0])
+    phase = w[0] / modulus if modulus > 0.0 else w[0] + 1.0
+    w[0] += phase
+    x[:] = 0.0
+    x[0] = -length * np.conj(phase)
+    return 1.0 / (1.0 + modulus)
+
+
+@njit(**OPTIONS)
+def _reflect(G: Array, first: int, last: int, w: Array, beta: float, product: Array) -> None:
+    """Apply the reflection to rows of the Schur complement, columns of G."""
+    product[first:last] = 0.0
+    for j in range(w.size):
+        for i in range(first, last):
+            product[i] += G[j, i] * w[j]
+    for j in range(w.size):
+        factor = beta * np.conj(w[j])
+        for i in range(first, last):
+            G[j, i] -= product[i] * factor
+
+
+@njit(**OPTIONS)
+def _differences(lam: Array, z: Any, k: int, first: int, last: int, difference: Array) -> None:
+    """Write ``lam_i - lam_k``."""
+    if z is None:
+        for i in range(first, last):
+            difference[i] = lam[i] - lam[k]
+    else:
+        for i in range(first, last):
+            difference[i] = difference_of_exponentials(lam[i], z[i], lam[k], z[k])
+
+
+@njit(**OPTIONS)
+def _step(
+    k: int,
+    first: int,
+    last: int,
+    lam: Array,
+    z: Any,
+    gap: Array,
+    mirror: Array,
+    turn: Array,
+    G: Array,
+    size: Array,
+    w: Array,
+    work: Array,
+    column: Array,
+) -> float:
+    """Eliminate row k from some rows: write its column, update generator and sizes; return the reflection's beta."""
+    m = G.shape[0]
+    beta = 0.0
+    if m > 1:
+        beta = _reflector(G[:, k], w)
+        _reflect(G, first, last, w, beta, work)
+    root = np.sqrt(gap[k])
+    column[k] = G[0, k] / root
+    _differences(lam, z, k, first, last, work)
+    for i in range(first, last):
+        quotient, G[0, i] = eliminated(G[0, i], work[i], gap[k], mirror[k], turn[k])
+        column[i] = root * quotient
+    noise = (m * REFLECTION_NOISE) ** 2
+    for i in range(first, last):
+        square = 0.0
+        for j in range(m):
+            square += G[j, i].real * G[j, i].real + G[j, i].imag * G[j, i].imag
+        square /= gap[i]
+        if work[i] == 0.0 and square <= noise * size[i]:
+            square = 0.0
+            for j in range(m):
+                G[j, i] = 0.0
+        size[i] = square
+    return beta
+
+
+@njit(**OPTIONS)
+def factor(
+    lam: Array,
+    z: Any,
+    gap: Array,
+    mirror: Array,
+    turn: Array,
+    G: Array,
+    size: Array,
+    rows: Array,
+    eligible: int,
+    floor: float,
+    done: int,
+    out: Array,
+) -> int:
+    """Write columns of the factor into ``out[done:]``, pivoting among the first rows; return how many are done.
+
+    Stops where the trace over the eligible rows has fallen to the floor, or where `out`, (k, n), is full.
+    """
+    n = lam.size
+    w, work = np.empty(G.shape[0], G.dtype), np.empty(n, G.dtype)
+    for k in range(done, min(eligible, out.shape[0])):
+        p, total = _largest(size, k, eligible)
+        if not total > floor:
+            return k
+        _bring_forward(p, k, lam, z, gap, mirror, turn, G, size, rows)
+        for j in range(k):
+            _exchange(out[j], p, k)
+        out[k, :k] = 0.0
+        _step(k, k + 1, n, lam, z, gap, mirror, turn, G, size, w, work, out[k])
+    return min(eligible, out.shape[0])
+
+
+@njit(**OPTIONS)
+def factor_pairs(
+    lam: Array,
+    z: Any,
+    gap: Array,
+    mirror: Array,
+    turn: Array,
+    G: Array,
+    size: Array,
+    rows: Array,
+    eligible: int,
+    floor: float,
+    pivots: int,
+    done: int,
+    twist: Array,
+    out: Array,
+) -> tuple[int, int]:
+    """Do the same for all poles and their conjugates; return the numbers of pivots and of columns done.
+
+    Row i stands for two: its own and that of ``conj(lam_i)``, with generator ``conj(G_i) twist`` and the conjugate
+    columns. A pivot and its conjugate, which borrows the spare last entry of every array, are eliminated one after
+    the other; then a unitary 2 x 2 matrix makes the two columns conjugates on each other's rows again. The second
+    column is absent where it is zero: at a real pole whose row of G is real up to one factor.
+    """
+    n, m = lam.size - 1, G.shape[0]
+    w, work = np.empty(m, G.dtype), np.empty(n + 1, G.dtype)
+    while pivots < eligible and done + 2 <= out.shape[0]:
+        k = pivots
+        p, total = _largest(size, k, eligible)
+        if not total > floor:
+            break
+        _bring_forward(p, k, lam, z, gap, mirror, turn, G, size, rows)
+        for j in range(done):
+            _exchange(out[j], p, k)
+        first, second = out[done], out[done + 1]
+        first[:k] = 0.0
+        second[: k + 1] = 0.0
+
+        lam[n], gap[n], mirror[n], turn[n] = np.conj(lam[k]), gap[k], np.conj(mirror[k]), np.conj(turn[k])
+        if z is not None:
+            z[n] = np.conj(z[k])
+        size[n] = size[k]
+        for j in range(m):
+            G[j, n] = 0.0
+            for l in range(m):
+                G[j, n] += np.conj(G[l, k]) * twist[l, j]
+
+        beta = _step(k, k + 1, n + 1, lam, z, gap, mirror, turn, G, size, w, work, first)
+        _reflect_twist(twist, w, beta)
+        cosine, sine = 1.0, 0.0
+        overlap = np.conj(first[k]) * first[n]
+        if size[n] > 0.0:
+            beta = _step(n, k + 1, n, lam, z, gap, mirror, turn, G, size, w, work, second)
+            _reflect_twist(twist, w, beta)
+            modulus = np.abs(first[k])
+            cosine = np.sqrt(0.5 + 0.5 * np.abs(first[n]) / modulus)
+            sine = 0.5 * np.abs(second[n]) / modulus / cosine
+            done += 1
+        # columns [a c s1 + conj(a) d s s2, i (a c s1 ...)] : phases so that both diagonal entries are positive
+        phase = np.sqrt(np.conj(overlap) / np.abs(overlap)) if np.abs(overlap) > 0.0 else overlap + 1.0
+        alpha = phase * np.conj(first[k]) / np.abs(first[k])
+        if sine > 0.0:
+            delta = np.conj(phase) * np.conj(second[n]) / np.abs(second[n])
+            for i in range(k, n):
+                u, v = alpha * first[i], delta * second[i]
+                first[i] = cosine * u + sine * v
+                second[i] = 1j * (sine * u - cosine * v)
+        else:
+            for i in range(k, n):
+                first[i] = alpha * first[i]
+        pivots += 1
+        done += 1
+    return pivots, done
+
+
+@njit(**OPTIONS)
+def _reflect_twist(twist: Array, w: Array, beta: float) -> None:
+    """Apply ``H^T twist H`` for the reflection H."""
+    if beta == 0.0:
+        return
+    m = w.size
+    product = np.empty(m, w.dtype)
+    for i in range(m):
+        product[i] = 0.0
+        for j in range(m):
+            product[i] += twist[i, j] * w[j]
+    for i in range(m):
+        for j in range(m):
+            twist[i, j] -= beta * product[i] * np.conj(w[j])
+    for j in range(m):
+        product[j] = 0.0
+        for i in range(m):
+            product[j] += w[i] * twist[i, j]
+    for i in range(m):
+        for j in range(m):
+            twist[i, j] -= beta * np.conj(w[i]) * product[j]
