@@ -3,6 +3,7 @@
 NumPy in, NumPy out. The companion package ``hankelred_torch`` applies it to state space layers in training.
 """
 
+from ._system_base import Labels
 from .diagonal import diagonal_factor
 from .errors import (
     AccuracyWarning,
@@ -20,7 +21,7 @@ from .interop import as_system, load_system, save_system, to_control, to_scipy
 from .lyapunov import lyapunov_factor, solve_lyapunov
 from .norms import h2_norm, hankel_norm, hinf_norm
 from .reduction import Balancing, Reduction, balance, balanced_truncation
-from .systems import DiagonalSystem, Labels, StateSpace
+from .systems import DiagonalSystem, StateSpace
 
 __version__ = "0.1.0.dev0"
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from ._checks import Array, check_dt, is_discrete
 from ._realisation import realise_polynomials, realise_zeros_poles
+from ._system_base import Labels
 from .errors import InputError
-from .systems import DiagonalSystem, Labels, StateSpace
+from .systems import DiagonalSystem, StateSpace
 
 # Names in Labels and in files.
 _LABELS = {"name": "system_name", "inputs": "input_names", "outputs": "output_names", "states": "state_names"}

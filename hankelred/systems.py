@@ -28,50 +28,12 @@ from ._checks import (
     is_discrete,
     readonly,
 )
+from ._system_base import Labels, System, common_dt, freeze
 from .errors import InputError
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Names a system carries along: of itself, its inputs, outputs and states; None where there are none."""
-
-    name: str | None = None
-    inputs: tuple[str, ...] | None = None
-    outputs: tuple[str, ...] | None = None
-    states: tuple[str, ...] | None = None
-
-
-class _System:
-    """What both kinds of system share: sizes, time and dtype."""
-
-    B: Array
-    C: Array
-    D: Array
-    dt: Any
-
-    @property
-    def m(self) -> int:
-        """Number of inputs."""
-        return int(self.B.shape[1])
-
-    @property
-    def p(self) -> int:
-        """Number of outputs."""
-        return int(self.C.shape[0])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Common dtype of the matrices."""
-        return self.B.dtype
-
-    @property
-    def is_discrete(self) -> bool:
-        """Whether the system is discrete in time."""
-        return is_discrete(self.dt)
-
-
 @dataclass(frozen=True, eq=False, init=False)
-class StateSpace(_System):
+class StateSpace(System):
     """A linear system ``E x' = A x + B u, y = C x + D u``, or ``E x+ = ...`` in discrete time.
 
     Parameters
@@ -143,7 +105,7 @@ class StateSpace(_System):
         if E is not None:
             arrays["E"] = check_descriptor(E, n)
         object.__setattr__(self, "E", None)  # unless among the arrays
-        _freeze(self, arrays, dt, labels)
+        freeze(self, arrays, dt, labels)
 
     @property
     def n(self) -> int:
@@ -201,7 +163,7 @@ class StateSpace(_System):
             other = other.to_state_space()
         if not isinstance(other, StateSpace):
             return NotImplemented
-        dt = _common_dt(self, other)
+        dt = common_dt(self, other)
         G, H = self.standard(), other.standard()
         return StateSpace(
             sla.block_diag(G.A, H.A).reshape(G.n + H.n, G.n + H.n),
@@ -213,7 +175,7 @@ class StateSpace(_System):
 
 
 @dataclass(frozen=True, eq=False, init=False)
-class DiagonalSystem(_System):
+class DiagonalSystem(System):
     """A linear system with diagonal state matrix, ``x' = lam x + B u`` or ``x+ = lam x + B u``.
 
     The output is ``y = C x + D u``, or ``y = Re(C x) + D u`` with ``output="real"``, the form of LRU and S5
@@ -351,7 +313,7 @@ class DiagonalSystem(_System):
             arrays["rates"] = rates
         if output == "complex":
             arrays["D"] = D
-        _freeze(self, arrays, dt, labels)
+        freeze(self, arrays, dt, labels)
         if output == "real":
             object.__setattr__(self, "D", readonly(D.astype(self.lam.real.dtype)))
         if rates is None:
@@ -452,7 +414,7 @@ class DiagonalSystem(_System):
             return self.to_state_space() - other
         if not isinstance(other, DiagonalSystem):
             return NotImplemented
-        dt = _common_dt(self, other)
+        dt = common_dt(self, other)
         B = np.vstack([double(self.B), double(other.B)])
         C = np.hstack([double(self.C), -double(other.C)])
         D = double(self.D) - double(other.D)
@@ -461,15 +423,6 @@ class DiagonalSystem(_System):
             return DiagonalSystem(lam, B, C, D, dt=dt, output=self.output)
         rates = [double(G.rates) if G.rates is not None else np.log(G.lam.astype(complex)) for G in (self, other)]
         return DiagonalSystem.from_rates(np.concatenate(rates), B, C, D, dt=dt, output=self.output)
-
-
-def _freeze(system: Any, arrays: dict[str, Array], dt: Any, labels: Labels | None) -> None:
-    """Set read-only copies in one common dtype, dt and labels on a frozen system."""
-    dtype = np.result_type(*(x.dtype for x in arrays.values()))
-    for name, x in arrays.items():
-        object.__setattr__(system, name, readonly(np.array(x, dtype=dtype)))
-    object.__setattr__(system, "dt", check_dt(dt))
-    object.__setattr__(system, "labels", labels or Labels())
 
 
 def _poles_of_rates(rates: Array) -> Array:
@@ -483,17 +436,3 @@ def _poles_of_rates(rates: Array) -> Array:
 def _angle(omega: Array, dt: Any) -> Array:
     """Return the angle on the unit circle, in rad per sample."""
     return omega if dt is True else omega * dt
-
-
-def _common_dt(G: StateSpace | DiagonalSystem, H: StateSpace | DiagonalSystem) -> Any:
-    """Return the sampling time of a difference; True agrees with every discrete one."""
-    if (G.m, G.p) != (H.m, H.p):
-        raise InputError(
-            f"Both systems must have the same inputs and outputs; got {G.m} inputs, {G.p} outputs and "
-            f"{H.m} inputs, {H.p} outputs."
-        )
-    if G.dt is H.dt or G.dt == H.dt and True not in (G.dt is True, H.dt is True):
-        return G.dt
-    if G.is_discrete and H.is_discrete and True in (G.dt is True, H.dt is True):
-        return H.dt if G.dt is True else G.dt
-    raise InputError(f"Both systems must have the same dt; got {G.dt} and {H.dt}. Resample one of them first.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .._checks import Array
-from ..systems import DiagonalSystem, Labels, StateSpace
+from .._system_base import Labels
+from ..systems import DiagonalSystem, StateSpace
 from .split import Split
 
 

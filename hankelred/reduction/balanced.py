@@ -255,8 +255,8 @@ class Balancing:
         if states < fixed:
             raise OrderError(f"states must be at least {fixed}, the unstable or marginal states; got {states}.")
         for order in range(min(2 * int(states), self.rank), self.unstable - 1, -1):
-            poles = sla.eigvals(self._reduce_stable(order - self.unstable, False)[2].A)
-            if fixed + int(np.sum(poles.imag >= 0)) <= states:
+            poles: Array = sla.eigvals(self._reduce_stable(order - self.unstable, False)[2].A)
+            if fixed + int(np.sum(np.imag(poles) >= 0)) <= states:
                 return order
         raise OrderError(f"No reduced model fits states={states}; got none down to order {self.unstable}.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
@@ -49,17 +50,17 @@ def split_dense(system: StateSpace, offset: float) -> Split:
     basis ``Z [[I, Y], [0, I]]`` decouples the two parts.
     """
     A = system.A
-    if is_discrete(system.dt):
-        unstable_pole = lambda pole: abs(pole) >= 1.0 - offset  # noqa: E731
-    else:
-        unstable_pole = lambda pole: pole.real >= -offset  # noqa: E731
-    if not any(unstable_pole(pole) for pole in system.poles()):
+    discrete = is_discrete(system.dt)
+
+    def unstable(re: Any, im: float = 0.0) -> bool:  # SciPy asks with one complex number or with two real ones
+        pole = complex(re) + 1j * im
+        return bool(abs(pole) >= 1.0 - offset if discrete else pole.real >= -offset)
+
+    if not any(unstable(pole) for pole in system.poles()):
         empty = StateSpace(A[:0, :0], system.B[:0], system.C[:, :0], dt=system.dt)
         return Split(empty, system)
-    if A.dtype.kind == "c":
-        schur, Z, k = sla.schur(A, output="complex", sort=unstable_pole)
-    else:
-        schur, Z, k = sla.schur(A, output="real", sort=lambda re, im=0.0: unstable_pole(complex(re, im)))
+    kind: Any = "complex" if A.dtype.kind == "c" else "real"
+    schur, Z, k = sla.schur(A, output=kind, sort=unstable)
     A1, A12, A2 = schur[:k, :k], schur[:k, k:], schur[k:, k:]
     try:
         Y = sla.solve_sylvester(A1, -A2, -A12) if 0 < k < system.n else np.zeros((k, system.n - k))
