@@ -56,7 +56,8 @@ def gramian_factor(T: Array, B: Array, discrete: bool) -> Array:
 def _continuous(T: Array, B: Array, U: Array, M: Array, Y: Array) -> None:
     """Fill U, M and Y; B is overwritten."""
     if len(T) <= LEAF:
-        U[...], M[...], Y[...] = continuous_leaf(contiguous(T), contiguous(B))
+        pairs = None if T.dtype.kind == "c" else True
+        U[...], M[...], Y[...] = continuous_leaf(contiguous(T), contiguous(B), pairs)
         return
     h = halve(T)
     _continuous(T[h:, h:], B[h:], U[h:, h:], M[h:, h:], Y[h:])
@@ -71,7 +72,8 @@ def _continuous(T: Array, B: Array, U: Array, M: Array, Y: Array) -> None:
 def _discrete(T: Array, B: Array, U: Array, M: Array, Y: Array, Za: Array) -> Array:
     """Fill U, M, Y and Za and return Zb; B is overwritten."""
     if len(T) <= LEAF:
-        U[...], M[...], Y[...], Za[...], Zb = discrete_leaf(contiguous(T), contiguous(B))
+        pairs = None if T.dtype.kind == "c" else True
+        U[...], M[...], Y[...], Za[...], Zb = discrete_leaf(contiguous(T), contiguous(B), pairs)
         return Zb
     h = halve(T)
     Zb = _discrete(T[h:, h:], B[h:], U[h:, h:], M[h:, h:], Y[h:], Za[h:])
@@ -87,39 +89,49 @@ def _discrete(T: Array, B: Array, U: Array, M: Array, Y: Array, Za: Array) -> Ar
 
 
 @njit(cache=True, error_model="numpy")
-def continuous_leaf(T: Array, B: Array) -> tuple[Array, Array, Array]:
-    """Return U, M and Y, by rows or pairs of rows from the bottom; B is overwritten."""
+def continuous_leaf(T: Array, B: Array, pairs: bool | None) -> tuple[Array, Array, Array]:
+    """Return U, M and Y, by rows or pairs of rows from the bottom; B is overwritten.
+
+    `pairs` is None for complex T: numba then leaves the code for 2 x 2 blocks away, here and in `discrete_leaf`.
+    """
     n, m = B.shape
     U, M, Y = np.zeros((n, n), T.dtype), np.zeros((n, n), T.dtype), np.zeros((n, m), T.dtype)
+    F, MH = np.zeros((n, 2), T.dtype), np.zeros((2, 2), T.dtype)
     k = n
     while k > 0:
         end = k
-        k -= 2 if k > 1 and T[k - 1, k - 2] != 0 else 1
-        _diagonal_block(T, B, U, M, Y, k, end, False)
+        k -= 1
+        if pairs is not None and k > 0 and T[k, k - 1] != 0:
+            k -= 1
+            _pair(T, B, U, M, Y, k, False)
+        else:
+            _single(T, B, U, M, Y, k, False)
+        w = end - k
+        for i in range(w):
+            for j in range(w):
+                MH[j, i] = np.conj(M[k + i, k + j])
         for i in range(k, end):
             for j in range(end, n):
                 for q in range(m):
                     M[i, j] -= Y[i, q] * np.conj(Y[j, q])
-        if k == 0:
-            break
-        F = np.zeros((k, end - k), T.dtype)
         for i in range(k):
-            for j in range(k, end):
+            for j in range(w):
+                F[i, j] = 0
                 for q in range(k, end):
-                    F[i, j - k] -= T[i, q] * U[q, j]
+                    F[i, j] -= T[i, q] * U[q, k + j]
                 for q in range(m):
-                    F[i, j - k] -= B[i, q] * np.conj(Y[j, q])
-        sylvester_leaf(T[:k, :k].copy(), np.conj(M[k:end, k:end].T).copy(), F)
+                    F[i, j] -= B[i, q] * np.conj(Y[k + j, q])
+        sylvester_leaf(T, MH, F, k, w)
         for i in range(k):
-            for j in range(k, end):
-                U[i, j] = F[i, j - k]
+            for j in range(w):
+                U[i, k + j] = F[i, j]
                 for q in range(m):
-                    B[i, q] -= U[i, j] * Y[j, q]
+                    B[i, q] -= F[i, j] * Y[k + j, q]
     return U, M, Y
 
 
 @njit(cache=True, error_model="numpy")
-def discrete_leaf(T: Array, B: Array) -> tuple[Array, Array, Array, Array, Array]:
+def discrete_leaf(T: Array, B: Array, pairs: bool | None) -> tuple[Array, Array, Array, Array, Array]:
     """Return U, M, Y, Za and Zb, by rows or pairs of rows from the bottom; B is overwritten.
 
     A part of w rows has the complement Z = Q[:, w:] where Q is the product of the w reflections that make
@@ -127,95 +139,95 @@ def discrete_leaf(T: Array, B: Array) -> tuple[Array, Array, Array, Array, Array
     """
     n, m = B.shape
     U, M, Y = np.zeros((n, n), T.dtype), np.zeros((n, n), T.dtype), np.zeros((n, m), T.dtype)
-    Za, Zb = np.zeros((n, m), T.dtype), np.eye(m).astype(T.dtype)
-    row = np.zeros(m + 2, T.dtype)
-    V = np.zeros((2, m + 2), T.dtype)
+    Z = np.zeros((n + m, m), T.dtype)
+    for q in range(m):
+        Z[n + q, q] = 1
+    F, W, MH = np.zeros((n, 2), T.dtype), np.zeros((n, 2), T.dtype), np.zeros((2, 2), T.dtype)
+    V, row = np.zeros((2, m + 2), T.dtype), np.zeros(m + 2, T.dtype)
     k = n
     while k > 0:
         end = k
-        k -= 2 if k > 1 and T[k - 1, k - 2] != 0 else 1
+        k -= 1
+        if pairs is not None and k > 0 and T[k, k - 1] != 0:
+            k -= 1
+            _pair(T, B, U, M, Y, k, True)
+        else:
+            _single(T, B, U, M, Y, k, True)
         w = end - k
-        _diagonal_block(T, B, U, M, Y, k, end, True)
         for i in range(w):
-            V[i, :w] = M[k + i, k:end]
-            V[i, w : w + m] = Y[k + i]
-        if k > 0:
-            F, W = np.zeros((k, w), T.dtype), np.zeros((k, w), T.dtype)
-            for i in range(k):
-                for j in range(w):
-                    for q in range(m):
-                        F[i, j] += B[i, q] * np.conj(Y[k + j, q])
-                    for q in range(w):
-                        W[i, j] += T[i, k + q] * U[k + q, k + j]
-            stein_leaf(T[:k, :k].copy(), np.conj(M[k:end, k:end].T).copy(), F, W)
-            U[:k, k:end] = F
+            for j in range(w):
+                V[i, j] = M[k + i, k + j]
+                MH[j, i] = np.conj(V[i, j])
+            for q in range(m):
+                V[i, w + q] = Y[k + i, q]
+        for i in range(k):
+            for j in range(w):
+                F[i, j] = W[i, j] = 0
+                for q in range(m):
+                    F[i, j] += B[i, q] * np.conj(Y[k + j, q])
+                for q in range(k, end):
+                    W[i, j] += T[i, q] * U[q, k + j]
+        stein_leaf(T, MH, F, W, k, w)
         _reflections(V, w, w + m)
-        if k > 0:
-            for i in range(k):
-                row[:w] = W[i]
-                row[w : w + m] = B[i]
-                _reflect(V, w, w + m, row)
-                B[i] = row[w : w + m]
+        for i in range(k):
+            for j in range(w):
+                U[i, k + j] = F[i, j]
+                row[j] = W[i, j]
+            for q in range(m):
+                row[w + q] = B[i, q]
+            _reflect(V, 0, w, w + m, row)
+            for q in range(m):
+                B[i, q] = row[w + q]
         for i in range(k, end):  # M12 = Y^ Za^H, Y1 = Y^ Zb^H
+            for q in range(m):
+                row[q] = Y[i, q]
             for j in range(end, n):
                 for q in range(m):
-                    M[i, j] += Y[i, q] * np.conj(Za[j, q])
-            row[:m] = Y[i]
-            Y[i] = 0
+                    M[i, j] += row[q] * np.conj(Z[j, q])
             for j in range(m):
+                Y[i, j] = 0
                 for q in range(m):
-                    Y[i, j] += row[q] * np.conj(Zb[j, q])
-        for i in range(k, n + m):  # [Z^a; Za Z^b; Zb Z^b]
-            row[: w + m] = 0
-            if i < end:
-                row[i - k] = 1
-            elif i < n:
-                row[w : w + m] = Za[i]
-            else:
-                row[w : w + m] = Zb[i - n]
-            _reflect(V, w, w + m, row)
-            if i < n:
-                Za[i] = row[w : w + m]
-            else:
-                Zb[i - n] = row[w : w + m]
-    return U, M, Y, Za, Zb
+                    Y[i, j] += row[q] * np.conj(Z[n + j, q])
+        for i in range(k, n + m):  # [Z^a; Za Z^b; Zb Z^b], the new rows Z^a from the unit rows [I 0]
+            for j in range(w):
+                row[j] = 1 if i == k + j else 0
+            for q in range(m):
+                row[w + q] = Z[i, q]
+            _reflect(V, 0, w, w + m, row)
+            for q in range(m):
+                Z[i, q] = row[w + q]
+    return U, M, Y, Z[:n], Z[n:]
 
 
 @njit(cache=True, error_model="numpy")
 def _reflections(V: Array, w: int, size: int) -> None:
-    """Overwrite w orthonormal rows by the vectors of the reflections that map them to the first unit rows.
+    """Overwrite w orthonormal rows by the vectors of the reflections that map them to unit rows.
 
-    Reflection i is ``I - x x^H`` with x = ``V[i, i:]`` on exit.
+    Reflection i is ``I - x x^H`` with the x^H that stands in ``V[i, i:]`` on exit.
     """
     for i in range(w):
-        for q in range(i, size):
-            V[i, q] = np.conj(V[i, q])
+        for other in range(i):
+            _reflect(V, other, other + 1, size, V[i])
         first = abs(V[i, i])
         V[i, i] += V[i, i] / first if first > 0 else 1.0
-        root = np.sqrt(1.0 + first)
         for q in range(i, size):
-            V[i, q] /= root
-        for other in range(i + 1, w):
-            _reflect(V[i : i + 1, i:], 1, size - i, V[other, i:])
+            V[i, q] /= np.sqrt(1.0 + first)
 
 
 @njit(cache=True, error_model="numpy")
-def _reflect(V: Array, w: int, size: int, row: Array) -> None:
-    """Multiply a row from the right by w reflections."""
-    for i in range(w):
-        s = row[i] * V[i, i]
+def _reflect(V: Array, start: int, stop: int, size: int, row: Array) -> None:
+    """Multiply a row from the right by the reflections from start to stop."""
+    for i in range(start, stop):
+        s = row[i] * np.conj(V[i, i])
         for q in range(i + 1, size):
-            s += row[q] * V[i, q]
+            s += row[q] * np.conj(V[i, q])
         for q in range(i, size):
-            row[q] -= s * np.conj(V[i, q])
+            row[q] -= s * V[i, q]
 
 
 @njit(cache=True, error_model="numpy")
-def _diagonal_block(T: Array, B: Array, U: Array, M: Array, Y: Array, k: int, end: int, discrete: bool) -> None:
-    """Fill U, M and Y of the rows k to end, one or two, as if they were the whole system."""
-    if end - k == 2:
-        _pair(T, B, U, M, Y, k, discrete)
-        return
+def _single(T: Array, B: Array, U: Array, M: Array, Y: Array, k: int, discrete: bool) -> None:
+    """Fill the entry k of U and M and the row k of Y as if it were the whole system."""
     t = T[k, k]
     alpha = np.sqrt((1 - abs(t)) * (1 + abs(t))) if discrete else np.sqrt(-2 * t.real)
     M[k, k] = t
@@ -246,37 +258,33 @@ def _pair(T: Array, B: Array, U: Array, M: Array, Y: Array, k: int, discrete: bo
     unitary W makes ``Q Uc W`` real and upper triangular, then ``M = W^H Mc W`` and ``Y = W^H Yc`` are real too.
     """
     m = B.shape[1]
-    a, b, c = T[k, k].real, T[k, k + 1].real, T[k + 1, k].real
+    a, b, c = T[k, k], T[k, k + 1], T[k + 1, k]
     lam = complex(a, np.sqrt(abs(b)) * np.sqrt(abs(c)))
     cs = np.sqrt(abs(b) / (abs(b) + abs(c)))
     sn = np.sqrt(abs(c) / (abs(b) + abs(c))) * np.sign(b)
     b1, b2 = np.empty(m, np.complex128), np.empty(m, np.complex128)
-    y1, y2 = np.empty(m, np.complex128), np.empty(m, np.complex128)
+    y1, y2 = np.zeros(m, np.complex128), np.zeros(m, np.complex128)
     size = 0.0
     for q in range(m):
-        b1[q] = complex(cs * B[k, q].real, -sn * B[k + 1, q].real)
-        b2[q] = complex(cs * B[k + 1, q].real, -sn * B[k, q].real)
-        size = max(size, abs(b1[q]), abs(b2[q]))
+        b1[q] = complex(cs * B[k, q], -sn * B[k + 1, q])
+        b2[q] = complex(cs * B[k + 1, q], -sn * B[k, q])
+        size = max(size, abs(B[k, q]), abs(B[k + 1, q]))
     if size == 0:  # U = 0 and any input will do for M and Y: the unit row that excites the block better
-        b1[0] = cs if abs(b) < abs(c) else complex(0, -sn)
-        b2[0] = complex(0, -sn) if abs(b) < abs(c) else cs
+        b1[0] = complex(cs, 0) if abs(b) < abs(c) else complex(0, -sn)
+        b2[0] = complex(0, -sn) if abs(b) < abs(c) else complex(cs, 0)
 
+    alpha = np.sqrt((1 - abs(lam)) * (1 + abs(lam))) if discrete else np.sqrt(-2 * a)
+    u22 = _direction(b2, alpha, y2) / alpha
+    dot = 0j
+    for q in range(m):
+        dot += b1[q] * np.conj(y2[q])
     if discrete:
-        alpha = np.sqrt((1 - abs(lam)) * (1 + abs(lam)))
-        u22 = _direction(b2, alpha, y2) / alpha
-        dot = 0j
-        for q in range(m):
-            dot += b1[q] * np.conj(y2[q])
-        u12 = (lam * (b + c) * u22 + dot) / ((1 - lam) * (1 + lam))
+        u12 = (lam * ((b + c) * u22) + dot) / ((1 - lam) * (1 + lam))
         zeta, beta = -lam / abs(lam), -1 / (1 + abs(lam))
         along = zeta * (lam * u12 + (b + c) * u22) + beta * dot
     else:
-        alpha = np.sqrt(-2 * a)
-        u22 = _direction(b2, alpha, y2) / alpha
-        dot = 0j
-        for q in range(m):
-            dot += b1[q] * np.conj(y2[q])
         u12 = -((b + c) * u22 + dot) / (2 * lam)
+        zeta, beta = 0j, 0.0
         along = -u12
     for q in range(m):
         b1[q] += along * y2[q]
@@ -284,68 +292,67 @@ def _pair(T: Array, B: Array, U: Array, M: Array, Y: Array, k: int, discrete: bo
     dot = 0j
     for q in range(m):
         dot += y1[q] * np.conj(y2[q])
-    if discrete:
-        m12 = np.conj(zeta) * dot
-        for q in range(m):
-            y1[q] += beta * dot * y2[q]
-    else:
-        m12 = -dot
+    m12 = np.conj(zeta) * dot if discrete else -dot
+    for q in range(m):
+        y1[q] += beta * dot * y2[q]
 
-    g11, g12 = complex(cs * u11, 0), cs * u12 + 1j * sn * u22
-    g21, g22 = complex(0, sn * u11), 1j * sn * u12 + cs * u22
+    g21, g22 = complex(0, sn * u11), complex(0, sn) * u12 + cs * u22
     r22 = np.sqrt(abs(g21) ** 2 + abs(g22) ** 2)
-    w12 = np.conj(g21) / r22 if r22 > 0 else 0j
-    w22 = np.conj(g22) / r22 if r22 > 0 else 1 + 0j
+    w12, w22 = np.conj(g21) / r22, np.conj(g22) / r22
     w11, w21 = np.conj(w22), -np.conj(w12)
     if size > 0:
-        U[k, k] = u11 * u22 / r22 if r22 > 0 else 0.0  # det Q = det W = 1
-        U[k, k + 1] = (g11 * w12 + g12 * w22).real
+        U[k, k] = u11 * u22 / r22  # det Q = det W = 1
+        U[k, k + 1] = (cs * u11 * w12 + (cs * u12 + complex(0, sn * u22)) * w22).real
         U[k + 1, k + 1] = r22
-    first, second = np.empty(m + 2, np.complex128), np.empty(m + 2)  # rows of [M Y]
-    first[0] = np.conj(w11) * (lam * w11 + m12 * w21) + np.conj(w21) * np.conj(lam) * w21
-    first[1] = np.conj(w11) * (lam * w12 + m12 * w22) + np.conj(w21) * np.conj(lam) * w22
-    second[0] = (np.conj(w12) * (lam * w11 + m12 * w21) + np.conj(w22) * np.conj(lam) * w21).real
-    second[1] = (np.conj(w12) * (lam * w12 + m12 * w22) + np.conj(w22) * np.conj(lam) * w22).real
+    rows = np.empty((2, m + 2), np.complex128)  # W^H [Mc W, Yc]
+    top, low = lam * w11 + m12 * w21, np.conj(lam) * w21
+    rows[0, 0] = np.conj(w11) * top + np.conj(w21) * low
+    rows[1, 0] = np.conj(w12) * top + np.conj(w22) * low
+    top, low = lam * w12 + m12 * w22, np.conj(lam) * w22
+    rows[0, 1] = np.conj(w11) * top + np.conj(w21) * low
+    rows[1, 1] = np.conj(w12) * top + np.conj(w22) * low
     for q in range(m):
-        first[q + 2] = np.conj(w11) * y1[q] + np.conj(w21) * y2[q]
-        second[q + 2] = (np.conj(w12) * y1[q] + np.conj(w22) * y2[q]).real
-    _real_companions(first, second, 2 * a, M[k : k + 2, k : k + 2], Y[k : k + 2], discrete)
+        rows[0, q + 2] = np.conj(w11) * y1[q] + np.conj(w21) * y2[q]
+        rows[1, q + 2] = np.conj(w12) * y1[q] + np.conj(w22) * y2[q]
+    _real_companions(rows, M, Y, k, discrete)
 
 
 @njit(cache=True, error_model="numpy")
-def _real_companions(first: Array, second: Array, trace: float, M: Array, Y: Array, discrete: bool) -> None:
-    """Store the rows of ``[M Y]`` after restoring the equation between M and Y to working precision.
+def _real_companions(rows: Array, M: Array, Y: Array, k: int, discrete: bool) -> None:
+    """Store the two rows of ``[M Y]`` after restoring the equation between M and Y to working precision.
 
     Where U is nearly singular its first row fixes the first row of [M Y] no better than to rounding over u11, so
     that it need not be real. Either of its real and imaginary parts will do there; the larger is normalised.
     """
+    size = rows.shape[1]
+    start = 0 if discrete else 2  # in continuous time the equation gives M from Y
     real = imag = 0.0
-    start = 0 if discrete else 2  # for dt = 0, M follows from Y
-    for q in range(start, len(first)):
-        real += first[q].real ** 2
-        imag += first[q].imag ** 2
-    v = first.real.copy() if real >= imag else first.imag.copy()
+    for q in range(start, size):
+        real += rows[0, q].real ** 2
+        imag += rows[0, q].imag ** 2
+    v, second = np.empty(size), np.empty(size)
+    for q in range(size):
+        v[q] = rows[0, q].real if real >= imag else rows[0, q].imag
+        second[q] = rows[1, q].real
     if discrete:
         _direction(second, 1.0, second)
         for _ in range(2):
             dot = 0.0
-            for q in range(len(v)):
+            for q in range(size):
                 dot += v[q] * second[q]
-            for q in range(len(v)):
+            for q in range(size):
                 v[q] -= dot * second[q]
             _direction(v, 1.0, v)
-        M[0], M[1] = v[:2], second[:2]
-        Y[0], Y[1] = v[2:], second[2:]
-        return
-    Y[1] = second[2:]
-    square = dot = 0.0
-    for q in range(2, len(v)):
-        square += second[q] ** 2
-    M[1, 0] = second[0]
-    M[1, 1] = -square / 2
-    M[0, 0] = min(trace + square / 2, 0.0)
-    _direction(v[2:], np.sqrt(-2 * M[0, 0].real), v[2:])
-    Y[0] = v[2:]
-    for q in range(2, len(v)):
-        dot += v[q] * second[q]
-    M[0, 1] = -dot - second[0]
+    else:
+        v[0] = second[1] = dot = 0.0
+        for q in range(2, size):
+            v[0] -= v[q] ** 2 / 2
+            second[1] -= second[q] ** 2 / 2
+            dot += v[q] * second[q]
+        v[1] = -dot - second[0]
+    for q in range(2):
+        M[k, k + q] = v[q]
+        M[k + 1, k + q] = second[q]
+    for q in range(2, size):
+        Y[k, q - 2] = v[q]
+        Y[k + 1, q - 2] = second[q]

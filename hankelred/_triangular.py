@@ -44,7 +44,7 @@ def solve_sylvester(T: Array, M: Array, F: Array) -> None:
     """Overwrite F by the X of ``T X + X M^H = F``."""
     k, l = F.shape
     if max(k, l) <= LEAF:
-        F[...] = sylvester_leaf(contiguous(T), contiguous(M.conj().T), contiguous(F))
+        F[...] = sylvester_leaf(contiguous(T), contiguous(M.conj().T), contiguous(F), k, l)
     elif k >= l:
         h = halve(T)
         solve_sylvester(T[h:, h:], M, F[h:])
@@ -66,7 +66,7 @@ def solve_stein(T: Array, M: Array, F: Array, G: Array) -> None:
     """
     k, l = F.shape
     if max(k, l) <= LEAF:
-        F[...], G[...] = stein_leaf(contiguous(T), contiguous(M.conj().T), contiguous(F), contiguous(G))
+        F[...], G[...] = stein_leaf(contiguous(T), contiguous(M.conj().T), contiguous(F), contiguous(G), k, l)
     elif k >= l:
         h = halve(T)
         solve_stein(T[h:, h:], M, F[h:], G[h:])
@@ -140,9 +140,8 @@ def solve_small(K: Array, f: Array, d: int) -> None:
 
 
 @njit(cache=True, error_model="numpy")
-def sylvester_leaf(T: Array, MH: Array, F: Array) -> Array:
-    """Overwrite F by the X of ``T X + X M^H = F`` and return it: by rows from the bottom, each from the right."""
-    k, l = F.shape
+def sylvester_leaf(T: Array, MH: Array, F: Array, k: int, l: int) -> Array:
+    """Overwrite ``F[:k, :l]`` by the X of ``T X + X M^H = F``: by rows from the bottom, each from the right."""
     K = np.empty((4, 4), F.dtype)
     f = np.empty(4, F.dtype)
     i = k
@@ -183,9 +182,8 @@ def sylvester_leaf(T: Array, MH: Array, F: Array) -> Array:
 
 
 @njit(cache=True, error_model="numpy")
-def stein_leaf(T: Array, MH: Array, F: Array, G: Array) -> tuple[Array, Array]:
-    """Overwrite F and G by the X and H of ``X - H M^H = F``, ``H = T X + G`` and return them, rows as above."""
-    k, l = F.shape
+def stein_leaf(T: Array, MH: Array, F: Array, G: Array, k: int, l: int) -> tuple[Array, Array]:
+    """Overwrite ``F[:k, :l]`` and G by the X and H of ``X - H M^H = F``, ``H = T X + G``, in the same order."""
     K = np.empty((4, 4), F.dtype)
     f = np.empty(4, F.dtype)
     i = k
