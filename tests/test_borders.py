@@ -19,11 +19,11 @@ ROOT = Path(__file__).parents[1]
 # Imports go leftward only: a module or subpackage may import those before it. `__init__` is the package itself; what
 # stands to its right is imported by users and the command line, never by the library.
 CORE = """
-    errors _checks _diagonal_kernels systems order _realisation interop _triangular _hammarling _smith lyapunov
+    errors _checks _diagonal_kernels _system_base systems order _realisation interop _triangular _hammarling _smith lyapunov
     diagonal gramians averaged norms reduction stability moments control_names __init__ testing plotting cli
 """
 ADAPTER = """
-    convert ops layers adapters penalty plan surgery compressor checkpoint distributed __init__
+    errors convert ops layers adapters penalty plan surgery compressor checkpoint distributed __init__
     integrations experiment
 """
 ORDER = {"hankelred": CORE.split(), "hankelred_torch": ADAPTER.split()}
@@ -32,12 +32,17 @@ FILES = [path.relative_to(ROOT) for package in ORDER for path in sorted((ROOT / 
 CORE_FILES = [path for path in FILES if path.parts[0] == "hankelred"]
 
 
+def tree_of(path: Path) -> ast.Module:
+    """Return the syntax tree of a file."""
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
+
+
 def place(path: Path) -> str:
     """Return the entry of ORDER a file belongs to: its module, or the subpackage it lies in."""
     return Path(path.parts[1]).stem
 
 
-def imported_modules(path: Path, nodes: Iterator[ast.AST] | list[ast.AST]) -> Iterator[str]:
+def imported_modules(path: Path, nodes: Iterator[ast.AST]) -> Iterator[str]:
     """Yield the absolute dotted name behind every import among `nodes`, ``from x import y`` as ``x.y``."""
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -68,7 +73,7 @@ def test_every_module_has_a_place_in_the_import_order(path: Path):
 def test_imports_go_leftward_only(path: Path):
     order = ORDER[path.parts[0]]
     rightward = []
-    for name in imported_modules(path, list(ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))))):
+    for name in imported_modules(path, ast.walk(tree_of(path))):
         package, _, rest = name.partition(".")
         if package != path.parts[0]:
             continue
@@ -84,9 +89,14 @@ def test_imports_go_leftward_only(path: Path):
 def test_core_imports_nothing_but_its_dependencies_at_module_level(path: Path, pyproject):
     dependencies = {Requirement(line).name for line in pyproject["project"]["dependencies"]}
     allowed = dependencies | set(sys.stdlib_module_names) | {"hankelred"}
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    packages = {name.partition(".")[0] for name in imported_modules(path, run_on_import(tree))}
+    packages = {name.partition(".")[0] for name in imported_modules(path, run_on_import(tree_of(path)))}
     assert packages <= allowed
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=str)
+def test_core_imports_neither_torch_nor_the_adapter_anywhere(path: Path):
+    names = imported_modules(path, ast.walk(tree_of(path)))
+    assert {"torch", "hankelred_torch"}.isdisjoint(name.partition(".")[0] for name in names)
 
 
 def test_importing_the_core_loads_no_optional_package():
