@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 # Imports go leftward only: a module or subpackage may import those before it. `__init__` is the package itself; what
 # stands to its right is imported by users and the command line, never by the library.
 CORE = """
-    errors _checks _diagonal_kernels _system_base systems order _realisation interop _triangular _hammarling _smith lyapunov
-    diagonal gramians averaged norms reduction stability moments control_names __init__ testing plotting cli
+    errors _checks _diagonal_kernels _system_base systems order _realisation interop _triangular _hammarling _smith
+    lyapunov diagonal gramians averaged norms reduction stability moments control_names __init__ testing plotting cli
 """
 ADAPTER = """
     errors convert ops layers adapters penalty plan surgery compressor checkpoint distributed __init__
