@@ -7,6 +7,7 @@ three steps, which cost almost all of the time; `Balancing.reduce` the others.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,10 +64,9 @@ def balance(sys: Any, offset: float = 1e-8) -> Balancing:
         split = split_dense(system.standard(), offset)
         kept = split.fixed.n
     S, R = stable_factors(split.stable)
-    triples = singular_triples(S, R)
-    stable_order = system_order(split.stable)
-    hsv = np.concatenate([np.full(kept, np.inf), singular_values(S, R, stable_order)])
-    return Balancing(system, sys, split, hsv, kept, kept + _rank(triples[1], split.stable), S, R, triples)
+    found = singular_values(S, R, system_order(split.stable))
+    hsv = np.concatenate([np.full(kept, np.inf), found])
+    return Balancing(system, sys, split, hsv, kept, kept + _rank(found, split.stable), S, R)
 
 
 def _rank(hsv: Array, stable: StateSpace | DiagonalSystem) -> int:
@@ -102,7 +102,11 @@ class Balancing:
     rank: int
     _S: Array
     _R: Array
-    _triples: tuple[Array, Array, Array]
+
+    @cached_property
+    def _triples(self) -> tuple[Array, Array, Array]:
+        """``U, hsv, V^H`` of the stable part; singular vectors cost several times the values, so only once asked."""
+        return singular_triples(self._S, self._R)
 
     def error_bound(self, order: int) -> float:
         """Return the H-infinity error bound at an order, its rounding floor included.
