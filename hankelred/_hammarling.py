@@ -71,7 +71,14 @@ def _continuous(T: Array, B: Array, U: Array, M: Array, Y: Array) -> None:
 
 def _discrete(T: Array, B: Array, U: Array, M: Array, Y: Array, Za: Array) -> Array:
     """Fill U, M, Y and Za and return Zb; B is overwritten."""
-    if len(T) <= LEAF:
+    n, m = B.shape
+    if m > n:  # only the row space of B matters: work on its n coordinates, or Zb (m, m) would rule the cost
+        Q, R = sla.qr(B.conj().T, mode="economic", check_finite=False)
+        inner_Y, inner_Za = np.zeros((2, n, n), dtype=T.dtype)
+        inner_Zb = _discrete(T, R.conj().T, U, M, inner_Y, inner_Za)
+        Y[...], Za[...] = inner_Y @ Q.conj().T, inner_Za @ Q.conj().T
+        return np.eye(m) + Q @ (inner_Zb - np.eye(n)) @ Q.conj().T
+    if n <= LEAF:
         pairs = None if T.dtype.kind == "c" else True
         U[...], M[...], Y[...], Za[...], Zb = discrete_leaf(contiguous(T), contiguous(B), pairs)
         return Zb
