@@ -41,5 +41,9 @@ class RepeatedHsvWarning(HankelredWarning):
     """The cut separates Hankel singular values that are equal to working precision."""
 
 
+class NonMinimalWarning(HankelredWarning):
+    """Fewer states than asked for link inputs to outputs; the model returned has only those."""
+
+
 class AccuracyWarning(HankelredWarning):
     """The result is usable, but less accurate than usual; the message holds the measured residual."""

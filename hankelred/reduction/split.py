@@ -31,8 +31,8 @@ class Split:
 
 def check_offset(offset: float) -> float:
     """Return the distance from the stability boundary within which poles count as unstable."""
-    if not isinstance(offset, (int, float, np.floating)) or not 0 <= offset < 1:
-        raise InputError(f"offset must be a distance from 0 to below 1; got {offset!r}.")
+    if not isinstance(offset, (int, float, np.floating)) or not 0 <= offset < np.inf:
+        raise InputError(f"offset must be a distance from the stability boundary, 0 or more; got {offset!r}.")
     return float(offset)
 
 
