@@ -4,6 +4,7 @@ NumPy in, NumPy out. The companion package ``hankelred_torch`` applies it to sta
 """
 
 from ._system_base import Labels
+from .control_names import balred, dlyap, gram, hsvd, lyap
 from .diagonal import diagonal_factor
 from .errors import (
     AccuracyWarning,
@@ -45,14 +46,19 @@ __all__ = [
     "as_system",
     "balance",
     "balanced_truncation",
+    "balred",
     "diagonal_factor",
+    "dlyap",
+    "gram",
     "gramian_factors",
     "gramians",
     "h2_norm",
     "hankel_norm",
     "hankel_singular_values",
     "hinf_norm",
+    "hsvd",
     "load_system",
+    "lyap",
     "lyapunov_factor",
     "save_system",
     "solve_lyapunov",

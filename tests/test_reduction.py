@@ -356,3 +356,63 @@ def test_the_system_is_unchanged_by_a_reduction(system):
     hr.balance(system, offset=0)
     for x, copy in zip((system.B, system.C, system.D), before, strict=True):
         np.testing.assert_array_equal(x, copy)
+
+
+@given(systems(7), st.booleans(), st.data())
+def test_balancing_free_bases_give_the_same_model(system, match_dc, data):
+    bal = hr.balance(system, offset=0)
+    order = data.draw(st.integers(0, bal.rank))
+    try:
+        one = bal.reduce(order, match_dc=match_dc)
+        other = bal.reduce(order, match_dc=match_dc, balancing_free=True)
+    except hr.DiagonalisationError:
+        assume(False)
+    omega = reference.grid(system, 10)
+    expected = one.system.frequency_response(omega)
+    np.testing.assert_allclose(other.system.frequency_response(omega), expected, atol=1e-8 * bal.hsv[0])
+
+
+@given(state_spaces(7), st.data())
+def test_balancing_free_bases_are_orthonormal(system, data):
+    bal = hr.balance(system, offset=0)
+    order = data.draw(st.integers(1, bal.rank))
+    reduction = bal.reduce(order, balancing_free=True)
+    np.testing.assert_allclose(reduction.T.conj().T @ reduction.T, np.eye(order), atol=1e-13)
+    np.testing.assert_allclose(reduction.Ti @ reduction.T, np.eye(order), atol=1e-10)
+
+
+def badly_scaled(decades: float) -> tuple[hr.StateSpace, hr.StateSpace]:
+    """A model in good units, and the same one with its states in units up to that many decades off."""
+    rng = np.random.default_rng(2)
+    A = rng.standard_normal((6, 6)) - 5 * np.eye(6)
+    B, C = rng.standard_normal((6, 1)), rng.standard_normal((1, 6))
+    units = 10.0 ** (decades * np.array([0, 1, -1, 0.5, -0.5, 0.25]))
+    return hr.StateSpace(A, B, C), hr.StateSpace(A * units / units[:, None], B / units[:, None], C * units)
+
+
+def test_scaling_restores_the_digits_that_bad_units_cost():
+    good, bad = badly_scaled(4)
+    expected = hr.hankel_singular_values(good)
+    unscaled, scaled = hr.balance(bad), hr.balance(bad, scale=True)
+    assert np.abs(scaled.hsv / expected - 1).max() < 1e-10  # the last one is 1e-8 of the first
+    assert np.abs(unscaled.hsv / expected - 1).max() > 1e-9  # so that the test shows something
+
+
+def test_scaling_is_reported_and_contained_in_the_bases():
+    good, bad = badly_scaled(12)
+    bal = hr.balance(bad, scale=True)
+    assert np.all(np.log2(bal.scaling) % 1 == 0)
+    assert bal.scaling.max() / bal.scaling.min() > 1e10
+    reduction = bal.reduce(3)
+    np.testing.assert_allclose(reduction.Ti @ reduction.T, np.eye(3), atol=1e-12)
+    w = bal.scaling  # in the scaled states, where an entrywise comparison makes sense
+    moved = (reduction.Ti * w) @ (bad.A * w / w[:, None]) @ (reduction.T / w[:, None])
+    np.testing.assert_allclose(moved, reduction.system.A, atol=1e-11)
+    assert hr.balance(good).scaling is None
+
+
+def test_states_in_hopeless_units_are_refused_with_the_advice_to_scale():
+    """LAPACK's eigenvalues of this A are stable, its Schur form is not: rounding is relative to the largest entry."""
+    _, bad = badly_scaled(12)
+    with pytest.raises(hr.NumericalError, match="pass scale=True"):
+        hr.balance(bad)

@@ -6,7 +6,7 @@ three steps, which cost almost all of the time; `Balancing.reduce` the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,18 +15,19 @@ import scipy.linalg as sla
 
 from .. import order as orders
 from .._checks import Array
-from ..errors import DiagonalisationError, OrderError
+from ..errors import DiagonalisationError, NumericalError, OrderError, StabilityError
 from ..gramians import singular_triples, singular_values, stable_factors, system_order
 from ..interop import as_container, as_system
 from ..systems import DiagonalSystem, StateSpace
 from .assemble import append, augmented, insert_states, single, single_array, surviving_labels
-from .bases import Small, dense_model, diagonal_model, project, residualise, square_root_bases
+from .bases import Small, balancing_free_bases, dense_model, diagonal_model, project, residualise, square_root_bases
 from .rediagonalise import Diagonalised, rediagonalise, working_orders
 from .result import Reduction
+from .scaling import scaled, state_scaling
 from .split import Split, check_offset, split_dense, split_diagonal
 
 
-def balance(sys: Any, offset: float = 1e-8) -> Balancing:
+def balance(sys: Any, offset: float = 1e-8, *, scale: bool = False) -> Balancing:
     """Factor both Gramians of a system once, for reductions to any order.
 
     Parameters
@@ -36,6 +37,9 @@ def balance(sys: Any, offset: float = 1e-8) -> Balancing:
     offset : float, default 1e-8
         Poles closer than this to the stability boundary, or beyond it, are split off and kept: a distance to the
         imaginary axis in continuous time, to the unit circle in discrete time.
+    scale : bool, default False
+        Scale the states first, by powers of two: for models whose entries differ by many orders of magnitude.
+        Diagonal systems need no scaling, their factors bring their own.
 
     Returns
     -------
@@ -46,6 +50,9 @@ def balance(sys: Any, offset: float = 1e-8) -> Balancing:
     ------
     InputError
         If `sys` is not a system or `offset` is out of range.
+    NumericalError
+        If the states are scaled so badly that rounding makes stable poles unstable, or the unstable poles cannot be
+        separated from the others.
 
     Examples
     --------
@@ -56,17 +63,27 @@ def balance(sys: Any, offset: float = 1e-8) -> Balancing:
     [1, 2, 3]
     """
     system = as_system(sys)
-    offset = check_offset(offset)
+    offset, w = check_offset(offset), None
     if isinstance(system, DiagonalSystem):
         split = split_diagonal(system, offset)
         kept = system_order(split.fixed)
     else:
-        split = split_dense(system.standard(), offset)
+        standard = system.standard()
+        if scale:
+            w = state_scaling(standard)
+            standard = scaled(standard, w)
+        split = split_dense(standard, offset)
         kept = split.fixed.n
-    S, R = stable_factors(split.stable)
+    try:
+        S, R = stable_factors(split.stable)
+    except StabilityError as error:  # of a part whose eigenvalues, computed with scaling, are stable
+        raise NumericalError(
+            f"The stable part must stay stable under rounding; got a Schur form that is not ({error}) "
+            f"The states seem to be in units of very different size: pass scale=True."
+        ) from error
     found = singular_values(S, R, system_order(split.stable))
     hsv = np.concatenate([np.full(kept, np.inf), found])
-    return Balancing(system, sys, split, hsv, kept, kept + _rank(found, split.stable), S, R)
+    return Balancing(system, sys, split, hsv, kept, kept + _rank(found, split.stable), w, S, R)
 
 
 def _rank(hsv: Array, stable: StateSpace | DiagonalSystem) -> int:
@@ -92,16 +109,21 @@ class Balancing:
         `DiagonalSystem` with real output.
     rank : int
         Largest order of a reduced model besides the full one: the rest links no input to any output.
+    unstable : int
+        Poles split off as unstable or marginal, and kept.
+    scaling : (n,) ndarray or None
+        The powers of two that the states were divided by, where scaling was asked for.
     """
 
     system: StateSpace | DiagonalSystem
-    _container: Any
-    _split: Split
+    _container: Any = field(repr=False)
+    _split: Split = field(repr=False)
     hsv: Array
     unstable: int
     rank: int
-    _S: Array
-    _R: Array
+    scaling: Array | None
+    _S: Array = field(repr=False)
+    _R: Array = field(repr=False)
 
     @cached_property
     def _triples(self) -> tuple[Array, Array, Array]:
@@ -176,6 +198,7 @@ class Balancing:
         energy: float | None = None,
         max_error: float | None = None,
         match_dc: bool = False,
+        balancing_free: bool = False,
     ) -> Reduction:
         """Reduce to an order, or to the order a criterion asks for; exactly one must be given.
 
@@ -188,6 +211,9 @@ class Balancing:
         match_dc : bool, default False
             Match the system exactly at s = 0 or z = 1, by singular perturbation instead of truncation. The bound
             is the same; the feedthrough D changes.
+        balancing_free : bool, default False
+            Use orthonormal bases T of the same subspaces: the same model in coordinates that are not balanced,
+            with no division by small Hankel singular values.
 
         Returns
         -------
@@ -212,20 +238,22 @@ class Balancing:
         order = orders.check_order(order, self.hsv, self.rank)
         if order == len(self.hsv) and (order > self.rank or isinstance(self.system, DiagonalSystem)):
             return self._unchanged()
-        T, Ti, small = self._reduce_stable(order - self.unstable, match_dc)
+        T, Ti, small = self._reduce_stable(order - self.unstable, match_dc, balancing_free)
         if isinstance(self.system, DiagonalSystem):
             return self._diagonal_result(order, T, Ti, self._diagonalise(small, order, match_dc), match_dc)
         return self._dense_result(order, T, Ti, small, match_dc)
 
-    def _reduce_stable(self, order: int, match_dc: bool) -> tuple[Array, Array, Small]:
+    def _reduce_stable(self, order: int, match_dc: bool, balancing_free: bool = False) -> tuple[Array, Array, Small]:
         """Return bases and matrices of the reduced stable part."""
         stable = self._split.stable
         model = diagonal_model(stable) if isinstance(stable, DiagonalSystem) else dense_model(stable)
-        T, Ti = square_root_bases(self._S, self._R, self._triples, order)
+        bases = balancing_free_bases if balancing_free else square_root_bases
+        T, Ti = bases(self._S, self._R, self._triples, slice(0, order))
         if not match_dc:
             return T, Ti, project(model, T, Ti)
-        minimal = square_root_bases(self._S, self._R, self._triples, self.rank - self.unstable)
-        return T, Ti, residualise(project(model, *minimal), order, stable.dt)
+        rest_T, rest_Ti = bases(self._S, self._R, self._triples, slice(order, self.rank - self.unstable))
+        minimal = project(model, np.hstack([T, rest_T]), np.vstack([Ti, rest_Ti]))
+        return T, Ti, residualise(minimal, order, stable.dt)
 
     def _diagonalise(self, small: Small, order: int, match_dc: bool) -> Diagonalised:
         assert isinstance(self._split.stable, DiagonalSystem)
@@ -283,6 +311,8 @@ class Balancing:
             k = self.unstable
             T = np.hstack([full_T[:, :k], full_T[:, k:] @ T])
             Ti = np.vstack([full_Ti[:k], Ti @ full_Ti[k:]])
+        if self.scaling is not None:
+            T, Ti = self.scaling[:, None] * T, Ti / self.scaling
         reduced = StateSpace(A, B, C, small.D, self.system.dt, labels=surviving_labels(self.system.labels))
         pair = (stable, StateSpace(small.A, small.B, small.C, small.D, stable.dt))
         return self._result(reduced, order, T, Ti, match_dc, pair)
@@ -319,6 +349,8 @@ def balanced_truncation(
     max_error: float | None = None,
     match_dc: bool = False,
     offset: float = 1e-8,
+    balancing_free: bool = False,
+    scale: bool = False,
 ) -> Reduction:
     """Reduce a system by balanced truncation; for several orders of one system use `balance`.
 
@@ -340,6 +372,10 @@ def balanced_truncation(
         Match the system exactly at s = 0 or z = 1.
     offset : float, default 1e-8
         Distance from the stability boundary within which poles are split off and kept.
+    balancing_free : bool, default False
+        Use orthonormal bases T of the same subspaces.
+    scale : bool, default False
+        Scale the states first, by powers of two.
 
     Returns
     -------
@@ -363,8 +399,14 @@ def balanced_truncation(
     >>> reduction.system.n, reduction.hinf_error() <= reduction.error_bound
     (2, True)
     """
-    return balance(sys, offset).reduce(
-        order, states=states, rtol=rtol, energy=energy, max_error=max_error, match_dc=match_dc
+    return balance(sys, offset, scale=scale).reduce(
+        order,
+        states=states,
+        rtol=rtol,
+        energy=energy,
+        max_error=max_error,
+        match_dc=match_dc,
+        balancing_free=balancing_free,
     )
 
 

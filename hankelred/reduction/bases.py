@@ -15,6 +15,8 @@ import scipy.linalg as sla
 from .._checks import Array, double, is_discrete
 from ..systems import DiagonalSystem, StateSpace
 
+Triples = tuple[Array, Array, Array]
+
 
 @dataclass(frozen=True)
 class Model:
@@ -67,7 +69,7 @@ def diagonal_model(system: DiagonalSystem) -> Model:
     return Model(rotate, B, C, D, system.dt, shift)
 
 
-def square_root_bases(S: Array, R: Array, triples: tuple[Array, Array, Array], order: int) -> tuple[Array, Array]:
+def square_root_bases(S: Array, R: Array, triples: Triples, kept: slice) -> tuple[Array, Array]:
     """Compute the two bases of square-root balanced truncation.
 
     Parameters
@@ -78,8 +80,8 @@ def square_root_bases(S: Array, R: Array, triples: tuple[Array, Array, Array], o
         Observability factor, ``Q = R^H R``.
     triples : tuple of ndarray
         ``U, hsv, V^H`` with ``R S = U diag(hsv) V^H``.
-    order : int
-        States to keep, at most the numerical rank of ``R S``.
+    kept : slice
+        States to keep: the first `order` of them, at most the numerical rank of ``R S``.
 
     Returns
     -------
@@ -92,10 +94,29 @@ def square_root_bases(S: Array, R: Array, triples: tuple[Array, Array, Array], o
        system", Int. J. Control 46, 1987, pp. 1319-1330.
     """
     U, hsv, Vh = triples
-    root = np.sqrt(hsv[:order])
-    T = S @ (Vh[:order].conj().T / root)
-    Ti = (U[:, :order] / root).conj().T @ R
+    root = np.sqrt(hsv[kept])
+    T = S @ (Vh[kept].conj().T / root)
+    Ti = (U[:, kept] / root).conj().T @ R
     return T, Ti
+
+
+def balancing_free_bases(S: Array, R: Array, triples: Triples, kept: slice) -> tuple[Array, Array]:
+    """Compute bases of the subspaces of `square_root_bases` whose T has orthonormal columns.
+
+    With orthonormal bases V and W of the two subspaces, ``T = V`` and ``Ti = (W^H V)^-1 W^H`` [1]_. The model is
+    the same up to a similarity and not balanced; nothing is divided by small Hankel singular values on the way.
+
+    References
+    ----------
+    .. [1] A. Varga, "Balancing free square-root algorithm for computing singular perturbation approximations",
+       Proc. 30th IEEE CDC, 1991, pp. 1062-1065.
+    """
+    U, _, Vh = triples
+    V = sla.qr(S @ Vh[kept].conj().T, mode="economic")[0]
+    W = sla.qr(R.conj().T @ U[:, kept], mode="economic")[0]
+    if V.shape[1] == 0:
+        return V, W.conj().T
+    return V, sla.solve(W.conj().T @ V, W.conj().T)
 
 
 def project(model: Model, T: Array, Ti: Array) -> Small:
