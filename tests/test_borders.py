@@ -23,8 +23,8 @@ CORE = """
     lyapunov diagonal gramians averaged norms reduction stability moments control_names __init__ testing plotting cli
 """
 ADAPTER = """
-    errors convert ops layers adapters penalty plan surgery compressor checkpoint distributed __init__
-    integrations experiment
+    errors convert config ops layers adapters penalty plan report optimizer_state surgery compressor checkpoint
+    distributed __init__ integrations experiment
 """
 ORDER = {"hankelred": CORE.split(), "hankelred_torch": ADAPTER.split()}
 OPTIONAL = ["control", "hankelred_torch", "hypothesis", "jinja2", "matplotlib", "sklearn", "slycot", "torch", "tqdm"]
