@@ -1,0 +1,272 @@
+"""Which layers are known, and the way into them: a registry of adapters by class name, open to users."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import nn
+
+from hankelred import DiagonalSystem
+from hankelred.errors import InputError
+
+from ..convert import tensor_in_place_of, to_tensor
+from .base import Adapter
+from .lru import LRUAdapter
+
+__all__ = [
+    "Adapter",
+    "LRUAdapter",
+    "adapter_of",
+    "find_ssm_layers",
+    "read_system",
+    "register_adapter",
+    "state_sizes",
+    "write_system",
+]
+
+# By qualified class name, so that no package has to be imported to be known.
+_REGISTRY: dict[str, type[Adapter]] = {}
+
+
+def register_adapter(class_or_qualified_name: type[nn.Module] | str, adapter: type[Adapter]) -> None:
+    """Make a layer class known, so that its layers are found, planned for and cut.
+
+    Parameters
+    ----------
+    class_or_qualified_name : type or str
+        The layer class, or its module and name joined by a dot, which imports nothing. Subclasses are covered,
+        unless they are registered themselves. The last registration counts.
+    adapter : type
+        Subclass of `Adapter` for layers of that class.
+
+    Raises
+    ------
+    InputError
+        If an argument is not of its kind.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> class MyLRU(ht.layers.LRU): ...
+    >>> ht.register_adapter(MyLRU, ht.adapters.LRUAdapter)
+    """
+    if not (isinstance(adapter, type) and issubclass(adapter, Adapter)):
+        raise InputError(f"adapter must be a subclass of hankelred_torch.adapters.Adapter; got {adapter!r}.")
+    if isinstance(class_or_qualified_name, type) and issubclass(class_or_qualified_name, nn.Module):
+        class_or_qualified_name = _qualified_name(class_or_qualified_name)
+    if not isinstance(class_or_qualified_name, str) or "." not in class_or_qualified_name:
+        raise InputError(
+            f"class_or_qualified_name must be a module class, or its module and name joined by a dot; "
+            f"got {class_or_qualified_name!r}."
+        )
+    _REGISTRY[class_or_qualified_name] = adapter
+
+
+def find_ssm_layers(model: nn.Module) -> dict[str, Adapter]:
+    """Find the state space layers of a model.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model, or a single layer, whose name is then the empty string.
+
+    Returns
+    -------
+    dict of str to Adapter
+        By module name, in the order of ``model.named_modules()``; a layer used twice appears once. Empty if the
+        model has none.
+
+    Raises
+    ------
+    InputError
+        If a layer's tensors do not fit its adapter.
+
+    Examples
+    --------
+    >>> import torch, hankelred_torch as ht
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), ht.layers.LRU(4, 16))
+    >>> {name: adapter.states for name, adapter in ht.find_ssm_layers(model).items()}
+    {'1': 16}
+    """
+    found = {}
+    for name, module in model.named_modules():
+        adapter = _adapter_class(type(module))
+        if adapter is not None:
+            found[name] = adapter(module)
+    return found
+
+
+def state_sizes(model: nn.Module) -> dict[str, int]:
+    """Return how many states every state space layer stores.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model or a single layer.
+
+    Returns
+    -------
+    dict of str to int
+        By module name.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> ht.state_sizes(ht.layers.LRU(channels=4, states=16))
+    {'': 16}
+    """
+    return {name: adapter.states for name, adapter in find_ssm_layers(model).items()}
+
+
+def read_system(layer: nn.Module) -> DiagonalSystem:
+    """Read the linear system a layer computes.
+
+    Parameters
+    ----------
+    layer : torch.nn.Module
+        A layer of a registered class.
+
+    Returns
+    -------
+    DiagonalSystem
+        In double precision, with all that `hankelred` can do with a system.
+
+    Raises
+    ------
+    InputError
+        If the class is not registered, or a tensor is not finite.
+
+    Examples
+    --------
+    >>> import hankelred as hr, hankelred_torch as ht
+    >>> system = ht.read_system(ht.layers.LRU(channels=4, states=16))
+    >>> system.n, len(hr.hankel_singular_values(system))  # real output: two values per stored state
+    (16, 32)
+    """
+    adapter = adapter_of(layer)
+    return adapter.read(adapter.values())
+
+
+def write_system(layer: nn.Module, system: DiagonalSystem) -> None:
+    """Make a layer compute a system, as far as its dtype can hold it.
+
+    With the number of states it had, the layer keeps its parameters and gets new values. With another number it gets
+    new parameters, which no optimizer knows: in training use `compress_`, or make the optimizer afterwards.
+
+    Parameters
+    ----------
+    layer : torch.nn.Module
+        A layer of a registered class; changed in place, or not at all.
+    system : DiagonalSystem
+        What the layer is to compute.
+
+    Raises
+    ------
+    InputError
+        If the class is not registered, the layer cannot hold the system, or a tensor is parametrized or pruned.
+    NumericalError
+        If a value is not finite in the dtype of the layer.
+
+    Examples
+    --------
+    >>> import hankelred as hr, hankelred_torch as ht
+    >>> layer = ht.layers.LRU(channels=4, states=16)
+    >>> ht.write_system(layer, hr.balanced_truncation(ht.read_system(layer), states=8).system)
+    >>> ht.state_sizes(layer)
+    {'': 8}
+    """
+    adapter = adapter_of(layer)
+    values = adapter.write(system)
+    olds = {name: stored_tensor(layer, name) for name in values}
+    if system.n == adapter.states:
+        news = {name: to_tensor(value, olds[name]) for name, value in values.items()}
+        with torch.no_grad():
+            for name, new in news.items():
+                olds[name].copy_(new)
+        return
+    news = {name: tensor_in_place_of(olds[name], values[name]) for name in adapter.state_axes}
+    constants = {name: to_tensor(values[name], olds[name]) for name in adapter.constants}
+    for name, new in news.items():
+        setattr(layer, name, new)
+    with torch.no_grad():
+        for name, new in constants.items():
+            olds[name].copy_(new)
+    for name, size in adapter.sizes(system.n).items():
+        setattr(layer, name, size)
+
+
+def adapter_of(layer: nn.Module) -> Adapter:
+    """Return the adapter of one layer.
+
+    Parameters
+    ----------
+    layer : torch.nn.Module
+        A layer of a registered class.
+
+    Returns
+    -------
+    Adapter
+        Bound to the layer.
+
+    Raises
+    ------
+    InputError
+        If the class is not registered.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> ht.adapters.adapter_of(ht.layers.LRU(channels=4, states=16)).kind
+    'lti'
+    """
+    adapter = _adapter_class(type(layer))
+    if adapter is None:
+        raise InputError(
+            f"layer must be of a class with an adapter; got {_qualified_name(type(layer))}. "
+            f"Known are {', '.join(_REGISTRY)}; add yours with register_adapter."
+        )
+    return adapter(layer)
+
+
+def stored_tensor(layer: nn.Module, name: str) -> torch.Tensor:
+    """Return a parameter or buffer that can be replaced, or raise with what to do first."""
+    for store in (layer._parameters, layer._buffers):
+        tensor = store.get(name)
+        if tensor is not None:
+            return tensor
+    if nn.utils.parametrize.is_parametrized(layer, name):
+        raise InputError(
+            f"{name} of {type(layer).__qualname__} must be a plain parameter to be replaced; got a parametrized one. "
+            f"Call torch.nn.utils.parametrize.remove_parametrizations(layer, {name!r}) first."
+        )
+    if f"{name}_orig" in layer._parameters:
+        raise InputError(
+            f"{name} of {type(layer).__qualname__} must be a plain parameter to be replaced; got a pruned one. "
+            f"Call torch.nn.utils.prune.remove(layer, {name!r}) first."
+        )
+    kind = type(getattr(layer, name)).__name__
+    raise InputError(
+        f"{name} of {type(layer).__qualname__} must be a parameter or buffer to be replaced; got a plain {kind}."
+    )
+
+
+def module_types(model: nn.Module) -> str:
+    """Return the classes of a model's modules with their counts, for messages about what was not found."""
+    counts = Counter(type(module).__qualname__ for module in model.modules())
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _adapter_class(layer_class: type) -> type[Adapter] | None:
+    """Return the adapter of the nearest registered base class."""
+    for base in layer_class.__mro__:
+        if _qualified_name(base) in _REGISTRY:
+            return _REGISTRY[_qualified_name(base)]
+    return None
+
+
+def _qualified_name(layer_class: type) -> str:
+    return f"{layer_class.__module__}.{layer_class.__qualname__}"
+
+
+register_adapter("hankelred_torch.layers.lru.LRU", LRUAdapter)

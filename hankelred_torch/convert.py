@@ -1,0 +1,95 @@
+"""Tensors to arrays and back: the only place that knows dtype, device and what hangs on a parameter."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hankelred._checks import Array
+from hankelred.errors import InputError, NumericalError
+
+
+def to_array(tensor: Tensor) -> Array:
+    """Return a copy of a tensor as a float64 or complex128 array on the CPU.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Floating point or complex, on any device, with or without a graph.
+
+    Returns
+    -------
+    ndarray
+        Of the same shape; every value of a narrower dtype is exact in it.
+
+    Raises
+    ------
+    InputError
+        If the tensor holds neither real nor complex floating point numbers.
+    """
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        raise InputError(f"A tensor of the model must be floating point or complex; got {tensor.dtype}.")
+    wide = torch.complex128 if tensor.is_complex() else torch.float64
+    return np.array(tensor.detach().to("cpu", wide).numpy())
+
+
+def to_tensor(array: Array, like: Tensor) -> Tensor:
+    """Return an array as a tensor of the dtype and device of another.
+
+    Parameters
+    ----------
+    array : ndarray
+        Any shape.
+    like : torch.Tensor
+        Gives dtype and device.
+
+    Returns
+    -------
+    torch.Tensor
+        Contiguous, owning its memory.
+
+    Raises
+    ------
+    NumericalError
+        If a value is not finite, or not in that dtype.
+    """
+    tensor = torch.from_numpy(np.array(array, order="C")).to(like.dtype).to(like.device)
+    if not bool(torch.isfinite(tensor).all()):
+        raise NumericalError(
+            f"A new value must be finite in {like.dtype}; got {np.abs(array).max():.3g} as the largest of an array "
+            f"of shape {array.shape}."
+        )
+    return tensor
+
+
+def tensor_in_place_of(old: Tensor, array: Array) -> Tensor:
+    """Return a new parameter or buffer that can stand where an old one stood.
+
+    Parameters
+    ----------
+    old : torch.Tensor
+        A parameter or buffer; unchanged.
+    array : ndarray
+        The new value, of any shape.
+
+    Returns
+    -------
+    torch.Tensor
+        A new object with the dtype, device, ``requires_grad``, attributes and hooks of `old`, and no gradient. The
+        hooks are shared, so that a handle the user kept still removes its hook.
+
+    Raises
+    ------
+    NumericalError
+        If a value is not finite in the dtype of `old`.
+    """
+    tensor = to_tensor(array, old)
+    if not isinstance(old, nn.Parameter):
+        return tensor
+    new = nn.Parameter(tensor, requires_grad=old.requires_grad)
+    new.__dict__.update(old.__dict__)  # torch keeps users' attributes there: learning rate, weight decay, ...
+    for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+        if getattr(old, hooks) is not None:
+            setattr(new, hooks, getattr(old, hooks))
+    return new

@@ -1,0 +1,13 @@
+"""Exceptions and warnings of the adapter: classes only, on top of those of `hankelred.errors`."""
+
+from __future__ import annotations
+
+from hankelred.errors import HankelredError, HankelredWarning
+
+
+class SurgeryError(HankelredError, RuntimeError):
+    """A cut left the model or an optimizer inconsistent, and everything was put back."""
+
+
+class OptimizerStateWarning(HankelredWarning):
+    """The state that an optimizer keeps for a parameter was dropped, because it is of an unknown kind."""
