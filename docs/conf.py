@@ -27,10 +27,9 @@ bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "unsrt"
 bibtex_reference_style = "author_year"
 
-# The API pages follow `__all__`: whatever a public module lists there gets a page, also what it imports.
+# The API pages follow `__all__`: whatever a public module lists there gets a page, or without it, what it defines.
 autosummary_generate = True
 autosummary_ignore_module_all = False
-autosummary_imported_members = True
 autodoc_typehints = "none"  # numpydoc states types with shapes and units
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
