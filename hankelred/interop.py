@@ -198,7 +198,7 @@ def load_system(path: str | os.PathLike[str], dt: Any = None) -> StateSpace | Di
     True
     """
     path = Path(path)
-    read = {".npz": _read_npz, ".mat": _read_mat}[_suffix(path)]
+    read = {".npz": _read_npz, ".mat": _read_mat}[check_suffix(path)]
     with open(path, "rb") as file:
         try:
             entries = read(file)
@@ -209,8 +209,8 @@ def load_system(path: str | os.PathLike[str], dt: Any = None) -> StateSpace | Di
     stored = entries.pop("dt", None)
     if stored is None and dt is None:
         raise InputError(
-            f"{path} does not say its sampling time; got no entry dt. Give it: load_system(path, dt=0) for a "
-            f"continuous system, the sampling time in seconds for a discrete one, or True if that is unknown."
+            f"{path} does not say its sampling time; got no entry dt. Pass dt to load_system (--dt on the command "
+            f"line): 0 for a continuous system, the seconds of a discrete one, or True if those are unknown."
         )
     if stored is not None and dt is not None and not _same_dt(stored, dt):
         raise InputError(f"dt must be that of the file; got dt={dt} and {path} with dt={stored}. Leave dt out.")
@@ -242,7 +242,7 @@ def save_system(sys: Any, path: str | os.PathLike[str]) -> None:
     ['lag.mat']
     """
     path, system = Path(path), as_system(sys)
-    suffix = _suffix(path)
+    suffix = check_suffix(path)
     entries: dict[str, Any] = {"dt": system.dt, **_named_matrices(system)}
     if suffix == ".mat":
         if isinstance(system, DiagonalSystem):
@@ -262,6 +262,14 @@ def save_system(sys: Any, path: str | os.PathLike[str]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_suffix(path: str | os.PathLike[str]) -> str:
+    """Return the suffix of a path if `save_system` can write such a file."""
+    suffix = Path(path).suffix
+    if suffix not in (".npz", ".mat"):
+        raise InputError(f"A file of a system must end in .npz or .mat; got {path}. Rename it.")
+    return suffix
 
 
 def _is_a(obj: Any, package: str, *names: str) -> bool:
@@ -354,12 +362,6 @@ def _named_matrices(system: StateSpace | DiagonalSystem) -> dict[str, Any]:
         return {"A": system.A, "B": system.B, "C": system.C, "D": system.D, **E}
     diagonal = {"lam": system.lam} if system.rates is None else {"rates": system.rates}
     return {**diagonal, "B": system.B, "C": system.C, "D": system.D, "output": system.output}
-
-
-def _suffix(path: Path) -> str:
-    if path.suffix not in (".npz", ".mat"):
-        raise InputError(f"A file of a system must end in .npz or .mat; got {path}. Rename it.")
-    return path.suffix
 
 
 def _read_npz(file: Any) -> dict[str, Any]:

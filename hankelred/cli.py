@@ -1,0 +1,286 @@
+"""The command line: ``hankelred hsv | reduce | compare``, and what other packages contribute.
+
+A package contributes a subcommand by an entry point in the group ``hankelred.commands``. The entry point has the name
+of the subcommand and loads to a function ``register(subparsers)``, whose parser sets ``run``, a function from the
+parsed arguments to an exit code. It is loaded only when its subcommand, or help, is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TextIO
+
+import numpy as np
+
+from .errors import HankelredError, HankelredWarning, InputError
+from .interop import check_suffix, load_system, save_system
+from .norms import h2_norm, hankel_norm, hinf_norm
+from .reduction import Balancing, Reduction, balance
+from .systems import DiagonalSystem, StateSpace
+
+GROUP = "hankelred.commands"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        Exit code: 0, or 2 for an error, whose message goes to stderr. Wrong arguments and ``--help`` raise
+        SystemExit, as everywhere in argparse.
+
+    Examples
+    --------
+    >>> from hankelred.cli import main
+    >>> main(["hsv", "missing.npz"])  # the message goes to stderr
+    2
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", HankelredWarning)
+        warnings.showwarning = _show_warning
+        try:
+            arguments = _parser(argv).parse_args(argv)
+            code = int(arguments.run(arguments))
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # the reader, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except (HankelredError, ImportError, OSError) as error:
+            print(f"hankelred: error: {error}", file=sys.stderr)
+            return 2
+
+
+def _parser(argv: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hankelred", description="Balanced truncation with stated errors.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    hsv = commands.add_parser("hsv", help="print Hankel singular values and error bounds")
+    _add_model(hsv, "MODEL")
+    hsv.add_argument("--plot", metavar="FIG", help="draw them into a file (.png, .pdf, .svg)")
+    hsv.set_defaults(run=_hsv)
+
+    reduce = commands.add_parser("reduce", help="reduce a model and measure the error")
+    _add_model(reduce, "MODEL")
+    size = reduce.add_mutually_exclusive_group(required=True)
+    size.add_argument("--order", type=int, help="Hankel singular values to keep")
+    size.add_argument("--states", type=int, help="largest number of stored states")
+    size.add_argument("--rtol", type=float, help="drop values up to this share of the largest")
+    size.add_argument("--energy", type=float, help="keep this share of the sum of all values, such as 0.99")
+    size.add_argument("--max-error", type=float, help="keep the bound on the H-infinity error below this")
+    reduce.add_argument("--match-dc", action="store_true", help="match the model exactly at frequency zero")
+    reduce.add_argument("-o", "--output", metavar="OUT", help="save the reduced model (.npz or .mat)")
+    reduce.add_argument("--plot", metavar="FIG", help="draw singular values, bound and error into a file")
+    reduce.set_defaults(run=_reduce)
+
+    compare = commands.add_parser("compare", help="measure the difference of two models")
+    _add_model(compare, "MODEL", "REDUCED")
+    compare.add_argument("--plot", metavar="FIG", help="draw both and their difference over frequency into a file")
+    compare.set_defaults(run=_compare)
+
+    _add_contributed(commands, next((word for word in argv if not word.startswith("-")), None))
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser, *names: str) -> None:
+    for name in names:
+        parser.add_argument(name.lower(), metavar=name, help="file with the system matrices (.npz or .mat)")
+    parser.add_argument(
+        "--dt", type=_dt, help="sampling time if the file does not say it: seconds, 0 for continuous, or true"
+    )
+
+
+def _dt(text: str) -> float | bool:
+    try:
+        return True if text.lower() == "true" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or true; got {text!r}") from None
+
+
+def _add_contributed(commands: Any, wanted: str | None) -> None:
+    """Add the subcommand that is wanted if a package contributes it; all of them where none of ours is."""
+    if wanted in commands.choices:
+        return
+    contributed = {point.name: point for point in entry_points(group=GROUP)}
+    for name, point in contributed.items():
+        if name in commands.choices or (wanted in contributed and name != wanted):
+            continue
+        try:
+            point.load()(commands)
+        except Exception as error:  # whatever is wrong with it, the others must work
+            if name == wanted:
+                raise ImportError(_what_to_install(point, error)) from error
+            commands.add_parser(name, help=f"not available: {error}")
+
+
+def _what_to_install(point: EntryPoint, error: Exception) -> str:
+    """Return why a contributed subcommand cannot run, with the extra that brings the module it lacks."""
+    what = f"The command {point.name} cannot start: {error}."
+    module = (getattr(error, "name", None) or "").split(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or point.dist is None or not module:
+        return f"{what} It comes from {point.value}; check its installation."
+    for requirement in point.dist.requires or ():
+        found = re.fullmatch(rf"{re.escape(module)}\b[^;]*;.*extra == ['\"]([^'\"]+)['\"].*", requirement)
+        if found:
+            return f"{what} Run: pip install '{point.dist.name}[{found[1]}]'"
+    return f"{what} Install the package that provides {module}."
+
+
+def _hsv(arguments: argparse.Namespace) -> int:
+    system = load_system(arguments.model, arguments.dt)
+    bal = balance(system)
+    print(f"{arguments.model}: {_describe(system)}\n")
+    print("What it means to keep the states down to a row (hsv in units of y per unit of u, H-infinity error bound):")
+    _print_table(("order", "hsv", "relative", "energy kept", "error bound"), _hsv_rows(bal))
+    hidden = len(bal.hsv) - bal.rank
+    if hidden > 0:
+        print(f"\n{hidden} more values below the numerical rank {bal.rank}, where no reduced model exists.")
+    if arguments.plot:
+        from .plotting import plot_error_bound, plot_hsv
+
+        figure, axes = _figure(2)
+        plot_hsv(bal, ax=axes[0])
+        plot_error_bound(bal, ax=axes[1])
+        _save(figure, arguments.plot)
+    return 0
+
+
+def _hsv_rows(bal: Balancing) -> Iterable[tuple[str, ...]]:
+    """Yield, for each order, the last value kept and what keeping it and those before would mean."""
+    finite = np.where(np.isfinite(bal.hsv), bal.hsv, 0.0)
+    total, largest = finite.sum() or 1.0, finite.max(initial=0.0) or 1.0
+    for order in range(1, bal.rank + 1):
+        value = bal.hsv[order - 1]
+        relative = "unstable" if np.isinf(value) else f"{value / largest:.3e}"
+        energy = finite[:order].sum() / total
+        yield str(order), f"{value:.6e}", relative, f"{100 * energy:.4f} %", f"{bal.error_bound(order):.3e}"
+
+
+def _reduce(arguments: argparse.Namespace) -> int:
+    if arguments.output:
+        check_suffix(arguments.output)  # before the work is done
+    system = load_system(arguments.model, arguments.dt)
+    criteria = {key: getattr(arguments, key) for key in ("order", "states", "rtol", "energy", "max_error")}
+    bal = balance(system)
+    reduction = bal.reduce(**criteria, match_dc=arguments.match_dc)
+    print(f"{arguments.model}: {_describe(system)}\n")
+    print(reduction.summary())
+    errors = (
+        ("H-infinity", reduction.hinf_error()),
+        ("H2", reduction.h2_error()),
+        ("Hankel", reduction.hankel_error()),
+    )
+    print()
+    _print_table(("norm of the error", "measured"), [(name, f"{error:.4e}") for name, error in errors])
+    if arguments.output:
+        reduced = reduction.system
+        if isinstance(reduced, DiagonalSystem) and check_suffix(arguments.output) == ".mat":
+            reduced = reduced.to_state_space()  # such a file holds A, and the line below says what became of it
+        save_system(reduced, arguments.output)
+        print(f"\n{arguments.output}: {_describe(reduced)}")
+    if arguments.plot:
+        _plot_reduction(system, bal, reduction, arguments.plot)
+    return 0
+
+
+def _plot_reduction(system: Any, bal: Balancing, reduction: Reduction, path: str) -> None:
+    from .plotting import plot_error_bound, plot_frequency_error, plot_hsv
+
+    figure, axes = _figure(3)
+    plot_hsv(reduction, ax=axes[0])
+    plot_error_bound(bal, [reduction], ax=axes[1])
+    plot_frequency_error(system, reduction, ax=axes[2])
+    _save(figure, path)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    G, H = (load_system(path, arguments.dt) for path in (arguments.model, arguments.reduced))
+    error = G - H
+    print(f"{arguments.model}: {_describe(G)}\n{arguments.reduced}: {_describe(H)}\n")
+    names = ("H-infinity", "H2", "Hankel")
+    absolute = [norm(error) for norm in (hinf_norm, h2_norm, hankel_norm)]
+    of_model = [norm(G) for norm in (hinf_norm, h2_norm, hankel_norm)]
+    shares = [f"{a / b:.3e}" if 0 < b < np.inf else "-" for a, b in zip(absolute, of_model, strict=True)]
+    table = zip(names, (f"{a:.4e}" for a in absolute), (f"{b:.4e}" for b in of_model), shares, strict=True)
+    _print_table(("norm", "of the difference", "of the model", "relative"), table)
+    if not error.is_stable():
+        print("\nUnstable or marginal poles do not cancel in the difference of two files, so its norms are infinite;")
+        print("hankelred reduce keeps such poles and measures the error of the rest.")
+    if G.is_stable():
+        _print_limits(balance(G), len(H.poles()))
+    if arguments.plot:
+        from .plotting import plot_frequency_error
+
+        figure, axes = _figure(1)
+        plot_frequency_error(G, H, ax=axes[0])
+        _save(figure, arguments.plot)
+    return 0
+
+
+def _print_limits(bal: Balancing, order: int) -> None:
+    """Print what can be had at the order of the reduced model, by any method and by balanced truncation."""
+    if order < len(bal.hsv):
+        print(f"\nH-infinity error any stable model of order {order} must have: at least {bal.hsv[order]:.4e}")
+        print(f"H-infinity error of balanced truncation to order {order}: at most {bal.error_bound(order):.4e}")
+
+
+def _describe(system: StateSpace | DiagonalSystem) -> str:
+    """Return one line: sizes, kind, time."""
+    kind = "diagonal, " if isinstance(system, DiagonalSystem) else ""
+    if isinstance(system, DiagonalSystem) and system.output == "real":
+        kind += "real output, "
+    if not system.is_discrete:
+        time = "continuous"
+    else:
+        time = "discrete, dt unspecified" if system.dt is True else f"discrete, dt = {system.dt:g} s"
+    sizes = ((system.n, "state"), (system.m, "input"), (system.p, "output"))
+    return ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in sizes) + f", {kind}{time}"
+
+
+def _print_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Print rows under a header, every column as wide as its widest entry and flush right."""
+    table = [header, *rows]
+    widths = [max(len(row[k]) for row in table) for k in range(len(header))]
+    for row in table:
+        print("  ".join(entry.rjust(width) for entry, width in zip(row, widths, strict=True)))
+
+
+def _figure(columns: int) -> tuple[Any, Any]:
+    """Return a figure with axes side by side."""
+    from .plotting import new_axes
+
+    axes = new_axes(columns)
+    return axes[0].figure, axes
+
+
+def _save(figure: Any, path: str) -> None:
+    try:
+        figure.savefig(path, dpi=150)
+    except ValueError as error:  # matplotlib's way to say that it does not know the suffix
+        raise InputError(f"A picture must be of a kind matplotlib can write; got {path}. {error}") from error
+    print(f"\n{path}: written")
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning like an error, without the place in our code it came from."""
+    print(f"hankelred: warning: {message}", file=sys.stderr)

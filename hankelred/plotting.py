@@ -1,0 +1,255 @@
+"""Pictures of a reduction: Hankel singular values, error bounds, errors over frequency.
+
+Every function draws into the matplotlib Axes it is given and returns them; without Axes it makes a figure of its
+own, ``ax.figure``, that pyplot does not know and that needs no display.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ._checks import Array, check_array
+from .errors import InputError
+from .interop import as_system
+from .order import error_bound
+from .reduction import Balancing, Reduction
+from .systems import DiagonalSystem, StateSpace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+KEPT, DROPPED, ERROR = "C0", "0.55", "C3"  # one colour each through all pictures
+LEGEND: dict[str, Any] = {"framealpha": 0.85, "edgecolor": "none"}  # readable on top of a curve
+
+
+def plot_hsv(hsv: Balancing | Reduction | ArrayLike, order: int | None = None, ax: Axes | None = None) -> Axes:
+    """Draw Hankel singular values and where they are cut.
+
+    Parameters
+    ----------
+    hsv : Balancing, Reduction or (n,) array_like
+        Hankel singular values, decreasing; infinite ones (kept unstable poles) are drawn at the upper edge, zeros
+        and those below 1e-20 of the largest at the lower one.
+    order : int, optional
+        States kept; that of a `Reduction` by default, otherwise no cut is drawn.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes drawn into.
+
+    Examples
+    --------
+    >>> from hankelred.plotting import plot_hsv
+    >>> ax = plot_hsv([10.0, 1.0, 0.1, 1e-4], order=2)
+    >>> ax.figure.savefig("hsv.png")  # doctest: +SKIP
+    """
+    if order is None and isinstance(hsv, Reduction):
+        order = hsv.order
+    values = _values(hsv)
+    ax = ax or new_axes(1)[0]
+    number = np.arange(1, len(values) + 1)
+    unstable = np.isinf(values)
+    kept = number <= (len(values) if order is None else order)
+    floor = _logarithmic(ax, values[~unstable])
+    tiny = values < floor
+    edge = ax.get_xaxis_transform()  # x in states, y as a share of the height
+    style: dict[str, Any] = {"linestyle": "none", "markersize": 5 if len(values) <= 60 else 3, "zorder": 3}
+    for part, colour, what in ((kept, KEPT, "kept"), (~kept, DROPPED, "dropped")):
+        points = part & ~unstable & ~tiny
+        if np.any(points):
+            ax.plot(number[points], values[points], marker="o", color=colour, label=what, **style)
+        for points, marker, height, label in (
+            (part & unstable, "^", 0.97, f"unstable, {what}"),
+            (part & tiny, "v", 0.03, f"zero or below the axis, {what}"),
+        ):
+            if np.any(points):
+                y = np.full_like(values[points], height)
+                ax.plot(number[points], y, marker=marker, color=colour, transform=edge, label=label, **style)
+    if order is not None:
+        ax.axvline(order + 0.5, color="0.2", linestyle="--", linewidth=1, label=f"cut at order {order}")
+    ax.legend(**LEGEND)
+    ax.set(xlabel="state", ylabel="Hankel singular value (y per u)", xlim=(0.5, len(values) + 0.5))
+    _whole_numbers(ax)
+    return ax
+
+
+def plot_error_bound(
+    hsv: Balancing | Reduction | ArrayLike, reductions: Sequence[Reduction] = (), ax: Axes | None = None
+) -> Axes:
+    """Draw the H-infinity error bound over the order, and measured errors.
+
+    Parameters
+    ----------
+    hsv : Balancing, Reduction or (n,) array_like
+        Hankel singular values, decreasing, of which the first infinite ones are always kept.
+    reductions : sequence of Reduction, optional
+        Reductions of the same system, whose errors are measured by ``hinf_error()`` and drawn as points.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes drawn into. Under the shaded line, ``hsv[order]``, lies no model of that order: it is the least
+        error any method could reach.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> from hankelred.plotting import plot_error_bound
+    >>> bal = hr.balance(hr.StateSpace(np.diag([-1.0, -2.0, -30.0]), np.ones((3, 1)), np.ones((1, 3))))
+    >>> ax = plot_error_bound(bal, [bal.reduce(order=1), bal.reduce(order=2)])
+    """
+    values = _values(hsv)
+    ax = ax or new_axes(1)[0]
+    orders = np.arange(int(np.isinf(values).sum()), len(values) + 1)
+    bounds = np.array([error_bound(values, int(order)) for order in orders])
+    errors = np.array([reduction.hinf_error() for reduction in reductions])
+    informative = bounds > 2 * bounds[-1]  # the full order is exact to rounding, which would squeeze the rest
+    floor = _logarithmic(ax, np.concatenate([bounds[informative], errors]))
+    marker = "." if len(orders) <= 60 else None
+    ax.plot(orders, bounds, color=KEPT, marker=marker, label="bound")
+    if len(errors):
+        at = [reduction.order for reduction in reductions]
+        ax.plot(at, errors, color=ERROR, marker="x", linestyle="none", label="measured", zorder=3)
+    limits = np.maximum(np.append(values, 0.0)[orders], floor)
+    ax.fill_between(orders, limits, floor, color=DROPPED, alpha=0.25, linewidth=0, step="mid", label="out of reach")
+    ax.set(xlabel="order", ylabel="H-infinity error (y per u)", xlim=(orders[0], max(len(values), orders[0] + 1)))
+    ax.legend(**LEGEND)
+    _whole_numbers(ax)
+    return ax
+
+
+def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None, ax: Axes | None = None) -> Axes:
+    """Draw the gains of a system, of a reduced one and of their difference over frequency.
+
+    Parameters
+    ----------
+    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
+        The full system.
+    reduced : Reduction, or a system like `sys`
+        The reduced system; a `Reduction` brings its error bound, drawn as a line.
+    omega : (k,) array_like, optional
+        Angular frequencies in rad per second (rad per sample for ``dt=True``). By default they cover the poles
+        of both systems, close together around resonances; on a logarithmic axis for real systems, on a linear one
+        with both signs for complex systems.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes drawn into: largest singular values as lines, the smaller ones of the full system as a band.
+
+    Raises
+    ------
+    InputError
+        If inputs, outputs or dt of the two systems differ.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> from hankelred.plotting import plot_frequency_error
+    >>> plant = hr.StateSpace(np.diag([-1.0, -2.0, -30.0]), np.ones((3, 1)), np.ones((1, 3)))
+    >>> ax = plot_frequency_error(plant, hr.balanced_truncation(plant, order=2))
+    """
+    bound = reduced.error_bound if isinstance(reduced, Reduction) else None
+    G, H = as_system(sys), as_system(reduced.system if isinstance(reduced, Reduction) else reduced)
+    dt = (G - H).dt  # refuses systems that cannot be compared
+    grid = _frequencies(G, H, dt) if omega is None else np.sort(check_array(omega, "omega", 1))
+    full, small = (x.frequency_response(grid if x.dt is not True or dt is True else grid * dt) for x in (G, H))
+    if full.size == 0:
+        raise InputError(f"A system must have inputs and outputs to be drawn; got {G.m} inputs and {G.p} outputs.")
+    gains, gains_small, errors = (np.linalg.svd(x, compute_uv=False) for x in (full, small, full - small))
+    ax = ax or new_axes(1)[0]
+    _logarithmic(ax, np.concatenate([gains[:, 0], errors[:, 0], [bound or 0.0]]))
+    ax.plot(grid, gains[:, 0], color=DROPPED, linewidth=3, label=f"full, {G.n} states")
+    if gains.shape[1] > 1:
+        least, largest = gains[:, -1], gains[:, 0]
+        ax.fill_between(grid, least, largest, color=DROPPED, alpha=0.25, linewidth=0, label="full, other directions")
+    ax.plot(grid, gains_small[:, 0], color=KEPT, linewidth=1.3, label=f"reduced, {H.n} states")
+    ax.plot(grid, errors[:, 0], color=ERROR, linewidth=1.3, label="error")
+    if bound is not None and np.isfinite(bound) and bound > 0:
+        ax.axhline(bound, color=ERROR, linestyle="--", linewidth=1, label="error bound")
+    if grid[0] > 0:
+        ax.set_xscale("log")
+    ax.set(xlabel=f"frequency (rad per {'sample' if dt is True else 'second'})", ylabel="gain (y per u)")
+    if len(grid) > 1:
+        ax.set_xlim(grid[0], grid[-1])
+    ax.legend(**LEGEND)
+    return ax
+
+
+def _values(hsv: Balancing | Reduction | ArrayLike) -> Array:
+    """Return Hankel singular values as a checked array."""
+    values = np.asarray(hsv.hsv if isinstance(hsv, (Balancing, Reduction)) else hsv)
+    if values.ndim != 1 or len(values) == 0 or values.dtype.kind not in "iuf" or not np.all(values >= 0):
+        raise InputError(
+            f"hsv must be one axis of at least one number, none negative or NaN; got shape {values.shape}, "
+            f"dtype {values.dtype}. Pass the result of balance, or an array."
+        )
+    return values.astype(np.float64)
+
+
+def new_axes(columns: int) -> list[Axes]:
+    """Return the axes of a new figure, side by side."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "Plots need matplotlib, which is not installed. Run: pip install 'hankelred[plot]'"
+        ) from error
+    figure = Figure(figsize=(5.2 * columns + 1.2 / columns, 4.2), layout="constrained")
+    return list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def _logarithmic(ax: Axes, values: Array) -> float:
+    """Make the y axis logarithmic around the positive values; return its lower end."""
+    values = values[values > 0]
+    low, high = (values.min(), values.max()) if len(values) else (0.1, 10.0)
+    low = max(low, 1e-20 * high)  # what is smaller is rounding, and would squeeze the rest
+    margin = max((high / low) ** 0.06, 2.0)
+    ax.set_yscale("log")
+    ax.set_ylim(low / margin, high * margin)
+    ax.grid(visible=True, color="0.9", linewidth=0.6)
+    ax.set_axisbelow(True)
+    return float(low / margin)
+
+
+def _whole_numbers(ax: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
+def _frequencies(G: StateSpace | DiagonalSystem, H: StateSpace | DiagonalSystem, dt: Any) -> Array:
+    """Return frequencies that show everything: a decade past the poles, and close together at resonances."""
+    step = float(dt)  # that of dt=True is 1
+    poles = np.concatenate([G.poles(), H.poles()])
+    if G.is_discrete:  # as if continuous, log(z) / dt
+        poles = np.log(poles[poles != 0]) / step
+    both_signs = any(_is_complex(x) for x in (G, H))
+    poles = poles[poles != 0]
+    damping, place = np.abs(poles.real), np.abs(poles.imag) if not both_signs else poles.imag
+    sharp = np.flatnonzero((damping > 0) & (damping < 0.3 * np.abs(place)))
+    sharp = sharp[np.argsort(damping[sharp] / np.abs(place[sharp]))][:50]  # the sharpest peaks, for the time it takes
+    resonances = (place[sharp, None] + damping[sharp, None] * np.linspace(-3, 3, 13)).ravel()
+    size = np.abs(poles) if len(poles) else np.ones(1)
+    top = 0.999 * np.pi / step if G.is_discrete else 10 * size.max()  # a pole may lie on z = -1
+    if both_signs:
+        return np.unique(np.concatenate([np.linspace(-top, top, 400), resonances[np.abs(resonances) <= top]]))
+    low = min(size.min() / 10, top / 100)
+    grid = np.geomspace(low, top, 300)
+    return np.unique(np.concatenate([grid, resonances[(resonances >= low) & (resonances <= top)]]))
+
+
+def _is_complex(system: StateSpace | DiagonalSystem) -> bool:
+    """Tell whether the response at -omega is not the conjugate of that at omega."""
+    return system.dtype.kind == "c" and getattr(system, "output", "complex") == "complex"

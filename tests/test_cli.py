@@ -1,0 +1,384 @@
+"""The command line prints what the library computes, keeps `dt`, and fails with one sentence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.io
+
+import hankelred as hr
+from hankelred.cli import main
+
+RNG = np.random.default_rng(7)
+PLANT = hr.StateSpace(
+    np.diag([-1.0, -2.0, -5.0, -30.0]) + 0.1 * RNG.standard_normal((4, 4)),
+    RNG.standard_normal((4, 2)),
+    RNG.standard_normal((3, 4)),
+    labels=hr.Labels("plant", ("a", "b"), ("x", "y", "z")),
+)
+LAYER = hr.DiagonalSystem(
+    0.9 * np.exp(1j * np.array([0.3, 1.0, 2.0, 2.9])),
+    RNG.standard_normal((4, 2)),
+    RNG.standard_normal((2, 4)) + 1j,
+    dt=True,
+    output="real",
+)
+UNSTABLE = hr.StateSpace(np.diag([0.0, 0.5, -1.0, -2.0]), np.ones((4, 1)), np.ones((1, 4)))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder to work in, with a plant, a layer and an unstable system in files."""
+    monkeypatch.chdir(tmp_path)
+    hr.save_system(PLANT, "plant.npz")
+    hr.save_system(LAYER, "layer.npz")
+    hr.save_system(UNSTABLE, "unstable.npz")
+    scipy.io.savemat("silent.mat", {"A": PLANT.A, "B": PLANT.B, "C": PLANT.C})
+    return tmp_path
+
+
+def table(text, first):
+    """Return the rows of the printed table whose header begins with this word, split at wide gaps."""
+    lines = [line.strip() for line in text.splitlines()]
+    start = next(k for k, line in enumerate(lines) if line.startswith(first))
+    end = next((k for k in range(start, len(lines)) if not lines[k]), len(lines))
+    return [[entry.strip() for entry in line.split("  ") if entry.strip()] for line in lines[start + 1 : end]]
+
+
+# hsv
+
+
+@pytest.mark.parametrize(("name", "system"), [("plant.npz", PLANT), ("layer.npz", LAYER)])
+def test_hsv_prints_every_value(folder, capsys, name, system):
+    assert main(["hsv", name]) == 0
+    printed = [float(row[1]) for row in table(capsys.readouterr().out, "order")]
+    np.testing.assert_allclose(printed, hr.hankel_singular_values(system), rtol=1e-6)  # seven digits are printed
+
+
+def test_hsv_prints_the_bound_of_each_order(folder, capsys):
+    main(["hsv", "plant.npz"])
+    printed = [float(row[4]) for row in table(capsys.readouterr().out, "order")]
+    bal = hr.balance(PLANT)
+    np.testing.assert_allclose(printed, [bal.error_bound(order) for order in range(1, 5)], rtol=1e-3)  # four digits
+
+
+def test_hsv_prints_the_energy_kept(folder, capsys):
+    main(["hsv", "plant.npz"])
+    printed = [float(row[3].rstrip(" %")) for row in table(capsys.readouterr().out, "order")]
+    hsv = hr.hankel_singular_values(PLANT)
+    np.testing.assert_allclose(printed, 100 * np.cumsum(hsv) / hsv.sum(), atol=1e-4)  # so many decimals
+
+
+def test_hsv_marks_unstable_poles(folder, capsys):
+    main(["hsv", "unstable.npz"])
+    assert [row[2] for row in table(capsys.readouterr().out, "order")][:2] == ["unstable", "unstable"]
+
+
+def test_hsv_says_where_reduced_models_end(folder, capsys):
+    hr.save_system(hr.StateSpace(-np.eye(5), np.ones((5, 1)), np.ones((1, 5))), "same.npz")
+    main(["hsv", "same.npz"])
+    assert "4 more values below the numerical rank 1" in capsys.readouterr().out
+
+
+def test_a_system_without_states_has_no_rows(folder, capsys):
+    hr.save_system(hr.StateSpace(np.empty((0, 0)), np.empty((0, 1)), np.empty((1, 0)), [[2.0]]), "gain.npz")
+    assert main(["hsv", "gain.npz"]) == 0
+    assert table(capsys.readouterr().out, "order") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "description"),
+    [
+        ("plant.npz", "4 states, 2 inputs, 3 outputs, continuous"),
+        ("layer.npz", "4 states, 2 inputs, 2 outputs, diagonal, real output, discrete, dt unspecified"),
+        ("sampled.npz", "1 state, 1 input, 1 output, discrete, dt = 0.25 s"),
+    ],
+)
+def test_the_first_line_describes_the_model(folder, capsys, name, description):
+    hr.save_system(hr.StateSpace([[0.5]], [[1.0]], [[1.0]], dt=0.25), "sampled.npz")
+    main(["hsv", name])
+    assert capsys.readouterr().out.startswith(f"{name}: {description}\n")
+
+
+# reduce
+
+
+@pytest.mark.parametrize(
+    ("options", "criterion"),
+    [
+        (["--order", "2"], {"order": 2}),
+        (["--states", "3"], {"states": 3}),
+        (["--rtol", "0.05"], {"rtol": 0.05}),
+        (["--energy", "0.9"], {"energy": 0.9}),
+        (["--max-error", "0.5"], {"max_error": 0.5}),
+        (["--order", "2", "--match-dc"], {"order": 2, "match_dc": True}),
+    ],
+)
+def test_reduce_saves_what_the_library_returns(folder, options, criterion):
+    assert main(["reduce", "plant.npz", *options, "-o", "small.npz"]) == 0
+    expected, found = hr.balanced_truncation(PLANT, **criterion).system, hr.load_system("small.npz")
+    for name in "ABCD":
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert found.labels == expected.labels
+
+
+def test_reduce_keeps_an_unspecified_dt_and_the_diagonal_form(folder):
+    main(["reduce", "layer.npz", "--states", "2", "-o", "small.npz"])
+    small = hr.load_system("small.npz")
+    assert (type(small), small.dt, small.output, small.n) == (hr.DiagonalSystem, True, "real", 2)
+
+
+def test_reduce_writes_a_diagonal_model_as_a_matrix_where_the_file_has_one(folder, capsys):
+    main(["reduce", "layer.npz", "--states", "2", "-o", "small.mat"])
+    small = hr.load_system("small.mat")
+    expected = hr.balanced_truncation(LAYER, states=2).system
+    omega = np.array([0.2, 1.5])
+    assert f"small.mat: {small.n} states, 2 inputs, 2 outputs, discrete" in capsys.readouterr().out
+    # eps times the nearness of the poles to the circle, 0.1 here
+    np.testing.assert_allclose(small.frequency_response(omega), expected.frequency_response(omega), rtol=1e-12)
+
+
+def test_reduce_prints_the_measured_errors(folder, capsys):
+    main(["reduce", "plant.npz", "--order", "2"])
+    printed = {row[0]: float(row[1]) for row in table(capsys.readouterr().out, "norm of the error")}
+    reduction = hr.balanced_truncation(PLANT, order=2)
+    expected = {"H-infinity": reduction.hinf_error(), "H2": reduction.h2_error(), "Hankel": reduction.hankel_error()}
+    assert printed == pytest.approx(expected, rel=1e-4)  # five digits are printed
+
+
+def test_reduce_prints_the_bound(folder, capsys):
+    main(["reduce", "plant.npz", "--order", "2"])
+    assert f"{hr.balance(PLANT).error_bound(2):.4g}" in capsys.readouterr().out
+
+
+def test_reduce_without_a_criterion_is_refused(folder, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["reduce", "plant.npz"])
+    assert "--energy" in capsys.readouterr().err
+
+
+def test_two_criteria_are_refused(folder):
+    with pytest.raises(SystemExit, match="2"):
+        main(["reduce", "plant.npz", "--order", "2", "--rtol", "0.1"])
+
+
+# compare
+
+
+def test_compare_measures_the_difference(folder, capsys):
+    main(["reduce", "plant.npz", "--order", "2", "-o", "small.npz"])
+    capsys.readouterr()
+    assert main(["compare", "plant.npz", "small.npz"]) == 0
+    printed = {row[0]: float(row[1]) for row in table(capsys.readouterr().out, "norm")}
+    reduction = hr.balanced_truncation(PLANT, order=2)
+    expected = {"H-infinity": reduction.hinf_error(), "H2": reduction.h2_error(), "Hankel": reduction.hankel_error()}
+    assert printed == pytest.approx(expected, rel=1e-4)  # five digits are printed
+
+
+@pytest.mark.parametrize(("name", "system", "order"), [("plant.npz", PLANT, 2), ("layer.npz", LAYER, 4)])
+def test_compare_says_what_can_be_had_at_this_order(folder, capsys, name, system, order):
+    main(["reduce", name, "--order", str(order), "-o", "small.npz"])
+    capsys.readouterr()
+    main(["compare", name, "small.npz"])
+    out, bal = capsys.readouterr().out, hr.balance(system)
+    assert f"any stable model of order {order} must have: at least {bal.hsv[order]:.4e}" in out
+    assert f"to order {order}: at most {bal.error_bound(order):.4e}" in out
+
+
+def test_compare_explains_infinite_norms(folder, capsys):
+    main(["reduce", "unstable.npz", "--order", "3", "-o", "small.npz"])
+    capsys.readouterr()
+    assert main(["compare", "unstable.npz", "small.npz"]) == 0
+    assert "do not cancel" in capsys.readouterr().out
+
+
+# dt, errors, warnings, pictures
+
+
+def test_a_file_that_does_not_say_its_time_needs_an_option(folder, capsys):
+    assert main(["hsv", "silent.mat"]) == 2
+    assert "--dt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "dt"), [("0", 0), ("0.5", 0.5), ("true", True)])
+def test_the_option_gives_the_time(folder, text, dt):
+    assert main(["reduce", "silent.mat", "--dt", text, "--order", "4", "-o", "out.npz"]) == 0
+    assert hr.load_system("out.npz").dt == dt
+    assert (hr.load_system("out.npz").dt is True) == (dt is True)
+
+
+def test_a_time_that_is_no_number_is_refused(folder, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["hsv", "silent.mat", "--dt", "soon"])
+    assert "seconds, 0 or true; got 'soon'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["hsv", "none.npz"], "none.npz"),
+        (["hsv", "plant.txt"], "must end in .npz or .mat"),
+        (["reduce", "plant.npz", "--order", "9"], "order must be from 0 to 4"),
+        (["reduce", "plant.npz", "--order", "2", "-o", "small.txt"], "must end in .npz or .mat"),
+        (["reduce", "plant.npz", "--order", "2", "-o", "no/such/small.npz"], "no/such"),
+        (["compare", "plant.npz", "layer.npz"], "same inputs and outputs"),
+        (["hsv", "plant.npz", "--plot", "picture.xyz"], "picture.xyz"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_2(folder, capsys, arguments, message):
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("hankelred: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_a_file_name_that_cannot_be_written_is_refused_before_the_work(folder, capsys):
+    main(["reduce", "plant.npz", "--order", "2", "-o", "small.txt"])
+    assert capsys.readouterr().out == ""
+
+
+def test_a_warning_is_one_line(folder, capsys):
+    hr.save_system(hr.StateSpace(-np.eye(2), np.eye(2), np.eye(2)), "twice.npz")
+    hr.save_system(hr.StateSpace(-np.eye(3), np.eye(3), np.eye(3)), "twice.npz")
+    assert main(["reduce", "twice.npz", "--order", "1"]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("hankelred: warning: The cut at order 1 splits")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["hsv", "plant.npz"],
+        ["hsv", "unstable.npz"],
+        ["reduce", "layer.npz", "--states", "2"],
+        ["compare", "plant.npz", "plant.npz"],
+    ],
+)
+def test_a_picture_is_written(folder, arguments):
+    assert main([*arguments, "--plot", "picture.png"]) == 0
+    assert (folder / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def command(*arguments, before=""):
+    """Return how to run the command line in a process of its own: the arguments of Popen."""
+    code = f"import sys\n{before}\nfrom hankelred.cli import main\nsys.exit(main())"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return {"args": [sys.executable, "-c", code, *arguments], "env": environment, **pipes}
+
+
+def test_a_reader_that_leaves_early_is_no_error(folder):
+    with subprocess.Popen(**command("hsv", "plant.npz")) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 1)
+
+
+def test_the_core_commands_need_neither_torch_nor_matplotlib(folder):
+    told = "import atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
+    done = subprocess.run(**command("compare", "plant.npz", "plant.npz", before=told), check=False)
+    assert done.returncode == 0
+    assert {"torch", "matplotlib", "control"}.isdisjoint(done.stderr.split())
+
+
+# Subcommands of other packages
+
+PLUGIN = """
+def register(subparsers):
+    parser = subparsers.add_parser("greet", help="say hello")
+    parser.add_argument("name")
+    parser.set_defaults(run=greet)
+
+def greet(args):
+    print("hello", args.name)
+    return 5
+"""
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Return a function that installs a package with one contributed subcommand, as pip would lay it out."""
+
+    def install(name, source, requires=()):
+        package = f"hankelred_test_{name}"
+        site = tmp_path / f"site_{name}"
+        metadata = site / f"{package}-1.0.dist-info"
+        metadata.mkdir(parents=True)
+        (site / f"{package}.py").write_text(source)
+        lines = [
+            "Metadata-Version: 2.1",
+            f"Name: {package}",
+            "Version: 1.0",
+            *(f"Requires-Dist: {r}" for r in requires),
+        ]
+        (metadata / "METADATA").write_text("\n".join(lines) + "\n")
+        (metadata / "entry_points.txt").write_text(f"[hankelred.commands]\n{name} = {package}:register\n")
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.delitem(sys.modules, package, raising=False)  # of an earlier test
+
+    return install
+
+
+def test_an_installed_package_adds_a_subcommand(install, capsys):
+    install("greet", PLUGIN)
+    assert main(["greet", "world"]) == 5
+    assert capsys.readouterr().out == "hello world\n"
+
+
+def test_help_lists_contributed_subcommands(install, capsys):
+    install("greet", PLUGIN)
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "say hello" in capsys.readouterr().out
+
+
+def test_a_subcommand_without_its_package_says_what_to_install(install, capsys):
+    requires = ["numpy", 'no_such_module>=2; extra == "gpu"']
+    install("absent", "import no_such_module.parts", requires)
+    assert main(["absent", "--steps", "3"]) == 2
+    err = capsys.readouterr().err
+    assert "No module named 'no_such_module'" in err
+    assert "pip install 'hankelred_test_absent[gpu]'" in err
+
+
+def test_a_missing_package_that_no_extra_names_is_named(install, capsys):
+    install("lost", "import no_such_module")
+    main(["lost"])
+    assert "Install the package that provides no_such_module." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["1 / 0", "import no_such_module", "def other(): pass"])
+def test_a_broken_subcommand_does_not_disturb_the_others(install, folder, capsys, source):
+    install("broken", source)
+    install("greet", PLUGIN)
+    assert [main(["hsv", "plant.npz"]), main(["greet", "you"]), main(["broken"])] == [0, 5, 2]
+    assert "The command broken cannot start" in capsys.readouterr().err
+
+
+def test_help_shows_which_subcommand_is_broken(install, capsys):
+    install("broken", "1 / 0")
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "not available: division by zero" in capsys.readouterr().out
+
+
+def test_a_contributed_subcommand_is_not_imported_for_another(install, folder):
+    install("heavy", "raise SystemExit(99)")
+    install("greet", PLUGIN)
+    assert [main(["hsv", "plant.npz"]), main(["greet", "you"])] == [0, 5]
+
+
+def test_a_contributed_subcommand_cannot_take_the_place_of_ours(install, folder, capsys):
+    install("hsv", "raise SystemExit(99)")
+    assert main(["hsv", "plant.npz"]) == 0
+
+
+def test_an_unknown_subcommand_is_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["shrink"])
+    assert "invalid choice: 'shrink'" in capsys.readouterr().err
