@@ -30,6 +30,16 @@ class System:
     dt: Any
 
     @property
+    def n(self) -> int:
+        """Number of states; of stored ones where the output of a diagonal system is real."""
+        return int(self.B.shape[0])
+
+    def __repr__(self) -> str:
+        """Return the kind and sizes, not the matrices."""
+        kind = "real, " if self.dtype.kind == "f" else "complex, "
+        return f"{type(self).__name__}({kind}n={self.n}, m={self.m}, p={self.p}, dt={self.dt})"
+
+    @property
     def m(self) -> int:
         """Number of inputs."""
         return int(self.B.shape[1])

@@ -21,7 +21,10 @@ REPEATED = 100 * EPS
 
 
 def rounding_floor(hsv: Array) -> float:
-    """Return the part of any reported error that rounding alone explains, ``n eps hsv[0]``."""
+    """Return the part of any reported error that rounding alone explains, ``n eps hsv[0]``.
+
+    That is for states of one scale; `balance` knows the factors and may find a higher floor.
+    """
     finite = hsv[np.isfinite(hsv)]
     return len(hsv) * EPS * float(finite[0]) if len(finite) else 0.0
 
@@ -38,11 +41,11 @@ def tail_sum(hsv: Array, order: int) -> float:
     return float(np.sum(distinct[::-1]))  # small ones first
 
 
-def error_bound(hsv: Array, order: int) -> float:
+def error_bound(hsv: Array, order: int, floor: float | None = None) -> float:
     """Return the H-infinity bound of balanced truncation to `order` states.
 
-    Twice the sum of the distinct dropped values [1]_ [2]_, plus the rounding floor ``n eps hsv[0]`` under
-    which no computed model can be trusted.
+    Twice the sum of the distinct dropped values [1]_ [2]_, plus the rounding floor under which no computed model
+    can be trusted.
 
     Parameters
     ----------
@@ -50,6 +53,8 @@ def error_bound(hsv: Array, order: int) -> float:
         Hankel singular values, decreasing.
     order : int
         States kept.
+    floor : float, optional
+        Rounding floor; ``n eps hsv[0]`` by default.
 
     Returns
     -------
@@ -63,7 +68,7 @@ def error_bound(hsv: Array, order: int) -> float:
     .. [2] K. Glover, "All optimal Hankel-norm approximations of linear multivariable systems and their
        L-infinity error bounds", Int. J. Control 39, 1984.
     """
-    return 2 * tail_sum(hsv, order) + rounding_floor(hsv)
+    return 2 * tail_sum(hsv, order) + (rounding_floor(hsv) if floor is None else floor)
 
 
 def least_order(
@@ -73,6 +78,7 @@ def least_order(
     rtol: float | None = None,
     energy: float | None = None,
     max_error: float | None = None,
+    floor: float | None = None,
 ) -> int:
     """Return the least order that meets one tolerance.
 
@@ -88,6 +94,8 @@ def least_order(
         Keep at least this share of the sum of the finite values; above 0, at most 1.
     max_error : float, optional
         Largest H-infinity error bound, in units of y per unit of u.
+    floor : float, optional
+        Rounding floor of that bound; ``n eps hsv[0]`` by default.
 
     Returns
     -------
@@ -115,12 +123,12 @@ def least_order(
     if max_error is None or not max_error >= 0:
         raise OrderError(f"max_error must be a number from 0 up, in units of y per unit of u; got {max_error}.")
     for order in [*range(kept, rank + 1), len(hsv)]:
-        if error_bound(hsv, order) <= max_error:
+        if error_bound(hsv, order, floor) <= max_error:
             return order
-    best = error_bound(hsv, len(hsv))
+    best = error_bound(hsv, len(hsv), floor)
     raise OrderError(
         f"max_error={max_error:.3g} cannot be met: even the full order {len(hsv)} has the rounding floor "
-        f"{best:.3g}, and order {rank} has the bound {error_bound(hsv, rank):.3g}. Ask for more than that."
+        f"{best:.3g}, and order {rank} has the bound {error_bound(hsv, rank, floor):.3g}. Ask for more than that."
     )
 
 

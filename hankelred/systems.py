@@ -32,7 +32,7 @@ from ._system_base import Labels, System, common_dt, freeze
 from .errors import InputError
 
 
-@dataclass(frozen=True, eq=False, init=False)
+@dataclass(frozen=True, eq=False, init=False, repr=False)
 class StateSpace(System):
     """A linear system ``E x' = A x + B u, y = C x + D u``, or ``E x+ = ...`` in discrete time.
 
@@ -107,11 +107,6 @@ class StateSpace(System):
         object.__setattr__(self, "E", None)  # unless among the arrays
         freeze(self, arrays, dt, labels)
 
-    @property
-    def n(self) -> int:
-        """Number of states."""
-        return int(self.A.shape[0])
-
     def poles(self) -> Array:
         """Return the eigenvalues of A, of the pencil (A, E) where E is given."""
         if self.n == 0:
@@ -174,7 +169,7 @@ class StateSpace(System):
         )
 
 
-@dataclass(frozen=True, eq=False, init=False)
+@dataclass(frozen=True, eq=False, init=False, repr=False)
 class DiagonalSystem(System):
     """A linear system with diagonal state matrix, ``x' = lam x + B u`` or ``x+ = lam x + B u``.
 
@@ -319,11 +314,6 @@ class DiagonalSystem(System):
         if rates is None:
             object.__setattr__(self, "rates", None)
         object.__setattr__(self, "output", output)
-
-    @property
-    def n(self) -> int:
-        """Number of stored states."""
-        return int(self.lam.shape[0])
 
     @property
     def order(self) -> int:

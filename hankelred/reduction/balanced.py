@@ -83,19 +83,35 @@ def balance(sys: Any, offset: float = 1e-8, *, scale: bool = False) -> Balancing
         ) from error
     found = singular_values(S, R, system_order(split.stable))
     hsv = np.concatenate([np.full(kept, np.inf), found])
-    return Balancing(system, sys, split, hsv, kept, kept + _rank(found, split.stable), w, S, R)
+    floor, rank = _accuracy(found, S, R, split.stable)
+    return Balancing(system, sys, split, hsv, kept, kept + rank, floor, w, S, R)
 
 
-def _rank(hsv: Array, stable: StateSpace | DiagonalSystem) -> int:
-    """Return how many values link inputs to outputs.
+def _accuracy(hsv: Array, S: Array, R: Array, stable: StateSpace | DiagonalSystem) -> tuple[float, int]:
+    """Return the rounding floor of the Hankel singular values and how many of them link inputs to outputs.
 
-    A dense system's values are noise below ``n eps hsv[0]``, as in a matrix rank. A diagonal system's factors stop
-    where their own rounding begins, so every nonzero value counts.
+    The product of dense factors has rounding errors of about ``n eps |R| |S|``, which is more than ``n eps hsv[0]``
+    in coordinates that are far from balanced; values below are noise. A diagonal system's factors stop where their
+    own rounding begins, so every nonzero value counts, and only the reduced matrices are rounded.
     """
-    if len(hsv) == 0:
-        return 0
-    floor = 0.0 if isinstance(stable, DiagonalSystem) else stable.n * orders.EPS * hsv[0]
-    return int(np.sum(hsv > floor))
+    if isinstance(stable, DiagonalSystem):
+        return orders.rounding_floor(hsv), int(np.sum(hsv > 0))
+    floor = stable.n * orders.EPS * _norm_estimate(S) * _norm_estimate(R.conj().T)
+    return floor, int(np.sum(hsv > floor))
+
+
+def _norm_estimate(S: Array) -> float:
+    """Estimate the spectral norm of a factor, from below, by a few power steps from its largest column."""
+    if S.size == 0:
+        return 0.0
+    x, norm = S[:, np.argmax(np.linalg.norm(S, axis=0))], 0.0
+    for _ in range(6):
+        length = np.linalg.norm(x)
+        if length == 0:
+            return 0.0
+        y = S.conj().T @ (x / length)
+        x, norm = S @ y, float(np.linalg.norm(y))
+    return norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +127,8 @@ class Balancing:
         Largest order of a reduced model besides the full one: the rest links no input to any output.
     unstable : int
         Poles split off as unstable or marginal, and kept.
+    floor : float
+        What rounding alone may add to an error, in units of y per unit of u; every bound contains it.
     scaling : (n,) ndarray or None
         The powers of two that the states were divided by, where scaling was asked for.
     """
@@ -121,6 +139,7 @@ class Balancing:
     hsv: Array
     unstable: int
     rank: int
+    floor: float
     scaling: Array | None
     _S: Array = field(repr=False)
     _R: Array = field(repr=False)
@@ -150,7 +169,7 @@ class Balancing:
         """
         if not 0 <= order <= len(self.hsv):
             raise OrderError(f"order must be from 0 to {len(self.hsv)}, the order of the system; got {order}.")
-        return orders.error_bound(self.hsv, order)
+        return orders.error_bound(self.hsv, order, self.floor)
 
     def order(
         self,
@@ -187,7 +206,7 @@ class Balancing:
         given = _exactly_one(rtol=rtol, energy=energy, max_error=max_error, states=states)
         if given == "states":
             return self._order_of_states(states)
-        return orders.least_order(self.hsv, self.rank, rtol=rtol, energy=energy, max_error=max_error)
+        return orders.least_order(self.hsv, self.rank, rtol=rtol, energy=energy, max_error=max_error, floor=self.floor)
 
     def reduce(
         self,
@@ -296,7 +315,7 @@ class Balancing:
         """Return the system itself, which is the only model of full order if the system is not minimal."""
         full = len(self.hsv)
         identity = np.eye(full)
-        bound = orders.error_bound(self.hsv, full)
+        bound = orders.error_bound(self.hsv, full, self.floor)
         system = as_container(self.system, self._container)
         return Reduction(system, full, self.hsv, bound, identity, identity, self.unstable)
 
@@ -334,7 +353,7 @@ class Balancing:
         """Wrap a reduced system in the class and precision of the original."""
         if self.system.dtype in (np.float32, np.complex64):
             reduced, T, Ti = single(reduced), single_array(T), single_array(Ti)
-        bound = orders.error_bound(self.hsv, order)
+        bound = orders.error_bound(self.hsv, order, self.floor)
         system = as_container(reduced, self._container)
         return Reduction(system, order, self.hsv, bound, T, Ti, self.unstable, match_dc, pair)
 

@@ -12,7 +12,7 @@ from .._checks import Array
 from ..systems import DiagonalSystem, StateSpace
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Reduction:
     """A reduced system, its Hankel singular values, its error bound and ways to measure the true error.
 
@@ -48,6 +48,10 @@ class Reduction:
     unstable: int = 0
     match_dc: bool = False
     _stable: tuple[StateSpace | DiagonalSystem, StateSpace | DiagonalSystem] | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        """Return orders and bound, not the matrices."""
+        return f"Reduction(order {len(self.hsv)} -> {self.order}, error_bound={self.error_bound:.4g})"
 
     def hinf_error(self) -> float:
         """Measure the H-infinity norm of the error, by `hinf_norm`.
