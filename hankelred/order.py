@@ -21,7 +21,7 @@ REPEATED = 100 * EPS
 
 
 def rounding_floor(hsv: Array) -> float:
-    """Return the part of any reported error that rounding alone explains, ``n eps hsv[0]``.
+    """Return what rounding can do to a Hankel singular value, ``n eps hsv[0]``.
 
     That is for states of one scale; `balance` knows the factors and may find a higher floor.
     """
@@ -44,7 +44,7 @@ def tail_sum(hsv: Array, order: int) -> float:
 def error_bound(hsv: Array, order: int, floor: float | None = None) -> float:
     """Return the H-infinity bound of balanced truncation to `order` states.
 
-    Twice the sum of the distinct dropped values [1]_ [2]_, plus the rounding floor under which no computed model
+    Twice the sum of the distinct dropped values [1]_ [2]_ and of the rounding floor, under which no computed model
     can be trusted.
 
     Parameters
@@ -54,7 +54,7 @@ def error_bound(hsv: Array, order: int, floor: float | None = None) -> float:
     order : int
         States kept.
     floor : float, optional
-        Rounding floor; ``n eps hsv[0]`` by default.
+        Rounding error of a Hankel singular value; ``n eps hsv[0]`` by default.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def error_bound(hsv: Array, order: int, floor: float | None = None) -> float:
     .. [2] K. Glover, "All optimal Hankel-norm approximations of linear multivariable systems and their
        L-infinity error bounds", Int. J. Control 39, 1984.
     """
-    return 2 * tail_sum(hsv, order) + (rounding_floor(hsv) if floor is None else floor)
+    return 2 * (tail_sum(hsv, order) + (rounding_floor(hsv) if floor is None else floor))
 
 
 def least_order(
@@ -95,7 +95,7 @@ def least_order(
     max_error : float, optional
         Largest H-infinity error bound, in units of y per unit of u.
     floor : float, optional
-        Rounding floor of that bound; ``n eps hsv[0]`` by default.
+        Rounding error of a Hankel singular value; ``n eps hsv[0]`` by default.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def least_order(
     best = error_bound(hsv, len(hsv), floor)
     raise OrderError(
         f"max_error={max_error:.3g} cannot be met: even the full order {len(hsv)} has the rounding floor "
-        f"{best:.3g}, and order {rank} has the bound {error_bound(hsv, rank, floor):.3g}. Ask for more than that."
+        f"{best:.3g} in its bound, and order {rank} has the bound {error_bound(hsv, rank, floor):.3g}. Ask for more than that."
     )
 
 

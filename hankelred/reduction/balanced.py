@@ -128,7 +128,7 @@ class Balancing:
     unstable : int
         Poles split off as unstable or marginal, and kept.
     floor : float
-        What rounding alone may add to an error, in units of y per unit of u; every bound contains it.
+        Rounding error of a Hankel singular value, in units of y per unit of u; every bound contains twice of it.
     scaling : (n,) ndarray or None
         The powers of two that the states were divided by, where scaling was asked for.
     """

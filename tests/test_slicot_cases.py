@@ -1,0 +1,129 @@
+"""Example programs of SLICOT, their printed results reproduced: read from a folder beside the repository.
+
+Skipped where ``slicot_cases.json`` is missing (SLICOT-Reference, BSD-3-Clause, inputs and printed outputs of its
+examples). Printed with four decimals, so values are compared to 6e-5 and models by their transfer functions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hankelred as hr
+
+FILE = Path(os.environ.get("HANKELRED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "slicot_cases.json"
+PRINTED = 6e-5
+
+pytestmark = pytest.mark.skipif(not FILE.is_file(), reason=f"the SLICOT examples are not in {FILE}")
+
+
+def case(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arrays of an example and what it prints."""
+    found = json.loads(FILE.read_text())["cases"][name]
+    return {key: np.array(x, dtype=float) for key, x in found["input"].items()}, found["output"]
+
+
+def plant(data: dict[str, Any]) -> hr.StateSpace:
+    return hr.StateSpace(data["A"], data["B"], data["C"], data.get("D"))
+
+
+def assert_same_response(ours: hr.StateSpace, printed: dict[str, Any]) -> None:
+    """Compare with a model whose entries are rounded to four decimals."""
+    theirs = hr.StateSpace(printed["Ar"], printed["Br"], printed["Cr"], printed.get("Dr"))
+    omega = np.geomspace(0.1, 100, 40)
+    np.testing.assert_allclose(ours.frequency_response(omega), theirs.frequency_response(omega), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "alpha"), [("AB09AD", 0), ("AB09BD", 0), ("AB09CD", 0), ("AB09MD", -0.6), ("AB09ND", -0.6)]
+)
+def test_hankel_singular_values_are_those_printed(name, alpha):
+    data, printed = case(name)
+    bal = hr.balance(plant(data), offset=-alpha)
+    np.testing.assert_allclose(bal.hsv[np.isfinite(bal.hsv)], printed["hsv"], atol=PRINTED)
+
+
+@pytest.mark.parametrize(
+    ("name", "match_dc", "alpha"),
+    [("AB09AD", False, 0), ("AB09BD", True, 0), ("AB09MD", False, -0.6), ("AB09ND", True, -0.6)],
+)
+@pytest.mark.parametrize("balancing_free", [False, True])
+def test_reduced_models_respond_like_those_printed(name, match_dc, alpha, balancing_free):
+    data, printed = case(name)
+    bal = hr.balance(plant(data), offset=-alpha)
+    reduction = bal.reduce(printed["nr"], match_dc=match_dc, balancing_free=balancing_free)
+    assert_same_response(reduction.system, printed)
+
+
+def test_orders_by_tolerance_are_those_printed():
+    data, printed = case("AB09AD")
+    assert hr.balance(plant(data)).order(rtol=0.1 / printed["hsv"][0]) == printed["nr"]
+
+
+def test_hankel_norm_is_the_one_printed():
+    data, printed = case("AB13AD")
+    np.testing.assert_allclose(hr.hankel_norm(plant(data)), printed["hankel_norm"], atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "key"), [("AB13CD", "hinf_norm"), ("AB13DD", "linf_norm")])
+def test_hinf_norm_and_peak_of_a_lightly_damped_system_are_those_printed(name, key):
+    data, printed = case(name)
+    norm, peak = hr.hinf_norm(plant(data), return_peak=True)
+    np.testing.assert_allclose(norm, printed[key], rtol=2e-9)  # both routines ran with a tolerance of 1e-9
+    np.testing.assert_allclose(peak, printed["peak_frequency"], rtol=1e-8)
+
+
+def test_stein_equation_has_the_solution_printed():
+    data, printed = case("SB03MD")
+    X = hr.solve_lyapunov(data["A"].T, -data["C"], dt=True)
+    np.testing.assert_allclose(X, printed["X"], atol=1e-13)
+
+
+def test_factor_of_a_lyapunov_equation_gives_the_solution_printed():
+    data, printed = case("SB03OD")
+    S = hr.lyapunov_factor(data["A"].T, data["B"].T)
+    np.testing.assert_allclose(S @ S.T, printed["X"], atol=1e-12)
+
+
+def test_generalised_lyapunov_equation_has_the_solution_printed():
+    data, printed = case("SG03AD")
+    upper = data["Y_upper"]
+    Y = np.triu(upper) + np.triu(upper, 1).T
+    np.testing.assert_allclose(hr.lyap(data["A"].T, -Y, None, data["E"].T), printed["X"], atol=1e-12)
+
+
+def test_generalised_factor_gives_the_solution_printed():
+    data, printed = case("SG03BD")
+    U = np.array(printed["U"])
+    X = hr.lyap(data["A"].T, data["B"].T @ data["B"], None, data["E"].T)
+    np.testing.assert_allclose(X, U.T @ U, atol=4 * PRINTED)
+
+
+@pytest.mark.parametrize("name", ["BB03AD", "BB04AD"])
+def test_ill_conditioned_benchmark_equations_have_the_solution_printed(name):
+    """The inputs are printed with four decimals only and the equation amplifies that."""
+    data, printed = case(name)
+    dt = 0 if name == "BB03AD" else True
+    X = hr.solve_lyapunov(data["A"].T, data["B"].T @ data["B"], dt=dt)
+    np.testing.assert_allclose(X, printed["X"], atol=2e-3)
+
+
+def test_badly_scaled_model_is_scaled_like_the_printed_one():
+    data, printed = case("TB01ID")
+    from hankelred.reduction.scaling import scaled, state_scaling
+
+    system = plant(data)
+    balanced = scaled(system, state_scaling(system))
+
+    def spread(A, B, C):
+        entries = np.abs(np.concatenate([np.ravel(x) for x in (A, B, C)]))
+        return np.log10(entries[entries > 0].max() / entries[entries > 0].min())
+
+    before = spread(system.A, system.B, system.C)
+    theirs = spread(*(np.array(printed[key]) for key in ("A_bal", "B_bal", "C_bal")))
+    assert spread(balanced.A, balanced.B, balanced.C) <= theirs + 1 < before
