@@ -128,7 +128,8 @@ def least_order(
     best = error_bound(hsv, len(hsv), floor)
     raise OrderError(
         f"max_error={max_error:.3g} cannot be met: even the full order {len(hsv)} has the rounding floor "
-        f"{best:.3g} in its bound, and order {rank} has the bound {error_bound(hsv, rank, floor):.3g}. Ask for more than that."
+        f"{best:.3g} in its bound, and order {rank} has the bound {error_bound(hsv, rank, floor):.3g}. "
+        f"Ask for more than that."
     )
 
 
