@@ -118,16 +118,6 @@ def row_sizes(G: Array, gap: Array, size: Array) -> None:
 
 
 @njit(**OPTIONS)
-def restore_order(columns: Array, rows: Array) -> None:
-    """Bring the rows of a factor, stored as (k, n), from the order of elimination back to that of the states."""
-    row = np.empty(rows.size, columns.dtype)
-    for k in range(columns.shape[0]):
-        row[:] = columns[k]
-        for i in range(rows.size):
-            columns[k, rows[i]] = row[i]
-
-
-@njit(**OPTIONS)
 def _exchange(x: Array, i: int, k: int) -> None:
     x[i], x[k] = x[k], x[i]
 
@@ -147,7 +137,7 @@ def _largest(size: Array, first: int, last: int) -> tuple[int, float]:
 def _bring_forward(
     p: int, k: int, lam: Array, z: Any, gap: Array, mirror: Array, turn: Array, G: Array, size: Array, rows: Array
 ) -> None:
-    """Exchange rows p and k everywhere but in the columns already written."""
+    """Exchange rows p and k."""
     _exchange(lam, p, k)
     if z is not None:
         _exchange(z, p, k)
@@ -244,6 +234,15 @@ def _step(
 
 
 @njit(**OPTIONS)
+def _store(column: Array, rows: Array, first: int, n: int, out: Array) -> None:
+    """Write a column, given in the order of elimination, in the order of the states; rows already eliminated get 0."""
+    for i in range(first):
+        out[rows[i]] = 0.0
+    for i in range(first, n):
+        out[rows[i]] = column[i]
+
+
+@njit(**OPTIONS)
 def factor(
     lam: Array,
     z: Any,
@@ -263,16 +262,14 @@ def factor(
     Stops where the trace over the eligible rows has fallen to the floor, or where `out`, (k, n), is full.
     """
     n = lam.size
-    w, work = np.empty(G.shape[0], G.dtype), np.empty(n, G.dtype)
+    w, work, column = np.empty(G.shape[0], G.dtype), np.empty(n, G.dtype), np.empty(n, G.dtype)
     for k in range(done, min(eligible, out.shape[0])):
         p, total = _largest(size, k, eligible)
         if not total > floor:
             return k
         _bring_forward(p, k, lam, z, gap, mirror, turn, G, size, rows)
-        for j in range(k):
-            _exchange(out[j], p, k)
-        out[k, :k] = 0.0
-        _step(k, k + 1, n, lam, z, gap, mirror, turn, G, size, w, work, out[k])
+        _step(k, k + 1, n, lam, z, gap, mirror, turn, G, size, w, work, column)
+        _store(column, rows, k, n, out[k])
     return min(eligible, out.shape[0])
 
 
@@ -292,28 +289,26 @@ def factor_pairs(
     done: int,
     twist: Array,
     out: Array,
-) -> tuple[int, int]:
-    """Do the same for all poles and their conjugates; return the numbers of pivots and of columns done.
+) -> tuple[int, int, float]:
+    """Do the same for all poles and their conjugates; return the numbers of pivots and columns done, and the distance.
 
     Row i stands for two: its own and that of ``conj(lam_i)``, with generator ``conj(G_i) twist`` and the conjugate
     columns. A pivot and its conjugate, which borrows the spare last entry of every array, are eliminated one after
     the other; then a unitary 2 x 2 matrix makes the two columns conjugates on each other's rows again. The second
     column is absent where it is zero: at a real pole whose row of G is real up to one factor.
+
+    The distance is the least ratio of the second to the first diagonal entry of a pair, at most 1.
     """
     n, m = lam.size - 1, G.shape[0]
     w, work = np.empty(m, G.dtype), np.empty(n + 1, G.dtype)
+    first, second = np.empty(n + 1, G.dtype), np.empty(n + 1, G.dtype)
+    distance = 1.0
     while pivots < eligible and done + 2 <= out.shape[0]:
         k = pivots
         p, total = _largest(size, k, eligible)
         if not total > floor:
             break
         _bring_forward(p, k, lam, z, gap, mirror, turn, G, size, rows)
-        for j in range(done):
-            _exchange(out[j], p, k)
-        first, second = out[done], out[done + 1]
-        first[:k] = 0.0
-        second[: k + 1] = 0.0
-
         lam[n], gap[n], mirror[n], turn[n] = np.conj(lam[k]), gap[k], np.conj(mirror[k]), np.conj(turn[k])
         if z is not None:
             z[n] = np.conj(z[k])
@@ -325,30 +320,32 @@ def factor_pairs(
 
         beta = _step(k, k + 1, n + 1, lam, z, gap, mirror, turn, G, size, w, work, first)
         _reflect_twist(twist, w, beta)
-        cosine, sine = 1.0, 0.0
-        overlap = np.conj(first[k]) * first[n]
+        diagonal, overlap = np.abs(first[k]), np.conj(first[k]) * first[n]
+        phase = np.sqrt(np.conj(overlap) / np.abs(overlap)) if np.abs(overlap) > 0.0 else overlap + 1.0
+        alpha = phase * np.conj(first[k]) / diagonal
         if size[n] > 0.0:
+            second[k] = 0.0
             beta = _step(n, k + 1, n, lam, z, gap, mirror, turn, G, size, w, work, second)
             _reflect_twist(twist, w, beta)
-            modulus = np.abs(first[k])
-            cosine = np.sqrt(0.5 + 0.5 * np.abs(first[n]) / modulus)
-            sine = 0.5 * np.abs(second[n]) / modulus / cosine
-            done += 1
-        # columns [a c s1 + conj(a) d s s2, i (a c s1 ...)] : phases so that both diagonal entries are positive
-        phase = np.sqrt(np.conj(overlap) / np.abs(overlap)) if np.abs(overlap) > 0.0 else overlap + 1.0
-        alpha = phase * np.conj(first[k]) / np.abs(first[k])
-        if sine > 0.0:
-            delta = np.conj(phase) * np.conj(second[n]) / np.abs(second[n])
+            ratio = np.abs(second[n]) / diagonal
+            distance = min(distance, ratio)
+            cosine = np.sqrt(0.5 + 0.5 * np.abs(overlap) / diagonal**2)
+            sine = 0.5 * ratio / cosine
+            delta = np.conj(phase * second[n]) / np.abs(second[n])
             for i in range(k, n):
                 u, v = alpha * first[i], delta * second[i]
                 first[i] = cosine * u + sine * v
                 second[i] = 1j * (sine * u - cosine * v)
+            _store(first, rows, k, n, out[done])
+            _store(second, rows, k, n, out[done + 1])
+            done += 2
         else:
             for i in range(k, n):
                 first[i] = alpha * first[i]
+            _store(first, rows, k, n, out[done])
+            done += 1
         pivots += 1
-        done += 1
-    return pivots, done
+    return pivots, done, distance
 
 
 @njit(**OPTIONS)
@@ -372,3 +369,17 @@ def _reflect_twist(twist: Array, w: Array, beta: float) -> None:
     for i in range(m):
         for j in range(m):
             twist[i, j] -= beta * np.conj(w[i]) * product[j]
+
+
+@njit(**OPTIONS)
+def divide_by_denominators(P: Array, lam: Array, z: Any, lam_k: Array, z_k: Any, gap_k: Array, mirror_k: Array) -> None:
+    """Turn ``B_i B_k^H`` into the Cauchy-like ``P_ik``, where rows and columns may have different poles."""
+    difference = np.empty(lam.size, lam.dtype)
+    for k in range(lam_k.size):
+        for i in range(lam.size):
+            if z is None:
+                difference[i] = lam[i] - lam_k[k]
+            else:
+                difference[i] = difference_of_exponentials(lam[i], z[i], lam_k[k], z_k[k])
+        for i in range(lam.size):
+            P[k, i], _ = eliminated(P[k, i], difference[i], gap_k[k], mirror_k[k], mirror_k[k])
