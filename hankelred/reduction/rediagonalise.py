@@ -14,8 +14,8 @@ import scipy.linalg as sla
 
 from .._checks import Array, is_discrete
 from ..errors import DiagonalisationError
+from ..projection import Small
 from ..systems import DiagonalSystem
-from .bases import Small
 
 # Transforming with X costs a relative error of about cond(X) eps: 1e-8 at this limit, far below the truncation
 # error of any useful cut and below single precision.

@@ -1,4 +1,4 @@
-"""Bases of balanced truncation, and the small matrices a pair of bases makes of a system.
+"""From factors to bases, and from bases to the small matrices they make of a system.
 
 `Model` is what every method here reads: B, C, D and the product of A with a few columns. A dense system brings a
 matrix product, a diagonal one a multiplication by lam, so no n x n matrix is formed that was not given.
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg as sla
 
-from .._checks import Array, double, is_discrete
-from ..systems import DiagonalSystem, StateSpace
+from ._checks import Array, double, is_discrete
+from .systems import DiagonalSystem, StateSpace
 
 Triples = tuple[Array, Array, Array]
 
@@ -45,13 +45,15 @@ class Small:
     shift: float
 
 
-def dense_model(system: StateSpace) -> Model:
-    """Read a system in standard form."""
-    return Model(lambda X: system.A @ X, system.B, system.C, system.D, system.dt)
+def model_of(system: StateSpace | DiagonalSystem) -> Model:
+    """Read a system; a diagonal one with real output in the real coordinates of ``to_state_space``."""
+    if isinstance(system, DiagonalSystem):
+        return _diagonal_model(system)
+    G = system.standard()
+    return Model(lambda X: G.A @ X, G.B, G.C, G.D, G.dt)
 
 
-def diagonal_model(system: DiagonalSystem) -> Model:
-    """Read a diagonal system, in the real coordinates of ``to_state_space`` where its output is real."""
+def _diagonal_model(system: DiagonalSystem) -> Model:
     lam, B, C, D = (double(x) for x in (system.lam, system.B, system.C, system.D))
     shift = 0.0
     if system.rates is not None:
