@@ -13,7 +13,22 @@ from .errors import InputError
 
 @dataclass(frozen=True)
 class Labels:
-    """Names a system carries along: of itself, its inputs, outputs and states; None where there are none."""
+    """Names a system carries along; None where there are none.
+
+    Parameters
+    ----------
+    name : str, optional
+        Of the system.
+    inputs, outputs, states : tuple of str, optional
+        Of its signals. A reduction keeps those of inputs and outputs; its states are new ones.
+
+    Examples
+    --------
+    >>> import hankelred as hr
+    >>> named = hr.StateSpace([[-1.0]], [[1.0]], [[1.0]], labels=hr.Labels("lag", inputs=("u",), outputs=("y",)))
+    >>> named.labels.inputs
+    ('u',)
+    """
 
     name: str | None = None
     inputs: tuple[str, ...] | None = None

@@ -118,7 +118,7 @@ def hankel_singular_values(sys: Any) -> Array:
     >>> import numpy as np, hankelred as hr
     >>> hilbert = hr.DiagonalSystem(-(np.arange(6) + 0.5), np.ones((6, 1)), np.ones((1, 6)), dt=0)
     >>> print(f"{hr.hankel_singular_values(hilbert)[-1]:.13e}")  # least eigenvalue of the 6 x 6 Hilbert matrix
-    1.0827994845656e-07
+    1.0827994845655e-07
     """
     system = as_system(sys)
     S, R = stable_factors(system)

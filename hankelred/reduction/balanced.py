@@ -71,7 +71,7 @@ def balance(sys: Any, offset: float = 1e-8, *, scale: bool = False) -> Balancing
     >>> import numpy as np, hankelred as hr
     >>> plant = hr.StateSpace(np.diag([-1.0, -2.0, -30.0]), np.ones((3, 1)), np.ones((1, 3)))
     >>> bal = hr.balance(plant)
-    >>> [bal.order(rtol=rtol) for rtol in (0.1, 1e-2, 1e-3)]
+    >>> [bal.order(rtol=rtol) for rtol in (0.1, 0.02, 1e-3)]
     [1, 2, 3]
     """
     system = as_system(sys)
@@ -105,6 +105,8 @@ class Balancing:
 
     Attributes
     ----------
+    system : StateSpace or DiagonalSystem
+        The system that was balanced.
     hsv : (n,) ndarray
         Hankel singular values, decreasing, infinite in front for unstable and marginal poles; 2n values for a
         `DiagonalSystem` with real output.
