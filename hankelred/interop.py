@@ -337,7 +337,7 @@ def _control(G: StateSpace) -> Any:
                 f"A system must be real for python-control; got {name} with imaginary parts up to "
                 f"{np.abs(x.imag).max():.3g}, which it would drop. Use to_scipy, which keeps them."
             )
-    matrices = (np.array(x.real) for x in (G.A, G.B, G.C, G.D))
+    matrices = (x.real for x in (G.A, G.B, G.C, G.D))  # it copies them
     return control.StateSpace(*matrices, G.dt, remove_useless_states=False, **_given(G.labels))
 
 
@@ -384,9 +384,10 @@ def _read_mat(file: Any) -> dict[str, Any]:
         file.seek(0)  # once more, as MATLAB has it: a logical true is not the number 1 (for matrices it would cost
         dt = scipy.io.loadmat(file, variable_names=("dt",), mat_dtype=True)["dt"].item()  # their imaginary parts)
         entries["dt"] = True if dt == -1 else dt
-    for key in ("D", "E"):
-        if key in entries and (entries[key].size == 0 or key == "D" and not entries[key].any()):
-            del entries[key]  # [] is MATLAB's way to say: none; and a scalar 0 may stand for a zero D
+    if "D" in entries and not entries["D"].any():  # [], and a scalar 0 for a zero matrix
+        del entries["D"]
+    if "E" in entries and entries["E"].size == 0:
+        del entries["E"]
     return entries
 
 

@@ -110,7 +110,8 @@ def plot_error_bound(
     values = _values(hsv)
     ax = ax or new_axes(1)[0]
     orders = np.arange(int(np.isinf(values).sum()), len(values) + 1)
-    bounds = np.array([error_bound(values, int(order)) for order in orders])
+    rounding = hsv.floor if isinstance(hsv, Balancing) else None
+    bounds = np.array([error_bound(values, int(order), rounding) for order in orders])
     errors = np.array([reduction.hinf_error() for reduction in reductions])
     informative = bounds > 2 * bounds[-1]  # the full order is exact to rounding, which would squeeze the rest
     floor = _logarithmic(ax, np.concatenate([bounds[informative], errors]))

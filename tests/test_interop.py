@@ -313,6 +313,33 @@ def test_a_filter_of_order_20_is_realised_to_full_accuracy():
     np.testing.assert_allclose(response, expected, rtol=1e-11)
 
 
+@pytest.mark.parametrize(
+    ("zeros", "poles", "gain"),
+    [
+        scipy.signal.ellip(12, 0.1, 80, [0.2, 0.3], btype="bandpass", output="zpk"),
+        ([0.5], [1 - 1e-10, np.exp(-1e-9 + 1j), np.exp(-1e-9 - 1j), -0.3], 1.0),
+    ],
+    ids=["bandpass", "next to the circle"],
+)
+def test_a_cascade_keeps_its_digits_in_orthogonal_coordinates(zeros, poles, gain):
+    # every Schur form is such a change of coordinates; sections of unequal scale lose eight digits or all in it
+    G = as_system(scipy.signal.dlti(zeros, poles, gain))
+    Q, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((G.n, G.n)))
+    omega = np.angle(poles) + 1e-3
+    expected = [gain * np.prod(z - zeros) / np.prod(z - poles) for z in np.exp(1j * omega)]
+    response = StateSpace(Q.T @ G.A @ Q, Q.T @ G.B, G.C @ Q, G.D, True).frequency_response(omega)[:, 0, 0]
+    # eps times a distance of 1e-3 to poles, times 24 sections
+    np.testing.assert_allclose(response, expected, atol=1e-10 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("dt", "poles"), [(0, [0.0, -1.0]), (0, [1j, -1j]), (True, [1.0, 0.5]), (True, [-1.0, 0.0])])
+def test_poles_on_the_boundary_are_realised(dt, poles):
+    model = scipy.signal.dlti([], poles, 2.0) if dt else scipy.signal.lti([], poles, 2.0)
+    omega, x = points(dt)
+    expected = [2.0 / np.prod(xk - poles) for xk in x]
+    np.testing.assert_allclose(as_system(model).frequency_response(omega)[:, 0, 0], expected, rtol=1e-13)
+
+
 def test_a_gain_without_poles_is_a_static_system():
     assert as_system(scipy.signal.lti([], [], 3.0)).D.tolist() == [[3.0]]
 
@@ -457,6 +484,11 @@ def test_a_mat_file_has_two_ways_to_say_unspecified(tmp_path, dt):
 def test_a_mat_file_may_write_a_zero_D_short(tmp_path, D):
     scipy.io.savemat(tmp_path / "p.mat", {"A": [[-1.0]], "B": [[1.0, 2.0]], "C": [[1.0]], "D": D, "dt": 0})
     assert load_system(tmp_path / "p.mat").D.tolist() == [[0.0, 0.0]]
+
+
+def test_an_empty_E_in_a_mat_file_is_none(tmp_path):
+    benchmark_file(tmp_path / "plant.mat", dt=0.1, E=np.empty((0, 0)))
+    assert load_system(tmp_path / "plant.mat").E is None
 
 
 def test_a_missing_matrix_is_named(tmp_path):
