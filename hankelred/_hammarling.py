@@ -303,14 +303,29 @@ def _pair(T: Array, B: Array, U: Array, M: Array, Y: Array, k: int, discrete: bo
     for q in range(m):
         y1[q] += beta * dot * y2[q]
 
+    g11, g12 = complex(cs * u11, 0), cs * u12 + complex(0, sn * u22)
     g21, g22 = complex(0, sn * u11), complex(0, sn) * u12 + cs * u22
     r22 = np.sqrt(abs(g21) ** 2 + abs(g22) ** 2)
-    w12, w22 = np.conj(g21) / r22, np.conj(g22) / r22
+    w12, w22 = (np.conj(g21) / r22, np.conj(g22) / r22) if r22 > 0 else (0j, 1 + 0j)
     w11, w21 = np.conj(w22), -np.conj(w12)
+    r11, r12 = g11 * w11 + g12 * w21, g11 * w12 + g12 * w22
+    norm = np.sqrt(abs(r11) ** 2 + abs(r12) ** 2)
+    if norm * abs(sn) > r22 * cs:
+        # The lower row is the smaller one, up to the scaling of the states that makes the block normal, and may be
+        # mostly rounding, so that W may be off by an angle of rounding over r22. A second factor that makes the
+        # upper row real disturbs the lower one by rounding only.
+        r11, r12 = r11 / norm, r12 / norm
+        t1, t2 = (r11.real, r12.real) if r11.real**2 + r12.real**2 >= 0.5 else (r11.imag, r12.imag)
+        length = np.sqrt(t1**2 + t2**2)
+        t1, t2 = t1 / length, t2 / length
+        v11, v12 = np.conj(r11) * t1 + r12 * t2, np.conj(r11) * t2 - r12 * t1
+        v21, v22 = np.conj(r12) * t1 - r11 * t2, np.conj(r12) * t2 + r11 * t1
+        w11, w12, w21, w22 = w11 * v11 + w12 * v21, w11 * v12 + w12 * v22, w21 * v11 + w22 * v21, w21 * v12 + w22 * v22
+        r11, r12, r22 = complex(norm * t1, 0), complex(norm * t2, 0), (r22 * v22).real
+    sign1, sign2 = np.copysign(1.0, r11.real), np.copysign(1.0, r22)
+    w11, w21, w12, w22 = w11 * sign1, w21 * sign1, w12 * sign2, w22 * sign2
     if size > 0:
-        U[k, k] = u11 * u22 / r22  # det Q = det W = 1
-        U[k, k + 1] = (cs * u11 * w12 + (cs * u12 + complex(0, sn * u22)) * w22).real
-        U[k + 1, k + 1] = r22
+        U[k, k], U[k, k + 1], U[k + 1, k + 1] = r11.real * sign1, r12.real * sign2, r22 * sign2
     rows = np.empty((2, m + 2), np.complex128)  # W^H [Mc W, Yc]
     top, low = lam * w11 + m12 * w21, np.conj(lam) * w21
     rows[0, 0] = np.conj(w11) * top + np.conj(w21) * low
@@ -326,40 +341,46 @@ def _pair(T: Array, B: Array, U: Array, M: Array, Y: Array, k: int, discrete: bo
 
 @njit(cache=True, error_model="numpy")
 def _real_companions(rows: Array, M: Array, Y: Array, k: int, discrete: bool) -> None:
-    """Store the two rows of ``[M Y]`` after restoring the equation between M and Y to working precision.
+    """Store the real parts of the two rows of ``[M Y]``, their own equation restored to working precision.
 
-    Where U is nearly singular its first row fixes the first row of [M Y] no better than to rounding over u11, so
-    that it need not be real. Either of its real and imaginary parts will do there; the larger is normalised.
+    Imaginary parts differ from rounding only along the v with U v = 0 nearly. The least change of the real parts
+    that restores the equation lies along v too, so that ``U M = T U`` and ``U Y = B`` do not notice it: in
+    continuous time a symmetric change of M, in discrete time the unitary factor of a polar decomposition.
     """
     size = rows.shape[1]
-    start = 0 if discrete else 2  # in continuous time the equation gives M from Y
-    real = imag = 0.0
-    for q in range(start, size):
-        real += rows[0, q].real ** 2
-        imag += rows[0, q].imag ** 2
-    v, second = np.empty(size), np.empty(size)
-    for q in range(size):
-        v[q] = rows[0, q].real if real >= imag else rows[0, q].imag
-        second[q] = rows[1, q].real
-    if discrete:
-        _direction(second, 1.0, second)
-        for _ in range(2):
-            dot = 0.0
-            for q in range(size):
-                dot += v[q] * second[q]
-            for q in range(size):
-                v[q] -= dot * second[q]
-            _direction(v, 1.0, v)
-    else:
-        v[0] = second[1] = dot = 0.0
+    s11 = s12 = s22 = 0.0
+    for q in range(0 if discrete else 2, size):
+        s11 += rows[0, q].real ** 2
+        s12 += rows[0, q].real * rows[1, q].real
+        s22 += rows[1, q].real ** 2
+    if not discrete:
+        skew = (rows[0, 1].real - rows[1, 0].real) / 2
+        M[k, k], M[k, k + 1] = -s11 / 2, skew - s12 / 2
+        M[k + 1, k], M[k + 1, k + 1] = -skew - s12 / 2, -s22 / 2
         for q in range(2, size):
-            v[0] -= v[q] ** 2 / 2
-            second[1] -= second[q] ** 2 / 2
-            dot += v[q] * second[q]
-        v[1] = -dot - second[0]
+            Y[k, q - 2], Y[k + 1, q - 2] = rows[0, q].real, rows[1, q].real
+        return
+    angle = np.arctan2(2 * s12, s11 - s22) / 2  # h and v: the left singular directions
+    h1, h2 = np.cos(angle), np.sin(angle)
+    real = imag = 0.0
+    for q in range(size):
+        along_v = h1 * rows[1, q] - h2 * rows[0, q]
+        real += along_v.real**2
+        imag += along_v.imag**2
+    h, v = np.empty(size), np.empty(size)
+    for q in range(size):
+        h[q] = h1 * rows[0, q].real + h2 * rows[1, q].real
+        along_v = h1 * rows[1, q] - h2 * rows[0, q]
+        v[q] = along_v.real if real >= imag else along_v.imag
+    _direction(h, 1.0, h)
+    for _ in range(2):
+        dot = 0.0
+        for q in range(size):
+            dot += v[q] * h[q]
+        for q in range(size):
+            v[q] -= dot * h[q]
+        _direction(v, 1.0, v)
     for q in range(2):
-        M[k, k + q] = v[q]
-        M[k + 1, k + q] = second[q]
+        M[k, k + q], M[k + 1, k + q] = h1 * h[q] - h2 * v[q], h2 * h[q] + h1 * v[q]
     for q in range(2, size):
-        Y[k, q - 2] = v[q]
-        Y[k + 1, q - 2] = second[q]
+        Y[k, q - 2], Y[k + 1, q - 2] = h1 * h[q] - h2 * v[q], h2 * h[q] + h1 * v[q]

@@ -29,6 +29,15 @@ def schur_eigenvalues(T: Array) -> Array:
     return lam
 
 
+def is_schur_form(A: Array) -> bool:
+    """Tell whether A is upper triangular or, if real, quasi-triangular with standardised 2 x 2 blocks."""
+    if np.tril(A, -1 if A.dtype.kind == "c" else -2).any():
+        return False
+    i = np.flatnonzero(np.diag(A, -1))
+    apart = np.all(np.diff(i) > 1)
+    return bool(apart and np.all(A[i, i] == A[i + 1, i + 1]) and np.all(np.sign(A[i, i + 1]) == -np.sign(A[i + 1, i])))
+
+
 def halve(T: Array) -> int:
     """Return an index near the middle of T that cuts no 2 x 2 block."""
     h = len(T) // 2

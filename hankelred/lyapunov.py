@@ -17,6 +17,7 @@ from ._checks import Array, check_array, check_dt, check_square, check_stable, d
 from ._hammarling import gramian_factor
 from ._triangular import (
     flipped,
+    is_schur_form,
     schur_eigenvalues,
     solve_hermitian_stein,
     solve_hermitian_sylvester,
@@ -68,7 +69,7 @@ def solve_lyapunov(A: ArrayLike, Q: ArrayLike, dt: Any = 0) -> Array:
     hermitian = np.array_equal(right, right.conj().T)
     T, Z = _schur(_double(matrix, dtype))
     _check_regular(T, discrete)
-    X = Z.conj().T @ _double(right, dtype) @ Z
+    X = Z.conj().T @ _double(right, dtype) @ Z if Z is not None else _double(right, dtype)
     if hermitian:
         X = (X + X.conj().T) / 2
     if discrete and hermitian:
@@ -81,7 +82,8 @@ def solve_lyapunov(A: ArrayLike, Q: ArrayLike, dt: Any = 0) -> Array:
         solve_sylvester(T, T, X)
     if not discrete:
         X = -X
-    X = Z @ X @ Z.conj().T
+    if Z is not None:
+        X = Z @ X @ Z.conj().T
     if hermitian:
         X = (X + X.conj().T) / 2
     return X.astype(dtype)
@@ -139,7 +141,7 @@ def lyapunov_factor(A: ArrayLike, F: ArrayLike, dt: Any = 0, method: str = "auto
         raise InputError(f'method must be "auto" or "schur"; got {method!r}.')
     dtype = np.result_type(matrix, factor)
     T, Z = _stable_schur(_double(matrix, dtype), dt)
-    S = _times_upper(Z, gramian_factor(T, Z.conj().T @ _double(factor, dtype), is_discrete(dt)))
+    S = _factor(T, Z, _double(factor, dtype), is_discrete(dt))
     return S.astype(dtype)
 
 
@@ -167,9 +169,13 @@ def factor_pair(A: Array, B: Array, C: Array, dt: Any) -> tuple[Array, Array]:
     A, B, C = (_double(x, dtype) for x in (A, B, C))
     T, Z = _stable_schur(A, dt)
     discrete = is_discrete(dt)
-    S = _times_upper(Z, gramian_factor(T, Z.conj().T @ B, discrete))
+    S = _factor(T, Z, B, discrete)
     # The dual system A^H, C^H has the Schur form J T^H J in the basis Z J, J the exchange matrix.
-    R = _times_upper(Z[:, ::-1], gramian_factor(flipped(T), (C @ Z)[:, ::-1].conj().T, discrete)).conj().T
+    J = slice(None, None, -1)
+    if Z is None:
+        R = _factor(flipped(T), None, C.conj().T[J], discrete)[J].conj().T
+    else:
+        R = _factor(flipped(T), Z[:, J], C.conj().T, discrete).conj().T
     return S, R
 
 
@@ -178,27 +184,35 @@ def _double(x: Array, dtype: np.dtype[Any]) -> Array:
     return double(x).astype(np.complex128 if dtype.kind == "c" else np.float64, copy=False)
 
 
-def _schur(A: Array) -> tuple[Array, Array]:
-    """Return the Schur form ``A = Z T Z^H``, real if A is."""
-    if len(A) == 0:
-        return A, A
+def _schur(A: Array) -> tuple[Array, Array | None]:
+    """Return the Schur form ``A = Z T Z^H``, real if A is; Z is None, the identity, where A is one already."""
+    if is_schur_form(A):
+        return A.copy(), None  # a frozen A would make numba compile its kernels once more, for read-only arrays
     T, Z = sla.schur(A, output="complex" if A.dtype.kind == "c" else "real", check_finite=False)
     return T, Z
 
 
-def _times_upper(Z: Array, U: Array) -> Array:
-    """Return ``Z U`` for upper triangular U in half the time of a full product."""
-    if len(Z) == 0:
-        return U
-    (trmm,) = sla.get_blas_funcs(("trmm",), (Z, U))
-    product: Array = trmm(1.0, U.T, Z, side=1, lower=1, trans_a=1)  # U.T because BLAS wants columns
-    return product
-
-
-def _stable_schur(A: Array, dt: Any) -> tuple[Array, Array]:
+def _stable_schur(A: Array, dt: Any) -> tuple[Array, Array | None]:
     T, Z = _schur(A)
     check_stable(schur_eigenvalues(T), dt)
     return T, Z
+
+
+def _factor(T: Array, Z: Array | None, F: Array, discrete: bool) -> Array:
+    """Return the factor of the Gramian of ``Z T Z^H`` and F."""
+    U = gramian_factor(T, F if Z is None else Z.conj().T @ F, discrete)
+    if not np.isfinite(U).all():
+        lam = schur_eigenvalues(T)
+        margin = np.min(1 - np.abs(lam) if discrete else -lam.real)
+        raise NumericalError(
+            f"The Gramian must be finite in double precision; got overflow, with a pole {margin:.3g} from the stability "
+            f"boundary. Split that pole off, or scale the states of A."
+        )
+    if Z is None:
+        return U
+    (trmm,) = sla.get_blas_funcs(("trmm",), (Z, U))
+    S: Array = trmm(1.0, U.T, Z, side=1, lower=1, trans_a=1)  # Z U with U triangular; BLAS wants columns: U.T
+    return S
 
 
 def _check_regular(T: Array, discrete: bool) -> None:
