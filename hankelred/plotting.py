@@ -188,6 +188,40 @@ def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None,
     return ax
 
 
+def new_axes(columns: int) -> list[Axes]:
+    """Return axes side by side, of a new figure that pyplot does not know.
+
+    Parameters
+    ----------
+    columns : int
+        How many.
+
+    Returns
+    -------
+    list of matplotlib.axes.Axes
+        From left to right; ``axes[0].figure`` is the figure.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from hankelred.plotting import new_axes, plot_hsv
+    >>> axes = new_axes(2)
+    >>> ax = plot_hsv([1.0, 0.1], ax=axes[1])
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "Plots need matplotlib, which is not installed. Run: pip install 'hankelred[plot]'"
+        ) from error
+    figure = Figure(figsize=(5.2 * columns + 1.2 / columns, 4.2), layout="constrained")
+    return list(figure.subplots(1, columns, squeeze=False)[0])
+
+
 def _values(hsv: Balancing | Reduction | ArrayLike) -> Array:
     """Return Hankel singular values as a checked array."""
     values = np.asarray(hsv.hsv if isinstance(hsv, (Balancing, Reduction)) else hsv)
@@ -197,18 +231,6 @@ def _values(hsv: Balancing | Reduction | ArrayLike) -> Array:
             f"dtype {values.dtype}. Pass the result of balance, or an array."
         )
     return values.astype(np.float64)
-
-
-def new_axes(columns: int) -> list[Axes]:
-    """Return the axes of a new figure, side by side."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "Plots need matplotlib, which is not installed. Run: pip install 'hankelred[plot]'"
-        ) from error
-    figure = Figure(figsize=(5.2 * columns + 1.2 / columns, 4.2), layout="constrained")
-    return list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def _logarithmic(ax: Axes, values: Array) -> float:
