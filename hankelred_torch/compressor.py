@@ -124,6 +124,8 @@ class InTrainingCompressor:
     def __init__(self, model: nn.Module, optimizers: Any, config: CompressionConfig) -> None:
         self._model = model
         self._optimizers = as_optimizers(optimizers)
+        if not self._optimizers:
+            raise InputError("optimizers must hold at least one optimizer; got none. Outside training use compress_.")
         self._config = config
         self._attempts = frozenset(config.attempt_steps())
         self._steps = 0

@@ -45,6 +45,22 @@ class Adapter(ABC):
     ------
     InputError
         If the layer lacks one of these tensors, or their state axes differ in size.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> class SizedLRU(ht.layers.LRU):
+    ...     def __init__(self, channels, states):
+    ...         super().__init__(channels, states)
+    ...         self.d_state = states
+    >>> class SizedAdapter(ht.adapters.LRUAdapter):
+    ...     def sizes(self, states):
+    ...         return {"d_state": states}
+    >>> ht.register_adapter(SizedLRU, SizedAdapter)
+    >>> layer = SizedLRU(channels=4, states=16)
+    >>> report = ht.compress_(layer, ht.CompressionConfig(order=8))
+    >>> layer.d_state
+    8
     """
 
     kind: ClassVar[Literal["lti", "selective"]] = "lti"

@@ -7,7 +7,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from adapter_models import STATE_TENSORS, Stack, assert_unchanged, inputs, lru, make_inert, snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -17,6 +16,8 @@ import hankelred as hr
 import hankelred_torch as ht
 from hankelred_torch import adapters
 from hankelred_torch.adapters import Adapter, LRUAdapter, adapter_of
+
+from .adapter_models import STATE_TENSORS, Stack, assert_unchanged, inputs, lru, make_inert, snapshot
 
 OMEGA = np.linspace(0, np.pi, 65)
 

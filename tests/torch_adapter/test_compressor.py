@@ -1,0 +1,177 @@
+"""Claims about when the compressor cuts, what it remembers and how it refuses."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import hankelred as hr
+import hankelred_torch as ht
+
+from .adapter_models import Stack, assert_consistent, assert_unchanged, snapshot, train
+
+
+def adam(model):
+    return torch.optim.Adam(model.parameters(), lr=1e-2)
+
+
+def run(model, optimizer, compressor, steps, *, seed=0):
+    """Train with the compressor in the loop; return its reports by step."""
+    reports = {}
+    for k in range(steps):
+        train(model, optimizer, 1, seed=seed + k)
+        report = compressor.step()
+        if report is not None:
+            reports[report.step] = report
+    return reports
+
+
+def compress_in(model, steps=10, **config):
+    optimizer = adam(model)
+    compressor = ht.InTrainingCompressor(model, optimizer, ht.CompressionConfig(**config))
+    return compressor, run(model, optimizer, compressor, steps), optimizer
+
+
+def test_model_shrinks_in_the_window_and_nowhere_else():
+    model = Stack()
+    compressor, reports, optimizer = compress_in(model, 12, tau=0.2, start_step=2, end_step=8, attempts=3)
+    assert {record.step for record in compressor.history} == {4, 6, 8}
+    assert 4 in reports
+    assert set(reports) <= {4, 6, 8}
+    sizes = ht.state_sizes(model)
+    assert sizes["first"] < 12
+    assert sizes["second"] < 8
+    assert_consistent(model, optimizer)
+
+
+def test_report_is_returned_only_where_something_was_cut():
+    # the second attempt finds the order reached
+    compressor, reports, _ = compress_in(Stack(), 6, order=4, end_step=4, attempts=2)
+    assert list(reports) == [2]
+    assert reports[2].sizes == {"first": 4, "second": 4}
+    assert str(reports[2]).splitlines()[-1].startswith("step 2, parameters ")
+    assert len(compressor.history) == 4
+
+
+def test_history_tells_what_was_measured_and_why_nothing_was_cut():
+    compressor, _, _ = compress_in(Stack(), 6, order=4, end_step=4, attempts=2)
+    first, _, later, _ = compressor.history
+    assert (first.step, first.layer, first.n, first.states, first.cut, first.reason) == (2, "first", 12, 4, True, "")
+    assert (later.step, later.layer, later.n, later.states, later.cut) == (4, "first", 4, 4, False)
+    assert later.reason == "4 of 4 states are needed; a cut keeps fewer than 3.8"
+    assert len(first.hsv) == 24
+    assert np.all(np.diff(first.hsv) <= 0)
+    tail = np.array(first.hsv)[first.order :].sum()
+    assert first.error_bound == pytest.approx(2 * tail, rel=1e-6)
+    assert first.kept_energy == pytest.approx(1 - tail / sum(first.hsv))
+    assert first.seconds > 0
+
+
+def test_history_is_ready_for_json():
+    compressor, _, _ = compress_in(Stack(), 4, order=4, end_step=4, attempts=2)
+    records = json.loads(json.dumps(compressor.history.to_list()))
+    assert records == compressor.history.to_list()
+    assert records[0]["layer"] == "first"
+
+
+def test_same_seed_gives_the_same_model():
+    outcomes = []
+    for _ in range(2):
+        model = Stack()
+        compress_in(model, 6, tau=0.1, end_step=4, attempts=2)
+        outcomes.append(model.state_dict())
+    assert all(torch.equal(x, y) for x, y in zip(*(o.values() for o in outcomes), strict=True))
+
+
+def test_loss_goes_on_falling_after_a_cut():
+    model = Stack()
+    optimizer = adam(model)
+    compressor = ht.InTrainingCompressor(model, optimizer, ht.CompressionConfig(tau=0.05, end_step=20, attempts=2))
+    losses = []
+    for _ in range(80):
+        losses.append(train(model, optimizer, 1).item())
+        compressor.step()
+    assert sum(ht.state_sizes(model).values()) < 20
+    assert losses[-1] < 0.7 * losses[20]
+
+
+def test_model_without_state_space_layers_is_refused():
+    model = nn.Linear(2, 2)
+    with pytest.raises(hr.InputError, match="model must contain a state space layer with an adapter; got 1 Linear"):
+        ht.InTrainingCompressor(model, adam(model), ht.CompressionConfig(total_steps=10))
+
+
+def test_missing_window_is_refused():
+    model = Stack()
+    with pytest.raises(hr.InputError, match="One of end_step and total_steps must be given"):
+        ht.InTrainingCompressor(model, adam(model), ht.CompressionConfig())
+
+
+def test_optimizer_that_misses_a_layer_is_refused_before_training():
+    model = Stack()
+    with pytest.raises(hr.InputError, match=r"none that holds nu_log.* of layer 'first'"):
+        ht.InTrainingCompressor(model, adam(model.second), ht.CompressionConfig(total_steps=10))
+
+
+def test_compressor_needs_an_optimizer():
+    model = Stack()
+    with pytest.raises(hr.InputError, match=r"optimizers must hold at least one optimizer; got none"):
+        ht.InTrainingCompressor(model, [], ht.CompressionConfig(total_steps=10))
+
+
+def test_layers_that_are_not_targets_need_no_optimizer():
+    model = Stack()
+    config = ht.CompressionConfig(order=4, end_step=1, target_modules=["second"])
+    compressor = ht.InTrainingCompressor(model, adam(model.second), config)
+    assert compressor.step().sizes == {"second": 4}
+
+
+def test_diverged_training_is_noticed_and_nothing_changes():
+    model = Stack()
+    optimizer = adam(model)
+    compressor = ht.InTrainingCompressor(model, optimizer, ht.CompressionConfig(order=4, end_step=1))
+    with torch.no_grad():
+        model.second.nu_log[3] = np.nan
+    before = snapshot(model.first, optimizer)
+    with pytest.raises(hr.InputError, match="nu_log must be finite; got 1 NaN or infinite of 8"):
+        compressor.step()
+    assert_unchanged(before, model.first, optimizer)
+
+
+def test_resumed_run_takes_the_attempts_that_are_left():
+    config = ht.CompressionConfig(tau=0.1, end_step=8, attempts=4)
+    straight = Stack()
+    optimizer = adam(straight)
+    compressor = ht.InTrainingCompressor(straight, optimizer, config)
+    run(straight, optimizer, compressor, 5)
+
+    stored = io.BytesIO()
+    torch.save(compressor.state_dict(), stored)
+    stored.seek(0)
+    resumed = copy.deepcopy(straight)
+    optimizer_resumed = adam(resumed)
+    optimizer_resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    second = ht.InTrainingCompressor(resumed, optimizer_resumed, config)
+    second.load_state_dict(torch.load(stored, weights_only=True))
+
+    run(straight, optimizer, compressor, 5, seed=5)
+    run(resumed, optimizer_resumed, second, 5, seed=5)
+    assert ht.state_sizes(resumed) == ht.state_sizes(straight)
+    assert all(torch.equal(x, y) for x, y in zip(resumed.parameters(), straight.parameters(), strict=True))
+    without_time = [[r | {"seconds": 0} for r in x.history.to_list()] for x in (second, compressor)]
+    assert without_time[0] == without_time[1]
+
+
+def test_state_of_a_model_of_other_sizes_is_refused():
+    compressor, _, _ = compress_in(Stack(), 2, order=4, end_step=2)
+    model = Stack()
+    fresh = ht.InTrainingCompressor(model, adam(model), ht.CompressionConfig(order=4, end_step=2))
+    with pytest.raises(hr.InputError, match=r"\{'first': 4, 'second': 4\}; got \{'first': 12, 'second': 8\}\. Resize"):
+        fresh.load_state_dict(compressor.state_dict())
+    assert len(fresh.history) == 0
