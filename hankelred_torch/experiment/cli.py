@@ -1,0 +1,122 @@
+"""The subcommand ``hankelred train``: arguments in, report out."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from hankelred.errors import InputError
+
+from .settings import ARMS, Settings, check_arms
+
+INTERRUPTED = 130  # what a shell expects of a program that SIGINT ended
+DESCRIPTION = """\
+Train a small state space model on a task, cut its states while it learns, and compare it with a model that keeps
+them all and with one that was small from the start. The report goes to a folder: report.html, pictures, results.json.
+"""
+EPILOG = """\
+Ctrl-C stops after the step in progress and writes a report of what there is; the same command goes on from there.
+The same seed gives the same result on the same machine with the same number of threads.
+
+  hankelred train --task digits                        64 states, cut by energy; three seeds; some minutes
+  hankelred train --task digits --order 8 --out eight  to 8 states, whatever the cut costs
+  hankelred train --task digits --seeds 1 --arms full  one plain training run
+"""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand ``train``; its ``run`` takes the parsed arguments and returns an exit code."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a model that shrinks while it learns, and report",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    default = Settings()
+    study = parser.add_argument_group("study")
+    study.add_argument("--task", default=default.task, help="what to learn: digits (default: %(default)s)")
+    study.add_argument(
+        "--arms", default=",".join(ARMS), metavar="ARM,...", help="of full, compressed, scratch (default: all)"
+    )
+    study.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each arm (default: %(default)s)")
+    study.add_argument(
+        "--out",
+        type=Path,
+        default=Path("report"),
+        metavar="FOLDER",
+        help="where to write, and what to go on with (default: %(default)s)",
+    )
+    groups = {name: parser.add_argument_group(name) for name in ("model", "cuts", "training")}
+    for group, name, metavar, text in OPTIONS:
+        field = {f.name: f for f in dataclasses.fields(Settings)}[name]
+        kind = float if "float" in str(field.type) else int
+        shown = "" if field.default is None else f" (default: {field.default})"
+        groups[group].add_argument(
+            f"--{name.replace('_', '-')}", type=kind, default=field.default, metavar=metavar, help=text + shown
+        )
+    parser.set_defaults(run=run)
+
+
+OPTIONS = (
+    ("model", "states", "N", "stored states of each layer at the start"),
+    ("model", "channels", "N", "channels of the model"),
+    ("model", "blocks", "N", "blocks, each with one state space layer"),
+    ("model", "dropout", "P", "share of channels switched off at random"),
+    ("cuts", "tau", "T", "a cut keeps the states whose Hankel singular values carry the share 1 - T of their sum"),
+    ("cuts", "order", "N", "cut to N stored states instead, whatever it costs"),
+    ("cuts", "window", "W", "share of the steps, from the first, in which cuts are attempted"),
+    ("cuts", "attempts", "N", "attempts in the window, equally spaced"),
+    ("training", "steps", "N", "optimizer steps of each run"),
+    ("training", "batch", "N", "sequences in a step"),
+    ("training", "lr", "LR", "learning rate of AdamW, after a warm-up of a tenth of the steps"),
+    ("training", "alpha", "A", "factor on the learning rate for state space layers"),
+    ("training", "weight_decay", "WD", "weight decay of all other parameters"),
+    ("training", "threads", "N", "threads that torch computes with"),
+)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the study that the arguments describe; return 0, or 130 after Ctrl-C."""
+    names = [field.name for field in dataclasses.fields(Settings)]
+    settings = Settings(**{name: getattr(arguments, name) for name in names})
+    arms = check_arms([arm for arm in arguments.arms.split(",") if arm])
+    if arguments.seeds < 1:
+        raise InputError(f"seeds must be at least 1; got {arguments.seeds}. One run of each arm is the least.")
+    try:
+        from .report import write_report
+        from .study import run_study
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"hankelred train needs the packages of the extra demo; got no {error.name}. "
+            f"Run: pip install 'hankelred[demo]'"
+        ) from error
+    with interruptible() as stopped:
+        study = run_study(settings, arms, arguments.seeds, arguments.out, stopped)
+        page = write_report(study, arguments.out)
+    print(f"report: {page}")
+    return INTERRUPTED if stopped() else 0
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Give a function that tells whether Ctrl-C was pressed; a second Ctrl-C ends the program at once."""
+    pressed = False
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+        print("\nstopping after this step, then writing the report; Ctrl-C again to leave at once", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,128 @@
+"""What a training step costs at the full size, after the cuts, and at the same final size without a cut.
+
+The three models train in turn, a block of steps each, in one process, so that whatever else the machine does
+meets all of them alike; medians over the blocks are compared.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from .settings import Settings
+from .tasks import Task
+from .training import RunRecord, Trainer
+
+ROUNDS = 15  # blocks of each model
+BLOCK = 6  # steps in a block: long against the clock, short against changes of the machine's load
+
+
+@dataclass
+class SpeedProbe:
+    """Times of a training step, in milliseconds.
+
+    Attributes
+    ----------
+    clock : str
+        What was measured: processor time of one thread, which other programs do not disturb, or wall-clock time.
+    states : dict of str to list of int
+        Stored states of each block in the full model, the compressed one, and one from scratch at its size.
+    steps : dict of str to list of float
+        Mean time of a step in each block, in the order of the rounds.
+    parts : dict of str to dict of str to float
+        The same step by parts, medians; the parts add up to the time of a step.
+    """
+
+    clock: str
+    states: dict[str, list[int]]
+    steps: dict[str, list[float]]
+    parts: dict[str, dict[str, float]]
+
+    def median(self, arm: str) -> float:
+        """Return the median time of a step."""
+        return statistics.median(self.steps[arm])
+
+    def ratio(self, arm: str, to: str) -> float:
+        """Return how many times longer a step of `arm` takes than one of `to`: the median over the rounds."""
+        return statistics.median(a / b for a, b in zip(self.steps[arm], self.steps[to], strict=True))
+
+
+def measure_speed(
+    task: Task, settings: Settings, compressed: RunRecord, stopped: Callable[[], bool]
+) -> SpeedProbe | None:
+    """Time steps of the three models in turn.
+
+    Parameters
+    ----------
+    task, settings : Task, Settings
+        Those of the study.
+    compressed : RunRecord
+        A finished run; it is repeated up to its last cut, so that the model timed is one that was cut in training.
+    stopped : callable
+        Asked between blocks; if it answers True the probe is given up.
+
+    Returns
+    -------
+    SpeedProbe or None
+        None if it was given up.
+    """
+    full = [settings.states] * settings.blocks
+    small = list(compressed.final_states.values())
+    cut = Trainer(task, settings, full, compressed.seed, shrink=True)
+    for _ in range(max((cut["step"] for cut in compressed.cuts), default=0)):
+        cut.step()
+    trainers = {
+        "full": Trainer(task, settings, full, compressed.seed, shrink=False),
+        "compressed": cut,
+        "scratch": Trainer(task, settings, small, compressed.seed, shrink=False),
+    }
+    bare = Trainer(task, settings, small, compressed.seed, shrink=False)
+    for block in bare.model.blocks:
+        block.ssm = nn.Identity()  # what is left of the model does not know how many states there are
+
+    jobs: dict[tuple[str, str], Callable[[], object]] = {
+        (arm, "step"): trainer.step for arm, trainer in trainers.items()
+    }
+    jobs |= {(arm, "pass"): partial(_pass, trainer) for arm, trainer in trainers.items()}
+    jobs["bare", "pass"] = partial(_pass, bare)
+    jobs |= {(arm, "optimizer"): trainer.optimizer.step for arm, trainer in trainers.items()}  # with the last gradients
+    clock = time.process_time if settings.threads == 1 else time.perf_counter
+    times: dict[tuple[str, str], list[float]] = {job: [] for job in jobs}
+    for _ in range(ROUNDS):
+        for job, call in jobs.items():
+            if stopped():
+                return None
+            times[job].append(_milliseconds(call, clock))
+    steps = {arm: times[arm, "step"] for arm in trainers}
+    medians = {job: statistics.median(values) for job, values in times.items()}
+    parts = {
+        arm: {
+            "state space layers": medians[arm, "pass"] - medians["bare", "pass"],
+            "other layers": medians["bare", "pass"],
+            "optimizer": medians[arm, "optimizer"],
+            "the rest": medians[arm, "step"] - medians[arm, "pass"] - medians[arm, "optimizer"],
+        }
+        for arm in trainers
+    }
+    name = "processor time" if settings.threads == 1 else "wall-clock time"
+    return SpeedProbe(name, {"full": full, "compressed": small, "scratch": small}, steps, parts)
+
+
+def _pass(trainer: Trainer) -> None:
+    """Compute new gradients, as a step does."""
+    trainer.optimizer.zero_grad()
+    trainer.forward_backward()
+
+
+def _milliseconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Return the mean time of `BLOCK` calls, after one that is not counted: caches belong to the last model."""
+    call()
+    start = clock()
+    for _ in range(BLOCK):
+        call()
+    return 1e3 * (clock() - start) / BLOCK

@@ -1,0 +1,100 @@
+"""What one training run depends on, besides its arm and its seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hankelred.errors import InputError
+
+ARMS = ("full", "compressed", "scratch")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Task, model, optimizer and cuts of a study; the same for all its arms and seeds.
+
+    Attributes
+    ----------
+    task : str
+        Name of the task.
+    states, channels, blocks : int
+        Stored states of each layer at the start, channels of the model, number of blocks.
+    dropout : float
+        Share of channels switched off at random in training, from 0 to below 1.
+    tau : float
+        A cut keeps the states whose Hankel singular values carry the share 1 - tau of their sum.
+    order : int or None
+        Stored states to keep instead: all attempts lead there, whatever it costs.
+    window : float
+        Share of the steps, from the first, in which cuts are attempted.
+    attempts : int
+        Attempts in the window, equally spaced; the last is at its end.
+    steps, batch : int
+        Optimizer steps and sequences in each.
+    lr, alpha, weight_decay : float
+        Learning rate of AdamW, the factor on it for state space layers, and the decay of all other parameters.
+    threads : int
+        Threads that torch computes with; the last bits of a result depend on it.
+    """
+
+    task: str = "digits"
+    states: int = 64
+    channels: int = 16
+    blocks: int = 1
+    dropout: float = 0.1
+    tau: float = 0.3
+    order: int | None = None
+    window: float = 0.1
+    attempts: int = 4
+    steps: int = 2000
+    batch: int = 50
+    lr: float = 8e-3
+    alpha: float = 0.5
+    weight_decay: float = 0.05
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can be made of."""
+        for name in ("states", "channels", "blocks", "attempts", "steps", "batch", "threads"):
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name), "Choose a positive number.")
+        for name in ("lr", "alpha"):
+            _require(getattr(self, name) > 0, name, "positive", getattr(self, name), "The usual size is in the help.")
+        _require(self.weight_decay >= 0, "weight_decay", "0 or more", self.weight_decay, "0 switches the decay off.")
+        _require(0 <= self.dropout < 1, "dropout", "from 0 to below 1", self.dropout, "0 switches it off.")
+        _require(0 < self.tau < 1, "tau", "between 0 and 1", self.tau, "It is the share that a cut may drop.")
+        _require(0 < self.window <= 1, "window", "above 0, at most 1", self.window, "0.1 is the first tenth of steps.")
+        if self.order is not None:
+            hint = "It is the number of stored states to keep."
+            _require(1 <= self.order <= self.states, "order", f"from 1 to {self.states} states", self.order, hint)
+        hint = "Train for longer, or widen the window."
+        _require(
+            self.window_steps >= self.attempts,
+            "window",
+            f"a step or more for each of {self.attempts} attempts",
+            f"{self.window_steps} of {self.steps} steps",
+            hint,
+        )
+
+    @property
+    def window_steps(self) -> int:
+        """Optimizer steps in the reduction window."""
+        return round(self.window * self.steps)
+
+
+def _require(holds: bool, name: str, must_be: str, got: object, hint: str) -> None:
+    """Raise the three-part error of the argument `name` unless its condition holds."""
+    if not holds:
+        raise InputError(f"{name} must be {must_be}; got {got}. {hint}")
+
+
+def check_arms(arms: list[str]) -> list[str]:
+    """Return `arms` in the order they must run in: `scratch` takes its sizes from `compressed`."""
+    unknown = [arm for arm in arms if arm not in ARMS]
+    if unknown or not arms:
+        raise InputError(f"arms must be of {', '.join(ARMS)}; got {', '.join(unknown) or 'none'}. Separate by commas.")
+    if "scratch" in arms and "compressed" not in arms:
+        raise InputError(
+            f"arms must name compressed where they name scratch, which starts at the sizes that compressed ends with; "
+            f"got {', '.join(arms)}. Add compressed: an arm that has finished before is not run again."
+        )
+    return [arm for arm in ARMS if arm in arms]

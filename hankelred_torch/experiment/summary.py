@@ -1,0 +1,174 @@
+"""What a study says: a table of means and deviations over seeds, and sentences that follow from its figures."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from scipy import stats
+
+from .study import Study
+from .training import RunRecord
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean of some values, and their standard deviation where there are two or more."""
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread | None:
+        """Return the spread of the values there are, None if there are none."""
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        deviation = statistics.stdev(known) if len(known) > 1 else None
+        return cls(statistics.fmean(known), deviation, len(known))
+
+    def interval(self) -> tuple[float, float] | None:
+        """Return the 95 % confidence interval of the mean, by Student's distribution; None for one value."""
+        if self.deviation is None:
+            return None
+        reach = float(stats.t.ppf(0.975, self.count - 1)) * self.deviation / math.sqrt(self.count)
+        return self.mean - reach, self.mean + reach
+
+    def text(self, digits: int = 1) -> str:
+        """Return mean ± deviation."""
+        if self.deviation is None:
+            return f"{self.mean:.{digits}f}"
+        return f"{self.mean:.{digits}f} ± {self.deviation:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table, as text."""
+
+    arm: str
+    runs: int
+    accuracy: str
+    states: str
+    rate_before: str
+    rate_after: str
+    seconds: str
+    parameters: str
+
+
+def table(study: Study) -> list[Row]:
+    """Return a row for each arm with a finished run."""
+    return [_row(arm, runs) for arm in study.arms if (runs := finished(study, arm))]
+
+
+def finished(study: Study, arm: str) -> list[RunRecord]:
+    """Return the finished runs of one arm."""
+    return [record for record in study.records if record.arm == arm and record.finished]
+
+
+def _row(arm: str, runs: list[RunRecord]) -> Row:
+    sizes = [_text((run.final_states[layer] for run in runs), 1) for layer in runs[0].final_states]
+    return Row(
+        arm=arm,
+        runs=len(runs),
+        accuracy=_text((run.test for run in runs), 1),
+        states=", ".join(size.replace(".0 ± 0.0", "") for size in sizes),
+        rate_before=_text((run.rate_before for run in runs), 0),
+        rate_after=_text((run.rate_after for run in runs), 0),
+        seconds=_text((run.seconds for run in runs), 1),
+        parameters=_text((run.parameters[1] for run in runs), 0).replace(" ± 0", ""),
+    )
+
+
+def _text(values: Iterable[float | None], digits: int) -> str:
+    spread = Spread.of(values)
+    return spread.text(digits) if spread else "–"
+
+
+def gain(study: Study, arm: str, over: str) -> Spread | None:
+    """Return the difference in test accuracy between two arms, seed by seed, in percentage points."""
+    others = {run.seed: run.test for run in finished(study, over)}
+    pairs = [(run.test, others[run.seed]) for run in finished(study, arm) if run.seed in others]
+    return Spread.of(a - b for a, b in pairs if a is not None and b is not None)
+
+
+def sentences(study: Study) -> list[str]:
+    """Return what the study found, in plain words and in the order of interest."""
+    found = [_sizes(study), _against_scratch(study), _against_full(study), _speed(study), _missing(study)]
+    return [sentence for sentence in found if sentence]
+
+
+def _sizes(study: Study) -> str | None:
+    runs = finished(study, "compressed")
+    if not runs:
+        return None
+    before = _mean_states(run.states for run in runs)
+    after = _mean_states(run.final_states for run in runs)
+    if before == after:
+        return (
+            f"No state was cut: the {before:g} states of the model stayed in all {len(runs)} runs. Either all of them "
+            f"carry weight, or the tolerance is too strict for this task; a larger --tau cuts more."
+        )
+    last = max(cut["step"] for run in runs for cut in run.cuts)
+    return (
+        f"The model started with {before:g} states and ended with {after:.3g}; the last cut came after "
+        f"{100 * last / study.settings.steps:.0f} % of its training."
+    )
+
+
+def _mean_states(sizes: Iterable[dict[str, int]]) -> float:
+    return statistics.fmean(sum(size.values()) for size in sizes)
+
+
+def _against_scratch(study: Study) -> str | None:
+    difference = gain(study, "compressed", "scratch")
+    if difference is None:
+        return None
+    size = f"{abs(difference.mean):.1f} points of test accuracy {'above' if difference.mean > 0 else 'below'}"
+    found = f"It ended {size} a model that was as small from the start"
+    interval = difference.interval()
+    if interval is None:
+        return f"{found}; one seed is no proof."
+    low, high = interval
+    found += f" (95 % confidence interval over {difference.count} seeds: {low:+.1f} to {high:+.1f})"
+    if low > 0:
+        return f"{found}: shrinking while learning helped."
+    if high < 0:
+        return f"{found}: with these settings the method did harm. A smaller --tau cuts more carefully."
+    return f"{found}: too few seeds, or too small a difference, to say that the method helped."
+
+
+def _against_full(study: Study) -> str | None:
+    difference = gain(study, "compressed", "full")
+    if difference is None:
+        return None
+    if difference.mean < 0:
+        return (
+            f"The full model, never cut, is {-difference.mean:.1f} points better: what was cut was not all superfluous."
+        )
+    return f"It lost nothing against the full model, never cut ({difference.mean:+.1f} points)."
+
+
+def _speed(study: Study) -> str | None:
+    if study.speed is None:
+        return None
+    full, small, scratch = (study.speed.median(arm) for arm in ("full", "compressed", "scratch"))
+    layers = study.speed.parts["full"]["state space layers"]
+    return (
+        f"A training step takes {full:.1f} ms with all states and {small:.1f} ms after the cuts, "
+        f"{study.speed.ratio('compressed', to='scratch'):.2f} times as long as in the model that was small from the "
+        f"start ({scratch:.1f} ms). {max(0.0, 1 - layers / full):.0%} of the full model's step is spent outside the "
+        f"state space layers and gains nothing from fewer states."
+    )
+
+
+def _missing(study: Study) -> str | None:
+    if not study.interrupted:
+        return None
+    done = sum(record.finished for record in study.records)
+    return (
+        f"This report is not complete: {done} of {len(study.arms) * study.seeds} runs are finished. The same command "
+        f"goes on where it stopped."
+    )
