@@ -1,0 +1,5 @@
+"""Batched, differentiable operations on tensors: the recurrences that the layers run on."""
+
+from .state_space import diagonal_ssm
+
+__all__ = ["diagonal_ssm"]

@@ -1,0 +1,87 @@
+"""Diagonal state space models as convolutions: their impulse response, and causal convolution by FFT."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def impulse_response(rates: Tensor, B: Tensor, C: Tensor, length: int) -> Tensor:
+    """Return ``K_t = Re(C diag(exp(t rates)) B)`` for t from 0 to ``length - 1``, (length, outputs, inputs).
+
+    The arguments are planar, as for `planar_ssm`. The powers are products of two short tables,
+    ``exp(t0 rates) exp(t1 rates)``, taken in double precision and only then rounded: every tap keeps the relative
+    accuracy of the result's dtype, however long the response.
+    """
+    n, dtype = rates.shape[1], torch.promote_types(B.dtype, torch.complex64)
+    rates = torch.complex(rates[0], rates[1])
+    short = max(1, math.isqrt(length))
+    coarse = torch.arange(0, length, short, device=rates.device, dtype=torch.float64)
+    fine = torch.arange(short, device=rates.device, dtype=torch.float64)
+    coarse, fine = (torch.exp(t[:, None] * rates).to(dtype) for t in (coarse, fine))
+    powers = torch.view_as_real((coarse[:, None] * fine).reshape(-1, n)[:length]).flatten(1)
+    B, C = torch.complex(B[0], B[1]), torch.complex(C[:, 0], C[:, 1])  # this C is the conjugate one
+    residues = torch.view_as_real(C.T[:, :, None] * B.conj()[:, None, :])  # Re(a b) = <a, conj(b)> of planes
+    return (powers @ residues.permute(0, 3, 1, 2).reshape(2 * n, -1)).view(length, len(C), B.shape[1])
+
+
+def causal_convolution(u: Tensor, K: Tensor) -> Tensor:
+    """Return ``y_t = sum_s K_s u_{t-s}`` for sequences `u` (batch, length, inputs), K (length, outputs, inputs)."""
+    return _Convolution.apply(u, K)
+
+
+def fast_length(length: int) -> int:
+    """Return a length of at least `length` that FFTs are fast for: a power of two times 1, 3, 5, 9 or 15."""
+    return min(odd << (-(-length // odd) - 1).bit_length() for odd in (1, 3, 5, 9, 15))
+
+
+class _Convolution(torch.autograd.Function):
+    """Convolution with a hand-written adjoint: autograd would fill the half spectra up to full ones."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, K: Tensor) -> Tensor:
+        padded = fast_length(u.shape[1] + len(K) - 1)
+        U = _spectrum(u, padded)
+        M = _real_matrices(torch.fft.rfft(K, padded, dim=0))
+        ctx.save_for_backward(U, M)
+        ctx.padded, ctx.length, ctx.taps = padded, u.shape[1], len(K)
+        return _sequences(U @ M, padded, u.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
+        U, M = ctx.saved_tensors
+        G = _spectrum(gy, ctx.padded)
+        with torch.autocast(gy.device.type, enabled=False):
+            gu, parts = G @ M.mT, U.mT @ G
+        gu = _sequences(gu, ctx.padded, ctx.length)
+        parts = parts.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # put together to conj(U)^T G
+        re = parts[:, :, 0, :, 0] + parts[:, :, 1, :, 1]
+        im = parts[:, :, 0, :, 1] - parts[:, :, 1, :, 0]
+        gK = torch.fft.irfft(torch.complex(re, im).mT, ctx.padded, dim=0)[: ctx.taps]
+        return gu, gK
+
+
+def _spectrum(u: Tensor, padded: int) -> Tensor:
+    """Return the half spectrum of (batch, length, channels), frequencies first, parts interleaved."""
+    return torch.view_as_real(torch.fft.rfft(u, padded, dim=1).transpose(0, 1).contiguous()).flatten(2)
+
+
+def _sequences(U: Tensor, padded: int, length: int) -> Tensor:
+    """Return the first `length` steps of the sequences with half spectrum U, as (batch, length, channels)."""
+    spectrum = torch.view_as_complex(U.unflatten(2, (-1, 2)))
+    return torch.fft.irfft(spectrum, padded, dim=0)[:length].transpose(0, 1).contiguous()
+
+
+def _real_matrices(K: Tensor) -> Tensor:
+    """Return real (2 inputs, 2 outputs) matrices that act on interleaved rows as ``K^T`` does on complex ones.
+
+    A batch of small real products is several times faster than one of complex products.
+    """
+    K = K.mT
+    blocks = torch.stack([K, 1j * K], dim=2)  # what the real and the imaginary part of an input give
+    return torch.view_as_real(blocks).flatten(3).flatten(1, 2)

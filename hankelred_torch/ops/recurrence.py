@@ -1,0 +1,246 @@
+"""Diagonal state space models step by step: a product into the states, a scan over time, a product out of them.
+
+Everything is planar: real arrays that hold the real parts of all n states before their imaginary parts.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+from ._scan import scan, scan_adjoint, scan_adjoint_torch, scan_torch
+
+# The figures below were measured with torch 2.13 (MKL, AVX-512) on one core.
+
+# Columns below which a product is faster as the transpose of its transpose: (3200, 16) @ (16, 8) 58 against 17 us.
+NARROW = 12
+
+# Columns of states below which filling up with zeros makes products and loops faster.
+LEAST_STATES = 8
+
+# Bytes of states per block, which passes through the products and the scan while it is in the cache: 0.5 to 4 MiB
+# differ little, without blocks length 784 and n = 256 take twice as long.
+BLOCK = 1 << 21
+
+# Inputs up to which the backward pass computes states again, block by block, sooner than it fetches them from memory;
+# it also keeps the memory free of them. Those of a single block are kept.
+WIDE = 64
+
+
+def planar_recurrence(rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None) -> Tensor:
+    """Return the output sequences; arguments as for `planar_ssm`."""
+    if torch.compiler.is_compiling():  # Dynamo cannot look into numba
+        return _operator(rates, B, C, u, D)[0]
+    return _Recurrence.apply(rates, B, C, u, D, torch.is_grad_enabled())
+
+
+class _Recurrence(torch.autograd.Function):
+    """The recurrence with a hand-written adjoint: autograd would store and revisit every operation on the states."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None, differentiate: bool
+    ) -> Tensor:
+        matrices, u = _matrices(rates, B, C), u.contiguous()
+        y, starts, x = _forward(*matrices, u, D, differentiate and _keeps_states(u, rates.shape[1]))
+        if differentiate:
+            ctx.save_for_backward(*matrices, u, D, starts, x)
+            ctx.states = rates.shape[1]
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
+        lam, B, C, u, D, starts, x = ctx.saved_tensors
+        with torch.autocast(gy.device.type, enabled=False):
+            return *_backward(gy.contiguous(), lam, B, C, u, D, starts, x, ctx.states), None
+
+
+def _matrices(rates: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return lam (2, n) and the matrices (2n, m) into and (p, 2n) out of the states, with at least LEAST_STATES."""
+    fill = LEAST_STATES - rates.shape[1]
+    if fill > 0:
+        rates, B, C = pad(rates, (0, fill)), pad(B, (0, 0, 0, fill)), pad(C, (0, fill))
+    lam = torch.exp(rates[0]) * torch.stack([torch.cos(rates[1]), torch.sin(rates[1])])
+    return lam, B.flatten(0, 1), C.flatten(1, 2)
+
+
+def _forward(
+    lam: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the output, the states before each block in double precision, and all states if they are to be kept."""
+    batch, length, _ = u.shape
+    outputs, width = C.shape
+    blocks, shape = _blocks(u, width)
+    y = u.new_empty(batch, length, outputs)
+    x = u.new_empty((batch, length, width) if keep else shape)
+    starts = lam.new_zeros(_pieces(u, width) + 1, batch, width)
+    for rows, time, piece in blocks:
+        v = x[rows, time] if keep else x[_extent(rows), _extent(time)]
+        u_rows, y_rows = u[rows, time].flatten(0, 1), y[rows, time].flatten(0, 1)
+        carry = starts[piece + 1, rows].copy_(starts[piece, rows])
+        _states(lam, carry, B, u_rows, v)
+        _product(v.flatten(0, 1), C.T, y_rows)
+        if D is not None:
+            y_rows.addcmul_(u_rows, D)
+    return y, starts, x if keep else u.new_empty(0)
+
+
+def _backward(
+    gy: Tensor,
+    lam: Tensor,
+    B: Tensor,
+    C: Tensor,
+    u: Tensor,
+    D: Tensor | None,
+    starts: Tensor,
+    x: Tensor,
+    states: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Return the gradients of rates, B, C, u and D, the first three without the states that only fill up."""
+    width = C.shape[1]
+    blocks, shape = _blocks(u, width)
+    kept = x.ndim == 3
+    gu, g_block, x_block = torch.empty_like(u), u.new_empty(shape), u.new_empty(0 if kept else shape)
+    g_lam, gB, gC = torch.zeros_like(lam), torch.zeros_like(B), torch.zeros_like(C)
+    carry = lam.new_zeros(len(u), width)
+    for rows, time, piece in reversed(blocks):
+        inside = _extent(rows), _extent(time)
+        u_rows, gy_rows = u[rows, time].flatten(0, 1), gy[rows, time].flatten(0, 1)
+        v, g = x[rows, time] if kept else x_block[inside], g_block[inside]
+        v_rows, g_rows = v.flatten(0, 1), g.flatten(0, 1)
+        if not kept:
+            _states(lam, starts[piece, rows].clone(), B, u_rows, v)
+        _product(gy_rows, C, g_rows)
+        gC += _product(gy_rows.T, v_rows)
+        if u.is_cpu:
+            before = starts[piece, rows].to(u.dtype)
+            scan_adjoint(lam.numpy(), carry[rows].numpy(), v.numpy(), before.numpy(), g.numpy(), g_lam.numpy())
+        else:
+            g.copy_(scan_adjoint_torch(lam, v, g, g_lam))
+        gB += _product(g_rows.T, u_rows)
+        _product(g_rows, B, gu[rows, time].flatten(0, 1))
+    gD = None
+    if D is not None:
+        gu.addcmul_(gy, D)
+        gD = (gy * u).sum((0, 1))
+    # lam = exp(rates): conj(lam) g_lam
+    g_rates = torch.stack([lam[0] * g_lam[0] + lam[1] * g_lam[1], lam[0] * g_lam[1] - lam[1] * g_lam[0]])
+    gB, gC = gB.unflatten(0, (2, -1)), gC.unflatten(1, (2, -1))
+    return g_rates[:, :states], gB[:, :states], gC[..., :states], gu, gD
+
+
+def _states(lam: Tensor, carry: Tensor, B: Tensor, u_rows: Tensor, v: Tensor) -> None:
+    """Fill v with the states of a block."""
+    _product(u_rows, B.T, v.flatten(0, 1))
+    if v.is_cpu:
+        scan(lam.numpy(), carry.numpy(), v.numpy())
+    else:
+        v.copy_(scan_torch(lam, v))
+
+
+def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return ``a @ b``."""
+    if b.shape[1] < NARROW <= a.shape[0] and a.is_cpu:
+        product = (b.T @ a.T).T
+        return product if out is None else out.copy_(product)
+    return torch.mm(a, b, out=out)
+
+
+def _keeps_states(u: Tensor, states: int) -> bool:
+    """Tell whether the backward pass finds the states in memory, rather than computing them again."""
+    batch, length, inputs = u.shape
+    return not u.is_cpu or inputs > WIDE or batch * length <= _block_steps(u, 2 * max(LEAST_STATES, states))
+
+
+def _blocks(u: Tensor, width: int) -> tuple[list[tuple[slice, slice, int]], tuple[int, int, int]]:
+    """Return the blocks as (rows, time, number in time), in the order of time, and the shape of the largest.
+
+    Blocks hold whole rows, or, where a row of states is larger than a block, parts of one row.
+    """
+    batch, length, _ = u.shape
+    limit = _block_steps(u, width)
+    steps = max(1, min(length, limit))
+    rows = 1 if length > limit else math.ceil(batch / max(1, math.ceil(batch * length / limit)))
+    blocks = [
+        (slice(b, min(b + rows, batch)), slice(t, min(t + steps, length)), t // steps)
+        for b in range(0, batch, max(1, rows))
+        for t in range(0, length, steps)
+    ]
+    return blocks, (rows, steps, width)
+
+
+def _pieces(u: Tensor, width: int) -> int:
+    """Return the number of blocks that a row is cut into."""
+    return math.ceil(u.shape[1] / _block_steps(u, width))
+
+
+def _block_steps(u: Tensor, width: int) -> int:
+    """Return how many steps, of one or several rows, a block holds: on devices other than the CPU all of them."""
+    everything = max(1, u.shape[0] * u.shape[1])
+    return max(1, BLOCK // (width * u.element_size())) if u.is_cpu else everything
+
+
+def _extent(part: slice) -> slice:
+    """Return where a part of rows or steps lies in the memory of its block."""
+    return slice(part.stop - part.start)
+
+
+# Under torch.compile the recurrence is an operator that the compiler does not look into.
+
+
+@torch.library.custom_op(
+    "hankelred::planar_recurrence",
+    mutates_args=(),
+    schema="(Tensor rates, Tensor B, Tensor C, Tensor u, Tensor? D) -> (Tensor, Tensor, Tensor)",
+)
+def _operator(rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    return _forward(*_matrices(rates, B, C), u.contiguous(), D, _keeps_states(u, rates.shape[1]))
+
+
+@_operator.register_fake
+def _(rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    batch, length, _ = u.shape
+    width = 2 * max(LEAST_STATES, rates.shape[1])
+    x = u.new_empty(batch, length, width) if _keeps_states(u, rates.shape[1]) else u.new_empty(0)
+    return u.new_empty(batch, length, len(C)), rates.new_empty(_pieces(u, width) + 1, batch, width), x
+
+
+@torch.library.custom_op(
+    "hankelred::planar_recurrence_backward",
+    mutates_args=(),
+    schema="(Tensor gy, Tensor rates, Tensor B, Tensor C, Tensor u, Tensor? D, Tensor starts, Tensor x)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _operator_backward(
+    gy: Tensor, rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None, starts: Tensor, x: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    matrices = _matrices(rates, B, C)
+    *gradients, gD = _backward(gy.contiguous(), *matrices, u.contiguous(), D, starts, x, rates.shape[1])
+    # an operator returns fresh tensors, and always as many
+    return *(g.contiguous() for g in gradients), u.new_empty(0) if gD is None else gD  # type: ignore[return-value]
+
+
+@_operator_backward.register_fake
+def _(
+    gy: Tensor, rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None, starts: Tensor, x: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    gradients = (z.new_empty(z.shape) for z in (rates, B, C, u))
+    return *gradients, u.new_empty(0 if D is None else len(D))  # type: ignore[return-value]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs, *output[1:])
+
+
+def _differentiate(ctx: Any, gy: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    *gradients, gD = _operator_backward(gy, *ctx.saved_tensors)
+    return *gradients, gD if ctx.saved_tensors[4] is not None else None
+
+
+_operator.register_autograd(_differentiate, setup_context=_save)
