@@ -1,0 +1,194 @@
+"""CPU time of dense balanced truncation, hankelred and its peers in turn, as ratios to SLICOT's.
+
+    python -m benchmarks.speed.dense                         # prints, and writes benchmarks/results/dense_speed.json
+    python -m benchmarks.speed.dense --sizes 100 --inputs 2 20 --output /tmp/quick.json
+
+Every program reduces the same system to the same order, one after the other in one process with one BLAS thread; the
+time is the least CPU time of several rounds. Ratios are to slycot.ab09ad with job B in the same run; job N is never
+called, its workspace in Slycot 0.7.1 is too small. Systems:
+
+- `circ`: normally distributed A, shifted to the spectral abscissa -0.1 or scaled to the spectral radius 0.95;
+- `spec`: decay rates spread over three decades, log-uniformly, behind a well-conditioned change of basis.
+
+The order is n/10, or the numerical rank where that is less. "one Schur form" is what all methods of this kind begin
+with, a floor to their time; "factors" are hankelred's two Gramian factors without the reduction.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import json
+import math
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.linalg as sla
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+import hankelred as hr
+from hankelred.lyapunov import factor_pair
+
+RESULTS = Path(__file__).parents[1] / "results" / "dense_speed.json"
+REFERENCE = "slycot.ab09ad B"
+ROUNDS = {100: 15, 200: 7, 400: 5, 800: 3}
+PACKAGES = ("numpy", "scipy", "numba", "slycot", "control", "pymor")
+
+Array = NDArray[np.float64]
+Run = Callable[[], Any]
+
+
+def system(kind: str, n: int, m: int, discrete: bool, seed: int = 0) -> tuple[Array, Array, Array]:
+    """Return a random stable (A, B, C) with m inputs and outputs."""
+    rng = np.random.default_rng(seed)
+    B, C = rng.standard_normal((n, m)), rng.standard_normal((m, n))
+    A = rng.standard_normal((n, n))
+    if kind == "circ":
+        poles = sla.eigvals(A)
+        return (0.95 / abs(poles).max() * A if discrete else A - (poles.real.max() + 0.1) * np.eye(n)), B, C
+    rates = 10 ** rng.uniform(-2, 1, n)
+    T = np.diag(np.exp(-rates) if discrete else -rates) + np.triu(A, 1) / (10 * np.sqrt(n))
+    Q, _ = sla.qr(rng.standard_normal((n, n)))
+    return Q @ T @ Q.T, B, C
+
+
+def by_scipy(A: Array, B: Array, C: Array, discrete: bool, order: int) -> Any:
+    """Reduce with SciPy's Lyapunov solvers, eigenvalue factors of the Gramians and one svd."""
+    if discrete:
+        P = sla.solve_discrete_lyapunov(A, B @ B.T)
+        Q = sla.solve_discrete_lyapunov(A.T, C.T @ C)
+    else:
+        P = sla.solve_continuous_lyapunov(A, -B @ B.T)
+        Q = sla.solve_continuous_lyapunov(A.T, -C.T @ C)
+    S, R = (V * np.sqrt(np.maximum(w, 0)) for w, V in (sla.eigh(P), sla.eigh(Q)))
+    U, hsv, Vh = sla.svd(R.T @ S)
+    root = np.sqrt(hsv[:order])
+    T, Ti = S @ Vh[:order].T / root, U[:, :order].T @ R.T / root[:, None]
+    return Ti @ A @ T, Ti @ B, C @ T
+
+
+def programs(A: Array, B: Array, C: Array, discrete: bool, order: int) -> dict[str, Run]:
+    """Return what to time, peers only where they are installed and can do it."""
+    n, m, p = len(A), B.shape[1], len(C)
+    dt = 1 if discrete else 0
+    runs: dict[str, Run] = {
+        "hankelred": lambda: hr.balanced_truncation(hr.StateSpace(A, B, C, dt=dt), order=order),
+        "hankelred, factors": lambda: factor_pair(A, B, C, dt),
+        "one Schur form": lambda: sla.schur(A),
+        "SciPy reference": lambda: by_scipy(A, B, C, discrete, order),
+    }
+    if slycot := optional("slycot"):
+        dico = "D" if discrete else "C"
+        runs[REFERENCE] = lambda: slycot.ab09ad(dico, "B", "N", n, m, p, A.copy(), B.copy(), C.copy(), nr=order)
+    if not discrete and (control := optional("control")):  # python-control treats every system as continuous
+        runs["control.balred"] = lambda: control.balred(control.ss(A, B, C, np.zeros((p, m))), order)
+    if optional("pymor"):
+        iosys, bt = importlib.import_module("pymor.models.iosys"), importlib.import_module("pymor.reductors.bt")
+        importlib.import_module("pymor.core.logger").set_log_levels({"pymor": "ERROR"})
+        runs["pyMOR"] = lambda: bt.BTReductor(
+            iosys.LTIModel.from_matrices(A, B, C, sampling_time=dt)  # a new model each time: it caches its factors
+        ).reduce(order, projection="sr")
+    return runs
+
+
+def optional(name: str) -> Any:
+    """Return a module, or None where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def least_times(runs: dict[str, Run], rounds: int) -> dict[str, float]:
+    """Return the least CPU time of each program in seconds, all programs taken in turn."""
+    least = dict.fromkeys(runs, math.inf)
+    for count in range(rounds + 1):
+        for name, run in runs.items():
+            start = time.process_time()
+            run()
+            if count:  # the first round compiles, imports and fills caches
+                least[name] = min(least[name], time.process_time() - start)
+    return least
+
+
+def case(kind: str, n: int, m: int, discrete: bool) -> dict[str, Any]:
+    """Time all programs on one system."""
+    A, B, C = system(kind, n, m, discrete)
+    order = min(n // 10, hr.balance(hr.StateSpace(A, B, C, dt=1 if discrete else 0)).rank)
+    runs = programs(A, B, C, discrete, order)
+    with threadpool_limits(1):  # here, because it reaches only the libraries that are loaded
+        seconds = least_times(runs, ROUNDS.get(n, 3))
+    domain = "discrete" if discrete else "continuous"
+    return {"kind": kind, "domain": domain, "n": n, "m": m, "order": order, "seconds": seconds}
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Return the ratios as text, a row a case."""
+    names = list(dict.fromkeys(name for row in results for name in row["seconds"] if name != REFERENCE))
+    lines = [f"{'kind':>4} {'time':>10} {'n':>4} {'m':>3} {'order':>5} {REFERENCE:>18}"]
+    lines[0] += "".join(f" {name:>18}" for name in names)
+    for row in results:
+        seconds = row["seconds"]
+        unit = seconds.get(REFERENCE, math.nan)
+        line = f"{row['kind']:>4} {row['domain']:>10} {row['n']:>4} {row['m']:>3} {row['order']:>5}"
+        line += f" {1e3 * unit:>15.1f} ms"
+        lines.append(line + "".join(f" {seconds.get(name, math.nan) / unit:>18.2f}" for name in names))
+    return "\n".join(lines)
+
+
+def surroundings() -> dict[str, Any]:
+    """Return what the numbers depend on: versions, processor, date."""
+    versions = {"python": platform.python_version(), "hankelred": hr.__version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "processor": processor(),
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "versions": versions,
+    }
+
+
+def processor() -> str:
+    """Return the name of the processor as the operating system knows it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 200, 400, 800])
+    parser.add_argument("--inputs", type=int, nargs="+", default=[2])
+    parser.add_argument("--kinds", nargs="+", choices=["circ", "spec"], default=["circ", "spec"])
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")  # peers warn about what they do to the order
+    results = []
+    for kind, discrete, m, n in product(arguments.kinds, (False, True), arguments.inputs, arguments.sizes):
+        results.append(case(kind, n, m, discrete))
+        print(".", end="", flush=True)
+    found = surroundings()
+    print("\n" + table(results))
+    print("versions: " + ", ".join(f"{name} {number}" for name, number in found["versions"].items()))
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps({**found, "results": results}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
