@@ -275,32 +275,33 @@ def one_blas_thread() -> Iterator[None]:
 def _plan_layer(name: str, adapter: Adapter, config: CompressionConfig) -> LayerPlan:
     values = adapter.values()
     system = adapter.read(values)
-    balancing = hr.balance(system)
-    wanted = _wanted_states(balancing, system.n, _fixed_order(name, config), config)
-    limit = (1 - config.min_cut) * system.n
-    if not wanted < limit:
-        reason = f"{wanted} of {system.n} states are needed; a cut keeps fewer than {limit:.4g}"
-        return _unchanged(name, balancing, system.n, reason)
+    balancing, n = hr.balance(system), system.n
     try:
-        reduction, reason = _reduce(balancing, wanted, prefer_larger=config.order is None)
+        wanted, detour = _wanted_states(balancing, _fixed_order(name, config), config)
+        wanted = min(_rounded(wanted, config), n)
+        limit = (1 - config.min_cut) * n
+        if not wanted < limit:
+            reason = f"{wanted} of {n} states are needed; a cut keeps fewer than {limit:.4g}"
+            return _unchanged(name, balancing, n, reason)
+        reduction, second_detour = _reduce(balancing, prefer_larger=config.order is None, states=wanted)
     except DiagonalisationError as error:
-        return _unchanged(name, balancing, system.n, str(error))
+        return _unchanged(name, balancing, n, str(error))
     states = reduction.system.n
     if not states < limit:
-        reason = f"the next order that can be diagonalised takes {states} of {system.n} states"
-        return _unchanged(name, balancing, system.n, reason)
+        reason = f"the next order that can be diagonalised takes {states} of {n} states"
+        return _unchanged(name, balancing, n, reason)
     if states < min(config.min_order, wanted):
         reason = f"only {states} states link inputs to outputs, fewer than min_order={config.min_order}"
-        return _unchanged(name, balancing, system.n, reason)
+        return _unchanged(name, balancing, n, reason)
     return LayerPlan(
         name=name,
-        n=system.n,
+        n=n,
         states=states,
         order=reduction.order,
         kept_energy=_kept_energy(balancing.hsv, reduction.order),
         error_bound=reduction.error_bound,
         hsv=balancing.hsv,
-        reason=reason,
+        reason=second_detour or detour,
         reduction=adapter.align(system, reduction),
         _values=values,
     )
@@ -315,36 +316,31 @@ def _fixed_order(name: str, config: CompressionConfig) -> int | None:
     return config.order[name] if isinstance(config.order, Mapping) else config.order
 
 
-def _wanted_states(balancing: hr.Balancing, n: int, order: int | None, config: CompressionConfig) -> int:
-    """Return the stored states that criterion, rounding and least size ask for."""
-    wanted = order
-    if wanted is None:
-        wanted = _states_for(balancing, balancing.order(energy=1 - config.tau), n)
+def _wanted_states(balancing: hr.Balancing, order: int | None, config: CompressionConfig) -> tuple[int, str]:
+    """Return the stored states that the criterion asks for, and the detour on the way there if there was one."""
+    if order is not None:
+        return order, ""
+    least, detour = _reduce(balancing, prefer_larger=True, order=balancing.order(energy=1 - config.tau))
+    return least.system.n, detour
+
+
+def _rounded(states: int, config: CompressionConfig) -> int:
+    """Return the states rounded up, and at least the fewest allowed."""
     if config.round_to is not None:
-        wanted = -(-wanted // config.round_to) * config.round_to
-    return min(max(wanted, config.min_order), n)
+        states = -(-states // config.round_to) * config.round_to
+    return max(states, config.min_order)
 
 
-def _states_for(balancing: hr.Balancing, order: int, n: int) -> int:
-    """Return the fewest stored states whose largest order reaches `order`."""
-    values_per_state = len(balancing.hsv) // n
-    for states in range(-(-order // values_per_state), n):
-        if balancing.order(states=states) >= order:
-            return states
-    return n
-
-
-def _reduce(balancing: hr.Balancing, states: int, *, prefer_larger: bool) -> tuple[hr.Reduction, str]:
-    """Reduce to so many states, or to the nearest order that can be diagonalised, and say so."""
+def _reduce(balancing: hr.Balancing, *, prefer_larger: bool, **criterion: Any) -> tuple[hr.Reduction, str]:
+    """Reduce by one criterion, or to the nearest order that can be diagonalised, and say so then."""
     try:
-        return balancing.reduce(states=states), ""
+        return balancing.reduce(**criterion), ""
     except DiagonalisationError as error:
         orders = sorted(cast(Any, error).orders, reverse=prefer_larger)
         if not orders:
             raise
-        reduction = balancing.reduce(order=orders[0])
-        wanted = balancing.order(states=states)
-        return reduction, f"order {wanted} cannot be diagonalised, {reduction.order} can"
+        wanted = criterion["order"] if "order" in criterion else balancing.order(**criterion)
+        return balancing.reduce(order=orders[0]), f"order {wanted} cannot be diagonalised, {orders[0]} can"
 
 
 def _kept_energy(hsv: Array, order: int) -> float:
