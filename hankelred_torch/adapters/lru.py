@@ -27,8 +27,8 @@ THETA_FLOOR = 1e-12
 LARGEST_RATE = 80.0
 
 # Averaged gradients were collected while the parameters moved; they do not tell poles apart that are closer than
-# this. Measured on small trainings with Adam, error of the off-diagonal moments against a dense twin:
-# least at .1 (.03 to .36 relative), flat below .01 (.06 to .6), growing above .2.
+# this. Measured with Adam (16 states, 150 steps, 3 seeds, lr 3e-3 and 1e-2) against the averages of a dense twin:
+# relative error of the off-diagonal moments .16 to .83 at .1, .18 to .63 at .2, .19 to 1.0 when trusted to rounding.
 STALENESS = 0.1
 
 
