@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from ._checks import Array, check_array, check_dt, check_square, check_stable, double, is_discrete
 from ._hammarling import gramian_factor
+from ._threads import one_blas_thread
 from ._triangular import (
     flipped,
     is_schur_form,
@@ -66,27 +67,8 @@ def solve_lyapunov(A: ArrayLike, Q: ArrayLike, dt: Any = 0) -> Array:
     if matrix.shape != right.shape:
         raise InputError(f"Q must have the shape of A; got A {matrix.shape} and Q {right.shape}.")
     dtype = np.result_type(matrix, right)
-    hermitian = np.array_equal(right, right.conj().T)
-    T, Z = _schur(_double(matrix, dtype))
-    _check_regular(T, discrete)
-    X = Z.conj().T @ _double(right, dtype) @ Z if Z is not None else _double(right, dtype)
-    if hermitian:
-        X = (X + X.conj().T) / 2
-    if discrete and hermitian:
-        solve_hermitian_stein(T, X)
-    elif discrete:
-        solve_stein(T, T, X, np.zeros_like(X))
-    elif hermitian:
-        solve_hermitian_sylvester(T, X)
-    else:
-        solve_sylvester(T, T, X)
-    if not discrete:
-        X = -X
-    if Z is not None:
-        X = Z @ X @ Z.conj().T
-    if hermitian:
-        X = (X + X.conj().T) / 2
-    return X.astype(dtype)
+    with one_blas_thread(len(matrix)):
+        return _solve(_double(matrix, dtype), _double(right, dtype), discrete).astype(dtype)
 
 
 def lyapunov_factor(A: ArrayLike, F: ArrayLike, dt: Any = 0, method: str = "auto") -> Array:
@@ -140,9 +122,9 @@ def lyapunov_factor(A: ArrayLike, F: ArrayLike, dt: Any = 0, method: str = "auto
     if method not in ("auto", "schur"):
         raise InputError(f'method must be "auto" or "schur"; got {method!r}.')
     dtype = np.result_type(matrix, factor)
-    T, Z = _stable_schur(_double(matrix, dtype), dt)
-    S = _factor(T, Z, _double(factor, dtype), is_discrete(dt))
-    return S.astype(dtype)
+    with one_blas_thread(len(matrix)):
+        T, Z = _stable_schur(_double(matrix, dtype), dt)
+        return _factor(T, Z, _double(factor, dtype), is_discrete(dt)).astype(dtype)
 
 
 def factor_pair(A: Array, B: Array, C: Array, dt: Any) -> tuple[Array, Array]:
@@ -167,16 +149,40 @@ def factor_pair(A: Array, B: Array, C: Array, dt: Any) -> tuple[Array, Array]:
     """
     dtype = np.result_type(A, B, C)
     A, B, C = (_double(x, dtype) for x in (A, B, C))
-    T, Z = _stable_schur(A, dt)
     discrete = is_discrete(dt)
-    S = _factor(T, Z, B, discrete)
-    # The dual system A^H, C^H has the Schur form J T^H J in the basis Z J, J the exchange matrix.
-    J = slice(None, None, -1)
-    if Z is None:
-        R = _factor(flipped(T), None, C.conj().T[J], discrete)[J].conj().T
+    with one_blas_thread(len(A)):
+        T, Z = _stable_schur(A, dt)
+        S = _factor(T, Z, B, discrete)
+        # The dual system A^H, C^H has the Schur form J T^H J in the basis Z J, J the exchange matrix.
+        J = slice(None, None, -1)
+        if Z is None:
+            R = _factor(flipped(T), None, C.conj().T[J], discrete)[J]
+        else:
+            R = _factor(flipped(T), Z[:, J], C.conj().T, discrete)
+    return S, R.conj().T
+
+
+def _solve(A: Array, Q: Array, discrete: bool) -> Array:
+    """Return the solution of checked equations in double precision."""
+    hermitian = np.array_equal(Q, Q.conj().T)
+    T, Z = _schur(A)
+    _check_regular(T, discrete)
+    X = Q if Z is None else Z.conj().T @ Q @ Z
+    if hermitian:
+        X = (X + X.conj().T) / 2
+    if discrete and hermitian:
+        solve_hermitian_stein(T, X)
+    elif discrete:
+        solve_stein(T, T, X, np.zeros_like(X))
+    elif hermitian:
+        solve_hermitian_sylvester(T, X)
     else:
-        R = _factor(flipped(T), Z[:, J], C.conj().T, discrete).conj().T
-    return S, R
+        solve_sylvester(T, T, X)
+    if not discrete:
+        X = -X
+    if Z is not None:
+        X = Z @ X @ Z.conj().T
+    return (X + X.conj().T) / 2 if hermitian else X
 
 
 def _double(x: Array, dtype: np.dtype[Any]) -> Array:
@@ -205,8 +211,8 @@ def _factor(T: Array, Z: Array | None, F: Array, discrete: bool) -> Array:
         lam = schur_eigenvalues(T)
         margin = np.min(1 - np.abs(lam) if discrete else -lam.real)
         raise NumericalError(
-            f"The Gramian must be finite in double precision; got overflow, with a pole {margin:.3g} from the stability "
-            f"boundary. Split that pole off, or scale the states of A."
+            f"The Gramian must be finite in double precision; got overflow, with a pole {margin:.3g} from the "
+            f"stability boundary. Split that pole off, or scale the states of A."
         )
     if Z is None:
         return U
