@@ -26,7 +26,8 @@ def impulse_response(rates: Tensor, B: Tensor, C: Tensor, length: int) -> Tensor
     powers = torch.view_as_real((coarse[:, None] * fine).reshape(-1, n)[:length]).flatten(1)
     B, C = torch.complex(B[0], B[1]), torch.complex(C[:, 0], C[:, 1])  # this C is the conjugate one
     residues = torch.view_as_real(C.T[:, :, None] * B.conj()[:, None, :])  # Re(a b) = <a, conj(b)> of planes
-    return (powers @ residues.permute(0, 3, 1, 2).reshape(2 * n, -1)).view(length, len(C), B.shape[1])
+    residues = residues.permute(0, 3, 1, 2).reshape(2 * n, -1)
+    return _Product.apply(powers, residues).view(length, len(C), B.shape[1])
 
 
 def causal_convolution(u: Tensor, K: Tensor) -> Tensor:
@@ -37,6 +38,22 @@ def causal_convolution(u: Tensor, K: Tensor) -> Tensor:
 def fast_length(length: int) -> int:
     """Return a length of at least `length` that FFTs are fast for: a power of two times 1, 3, 5, 9 or 15."""
     return min(odd << (-(-length // odd) - 1).bit_length() for odd in (1, 3, 5, 9, 15))
+
+
+class _Product(torch.autograd.Function):
+    """A matrix product that keeps its dtype in a backward pass under autocast, too."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a @ b
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = ctx.saved_tensors
+        with torch.autocast(g.device.type, enabled=False):
+            return g @ b.T, a.T @ g
 
 
 class _Convolution(torch.autograd.Function):
