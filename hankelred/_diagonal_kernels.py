@@ -8,7 +8,7 @@ All kernels share these arrays over the n rows, which lie in the order of elimin
 
 ==========  ======  =======================================================================================
 ``lam``     (n,)    poles
-``z``       (n,)    their logarithms where these are the data; None where lam are the data
+``z``       (n,)    their logarithms where these are the data; else empty, (0,)
 ``gap``     (n,)    ``1 - |lam|^2``, or ``-2 Re lam``
 ``mirror``  (n,)    ``conj(lam)``, or 1: the denominator of rows i and k is ``gap_k - (lam_i - lam_k) mirror_k``
 ``turn``    (n,)    unit factors; the Blaschke factor ``turn_k (lam_i - lam_k) / denominator`` is 1 at ``lam_i = 1``,
@@ -135,11 +135,11 @@ def _largest(size: Array, first: int, last: int) -> tuple[int, float]:
 
 @njit(**OPTIONS)
 def _bring_forward(
-    p: int, k: int, lam: Array, z: Any, gap: Array, mirror: Array, turn: Array, G: Array, size: Array, rows: Array
+    p: int, k: int, lam: Array, z: Array, gap: Array, mirror: Array, turn: Array, G: Array, size: Array, rows: Array
 ) -> None:
     """Exchange rows p and k."""
     _exchange(lam, p, k)
-    if z is not None:
+    if z.size > 0:
         _exchange(z, p, k)
     _exchange(gap, p, k)
     _exchange(mirror, p, k)
@@ -151,20 +151,25 @@ def _bring_forward(
 
 
 @njit(**OPTIONS)
-def _reflector(x: Array, w: Array) -> float:
-    """Write w and return beta such that ``x (I - beta w w^H)`` has one nonzero entry, the first; x becomes that."""
-    length = 0.0
+def _reflector(x: Array, w: Array) -> tuple[int, float]:
+    """Write w and return q, beta such that ``x (I - beta w w^H)`` is zero but for entry q; x becomes that.
+
+    q is the largest entry: inputs that are decoupled stay so, where a fixed q would mix rounding between them.
+    """
+    length, q = 0.0, 0
     for j in range(x.size):
         length += x[j].real * x[j].real + x[j].imag * x[j].imag
+        if np.abs(x[j]) > np.abs(x[q]):
+            q = j
     length = np.sqrt(length)
     for j in range(x.size):
         w[j] = np.conj(x[j]) / length
-    modulus = np.abs(w[0])
-    phase = w[0] / modulus if modulus > 0.0 else w[0] + 1.0
-    w[0] += phase
+    modulus = np.abs(w[q])
+    phase = w[q] / modulus
+    w[q] += phase
     x[:] = 0.0
-    x[0] = -length * np.conj(phase)
-    return 1.0 / (1.0 + modulus)
+    x[q] = -length * np.conj(phase)
+    return q, 1.0 / (1.0 + modulus)
 
 
 @njit(**OPTIONS)
@@ -181,9 +186,9 @@ def _reflect(G: Array, first: int, last: int, w: Array, beta: float, product: Ar
 
 
 @njit(**OPTIONS)
-def _differences(lam: Array, z: Any, k: int, first: int, last: int, difference: Array) -> None:
+def _differences(lam: Array, z: Array, k: int, first: int, last: int, difference: Array) -> None:
     """Write ``lam_i - lam_k``."""
-    if z is None:
+    if z.size == 0:
         for i in range(first, last):
             difference[i] = lam[i] - lam[k]
     else:
@@ -197,7 +202,7 @@ def _step(
     first: int,
     last: int,
     lam: Array,
-    z: Any,
+    z: Array,
     gap: Array,
     mirror: Array,
     turn: Array,
@@ -209,15 +214,15 @@ def _step(
 ) -> float:
     """Eliminate row k from some rows: write its column, update generator and sizes; return the reflection's beta."""
     m = G.shape[0]
-    beta = 0.0
+    q, beta = 0, 0.0
     if m > 1:
-        beta = _reflector(G[:, k], w)
+        q, beta = _reflector(G[:, k], w)
         _reflect(G, first, last, w, beta, work)
-    root = np.sqrt(gap[k])
-    column[k] = G[0, k] / root
+    root, g = np.sqrt(gap[k]), G[q]
+    column[k] = g[k] / root
     _differences(lam, z, k, first, last, work)
     for i in range(first, last):
-        quotient, G[0, i] = eliminated(G[0, i], work[i], gap[k], mirror[k], turn[k])
+        quotient, g[i] = eliminated(g[i], work[i], gap[k], mirror[k], turn[k])
         column[i] = root * quotient
     noise = (m * REFLECTION_NOISE) ** 2
     for i in range(first, last):
@@ -245,7 +250,7 @@ def _store(column: Array, rows: Array, first: int, n: int, out: Array) -> None:
 @njit(**OPTIONS)
 def factor(
     lam: Array,
-    z: Any,
+    z: Array,
     gap: Array,
     mirror: Array,
     turn: Array,
@@ -276,7 +281,7 @@ def factor(
 @njit(**OPTIONS)
 def factor_pairs(
     lam: Array,
-    z: Any,
+    z: Array,
     gap: Array,
     mirror: Array,
     turn: Array,
@@ -310,7 +315,7 @@ def factor_pairs(
             break
         _bring_forward(p, k, lam, z, gap, mirror, turn, G, size, rows)
         lam[n], gap[n], mirror[n], turn[n] = np.conj(lam[k]), gap[k], np.conj(mirror[k]), np.conj(turn[k])
-        if z is not None:
+        if z.size > 0:
             z[n] = np.conj(z[k])
         size[n] = size[k]
         for j in range(m):
@@ -372,14 +377,62 @@ def _reflect_twist(twist: Array, w: Array, beta: float) -> None:
 
 
 @njit(**OPTIONS)
-def divide_by_denominators(P: Array, lam: Array, z: Any, lam_k: Array, z_k: Any, gap_k: Array, mirror_k: Array) -> None:
+def divide_by_denominators(
+    P: Array, lam: Array, z: Array, lam_k: Array, z_k: Any, gap_k: Array, mirror_k: Array
+) -> None:
     """Turn ``B_i B_k^H`` into the Cauchy-like ``P_ik``, where rows and columns may have different poles."""
     difference = np.empty(lam.size, lam.dtype)
     for k in range(lam_k.size):
         for i in range(lam.size):
-            if z is None:
+            if z.size == 0:
                 difference[i] = lam[i] - lam_k[k]
             else:
                 difference[i] = difference_of_exponentials(lam[i], z[i], lam_k[k], z_k[k])
         for i in range(lam.size):
             P[k, i], _ = eliminated(P[k, i], difference[i], gap_k[k], mirror_k[k], mirror_k[k])
+
+
+@njit(**OPTIONS)
+def factor_bank(
+    lam: Array, z: Array, gap: Array, mirror: Array, turn: Array, G: Array, share: float, out: Array
+) -> None:
+    """Factor many systems, first axis of every array, into `out`, (batch, n, n); what is not needed becomes 0."""
+    batch, n = lam.shape
+    size, start = np.empty(n), np.int64(0)  # a plain 0 would be a type of its own and compile everything again
+    for b in range(batch):
+        row_sizes(G[b], gap[b], size)
+        floor = share * size.sum()
+        done = factor(lam[b], z[b], gap[b], mirror[b], turn[b], G[b], size, np.arange(n), n, floor, start, out[b])
+        out[b, done:] = 0.0
+
+
+@njit(**OPTIONS)
+def factor_pairs_bank(
+    lam: Array, z: Array, gap: Array, mirror: Array, turn: Array, G: Array, share: float, out: Array, distance: Array
+) -> None:
+    """Do the same with pairs into `out`, (batch, 2n, n); the arrays have their spare entries, n + 1 in all."""
+    batch, n, m = lam.shape[0], lam.shape[1] - 1, G.shape[1]
+    size, twist, start = np.empty(n + 1), np.empty((m, m), G.dtype), np.int64(0)
+    for b in range(batch):
+        row_sizes(G[b], gap[b], size)
+        floor = share * size[:n].sum()
+        twist[:] = 0.0
+        for j in range(m):
+            twist[j, j] = 1.0
+        _, done, distance[b] = factor_pairs(
+            lam[b],
+            z[b],
+            gap[b],
+            mirror[b],
+            turn[b],
+            G[b],
+            size,
+            np.arange(n + 1),
+            n,
+            floor,
+            start,
+            start,
+            twist,
+            out[b],
+        )
+        out[b, done:] = 0.0
