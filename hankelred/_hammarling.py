@@ -244,16 +244,18 @@ def _single(T: Array, B: Array, U: Array, M: Array, Y: Array, k: int, discrete: 
 @njit(cache=True, error_model="numpy")
 def _direction(b: Array, alpha: float, y: Array) -> float:
     """Set ``y = alpha b / |b|``, or any y of that length if b = 0, and return the length of b."""
-    length = 0.0
+    size = square = 0.0
     for q in range(len(b)):
-        length += abs(b[q]) ** 2
-    length = np.sqrt(length)
-    if length == 0:
+        size = max(size, abs(b[q]))
+    if size == 0:
         y[0] = alpha
         return 0.0
+    for q in range(len(b)):  # relative to the largest: rows fall below 1e-160, and their squares below all numbers
+        square += (abs(b[q]) / size) ** 2
+    length = np.sqrt(square)
     for q in range(len(b)):
-        y[q] = b[q] * (alpha / length)
-    return length
+        y[q] = b[q] / size * (alpha / length)
+    return size * length
 
 
 @njit(cache=True, error_model="numpy")
@@ -305,11 +307,11 @@ def _pair(T: Array, B: Array, U: Array, M: Array, Y: Array, k: int, discrete: bo
 
     g11, g12 = complex(cs * u11, 0), cs * u12 + complex(0, sn * u22)
     g21, g22 = complex(0, sn * u11), complex(0, sn) * u12 + cs * u22
-    r22 = np.sqrt(abs(g21) ** 2 + abs(g22) ** 2)
+    r22 = np.hypot(abs(g21), abs(g22))
     w12, w22 = (np.conj(g21) / r22, np.conj(g22) / r22) if r22 > 0 else (0j, 1 + 0j)
     w11, w21 = np.conj(w22), -np.conj(w12)
     r11, r12 = g11 * w11 + g12 * w21, g11 * w12 + g12 * w22
-    norm = np.sqrt(abs(r11) ** 2 + abs(r12) ** 2)
+    norm = np.hypot(abs(r11), abs(r12))
     if norm * abs(sn) > r22 * cs:
         # The lower row is the smaller one, up to the scaling of the states that makes the block normal, and may be
         # mostly rounding, so that W may be off by an angle of rounding over r22. A second factor that makes the

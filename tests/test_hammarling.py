@@ -197,6 +197,17 @@ def test_nearly_real_pairs_leave_no_residual_and_exact_companions(split, discret
 
 
 @kinds
+def test_inputs_that_fade_below_the_square_root_of_the_smallest_number_do_no_harm(kind):
+    # With 800 states, rates of 10 per sample among them, squares of such rows once underflowed: residual 1e-4.
+    rng = np.random.default_rng(14)
+    T = 1e-8 * stable_schur_form(rng, 45, kind, discrete=True)
+    T[0, 0] = 0.5
+    B = random(rng, (45, 2), kind) * np.geomspace(1e-150, 1, 45)[:, None]
+    assert companion_defect(T, B, discrete=True) <= 1e-14
+    assert residual(T, B, discrete=True) <= 1e-14
+
+
+@kinds
 @domains
 def test_one_jordan_block_leaves_no_residual(kind, discrete):
     n = 60
