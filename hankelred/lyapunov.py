@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from ._checks import Array, check_array, check_dt, check_square, check_stable, double, is_discrete
 from ._hammarling import gramian_factor
+from ._smith import doubled_factor
 from ._threads import one_blas_thread
 from ._triangular import (
     flipped,
@@ -26,6 +27,8 @@ from ._triangular import (
     solve_sylvester,
 )
 from .errors import InputError, NumericalError
+
+METHODS = ("auto", "schur", "smith", "slycot")
 
 
 def solve_lyapunov(A: ArrayLike, Q: ArrayLike, dt: Any = 0) -> Array:
@@ -85,13 +88,15 @@ def lyapunov_factor(A: ArrayLike, F: ArrayLike, dt: Any = 0, method: str = "auto
         Factor of the right side, of any width.
     dt : float or bool, default 0
         0 for the continuous equation, a sampling time in seconds or True for the discrete one.
-    method : {"auto", "schur"}, default "auto"
-        "schur" is the recursive blocked factor solver on a Schur form.
+    method : {"auto", "schur", "smith", "slycot"}, default "auto"
+        "schur", which "auto" stands for, is the recursive blocked factor solver on a Schur form. "smith" sums by
+        doubling and gives as many columns as the numerical rank: for many states, few inputs and fast decay.
+        "slycot" asks SLICOT's routine SB03OD for a second opinion on real data.
 
     Returns
     -------
-    (n, n) ndarray
-        S; float32 if `A` and `F` are, computed in double precision.
+    (n, k) ndarray
+        S, with k = n except for "smith"; float32 if `A` and `F` are, computed in double precision.
 
     Raises
     ------
@@ -99,6 +104,8 @@ def lyapunov_factor(A: ArrayLike, F: ArrayLike, dt: Any = 0, method: str = "auto
         If shapes disagree, an entry is not finite, or `dt` is None or negative.
     StabilityError
         If A is not stable.
+    NumericalError
+        If the Gramian overflows, or "smith" does not converge to working precision.
 
     References
     ----------
@@ -119,12 +126,17 @@ def lyapunov_factor(A: ArrayLike, F: ArrayLike, dt: Any = 0, method: str = "auto
     check_dt(dt)
     if len(factor) != len(matrix):
         raise InputError(f"F must have as many rows as A; got A {matrix.shape} and F {factor.shape}.")
-    if method not in ("auto", "schur"):
-        raise InputError(f'method must be "auto" or "schur"; got {method!r}.')
+    if method not in METHODS:
+        raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}.")
     dtype = np.result_type(matrix, factor)
+    wide = _double(matrix, dtype), _double(factor, dtype)
     with one_blas_thread(len(matrix)):
-        T, Z = _stable_schur(_double(matrix, dtype), dt)
-        return _factor(T, Z, _double(factor, dtype), is_discrete(dt)).astype(dtype)
+        if method == "smith":
+            return _factor_by_doubling(*wide, dt).astype(dtype)
+        if method == "slycot":
+            return _factor_by_slycot(*wide, dt).astype(dtype)
+        T, Z = _stable_schur(wide[0], dt)
+        return _factor(T, Z, wide[1], is_discrete(dt)).astype(dtype)
 
 
 def factor_pair(A: Array, B: Array, C: Array, dt: Any) -> tuple[Array, Array]:
@@ -218,6 +230,39 @@ def _factor(T: Array, Z: Array | None, F: Array, discrete: bool) -> Array:
         return U
     (trmm,) = sla.get_blas_funcs(("trmm",), (Z, U))
     S: Array = trmm(1.0, U.T, Z, side=1, lower=1, trans_a=1)  # Z U with U triangular; BLAS wants columns: U.T
+    return S
+
+
+def _factor_by_doubling(A: Array, F: Array, dt: Any) -> Array:
+    if not F.any():
+        check_stable(sla.eigvals(A), dt)
+        return np.zeros((len(A), 0), dtype=A.dtype)
+    try:
+        return doubled_factor(A, F, is_discrete(dt))
+    except np.linalg.LinAlgError:
+        check_stable(sla.eigvals(A), dt)  # the likely reason
+        raise
+
+
+def _factor_by_slycot(A: Array, F: Array, dt: Any) -> Array:
+    try:
+        import slycot
+    except ImportError as error:
+        raise InputError(
+            f'method="slycot" needs the package slycot; got {error}. Install hankelred[slycot], or use method="schur".'
+        ) from error
+    if A.dtype.kind == "c":
+        raise InputError('method="slycot" takes real data; got complex data. Use method="schur".')
+    check_stable(sla.eigvals(A), dt)  # SB03OD only warns, and returns F
+    n = len(A)
+    if F.size == 0:
+        return np.zeros((n, n))
+    if F.shape[1] > n:
+        F = sla.qr(F.T, mode="r", check_finite=False)[0][:n].T
+    padded = np.hstack([F, np.zeros((n, n - F.shape[1]))])  # the factor is returned in its place
+    domain = "D" if is_discrete(dt) else "C"
+    U, scale, _ = slycot.sb03od(n, F.shape[1], A.copy(), np.zeros((n, n)), padded, domain, trans="T")
+    S: Array = U / scale
     return S
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -235,14 +237,59 @@ def test_wrong_arguments_of_the_factor_are_named(arguments, message):
         lyapunov_factor(*arguments)
 
 
+@time_domains
+@kinds
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (2, 5), (20, 2), (60, 1)])
+def test_factor_by_doubling_leaves_no_residual(n, m, dt, complex_data):
+    rng = np.random.default_rng(n)
+    A, F = stable(rng, n, dt, complex_data), random(rng, (n, m), complex_data)
+    S = lyapunov_factor(A, F, dt, method="smith")
+    assert lyapunov_residual(A, S @ S.conj().T, F @ F.conj().T, is_discrete(dt)) <= 1e-14
+
+
 @pytest.mark.parametrize("dt", [0, 1])
-def test_factor_agrees_with_slycot(dt):
-    slycot = pytest.importorskip("slycot")
+def test_factor_by_doubling_has_as_many_columns_as_the_rank(dt):
+    rates = -np.linspace(1, 2, 40)
+    A = np.diag(np.exp(rates) if dt else rates)
+    thin = lyapunov_factor(A, np.ones((40, 1)), dt, method="smith")
+    assert thin.shape[1] < 25
+    full = lyapunov_factor(A, np.ones((40, 1)), dt)
+    assert norm(thin @ thin.T - full @ full.T) <= 1e-13 * norm(full @ full.T)
+
+
+@pytest.mark.parametrize("dt", [0, 1])
+def test_doubling_refuses_what_it_cannot_do_to_working_precision(dt):
+    A = np.eye(30, k=1) * 30 + (0.5 if dt else -0.5) * np.eye(30)  # its powers reach 1e40
+    with pytest.raises(NumericalError, match="schur"):
+        lyapunov_factor(A, np.eye(30)[:, -1:], dt, method="smith")
+
+
+@pytest.mark.parametrize("method", ["smith", "slycot"])
+@pytest.mark.parametrize(("A", "dt"), [(np.diag([-1.0, 0.1]), 0), (np.diag([-1.0, 0.0]), 0), (np.diag([0.5, 1.0]), 1)])
+def test_other_methods_refuse_unstable_matrices_whether_the_input_reaches_them_or_not(A, dt, method):
+    pytest.importorskip("slycot")
+    for F in (np.ones((2, 1)), np.array([[1.0], [0.0]]), np.zeros((2, 1))):
+        with pytest.raises(StabilityError, match="stable"):
+            lyapunov_factor(A, F, dt, method=method)
+
+
+@pytest.mark.parametrize("dt", [0, 1])
+@pytest.mark.parametrize("m", [0, 3, 50])
+def test_slycot_is_of_the_same_opinion(m, dt):
+    pytest.importorskip("slycot")
     rng = np.random.default_rng(10)
-    n, m = 40, 3
-    A, F = stable(rng, n, dt, False), rng.standard_normal((n, m))
-    padded = np.hstack([F, np.zeros((n, n - m))])  # the wrapper returns the factor in place of its argument
-    U, scale, _ = slycot.sb03od(n, m, A.copy(), np.zeros((n, n)), padded, "D" if dt else "C", trans="T")
-    P = U @ U.T / scale**2
-    S = lyapunov_factor(A, F, dt)
-    assert norm(S @ S.T - P) <= 1e-12 * norm(P)  # both lose the condition of the equation, about 100
+    A, F = stable(rng, 40, dt, False), rng.standard_normal((40, m))
+    S, other = lyapunov_factor(A, F, dt), lyapunov_factor(A, F, dt, method="slycot")
+    assert norm(S @ S.T - other @ other.T) <= 1e-12 * norm(S @ S.T)  # both lose the condition, about 100
+
+
+def test_slycot_is_not_asked_about_complex_data():
+    pytest.importorskip("slycot")
+    with pytest.raises(InputError, match="real data"):
+        lyapunov_factor(-1j * np.eye(2) - np.eye(2), np.ones((2, 1)), method="slycot")
+
+
+def test_missing_slycot_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "slycot", None)
+    with pytest.raises(InputError, match="package slycot"):
+        lyapunov_factor(-np.eye(2), np.ones((2, 1)), method="slycot")
