@@ -18,7 +18,7 @@ demo: $(VENV)/.demo  ## train a model that shrinks while it learns; the report i
 	$(VENV)/bin/hankelred train $(DEMO)
 
 test: lint  ## format, lint, types, tests
-	$(RUN) pytest -q
+	$(RUN) pytest -q -n 2
 
 lint: $(VENV)/.test  ## the first three of these
 	$(RUN) ruff format --check .
