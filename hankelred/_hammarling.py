@@ -36,20 +36,18 @@ def gramian_factor(T: Array, B: Array, discrete: bool) -> Array:
     """Return the upper triangular U with ``P = U U^H``; T is a stable Schur form of B's dtype."""
     n, m = B.shape
     U = np.zeros((n, n), dtype=T.dtype)
-    scale = np.abs(B).max(initial=0.0)
-    if scale == 0:
+    if not B.any():
         return U
     if m > n:
         B = sla.qr(B.conj().T, mode="r", check_finite=False)[0][:n].conj().T  # the L of B = L Q: L L^H = B B^H
         m = n
-    B = B / scale  # so that no square under- or overflows
+    B = B.copy()  # overwritten below
     Y = np.zeros((n, m), dtype=T.dtype)
     M = np.zeros((n, n), dtype=T.dtype)
     if discrete:
         _discrete(T, B, U, M, Y, np.zeros((n, m), dtype=T.dtype))
     else:
         _continuous(T, B, U, M, Y)
-    U *= scale
     return U
 
 
@@ -317,9 +315,8 @@ def _pair(T: Array, B: Array, U: Array, M: Array, Y: Array, k: int, discrete: bo
         # mostly rounding, so that W may be off by an angle of rounding over r22. A second factor that makes the
         # upper row real disturbs the lower one by rounding only.
         r11, r12 = r11 / norm, r12 / norm
-        t1, t2 = (r11.real, r12.real) if r11.real**2 + r12.real**2 >= 0.5 else (r11.imag, r12.imag)
-        length = np.sqrt(t1**2 + t2**2)
-        t1, t2 = t1 / length, t2 / length
+        length = np.hypot(r11.real, r12.real)
+        t1, t2 = r11.real / length, r12.real / length
         v11, v12 = np.conj(r11) * t1 + r12 * t2, np.conj(r11) * t2 - r12 * t1
         v21, v22 = np.conj(r12) * t1 - r11 * t2, np.conj(r12) * t2 + r11 * t1
         w11, w12, w21, w22 = w11 * v11 + w12 * v21, w11 * v12 + w12 * v22, w21 * v11 + w22 * v21, w21 * v12 + w22 * v22
@@ -364,16 +361,10 @@ def _real_companions(rows: Array, M: Array, Y: Array, k: int, discrete: bool) ->
         return
     angle = np.arctan2(2 * s12, s11 - s22) / 2  # h and v: the left singular directions
     h1, h2 = np.cos(angle), np.sin(angle)
-    real = imag = 0.0
-    for q in range(size):
-        along_v = h1 * rows[1, q] - h2 * rows[0, q]
-        real += along_v.real**2
-        imag += along_v.imag**2
     h, v = np.empty(size), np.empty(size)
     for q in range(size):
         h[q] = h1 * rows[0, q].real + h2 * rows[1, q].real
-        along_v = h1 * rows[1, q] - h2 * rows[0, q]
-        v[q] = along_v.real if real >= imag else along_v.imag
+        v[q] = h1 * rows[1, q].real - h2 * rows[0, q].real
     _direction(h, 1.0, h)
     for _ in range(2):
         dot = 0.0
