@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -40,6 +41,13 @@ def fast_length(length: int) -> int:
     return min(odd << (-(-length // odd) - 1).bit_length() for odd in (1, 3, 5, 9, 15))
 
 
+def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which products on the device of `x` keep the dtype of their factors."""
+    device = x.device.type
+    # the context costs as much as a small product: only where there is something to switch off
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
+
+
 class _Product(torch.autograd.Function):
     """A matrix product that keeps its dtype in a backward pass under autocast, too."""
 
@@ -52,7 +60,7 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         a, b = ctx.saved_tensors
-        with torch.autocast(g.device.type, enabled=False):
+        with without_autocast(g):
             return g @ b.T, a.T @ g
 
 
@@ -73,7 +81,7 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         U, M = ctx.saved_tensors
         G = _spectrum(gy, ctx.padded)
-        with torch.autocast(gy.device.type, enabled=False):
+        with without_autocast(gy):
             gu, parts = G @ M.mT, U.mT @ G
         gu = _sequences(gu, ctx.padded, ctx.length)
         parts = parts.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # put together to conj(U)^T G

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from ._scan import scan, scan_adjoint, scan_adjoint_torch, scan_torch
+from .convolution import without_autocast
 
 # The figures below were measured with torch 2.13 (MKL, AVX-512) on one core.
 
@@ -57,7 +58,7 @@ class _Recurrence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         lam, B, C, u, D, starts, x = ctx.saved_tensors
-        with torch.autocast(gy.device.type, enabled=False):
+        with without_autocast(gy):
             return *_backward(gy.contiguous(), lam, B, C, u, D, starts, x, ctx.states), None
 
 

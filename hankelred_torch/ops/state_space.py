@@ -10,7 +10,6 @@ Two ways lead to the same output, and `predicted_seconds` says which is cheaper 
 
 from __future__ import annotations
 
-import contextlib
 import math
 from typing import Literal
 
@@ -19,8 +18,8 @@ from torch import Tensor
 
 from hankelred.errors import InputError
 
-from .convolution import causal_convolution, fast_length, impulse_response
-from .recurrence import LEAST_STATES, planar_recurrence
+from .convolution import causal_convolution, fast_length, impulse_response, without_autocast
+from .recurrence import BLOCK, LEAST_STATES, WIDE, planar_recurrence
 
 Method = Literal["auto", "recurrence", "convolution"]
 
@@ -105,9 +104,7 @@ def planar_ssm(
     batch, length, inputs = u.shape
     if method == "auto":
         method = choose_method(batch, length, inputs, len(C), rates.shape[1], u.device.type)
-    # products keep the dtype of their factors; the context costs time, so only where there is something to switch off
-    device = u.device.type
-    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext():
+    with without_autocast(u):
         if method == "recurrence":
             return planar_recurrence(rates, B, C, u, D)
         y = causal_convolution(u, impulse_response(rates, B, C, length))
@@ -127,8 +124,8 @@ def choose_method(batch: int, length: int, inputs: int, outputs: int, states: in
 # Seconds per unit of work of one forward and backward pass, in the order of `work`: fitted to the measurements in
 # benchmarks/results/recurrence_cpu.json by benchmarks/speed/recurrence.py, which prints them for this place.
 SECONDS: dict[str, tuple[float, ...]] = {
-    "recurrence": (0.000635, 2.57e-10, 4.81e-09, 1.48e-09, 3.49e-08),
-    "convolution": (0.00113, 7.27e-10, 3.61e-10, 1.75e-09, 1.66e-10, 1.34e-08, 1.19e-08),
+    "recurrence": (0.000522, 2.04e-10, 2.9e-09, 1.5e-09, 3.61e-08, 1.36e-09),
+    "convolution": (0.000996, 7.88e-10, 1.49e-10, 9.8e-10, 1.45e-10, 1.11e-08, 1.33e-08),
 }
 
 
@@ -137,8 +134,15 @@ def work(method: str, batch: int, length: int, inputs: int, outputs: int, states
     if method == "recurrence":
         steps = batch * length
         states = max(states, LEAST_STATES)
-        products = steps * states * (inputs + outputs)
-        return (1.0, products, steps * states, steps * (inputs + outputs), steps)
+        again = inputs <= WIDE and 8 * steps * states > BLOCK  # the backward pass computes the states again
+        return (
+            1.0,
+            steps * states * (inputs + outputs),
+            steps * states,
+            steps * (inputs + outputs),
+            steps,
+            steps * states * again,
+        )
     padded = fast_length(2 * length - 1)
     transform = padded * math.log2(padded)
     matrix = inputs * outputs
