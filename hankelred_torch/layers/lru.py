@@ -65,6 +65,7 @@ class LRU(nn.Module):
     Examples
     --------
     >>> import torch
+    >>> from hankelred_torch.layers import LRU
     >>> layer = LRU(channels=3, states=8)
     >>> layer(torch.randn(2, 100, 3)).shape
     torch.Size([2, 100, 3])
@@ -177,6 +178,7 @@ class LRU(nn.Module):
         Examples
         --------
         >>> import torch
+        >>> from hankelred_torch.layers import LRU
         >>> layer, u = LRU(channels=2, states=4), torch.randn(1, 3, 2)
         >>> state = layer.initial_state(batch=1)
         >>> for t in range(3):

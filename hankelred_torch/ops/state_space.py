@@ -64,6 +64,7 @@ def diagonal_ssm(
     One pole at 0.5: the impulse response is 1, 0.5, 0.25.
 
     >>> import math, torch
+    >>> from hankelred_torch.ops import diagonal_ssm
     >>> rates = torch.tensor([math.log(0.5) + 0j], dtype=torch.complex128)
     >>> one = torch.ones(1, 1, dtype=torch.complex64)
     >>> impulse = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1)
