@@ -65,7 +65,7 @@ def balanced_canonical_form(hsv: np.ndarray, signs: np.ndarray, gains: np.ndarra
 
 
 def tustin(system: StateSpace, dt: float = 2.0) -> StateSpace:
-    """Return the bilinear image of a continuous system, which has the same Hankel singular values and H-infinity norm."""
+    """Return the bilinear image of a continuous system: same Hankel singular values, same H-infinity norm."""
     identity = np.eye(system.n)
     half = system.A * dt / 2
     inverse = np.linalg.inv(identity - half)

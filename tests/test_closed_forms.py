@@ -1,4 +1,4 @@
-"""Systems whose Hankel singular values are known: by formula, by high precision, by other programs where they are right."""
+"""Systems whose Hankel singular values are known: by formula, by many digits, by programs where they are right."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_poles_a_billionth_from_the_circle_keep_their_digits_as_rates():
 
 
 def test_complex_continuous_poles():
-    """Casting such a system to real, as python-control and pyMOR with Slycot do, gives 0.7310 and 0.0190 for the second."""
+    """Casting the second one to real, as python-control and pyMOR with Slycot do, gives 0.7310 and 0.0190."""
     three = hr.DiagonalSystem([-1 + 1j, -2 - 1j, -0.1 + 5j], np.ones((3, 1)), np.ones((1, 3)), dt=0)
     two = hr.DiagonalSystem([-1 + 1j, -2 - 1j], np.ones((2, 1)), np.ones((1, 2)), dt=0)
     expected = [4.9880619378133831217, 0.58838742323867128348, 0.078417733496582054976]

@@ -116,9 +116,11 @@ def test_strided_matrices_are_read_right():
 
 @pytest.mark.parametrize("order", [0, 6])
 def test_order_zero_and_full_order_work_where_pymor_asserts(order):
-    reduction = hr.balanced_truncation(random_system(), order)
+    system = random_system()
+    reduction = hr.balanced_truncation(system, order)
     assert reduction.system.n == order
-    assert reduction.hinf_error() <= reduction.error_bound
+    evaluation = 1e-14 * hr.hinf_norm(system)  # at full order bound and measured error are rounding, of two kinds
+    assert reduction.hinf_error() <= reduction.error_bound + evaluation
 
 
 def test_orders_past_the_system_are_named():
