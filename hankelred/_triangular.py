@@ -89,10 +89,9 @@ def solve_stein(T: Array, M: Array, F: Array, G: Array) -> None:
 
 
 def solve_hermitian_sylvester(T: Array, F: Array) -> None:
-    """Overwrite the Hermitian F by the X of ``T X + X T^H = F``."""
+    """Overwrite the Hermitian F by the X of ``T X + X T^H = F``, Hermitian to rounding."""
     if len(T) <= LEAF:
         solve_sylvester(T, T, F)
-        F[...] = (F + F.conj().T) / 2
         return
     h = halve(T)
     T12, F11, F12, F22 = T[:h, h:], F[:h, :h], F[:h, h:], F[h:, h:]
@@ -107,10 +106,9 @@ def solve_hermitian_sylvester(T: Array, F: Array) -> None:
 
 
 def solve_hermitian_stein(T: Array, F: Array) -> None:
-    """Overwrite the Hermitian F by the X of ``X - T X T^H = F``."""
+    """Overwrite the Hermitian F by the X of ``X - T X T^H = F``, Hermitian to rounding."""
     if len(T) <= LEAF:
         solve_stein(T, T, F, np.zeros_like(F))
-        F[...] = (F + F.conj().T) / 2
         return
     h = halve(T)
     T12, F11, F12, F22 = T[:h, h:], F[:h, :h], F[:h, h:], F[h:, h:]

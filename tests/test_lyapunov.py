@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.linalg import norm
 
 from hankelred import InputError, NumericalError, StabilityError, lyapunov_factor, solve_lyapunov
+from hankelred._hammarling import continuous_leaf
 from hankelred.lyapunov import factor_pair
 from tests.reference import gramian_by_kronecker
 from tests.reference_lyapunov import lyapunov_residual
@@ -143,6 +144,24 @@ def test_pair_of_a_matrix_in_schur_form_needs_no_other(complex_data):
     np.testing.assert_array_equal(R, np.tril(R[:, ::-1])[:, ::-1])
     assert lyapunov_residual(A, S @ S.conj().T, B @ B.conj().T, False) <= 1e-14
     assert lyapunov_residual(A.conj().T, R.conj().T @ R, C.conj().T @ C, False) <= 1e-14
+
+
+def test_pair_of_real_and_complex_matrices_is_complex():
+    rng = np.random.default_rng(3)
+    A, B, C = stable(rng, 6, 0, False), rng.standard_normal((6, 2)), random(rng, (2, 6), True)
+    S, R = factor_pair(A, B, C, 0)
+    assert lyapunov_residual(A, S @ S.conj().T, B @ B.T, False) <= 1e-14
+    assert lyapunov_residual(A.T, R.conj().T @ R, C.conj().T @ C, False) <= 1e-14
+
+
+def test_frozen_matrices_compile_no_kernel_of_their_own():
+    A, B = -np.eye(3), np.ones((3, 1))
+    factor_pair(A, B, B.T, 0)
+    compiled = len(continuous_leaf.signatures)
+    for x in (A, B):
+        x.flags.writeable = False
+    factor_pair(A, B, B.T, 0)
+    assert len(continuous_leaf.signatures) == compiled
 
 
 @time_domains

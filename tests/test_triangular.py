@@ -97,6 +97,13 @@ def test_halving_down_to_single_blocks_changes_nothing(seed, k, l, kind):
     assert norm(parts_H - whole_H) <= 1e-12 * norm(whole_H)
 
 
+def test_blocks_whose_first_pivot_vanishes_are_solved():
+    T, M = np.array([[-1.0, 2.0], [-3.0, -1.0]]), np.array([[1.0]])  # T + 1 = [[0, 2], [-3, 0]]
+    X = np.array([[4.0], [9.0]])
+    solve_sylvester(T, M, X)
+    np.testing.assert_array_equal(X, [[-3.0], [2.0]])
+
+
 def test_nan_in_the_right_side_stays_visible():
     T = -np.eye(3)
     F = np.array([[1.0, 2.0], [np.nan, 1.0], [0.0, 1.0]])
