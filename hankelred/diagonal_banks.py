@@ -15,7 +15,7 @@ from .diagonal import NEARLY_REAL
 from .errors import InputError
 
 # Systems are handled in pieces of about this many matrix entries, so that factors and products stay in the cache.
-PIECE = 2**17
+PIECE = 2**15
 
 
 def batched_hankel_singular_values(
@@ -102,8 +102,9 @@ def batched_hankel_singular_values(
         compute = _real_hsv if output == "real" and inner is np.complex128 else _hsv
 
         def run(piece: slice) -> None:
-            found = compute(poles.take(piece), B[piece], C[piece])
-            hsv[piece, : found.shape[1]] = found
+            (B_unit, drive), (C_unit, sight) = _unit_scale(B[piece]), _unit_scale(C[piece])
+            found = compute(poles.take(piece), B_unit, C_unit)
+            hsv[piece, : found.shape[1]] = drive * sight * found
 
         if threads == 1:
             for piece in pieces:
@@ -121,8 +122,8 @@ def _hsv(poles: Poles, B: Array, C: Array) -> Array:
         L = _factors(poles, G)
         return _singular_values((L * phase) @ L.swapaxes(1, 2))
     B, C = _scaled_states(B, C)
-    S = _factors(poles, _square(B).swapaxes(1, 2))
-    R = _factors(poles.conj(), _square(C.conj().swapaxes(1, 2)).swapaxes(1, 2))
+    S = _factors(poles, B.swapaxes(1, 2))
+    R = _factors(poles.conj(), C.conj())
     return _singular_values(R.conj() @ S.swapaxes(1, 2))
 
 
@@ -147,6 +148,13 @@ def _real_hsv(poles: Poles, B: Array, C: Array) -> Array:
     return hsv
 
 
+def _unit_scale(B: Array) -> tuple[Array, Array]:
+    """Return the matrices over powers of two that bring their largest entries near 1, and those powers, (batch, 1)."""
+    largest = np.abs(B).max(axis=(1, 2))
+    scale = np.exp2(np.round(np.log2(np.where(largest > 0, largest, 1.0))))[:, None]
+    return B / scale[:, :, None], scale
+
+
 def _one_generator(B: Array, C: Array) -> tuple[Array, Array]:
     """Return ``sqrt|b_i c_i|``, the one generator of both Gramians, (batch, 1, n), and ``b_i c_i`` over its square."""
     b, c = B.swapaxes(1, 2), C
@@ -163,14 +171,6 @@ def _scaled_states(B: Array, C: Array) -> tuple[Array, Array]:
     weight = np.where(both, np.exp2(np.round(0.5 * np.log2(ratio))), 0.0)
     back = np.divide(1.0, weight, out=np.zeros_like(weight), where=both)
     return weight[:, :, None] * B, back[:, None, :] * C
-
-
-def _square(B: Array) -> Array:
-    """Return generators with no more columns than rows, of the same Gramians."""
-    if B.shape[2] <= B.shape[1]:
-        return B
-    triangle: Any = np.linalg.qr(B.conj().swapaxes(1, 2), mode="r")
-    return triangle.conj().swapaxes(1, 2)
 
 
 def _factors(poles: Poles, G: Array) -> Array:

@@ -100,6 +100,9 @@ EXACT_CASES = {
         *ones(5),
         dt=True,
     ),
+    "rates_one_turn_apart_next_to_the_circle": DiagonalSystem.from_rates(
+        np.array([-1e-13 - 0.001j, -1e-13 + 6.2821853071797j, -0.1]), *ones(3), dt=True
+    ),
     "repeated_poles_one_input": DiagonalSystem([0.5, 0.5, 0.25], *ones(3), dt=True),
     "repeated_poles_three_times_two_inputs": DiagonalSystem(
         [0.5, 0.5, 0.5, 0.25], normal(np.random.default_rng(1), 4, 2), normal(np.random.default_rng(2), 2, 4), dt=True
@@ -109,8 +112,11 @@ EXACT_CASES = {
     "more_inputs_than_states": DiagonalSystem(
         [0.5, -0.9, 0.1j], normal(np.random.default_rng(3), 3, 7), normal(np.random.default_rng(4), 2, 3), dt=True
     ),
-    "proportional_inputs": DiagonalSystem(
-        -(np.arange(12) + 0.5), np.ones((12, 2)) * [1.0, 2.0], np.ones((3, 12)) * [[1.0], [2.0], [0.0]], dt=0
+    "proportional_inputs": DiagonalSystem(  # exactly: by powers of two
+        -(np.arange(22) + 0.5),
+        normal(np.random.default_rng(5), 22, 1).real * [1.0, 2.0, 4.0],
+        normal(np.random.default_rng(6), 1, 22).real * [[1.0], [2.0], [0.0]],
+        dt=0,
     ),
     "40_sampled_real_rates": DiagonalSystem.from_rates(-0.05 * np.logspace(-2, 2, 40), *ones(40), dt=True),
     **{f"lru_like_24_{m}": lru_like(24, m) for m in (1, 2, 4)},
@@ -181,9 +187,9 @@ def test_systems_without_states_inputs_or_outputs_have_empty_factors(n, m, p):
     assert min(S.shape[1], R.shape[0]) == 0
 
 
-@pytest.mark.parametrize("scale", [1e-160, 1e150])
+@pytest.mark.parametrize("scale", [1e-170, 1e160])
 def test_factor_is_proportional_to_its_input_matrix(scale):
-    lam, B = np.array([0.5, 0.9j, -0.3]), np.array([[1.0], [2.0], [3.0]])
+    lam, B = np.array([0.5, 0.9j, -0.3]), np.array([[1.0, 2.0], [2.0, 1.0], [3.0, 1.0]])
     np.testing.assert_allclose(
         diagonal_factor(lam, scale * B, dt=True) / scale, diagonal_factor(lam, B, dt=True), rtol=1e-14, atol=1e-15
     )
@@ -230,6 +236,15 @@ def test_many_inputs_take_the_dense_route_and_give_the_same_factor_up_to_rotatio
 def test_dense_route_keeps_every_hsv():
     system = lru_like(24, 40, seed=2)
     np.testing.assert_allclose(structured_hsv(system), exact_hsv(system, digits=60), rtol=EVERY_HSV)
+
+
+def test_dense_route_keeps_the_zeros_of_states_that_link_no_input_to_an_output():
+    system = lru_like(40, 60, radii=(0.9, 0.99))
+    B, C = system.B.copy(), system.C.copy()
+    B[:3], C[:, 20:23] = 0, 0
+    B[20:23], C[:, :3] = 1e3 * B[20:23], 1e3 * C[:, :3]  # larger than all others, and last all the same
+    assert diagonal_factor_report(system.lam, B, dt=True).route == "dense"
+    assert not structured_hsv(DiagonalSystem(system.lam, B, C, dt=True))[-6:].any()
 
 
 def test_many_inputs_with_an_ill_conditioned_gramian_take_the_structured_route():

@@ -69,6 +69,18 @@ def test_states_that_link_no_input_to_an_output_add_zeros(m, output):
     np.testing.assert_allclose(hsv, np.append(alone, np.zeros(len(hsv) - len(alone))), rtol=EVERY_HSV, atol=1e-16)
 
 
+@pytest.mark.parametrize("m", [1, 2])
+def test_scale_of_states_and_inputs_does_not_change_the_hsv(m):
+    rng = np.random.default_rng(3)
+    lam, B, C = rng.uniform(0.1, 0.9, (2, 5)), rng.standard_normal((2, 5, m)), rng.standard_normal((2, m, 5))
+    plain = batched_hankel_singular_values(lam, B, C, dt=True)
+    scale = 10.0 ** np.array([-60, 30, 0, 8, -8])
+    scaled = batched_hankel_singular_values(lam, scale[:, None] * B, C / scale, dt=True)
+    small = batched_hankel_singular_values(lam, 1e-170 * B, 1e170 * C, dt=True)
+    np.testing.assert_allclose(scaled, plain, rtol=EVERY_HSV)
+    np.testing.assert_allclose(small, plain, rtol=EVERY_HSV)
+
+
 @pytest.mark.parametrize("output", ["complex", "real"])
 def test_threads_do_not_change_the_result(output):
     rng = np.random.default_rng(1)

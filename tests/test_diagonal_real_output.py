@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from hankelred import DiagonalSystem
-from hankelred.diagonal import factor_pair
+from hankelred.diagonal import _real_columns, factor_pair
 from tests.reference_diagonal import exact_hsv
 from tests.strategies import diagonal_systems
 from tests.test_diagonal import EVERY_HSV, lru_like, normal, ones, s4d_like, structured_hsv
@@ -79,8 +79,15 @@ def test_nearly_real_poles_cost_no_digits(angle, near):
     np.testing.assert_allclose(structured_hsv(system), exact_hsv(system, digits=180), rtol=EVERY_HSV)
 
 
-def test_nearly_real_poles_leave_no_imaginary_part_in_the_gramians():
-    system = real_output(np.linspace(0.3, 0.95, 6) + 1e-9j, 2, seed=13)
+@pytest.mark.parametrize("real_side", ["B", "C", "both"])
+def test_nearly_real_poles_leave_no_imaginary_part_in_the_gramians(real_side):
+    # several inputs: the second row of a pair is known to eps / 1e-12 only, which must not enter the Gramians
+    rng = np.random.default_rng(13)
+    B, C = normal(rng, 6, 2), normal(rng, 2, 6)
+    B, C = B if real_side == "C" else B.real, C if real_side == "B" else C.real
+    lam = np.linspace(0.3, 0.95, 6) + 1e-12j
+    lam[::2] *= np.exp(1j * rng.uniform(0.3, 3, 3))
+    system = DiagonalSystem(lam, B, C, dt=True, output="real")
     S, R = factor_pair(system)
     G = system.to_state_space()
     P, Q = S @ S.T, R.T @ R
@@ -93,13 +100,25 @@ def test_repeated_hsv_of_nearly_real_poles_still_give_factors_of_the_gramians():
     lam = np.array([0.9 + 1e-6j, 0.5 + 1e-6j] * 2)
     B, C = np.zeros((4, 2), complex), np.zeros((2, 4), complex)
     B[:2, 0] = B[2:, 1] = C[0, :2] = C[1, 2:] = [1, 2j]
-    system = DiagonalSystem(lam, B, C, dt=True, output="real")
+    turn = np.array([[0.6, 0.8], [-0.8, 0.6]])
+    system = DiagonalSystem(lam, B @ turn, turn.T @ C, dt=True, output="real")
     S, _ = factor_pair(system)
     G = system.to_state_space()
     P = S @ S.T
     assert np.abs(G.A @ P @ G.A.T - P + G.B @ G.B.T).max() <= 1e-13 * np.abs(P).max()
     hsv = exact_hsv(system)
     np.testing.assert_allclose(structured_hsv(system), hsv, rtol=EVERY_HSV, atol=1e-15 * hsv[0])
+
+
+def test_columns_that_are_real_only_together_become_real_together():
+    rng = np.random.default_rng(14)
+    X, (U, _) = rng.standard_normal((6, 5)), np.linalg.qr(normal(rng, 3, 3))
+    mixed = X * np.exp(1j * np.arange(5))
+    mixed[:, 1:4] = X[:, 1:4] @ U
+    S = _real_columns(mixed)
+    assert S.dtype == np.float64
+    np.testing.assert_allclose(np.abs(S[:, [0, 4]]), np.abs(X[:, [0, 4]]), rtol=1e-14)
+    np.testing.assert_allclose(S @ S.T, X @ X.T, atol=1e-14)
 
 
 @given(diagonal_systems(max_states=5, outputs=("real",)))
