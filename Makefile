@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python -m
 
-DEMO := --task digits --out demo
+DEMO := --task digits --order 4 --out demo
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -152,13 +152,26 @@ class InTrainingCompressor:
         if self._steps not in self._attempts:
             return None
         started = time.perf_counter()
-        todo = plan(self._model, self._config)
+        todo = plan(self._model, self._config_now())
         report = compress_(self._model, todo, self._optimizers) if todo.is_cut else None
         seconds = time.perf_counter() - started
         for layer in (report or todo).layers.values():
             figures = layer.to_dict()
             self.history.append(Measurement(step=self._steps, layer=figures.pop("name"), seconds=seconds, **figures))
         return None if report is None else replace(report, step=self._steps, seconds=seconds)
+
+    def _config_now(self) -> CompressionConfig:
+        """Return the configuration of this attempt: on the way to a given order all cuts take an equal ratio."""
+        if self._config.order is None:
+            return self._config
+        left = sum(step >= self._steps for step in self._attempts)
+        wanted = self._config.order
+        orders = {}
+        for name, n in state_sizes(self._model).items():
+            order = wanted.get(name) if isinstance(wanted, Mapping) else wanted
+            if order is not None:
+                orders[name] = round(n * min(order / n, 1.0) ** (1 / left))
+        return replace(self._config, order=orders)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to go on, as plain values.

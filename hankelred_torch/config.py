@@ -26,6 +26,7 @@ class CompressionConfig:
         ``1 - tau`` of it. Not used where `order` is given.
     order : int or mapping of str to int, optional
         Stored states to keep, for every layer or by layer name; layers that a mapping does not name are left alone.
+        `InTrainingCompressor` gets there in equal ratios, one for each attempt.
     min_order : int, default 1
         Fewest stored states a layer is cut to.
     min_cut : float, default 0.05

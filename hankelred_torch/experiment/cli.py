@@ -68,6 +68,7 @@ OPTIONS = (
     ("model", "states", "N", "stored states of each layer at the start"),
     ("model", "channels", "N", "channels of the model"),
     ("model", "blocks", "N", "blocks, each with one state space layer"),
+    ("model", "memory", "M", "longest time constant of a state at the start, in lengths of a sequence"),
     ("model", "dropout", "P", "share of channels switched off at random"),
     ("cuts", "tau", "T", "a cut keeps the states whose Hankel singular values carry the share 1 - T of their sum"),
     ("cuts", "order", "N", "cut to N stored states instead, whatever it costs"),

@@ -78,12 +78,12 @@ def accuracy(study: Study) -> Figure:
         A line and a band (mean and standard deviation over seeds) for each arm.
     """
     figure = _figure(9.2, 4.3)
-    curves, tests = figure.subplots(1, 2, width_ratios=[4.2, 1], sharey=True)
+    curves, tests = figure.subplots(1, 2, width_ratios=[4, 1], sharey=True)
     _tidy(curves, "training time, seconds", "validation accuracy, %", "while it learns")
     _tidy(tests, title="in the end: test")
     lowest, labels = 100.0, []
     for arm in study.arms:
-        runs = finished(study, arm) or [run for run in study.records if run.arm == arm]
+        runs = finished(study, arm) or [run for run in study.records if run.arm == arm and run.measurements]
         if not runs:
             continue
         steps, seconds, values = _on_common_steps(runs)
@@ -95,11 +95,11 @@ def accuracy(study: Study) -> Figure:
         curves.plot(at, np.interp(at, seconds, mean), "v", color=colour, markersize=6, markeredgecolor="white")
         lowest = min(lowest, mean[len(mean) // 4 :].min() if len(mean) > 3 else mean.min())
         labels.append((seconds[-1], mean[-1], _name(arm, runs), colour))
-    for end, height, text, colour in _apart(labels, (100 - lowest) / 14):
-        curves.annotate(text, (end, height), (0, 3), textcoords="offset points", ha="right", va="bottom", color=colour)
+    for end, height, text, colour in _apart(labels, (100 - lowest) / 18):
+        curves.annotate(text, (end, height), (5, 0), textcoords="offset points", va="center", color=colour, fontsize=9)
     _draw_tests(tests, study)
-    curves.set_ylim(max(0.0, 10 * np.floor((lowest - 5) / 10)), 101)
-    curves.set_xlim(left=0)
+    curves.set_ylim(max(0.0, 10 * np.floor((lowest - 5) / 10)), 103)
+    curves.set_xlim(0, 1.3 * max((label[0] for label in labels), default=1.0))  # room for the names
     return figure
 
 
@@ -242,7 +242,7 @@ def _draw_waterfall(axes: Axes, spectra: list[_Spectrum]) -> None:
         if spectrum.cut:
             text = f"cut: {spectrum.cut['before']} → {spectrum.cut['after']} states"
             axes.annotate(text, (1.01, -row), xycoords=("axes fraction", "data"), color=INK, fontsize=9)
-    axes.set_title(f"heights: logarithmic, {least:.2g} to {top:.2g}", loc="right", color=FAINT, fontsize=8.5)
+    axes.set_title(f"heights: logarithmic, {least:.3g} to {top:.3g}", loc="right", color=FAINT, fontsize=8.5)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlim(1, max(len(spectrum.hsv) for spectrum in spectra))

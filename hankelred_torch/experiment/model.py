@@ -13,10 +13,10 @@ from ..layers import LRU
 class Block(nn.Module):
     """Batch norm, LRU, GELU, gated linear unit and dropout, added to the input (the block of arXiv 2510.02823)."""
 
-    def __init__(self, channels: int, states: int, dropout: float) -> None:
+    def __init__(self, channels: int, states: int, memory: float, dropout: float) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(channels)
-        self.ssm = LRU(channels, states)
+        self.ssm = LRU(channels, states, r_max=max(0.9, 1.0 - 1.0 / memory))
         self.gate = nn.Linear(channels, 2 * channels)
         self.dropout = nn.Dropout(dropout)
 
@@ -38,14 +38,18 @@ class SequenceClassifier(nn.Module):
         Width of the model.
     states : sequence of int
         Stored states of each block's LRU; its length is the number of blocks.
+    memory : float
+        Longest time constant of a state at the start, in steps; the shortest is that of a pole at 0.9.
     dropout : float
         Share of channels switched off at random in training.
     """
 
-    def __init__(self, features: int, classes: int, channels: int, states: Sequence[int], dropout: float) -> None:
+    def __init__(
+        self, features: int, classes: int, channels: int, states: Sequence[int], memory: float, dropout: float
+    ) -> None:
         super().__init__()
         self.encoder = nn.Linear(features, channels)
-        self.blocks = nn.Sequential(*(Block(channels, n, dropout) for n in states))
+        self.blocks = nn.Sequential(*(Block(channels, n, memory, dropout) for n in states))
         self.head = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,12 +19,15 @@ class Settings:
         Name of the task.
     states, channels, blocks : int
         Stored states of each layer at the start, channels of the model, number of blocks.
+    memory : float
+        Longest time constant of a state at the start, in lengths of a sequence. Hankel singular values count a
+        response that outlasts the sequences in full, though no training example shows it.
     dropout : float
         Share of channels switched off at random in training, from 0 to below 1.
     tau : float
         A cut keeps the states whose Hankel singular values carry the share 1 - tau of their sum.
     order : int or None
-        Stored states to keep instead: all attempts lead there, whatever it costs.
+        Stored states to keep instead: the attempts lead there in equal ratios, whatever it costs.
     window : float
         Share of the steps, from the first, in which cuts are attempted.
     attempts : int
@@ -41,15 +44,16 @@ class Settings:
     states: int = 64
     channels: int = 16
     blocks: int = 1
+    memory: float = 1.0
     dropout: float = 0.1
-    tau: float = 0.3
+    tau: float = 0.25
     order: int | None = None
-    window: float = 0.1
+    window: float = 0.2
     attempts: int = 4
     steps: int = 2000
     batch: int = 50
     lr: float = 8e-3
-    alpha: float = 0.5
+    alpha: float = 1.0
     weight_decay: float = 0.05
     threads: int = 1
 
@@ -57,7 +61,7 @@ class Settings:
         """Refuse what no run can be made of."""
         for name in ("states", "channels", "blocks", "attempts", "steps", "batch", "threads"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name), "Choose a positive number.")
-        for name in ("lr", "alpha"):
+        for name in ("lr", "alpha", "memory"):
             _require(getattr(self, name) > 0, name, "positive", getattr(self, name), "The usual size is in the help.")
         _require(self.weight_decay >= 0, "weight_decay", "0 or more", self.weight_decay, "0 switches the decay off.")
         _require(0 <= self.dropout < 1, "dropout", "from 0 to below 1", self.dropout, "0 switches it off.")

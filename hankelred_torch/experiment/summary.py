@@ -69,22 +69,28 @@ def finished(study: Study, arm: str) -> list[RunRecord]:
 
 
 def _row(arm: str, runs: list[RunRecord]) -> Row:
-    sizes = [_text((run.final_states[layer] for run in runs), 1) for layer in runs[0].final_states]
+    sizes = [_count(run.final_states[layer] for run in runs) for layer in runs[0].final_states]
     return Row(
         arm=arm,
         runs=len(runs),
         accuracy=_text((run.test for run in runs), 1),
-        states=", ".join(size.replace(".0 ± 0.0", "") for size in sizes),
+        states=", ".join(sizes),
         rate_before=_text((run.rate_before for run in runs), 0),
         rate_after=_text((run.rate_after for run in runs), 0),
         seconds=_text((run.seconds for run in runs), 1),
-        parameters=_text((run.parameters[1] for run in runs), 0).replace(" ± 0", ""),
+        parameters=_count(run.parameters[1] for run in runs),
     )
 
 
 def _text(values: Iterable[float | None], digits: int) -> str:
     spread = Spread.of(values)
     return spread.text(digits) if spread else "–"
+
+
+def _count(values: Iterable[int]) -> str:
+    """Return whole numbers as one where they agree."""
+    known = list(values)
+    return str(known[0]) if len(set(known)) == 1 else _text(known, 1)
 
 
 def gain(study: Study, arm: str, over: str) -> Spread | None:

@@ -120,7 +120,10 @@ class Trainer:
 
     def __init__(self, task: Task, settings: Settings, states: Sequence[int], seed: int, shrink: bool) -> None:
         torch.manual_seed(seed)
-        self.model = SequenceClassifier(task.features, task.classes, settings.channels, states, settings.dropout)
+        memory = settings.memory * task.length
+        self.model = SequenceClassifier(
+            task.features, task.classes, settings.channels, states, memory, settings.dropout
+        )
         layers = find_ssm_layers(self.model)
         modules = dict(self.model.named_modules())
         slow = [p for name in layers for p in modules[name].parameters()]
@@ -235,7 +238,7 @@ def _compressor(
         order=settings.order,
         end_step=settings.window_steps,
         total_steps=settings.steps,
-        attempts=1 if settings.order else settings.attempts,  # a second cut to the same size has nothing left to do
+        attempts=settings.attempts,
     )
     return InTrainingCompressor(model, [optimizer], config)
 

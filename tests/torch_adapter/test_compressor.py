@@ -50,27 +50,32 @@ def test_model_shrinks_in_the_window_and_nowhere_else():
     assert_consistent(model, optimizer)
 
 
+def test_given_orders_are_reached_in_equal_ratios():
+    compressor, _, _ = compress_in(Stack(), 4, order={"first": 3}, end_step=4, attempts=2)
+    assert [(record.n, record.states) for record in compressor.history] == [(12, 6), (6, 3)]
+
+
 def test_report_is_returned_only_where_something_was_cut():
-    # the second attempt finds the order reached
-    compressor, reports, _ = compress_in(Stack(), 6, order=4, end_step=4, attempts=2)
-    assert list(reports) == [2]
-    assert reports[2].sizes == {"first": 4, "second": 4}
-    assert str(reports[2]).splitlines()[-1].startswith("step 2, parameters ")
+    # from 12 to 11 states in quarters: 11.7 and 11.7 round to 12, 11.5 to 11
+    compressor, reports, _ = compress_in(Stack(), 6, order={"first": 11}, end_step=4, attempts=4)
+    assert list(reports) == [3]
+    assert reports[3].sizes == {"first": 11}
+    assert str(reports[3]).splitlines()[-1].startswith("step 3, parameters ")
     assert len(compressor.history) == 4
 
 
 def test_history_tells_what_was_measured_and_why_nothing_was_cut():
-    compressor, _, _ = compress_in(Stack(), 6, order=4, end_step=4, attempts=2)
-    first, _, later, _ = compressor.history
-    assert (first.step, first.layer, first.n, first.states, first.cut, first.reason) == (2, "first", 12, 4, True, "")
-    assert (later.step, later.layer, later.n, later.states, later.cut) == (4, "first", 4, 4, False)
-    assert later.reason == "4 of 4 states are needed; a cut keeps fewer than 3.8"
-    assert len(first.hsv) == 24
-    assert np.all(np.diff(first.hsv) <= 0)
-    tail = np.array(first.hsv)[first.order :].sum()
-    assert first.error_bound == pytest.approx(2 * tail, rel=1e-6)
-    assert first.kept_energy == pytest.approx(1 - tail / sum(first.hsv))
-    assert first.seconds > 0
+    compressor, _, _ = compress_in(Stack(), 6, order={"first": 11}, end_step=4, attempts=4)
+    first, last = compressor.history[0], compressor.history[2]
+    assert (first.step, first.layer, first.n, first.states, first.cut) == (1, "first", 12, 12, False)
+    assert first.reason == "12 of 12 states are needed; a cut keeps fewer than 11.4"
+    assert (last.step, last.n, last.states, last.cut, last.reason) == (3, 12, 11, True, "")
+    assert len(last.hsv) == 24
+    assert np.all(np.diff(last.hsv) <= 0)
+    tail = np.array(last.hsv)[last.order :].sum()
+    assert last.error_bound == pytest.approx(2 * tail, rel=1e-6)
+    assert last.kept_energy == pytest.approx(1 - tail / sum(last.hsv))
+    assert last.seconds > 0
 
 
 def test_history_is_ready_for_json():
