@@ -61,7 +61,7 @@ def _tidy(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
 def _name(arm: str, runs: Sequence[RunRecord]) -> str:
     """Return an arm's name with its final number of states."""
     states = np.mean([sum(run.final_states.values()) for run in runs])
-    return f"{arm}, {states:.3g} states"
+    return f"{arm}, {round(float(states), 1):g} states"
 
 
 def accuracy(study: Study) -> Figure:

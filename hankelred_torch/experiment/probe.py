@@ -35,7 +35,7 @@ class SpeedProbe:
     steps : dict of str to list of float
         Mean time of a step in each block, in the order of the rounds.
     parts : dict of str to dict of str to float
-        The same step by parts, medians; the parts add up to the time of a step.
+        The same step by parts, medians over the rounds; they add up to about the median step.
     """
 
     clock: str
@@ -73,12 +73,12 @@ def measure_speed(
     """
     full = [settings.states] * settings.blocks
     small = list(compressed.final_states.values())
-    cut = Trainer(task, settings, full, compressed.seed, shrink=True)
+    shrunk = Trainer(task, settings, full, compressed.seed, shrink=True)
     for _ in range(max((cut["step"] for cut in compressed.cuts), default=0)):
-        cut.step()
+        shrunk.step()
     trainers = {
         "full": Trainer(task, settings, full, compressed.seed, shrink=False),
-        "compressed": cut,
+        "compressed": shrunk,
         "scratch": Trainer(task, settings, small, compressed.seed, shrink=False),
     }
     bare = Trainer(task, settings, small, compressed.seed, shrink=False)
@@ -99,18 +99,23 @@ def measure_speed(
                 return None
             times[job].append(_milliseconds(call, clock))
     steps = {arm: times[arm, "step"] for arm in trainers}
-    medians = {job: statistics.median(values) for job, values in times.items()}
+    bare_pass = times["bare", "pass"]
     parts = {
         arm: {
-            "state space layers": medians[arm, "pass"] - medians["bare", "pass"],
-            "other layers": medians["bare", "pass"],
-            "optimizer": medians[arm, "optimizer"],
-            "the rest": medians[arm, "step"] - medians[arm, "pass"] - medians[arm, "optimizer"],
+            "state space layers": _typical(times[arm, "pass"], bare_pass),
+            "other layers": statistics.median(bare_pass),
+            "optimizer": statistics.median(times[arm, "optimizer"]),
+            "the rest": _typical(times[arm, "step"], times[arm, "pass"], times[arm, "optimizer"]),
         }
         for arm in trainers
     }
     name = "processor time" if settings.threads == 1 else "wall-clock time"
     return SpeedProbe(name, {"full": full, "compressed": small, "scratch": small}, steps, parts)
+
+
+def _typical(whole: list[float], *parts: list[float]) -> float:
+    """Return the median over the rounds of what is left of `whole` without `parts`: neighbours share disturbances."""
+    return statistics.median(total - sum(rest) for total, *rest in zip(whole, *parts, strict=True))
 
 
 def _pass(trainer: Trainer) -> None:

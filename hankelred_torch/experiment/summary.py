@@ -78,7 +78,7 @@ def _row(arm: str, runs: list[RunRecord]) -> Row:
         rate_before=_text((run.rate_before for run in runs), 0),
         rate_after=_text((run.rate_after for run in runs), 0),
         seconds=_text((run.seconds for run in runs), 1),
-        parameters=_count(run.parameters[1] for run in runs),
+        parameters=_count((run.parameters[1] for run in runs), 0),
     )
 
 
@@ -87,10 +87,10 @@ def _text(values: Iterable[float | None], digits: int) -> str:
     return spread.text(digits) if spread else "–"
 
 
-def _count(values: Iterable[int]) -> str:
+def _count(values: Iterable[int], digits: int = 1) -> str:
     """Return whole numbers as one where they agree."""
     known = list(values)
-    return str(known[0]) if len(set(known)) == 1 else _text(known, 1)
+    return str(known[0]) if len(set(known)) == 1 else _text(known, digits)
 
 
 def gain(study: Study, arm: str, over: str) -> Spread | None:
@@ -119,7 +119,7 @@ def _sizes(study: Study) -> str | None:
         )
     last = max(cut["step"] for run in runs for cut in run.cuts)
     return (
-        f"The model started with {before:g} states and ended with {after:.3g}; the last cut came after "
+        f"The model started with {before:g} states and ended with {round(after, 1):g}; the last cut came after "
         f"{100 * last / study.settings.steps:.0f} % of its training."
     )
 

@@ -174,7 +174,7 @@ def test_more_seeds_go_on_from_those_there_are(tmp_path, finished):
 
 
 def test_an_interrupted_study_reports_what_there_is_and_goes_on_later(tmp_path):
-    options = [*TINY, "--seeds", "1", "--steps", "400"]
+    options = [*TINY, "--seeds", "1", "--steps", "200"]
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "train", "--out", str(tmp_path), *options],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -197,11 +197,11 @@ def test_an_interrupted_study_reports_what_there_is_and_goes_on_later(tmp_path):
 
 def _wait_for(path: Path, process: subprocess.Popen) -> None:
     """Wait until a program has written a file."""
-    for _ in range(600):
+    for _ in range(3000):
         if path.exists():
             return
         assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
+        time.sleep(0.02)
     raise AssertionError(f"{path.name} was not written in a minute")
 
 
@@ -236,7 +236,7 @@ def test_a_folder_with_other_settings_is_refused_and_left_alone(finished):
 def test_order_leads_to_that_many_states(tmp_path):
     train(tmp_path, "--seeds", "1", "--arms", "compressed", "--order", "3")
     (run,) = results(tmp_path)["runs"]
-    assert [(cut["step"], cut["after"]) for cut in run["cuts"]] == [(12, 3)]
+    assert (run["cuts"][-1]["step"], run["cuts"][-1]["after"]) == (12, 3)
 
 
 def test_diverged_training_says_what_to_do():
