@@ -12,7 +12,6 @@ References
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -142,25 +141,20 @@ def factor_pair(system: DiagonalSystem) -> tuple[Array, Array]:
     z = None if system.rates is None else double(system.rates)
     poles = pole_data(lam if z is None else np.exp(z), z, system.dt)
     if system.output == "complex":
-        S, R = _factor_pair(poles, B, C)
-        return S.S, R.S.conj().T
+        S, R, _ = _factor_pair(poles, B, C)
+        return S, R
     if lam.dtype.kind == "f":  # the imaginary parts of all states are zero
-        S, R = _factor_pair(poles, B, C)
-        return np.vstack([np.sqrt(2.0) * S.S, 0 * S.S]), np.vstack([np.sqrt(0.5) * R.S, 0 * R.S]).T
-    S, R = _factor_pair(poles, B, C, pairs=True)
-    if min(S.distance, R.distance) >= NEARLY_REAL:
-        return np.sqrt(2.0) * _stacked(S.S), np.sqrt(0.5) * _stacked(R.S).T
-    S, R = _factor_pair(poles.doubled(), np.vstack([B, B.conj()]), np.hstack([C, C.conj()]) / 2)
-    return _real_pair(S.S, R.S.conj().T)
+        S, R, _ = _factor_pair(poles, B, C)
+        return np.vstack([np.sqrt(2.0) * S, 0 * S]), np.hstack([np.sqrt(0.5) * R, 0 * R])
+    S, R, distance = _factor_pair(poles, B, C, pairs=True)
+    if distance >= NEARLY_REAL:
+        return np.sqrt(2.0) * np.vstack([S.real, S.imag]), np.sqrt(0.5) * np.hstack([R.real, -R.imag])
+    S, R, _ = _factor_pair(poles.doubled(), np.vstack([B, B.conj()]), np.hstack([C, C.conj()]) / 2)
+    return _real_pair(S, R)
 
 
-def _stacked(S: Array) -> Array:
-    """Return real above imaginary parts."""
-    return np.vstack([S.real, S.imag])
-
-
-def _factor_pair(poles: Poles, B: Array, C: Array, pairs: bool = False) -> tuple[Factor, Factor]:
-    """Return factors S of P and R^H of Q; with `pairs` upper halves of ``[S; conj S]``, those of the doubled system.
+def _factor_pair(poles: Poles, B: Array, C: Array, pairs: bool = False) -> tuple[Array, Array, float]:
+    """Return ``S, R`` and the least distance of pairs; with `pairs` halves of ``[S; conj S]`` and ``[R, conj R] / 2``.
 
     The states are scaled so that ``P_ii = Q_ii``. That puts the pivots of both factors into one order, and lets the
     traces t_P and t_Q left at the stop bound the error: no hsv is off by more than
@@ -172,20 +166,20 @@ def _factor_pair(poles: Poles, B: Array, C: Array, pairs: bool = False) -> tuple
     both = (drive > 0) & (sight > 0)
     kept = np.flatnonzero(both)
     if B.shape[1] == len(C) == 1 and len(kept) == n:
-        # One factor L for b_i = sqrt|b_i c_i| serves both: S = (b / that) L, R^H = conj(c / that) conj(L).
+        # One factor L for b_i = sqrt|b_i c_i| serves both: S = (b / that) L, R^T = (c / that) L.
         g = np.sqrt(drive) * np.sqrt(sight)
         L = factor(poles, g[:, None].astype(B.dtype), kept, kept[:0], rtol, pairs)
-        S, R = (B[:, 0] / g)[:, None] * L.S, (C[0] / g).conj()[:, None] * L.S.conj()
-        return replace(L, S=S), replace(L, S=R)
+        R = (C[0] / g) * L.S.T
+        return np.multiply((B[:, 0] / g)[:, None], L.S, out=L.S), R, L.distance  # in place: factors may be large
     weight = np.ones(n)
     weight[kept] = np.sqrt(sight[kept]) / np.sqrt(drive[kept])
     weight = np.exp2(np.round(np.log2(weight)))[:, None]  # powers of two: scaling is exact
     driven, seen = np.flatnonzero((drive > 0) & ~both), np.flatnonzero((sight > 0) & ~both)
     S = factor(poles, weight * B, kept, driven, rtol, pairs)
     R = factor(poles.conj(), C.conj().T / weight, kept, seen, rtol, pairs)
-    np.divide(S.S, weight, out=S.S)  # in place: the factors may be the largest arrays there are
+    np.divide(S.S, weight, out=S.S)
     np.multiply(R.S, weight, out=R.S)
-    return S, R
+    return S.S, R.S.conj().T, min(S.distance, R.distance)
 
 
 def _real_pair(S: Array, R: Array) -> tuple[Array, Array]:

@@ -66,8 +66,7 @@ def published_reduction(lam: Array, B: Array, C: Array, order: int) -> Any:
     """Reduce by the matrix square root of P, and bring the result back to diagonal form."""
     published_hsv(lam, B, C, discrete=True)
     P, Q = cauchy_gramians(lam, B, C, discrete=True)
-    w, V = sla.eigh(P)
-    root = (V * np.sqrt(np.maximum(w, 0))) @ V.conj().T
+    root = sla.sqrtm(P)
     squares, U = sla.eigh(root @ Q @ root)
     sigma, U = np.sqrt(np.maximum(squares, 0))[::-1][:order], U[:, ::-1][:, :order]
     T = root @ U / np.sqrt(sigma)
