@@ -18,6 +18,10 @@ from .interop import as_system
 from .order import EPS, rounding_floor
 from .systems import DiagonalSystem, StateSpace
 
+# Columns of a dense factor below this share of the largest are noise: an entry's own rounding error is half of eps.
+# With both factors cut here, Hankel singular values down to 1e-34 of the largest are still resolved.
+NOISE = EPS / 16
+
 
 def gramian_factors(sys: Any) -> tuple[Array, Array]:
     """Compute factors of both Gramians.
@@ -187,15 +191,16 @@ def _norm_estimate(S: Array) -> float:
 
 
 def _graded(S: Array) -> Array:
-    """Return a factor of the same Gramian with columns of falling size, of full column rank to rounding.
+    """Return a factor of the same Gramian with columns of falling size, those that are rounding noise left out.
 
     A pivoted QR of ``S^H``: without it the product ``R S`` buries the small Hankel singular values under the
     rounding errors of the large ones.
     """
     if S.size == 0:
         return S
-    triangle, pivots = sla.qr(S.conj().T, mode="r", pivoting=True)
-    triangle = triangle[: min(S.shape)]
+    triangle, pivots = sla.qr(S.conj().T, mode="r", pivoting=True, check_finite=False)
+    sizes = np.abs(np.diag(triangle))
+    triangle = triangle[: int(np.sum(sizes > NOISE * sizes[0]))]
     graded = np.empty((len(S), len(triangle)), dtype=S.dtype)
     graded[pivots] = triangle.conj().T  # S^H P = Q triangle, hence S S^H = P triangle^H triangle P^H
     return graded

@@ -15,7 +15,8 @@ import scipy.linalg as sla
 
 from .. import order as orders
 from .._checks import Array
-from ..errors import DiagonalisationError, NumericalError, OrderError, StabilityError
+from .._threads import one_blas_thread
+from ..errors import DiagonalisationError, OrderError
 from ..gramians import accuracy, singular_triples, singular_values, stable_factors, system_order
 from ..interop import as_container, as_system
 from ..projection import (
@@ -76,24 +77,18 @@ def balance(sys: Any, offset: float = 1e-8, *, scale: bool = False) -> Balancing
     """
     system = as_system(sys)
     offset, w = check_offset(offset), None
-    if isinstance(system, DiagonalSystem):
-        split = split_diagonal(system, offset)
-        kept = system_order(split.fixed)
-    else:
-        standard = system.standard()
-        if scale:
-            w = state_scaling(standard)
-            standard = scaled(standard, w)
-        split = split_dense(standard, offset)
-        kept = split.fixed.n
-    try:
+    with one_blas_thread(system_order(system)):
+        if isinstance(system, DiagonalSystem):
+            split = split_diagonal(system, offset)
+        else:
+            standard = system.standard()
+            if scale:
+                w = state_scaling(standard)
+                standard = scaled(standard, w)
+            split = split_dense(standard, offset)
         S, R = stable_factors(split.stable)
-    except StabilityError as error:  # of a part whose eigenvalues, computed with scaling, are stable
-        raise NumericalError(
-            f"The stable part must stay stable under rounding; got a Schur form that is not ({error}) "
-            f"The states seem to be in units of very different size: pass scale=True."
-        ) from error
-    found = singular_values(S, R, system_order(split.stable))
+        found = singular_values(S, R, system_order(split.stable))
+    kept = system_order(split.fixed)
     hsv = np.concatenate([np.full(kept, np.inf), found])
     floor, rank = accuracy(found, S, R, split.stable)
     return Balancing(system, sys, split, hsv, kept, kept + rank, floor, w, S, R)
@@ -256,7 +251,8 @@ class Balancing:
         order = orders.check_order(order, self.hsv, self.rank)
         if order == len(self.hsv) and (order > self.rank or isinstance(self.system, DiagonalSystem)):
             return self._unchanged()
-        T, Ti, small = self._reduce_stable(order - self.unstable, match_dc, balancing_free)
+        with one_blas_thread(len(self.hsv)):
+            T, Ti, small = self._reduce_stable(order - self.unstable, match_dc, balancing_free)
         if isinstance(self.system, DiagonalSystem):
             return self._diagonal_result(order, T, Ti, self._diagonalise(small, order, match_dc), match_dc)
         return self._dense_result(order, T, Ti, small, match_dc)

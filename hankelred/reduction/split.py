@@ -9,6 +9,7 @@ import numpy as np
 import scipy.linalg as sla
 
 from .._checks import Array, is_discrete
+from .._triangular import schur_eigenvalues
 from ..errors import InputError, NumericalError
 from ..systems import DiagonalSystem, StateSpace
 
@@ -56,10 +57,20 @@ def split_dense(system: StateSpace, offset: float) -> Split:
         pole = complex(re) + 1j * im
         return bool(abs(pole) >= 1.0 - offset if discrete else pole.real >= -offset)
 
-    if not any(unstable(pole) for pole in system.poles()):
-        empty = StateSpace(A[:0, :0], system.B[:0], system.C[:, :0], dt=system.dt)
-        return Split(empty, system)
     kind: Any = "complex" if A.dtype.kind == "c" else "real"
+    empty = StateSpace(A[:0, :0], system.B[:0], system.C[:, :0], dt=system.dt)
+    if system.n == 0:
+        return Split(empty, system)
+    schur, Z = sla.schur(A, output=kind)
+    kept = sum(unstable(pole) for pole in schur_eigenvalues(schur))
+    if kept == 0:  # the Schur form serves the Gramians next
+        stable = StateSpace(schur, Z.conj().T @ system.B, system.C @ Z, system.D, dt=system.dt)
+        return Split(empty, stable, (Z, Z.conj().T))
+    if kept != (counted := sum(unstable(pole) for pole in system.poles())):  # eigenvalues after scaling
+        raise NumericalError(
+            f"The unstable poles must be the same with and without rounding; got {counted} of A and {kept} of its "
+            f"Schur form. The states seem to be in units of very different size: pass scale=True."
+        )
     schur, Z, k = sla.schur(A, output=kind, sort=unstable)
     A1, A12, A2 = schur[:k, :k], schur[:k, k:], schur[k:, k:]
     try:
