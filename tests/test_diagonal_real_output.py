@@ -110,6 +110,14 @@ def test_repeated_hsv_of_nearly_real_poles_still_give_factors_of_the_gramians():
     np.testing.assert_allclose(structured_hsv(system), hsv, rtol=EVERY_HSV, atol=1e-15 * hsv[0])
 
 
+def test_nearly_real_poles_among_many_states_give_real_factors_of_the_gramians():
+    lam = np.linspace(-0.9, 0.9, 520) * np.exp(1e-9j)  # past the number of states whose columns are all computed
+    S, R = factor_pair(DiagonalSystem(lam, *ones(520), dt=True, output="real"))
+    P = 1 / (1 - np.multiply.outer(lam, lam.conj())) + 1 / (1 - np.multiply.outer(lam, lam))
+    np.testing.assert_allclose(S[:520] @ S[:520].T, P.real, atol=1e-13 * P.real.max())
+    np.testing.assert_allclose(R[:, :520].T @ R[:, :520], P.real / 4, atol=1e-13 * P.real.max())
+
+
 def test_columns_that_are_real_only_together_become_real_together():
     rng = np.random.default_rng(14)
     X, (U, _) = rng.standard_normal((6, 5)), np.linalg.qr(normal(rng, 3, 3))
