@@ -6,6 +6,7 @@ NumPy in, NumPy out. The companion package ``hankelred_torch`` applies it to sta
 from ._system_base import Labels
 from .control_names import balred, dlyap, gram, hsvd, lyap
 from .diagonal import diagonal_factor
+from .diagonal_banks import batched_hankel_singular_values
 from .errors import (
     AccuracyWarning,
     DiagonalisationError,
@@ -47,6 +48,7 @@ __all__ = [
     "balance",
     "balanced_truncation",
     "balred",
+    "batched_hankel_singular_values",
     "diagonal_factor",
     "dlyap",
     "gram",
