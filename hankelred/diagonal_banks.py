@@ -70,7 +70,7 @@ def batched_hankel_singular_values(
     >>> lam = -np.arange(1.0, 5.0) * np.ones((1000, 1))  # a thousand times four poles
     >>> hsv = hr.batched_hankel_singular_values(lam, np.ones((1000, 4, 1)), np.ones((1000, 1, 4)), dt=0)
     >>> hsv.shape, f"{hsv[999, 0]:.6f}"
-    ((1000, 4), '0.835802')
+    ((1000, 4), '0.977556')
     """
     dt = check_dt(dt)
     name, data = ("lam", lam) if rates is None else ("rates", rates)
