@@ -173,6 +173,19 @@ def test_more_seeds_go_on_from_those_there_are(tmp_path, finished):
     assert learned(tmp_path) == learned(finished)
 
 
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    def fail_half_way(path, text, **options):
+        path.write_bytes(text[: len(text) // 2].encode())
+        raise OSError("disk full")
+
+    file = tmp_path / "run.json"
+    study.write_atomically(file, "old")
+    monkeypatch.setattr(Path, "write_text", fail_half_way)
+    with pytest.raises(OSError, match="disk full"):
+        study.write_atomically(file, "something new")
+    assert file.read_bytes() == b"old"
+
+
 def test_an_interrupted_study_reports_what_there_is_and_goes_on_later(tmp_path):
     options = [*TINY, "--seeds", "1", "--steps", "200"]
     process = subprocess.Popen(
