@@ -15,6 +15,9 @@ from .errors import InputError, StabilityError
 
 Array = NDArray[Any]
 
+# The rounding unit of everything inside: computations run in double precision.
+EPS = float(np.finfo(np.float64).eps)
+
 # Said where a vector comes in place of a matrix.
 B_HINT = "B is (n, m): write B[:, None] for one input."
 C_HINT = "C is (p, n): write C[None, :] for one output."

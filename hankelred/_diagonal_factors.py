@@ -10,10 +10,8 @@ import numpy as np
 import scipy.linalg as sla
 
 from . import _diagonal_kernels as kernels
-from ._checks import Array, is_discrete
+from ._checks import EPS, Array, is_discrete
 from .errors import NumericalError, StabilityError
-
-EPS = float(np.finfo(np.float64).eps)
 
 # All columns are computed up to this many states; beyond, until the trace of what remains is EPS**2 of the whole. In
 # states scaled to P_ii = Q_ii a relative trace of delta**2 leaves errors of about delta in the hsv.

@@ -16,10 +16,9 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg as sla
 
-from ._checks import Array
+from ._checks import EPS, Array
 from .errors import NumericalError
 
-EPS = float(np.finfo(np.float64).eps)
 # After so many doublings a pole within 1e-9 of the unit circle has died away.
 MOST_DOUBLINGS = 36
 # Columns below this share of the largest are rounding.

@@ -10,10 +10,8 @@ import warnings
 
 import numpy as np
 
-from ._checks import Array
+from ._checks import EPS, Array
 from .errors import OrderError, RepeatedHsvWarning
-
-EPS = float(np.finfo(np.float64).eps)
 
 # Values closer than this, relative to the larger one, count as one repeated value: a few rounding errors of a
 # stable algorithm. Wider clusters are summed one by one, which keeps the bound valid, only less tight.
