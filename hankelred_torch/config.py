@@ -23,10 +23,15 @@ class CompressionConfig:
     ----------
     tau : float, default 0.05
         Share of the sum of Hankel singular values that may be lost: the least order is kept whose values carry
-        ``1 - tau`` of it. Not used where `order` is given.
+        ``1 - tau`` of it. Not used where `order`, `fraction` or `max_error` is given.
     order : int or mapping of str to int, optional
         Stored states to keep, for every layer or by layer name; layers that a mapping does not name are left alone.
         `InTrainingCompressor` gets there in equal ratios, one for each attempt.
+    fraction : float, optional
+        Share of its stored states that a layer keeps at every cut, whatever its Hankel singular values.
+    max_error : float, optional
+        Error budget of a cut: the least order whose bound on the H-infinity error is within it, in units of output
+        per unit of input.
     min_order : int, default 1
         Fewest stored states a layer is cut to.
     min_cut : float, default 0.05
@@ -34,8 +39,9 @@ class CompressionConfig:
     round_to : int, optional
         Ask for a multiple of this many states, rounded up. The result can be smaller where a conjugate pair would be
         split, or where fewer states link inputs to outputs at all.
-    budget : {"per_layer"}, default "per_layer"
-        Every layer meets the criterion by itself.
+    budget : {"per_layer", "global"}, default "per_layer"
+        Whether every layer meets the criterion by itself, or all layers together: states are then dropped where the
+        predicted error is least.
     method : {"auto", "balanced_truncation"}, default "auto"
         Balanced truncation for time-invariant layers.
     start_step : int, default 0
@@ -46,11 +52,22 @@ class CompressionConfig:
         Optimizer steps of the whole training.
     attempts : int, default 4
         Measurements in the window, at equal distances, the last at its end.
+    interval : int, optional
+        Measure every so many steps of the window instead.
+    certify : bool, default False
+        Let `InTrainingCompressor` cut a layer only when its hsv are settled: when the gap at the cut is more than twice
+        the Hankel norm of what training changed since the last measurement, so that no hsv can have crossed the cut
+        meanwhile. The first measurement has nothing to compare with; the last of the window cuts in any case.
+    max_tail : float, default 0.3
+        Largest share of the sum of hsv that `InTrainingCompressor` drops in one cut to meet a given `order` or
+        `fraction`. A flat spectrum is a sign that training has not yet decided which states it needs.
+    force : bool, default False
+        Cut to a given `order` or `fraction` whatever the tail. A call of `plan` or `compress_` is that word already.
     optimizer_state : {"transport", "reset", "slice"}, default "transport"
         What becomes of the averages an optimizer keeps: carried over by the change of basis, started anew, or cut to
         the first states regardless of what these mean, for comparison.
     lr_rewarm_steps : int, default 0
-        Steps of a learning-rate warm-up after a cut; only 0, none, so far.
+        Steps after a cut in which learning rates rise linearly from near 0 to what the schedule says.
     target_modules : str or sequence of str, optional
         Layers that may be cut: a regular expression that matches a whole layer name, or names and their endings; all
         by default.
@@ -72,30 +89,46 @@ class CompressionConfig:
 
     tau: float = 0.05
     order: int | Mapping[str, int] | None = None
+    fraction: float | None = None
+    max_error: float | None = None
     min_order: int = 1
     min_cut: float = 0.05
     round_to: int | None = None
-    budget: Literal["per_layer"] = "per_layer"
+    budget: Literal["per_layer", "global"] = "per_layer"
     method: Literal["auto", "balanced_truncation"] = "auto"
     start_step: int = 0
     end_step: int | None = None
     total_steps: int | None = None
     attempts: int = 4
+    interval: int | None = None
+    certify: bool = False
+    max_tail: float = 0.3
+    force: bool = False
     optimizer_state: Literal["transport", "reset", "slice"] = "transport"
     lr_rewarm_steps: int = 0
     target_modules: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         """Check every value once, here."""
-        if not 0 <= self.tau < 1:
-            raise InputError(f"tau must be a share from 0 to below 1; got {self.tau}. Write 0.05 for 5 %.")
-        if not 0 <= self.min_cut < 1:
-            raise InputError(f"min_cut must be a share from 0 to below 1; got {self.min_cut}. Write 0.05 for 5 %.")
+        for name in ("tau", "min_cut"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} must be a share from 0 to below 1; got {getattr(self, name)}. 0.05 is 5 %.")
+        if not 0 <= self.max_tail <= 1:
+            raise InputError(f"max_tail must be a share from 0 to 1; got {self.max_tail}. Write 0.3 for 30 %.")
+        if self.fraction is not None and not 0 < self.fraction < 1:
+            raise InputError(f"fraction must be a share between 0 and 1; got {self.fraction}. 0.9 keeps 90 % at a cut.")
+        if self.max_error is not None and not self.max_error >= 0:
+            raise InputError(
+                f"max_error must be a gain from 0 up; got {self.max_error}. It bounds the H-infinity error."
+            )
+        given = [name for name in ("order", "fraction", "max_error") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InputError(f"At most one of order, fraction and max_error may be given; got {' and '.join(given)}.")
         for name in ("min_order", "attempts"):
             _check_integer(name, getattr(self, name), 1)
         for name in ("start_step", "lr_rewarm_steps"):
             _check_integer(name, getattr(self, name), 0)
-        for name in ("round_to", "end_step", "total_steps"):
+        for name in ("round_to", "end_step", "total_steps", "interval"):
             if getattr(self, name) is not None:
                 _check_integer(name, getattr(self, name), 1)
         for order in self.order.values() if isinstance(self.order, Mapping) else [self.order]:
@@ -104,11 +137,6 @@ class CompressionConfig:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
-        if self.lr_rewarm_steps:
-            raise InputError(
-                f"lr_rewarm_steps must be 0, the only value so far; got {self.lr_rewarm_steps}. "
-                f"Add a warm-up to the learning-rate schedule instead."
-            )
         if isinstance(self.order, Mapping):
             object.__setattr__(self, "order", dict(self.order))
         if self.target_modules is not None and not isinstance(self.target_modules, str):
@@ -120,12 +148,12 @@ class CompressionConfig:
         Returns
         -------
         tuple of int
-            `attempts` steps or, in a window that short, fewer.
+            `attempts` steps or, in a window that short, fewer; with `interval` as many as fit the window.
 
         Raises
         ------
         InputError
-            If neither `end_step` nor `total_steps` is given, or the window is empty.
+            If neither `end_step` nor `total_steps` is given, the window is empty, or `interval` exceeds it.
         """
         end = self.end_step
         if end is None:
@@ -141,6 +169,13 @@ class CompressionConfig:
                 f"Lower start_step or pass a later end_step."
             )
         length = end - self.start_step
+        if self.interval is not None:
+            if self.interval > length:
+                raise InputError(
+                    f"interval must fit the reduction window; got interval={self.interval} and {length} steps. "
+                    f"Lower interval or pass a later end_step."
+                )
+            return tuple(range(self.start_step + self.interval, end + 1, self.interval))
         ends = {self.start_step + -(-length * k // self.attempts) for k in range(1, self.attempts + 1)}
         return tuple(sorted(ends))
 
@@ -184,7 +219,7 @@ class CompressionConfig:
 
 
 _CHOICES = {
-    "budget": ("per_layer",),
+    "budget": ("per_layer", "global"),
     "method": ("auto", "balanced_truncation"),
     "optimizer_state": ("transport", "reset", "slice"),
 }

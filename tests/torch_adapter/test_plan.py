@@ -227,7 +227,11 @@ def test_linear_algebra_runs_in_one_thread(monkeypatch):
         {"budget": "galactic"},
         {"method": "magic"},
         {"optimizer_state": "keep"},
-        {"lr_rewarm_steps": 5},
+        {"lr_rewarm_steps": -1},
+        {"fraction": 1.0},
+        {"max_error": -0.1},
+        {"max_tail": 1.5},
+        {"interval": 0},
     ],
 )
 def test_values_out_of_range_are_refused_by_name(config):
