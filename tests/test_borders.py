@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[1]
 # stands to its right is imported by users and the command line, never by the library.
 CORE = """
     errors _checks _threads _diagonal_kernels _system_base systems order _realisation interop _triangular _hammarling
-    _smith lyapunov _diagonal_factors diagonal diagonal_banks gramians projection averaged norms reduction stability
-    moments control_names __init__ testing plotting cli
+    _smith lyapunov _diagonal_factors diagonal diagonal_banks _bidiagonal gramians projection averaged norms reduction stability
+    moments following control_names __init__ testing plotting cli
 """
 ADAPTER = """
-    errors convert config ops layers adapters penalty plan report optimizer_state surgery compressor checkpoint
-    distributed __init__ integrations experiment
+    errors convert config ops layers adapters penalty plan report optimizer_state ema surgery history policy snapshot
+    guard rewarm checkpoint compressor distributed __init__ integrations experiment
 """
 ORDER = {"hankelred": CORE.split(), "hankelred_torch": ADAPTER.split()}
 OPTIONAL = ["control", "hankelred_torch", "hypothesis", "jinja2", "matplotlib", "sklearn", "slycot", "torch", "tqdm"]
