@@ -6,17 +6,17 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-import hankelred as hr
 from hankelred._checks import Array
 from hankelred.errors import DiagonalisationError, InputError
 
 from .adapters import Adapter, find_ssm_layers, module_types
+from .adapters.analysis import Analysis, LayerReduction
 from .config import CompressionConfig
 
 
@@ -33,18 +33,20 @@ class LayerPlan:
     states : int
         States it is to store; n where it is left alone.
     order : int
-        Hankel singular values kept: a stored complex state of a layer with real output counts twice.
+        Hankel singular values kept: a stored complex state of a layer with real output counts twice. Of a bank of
+        systems, the most that one of them keeps.
     kept_energy : float
         Share of the sum of Hankel singular values that is kept.
     error_bound : float
         Bound on the H-infinity norm of the difference the cut makes, in units of output per unit of input; 0 where
         nothing is cut.
     hsv : (k,) ndarray
-        Hankel singular values, decreasing, in the same units.
+        Hankel singular values, decreasing, in the same units; of a bank, at every place the largest of its systems.
     reason : str
         Why the layer is left alone, or why the order is not the one asked for; empty otherwise.
-    reduction : Reduction or None
-        The reduction behind the plan, which can measure its true error; None where nothing is cut.
+    reduction : Reduction or tuple of them or None
+        The reduction behind the plan, which can measure its true error, one per system of a bank; None where nothing
+        is cut.
     """
 
     name: str
@@ -55,7 +57,7 @@ class LayerPlan:
     error_bound: float
     hsv: Array = field(repr=False)
     reason: str = ""
-    reduction: hr.Reduction | None = field(default=None, repr=False)
+    reduction: Any = field(default=None, repr=False)
     _values: Mapping[str, Array] = field(default_factory=dict, repr=False)
 
     @property
@@ -206,7 +208,34 @@ def plan(model: nn.Module, config: CompressionConfig) -> CompressionPlan:
     """
     adapters = target_layers(model, config)
     with one_blas_thread():
-        return CompressionPlan({name: _plan_layer(name, x, config) for name, x in adapters.items()}, config)
+        values = {name: adapter.values() for name, adapter in adapters.items()}
+        analyses = {name: adapter.analyse(values[name]) for name, adapter in adapters.items()}
+        wanted = allocate(analyses, config)
+        layers = {name: _plan_layer(name, x, wanted[name], config, values[name]) for name, x in analyses.items()}
+    return CompressionPlan(layers, config)
+
+
+class Allocation(NamedTuple):
+    """The states that one layer is to keep, None where the criterion cannot be met, and the reason or detour."""
+
+    states: int | None
+    reason: str = ""
+
+
+def allocate(analyses: Mapping[str, Analysis], config: CompressionConfig) -> dict[str, Allocation]:
+    """Decide for all layers together how many states each one is to keep, before limits and rounding."""
+    return {name: _by_itself(name, analysis, config) for name, analysis in analyses.items()}
+
+
+def _by_itself(name: str, analysis: Analysis, config: CompressionConfig) -> Allocation:
+    """Return the states that one layer needs to meet the criterion by itself."""
+    order = _fixed_order(name, config)
+    if order is not None:
+        return Allocation(order)
+    try:
+        return Allocation(*analysis.least_states(energy=1 - config.tau))
+    except DiagonalisationError as error:
+        return Allocation(None, str(error))
 
 
 def hankel_singular_values(model_or_layer: nn.Module) -> dict[str, Array]:
@@ -221,7 +250,8 @@ def hankel_singular_values(model_or_layer: nn.Module) -> dict[str, Array]:
     -------
     dict of str to (k,) ndarray
         Decreasing, in units of output per unit of input, by module name; two per stored state where the output is
-        the real part of complex states. In double precision, relative to the stored parameters.
+        the real part of complex states. A layer that is a bank of systems has (channels, k). In double precision,
+        relative to the stored parameters.
 
     Raises
     ------
@@ -236,7 +266,7 @@ def hankel_singular_values(model_or_layer: nn.Module) -> dict[str, Array]:
     """
     adapters = _ssm_layers(model_or_layer)
     with one_blas_thread():
-        return {name: hr.hankel_singular_values(x.read(x.values())) for name, x in adapters.items()}
+        return {name: x.hankel_singular_values(x.values()) for name, x in adapters.items()}
 
 
 def target_layers(model: nn.Module, config: CompressionConfig) -> dict[str, Adapter]:
@@ -259,10 +289,14 @@ def target_layers(model: nn.Module, config: CompressionConfig) -> dict[str, Adap
     return chosen
 
 
-def reduce_layer(adapter: Adapter, values: Mapping[str, Array], states: int) -> hr.Reduction:
+def reduce_layer(adapter: Adapter, values: Mapping[str, Array], states: int) -> LayerReduction:
     """Return the reduction of one layer to at most so many stored states, in the layer's coordinates."""
-    system = adapter.read(values)
-    return adapter.align(system, hr.balance(system).reduce(states=states))
+    return adapter.analyse(values).reduce(states)
+
+
+def renewed(layer: LayerPlan, adapter: Adapter, values: Mapping[str, Array]) -> LayerPlan:
+    """Return the plan of a layer that has changed since, at the size decided then."""
+    return _cut(layer.name, layer.n, reduce_layer(adapter, values, layer.states), layer.reason, values)
 
 
 @contextmanager
@@ -272,43 +306,47 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
-def _plan_layer(name: str, adapter: Adapter, config: CompressionConfig) -> LayerPlan:
-    values = adapter.values()
-    system = adapter.read(values)
-    balancing, n = hr.balance(system), system.n
-    try:
-        wanted, detour = _wanted_states(balancing, _fixed_order(name, config), config)
-        wanted = min(_rounded(wanted, config), n)
-        limit = (1 - config.min_cut) * n
-        if not wanted < limit:
-            reason = f"{wanted} of {n} states are needed; a cut keeps fewer than {limit:.4g}"
-            return _unchanged(name, balancing, n, reason)
-        reduction, second_detour = _reduce(balancing, prefer_larger=config.order is None, states=wanted)
-    except DiagonalisationError as error:
-        return _unchanged(name, balancing, n, str(error))
-    states = reduction.system.n
+def _plan_layer(
+    name: str, analysis: Analysis, wanted: Allocation, config: CompressionConfig, values: Mapping[str, Array]
+) -> LayerPlan:
+    """Reduce one layer to the states it was allocated, unless there is a reason to leave it alone."""
+    n = analysis.n
+    if wanted.states is None:
+        return _unchanged(name, analysis, wanted.reason)
+    states = min(_rounded(wanted.states, config), n)
+    limit = (1 - config.min_cut) * n
     if not states < limit:
-        reason = f"the next order that can be diagonalised takes {states} of {n} states"
-        return _unchanged(name, balancing, n, reason)
-    if states < min(config.min_order, wanted):
-        reason = f"only {states} states link inputs to outputs, fewer than min_order={config.min_order}"
-        return _unchanged(name, balancing, n, reason)
+        return _unchanged(name, analysis, f"{states} of {n} states are needed; a cut keeps fewer than {limit:.4g}")
+    try:
+        found = analysis.reduce(states, prefer_larger=config.order is None)
+    except DiagonalisationError as error:
+        return _unchanged(name, analysis, str(error))
+    if not found.states < limit:
+        reason = f"the next order that can be diagonalised takes {found.states} of {n} states"
+        return _unchanged(name, analysis, reason)
+    if found.states < min(config.min_order, states):
+        reason = f"only {found.states} states link inputs to outputs, fewer than min_order={config.min_order}"
+        return _unchanged(name, analysis, reason)
+    return _cut(name, n, found, found.reason or wanted.reason, values)
+
+
+def _cut(name: str, n: int, found: LayerReduction, reason: str, values: Mapping[str, Array]) -> LayerPlan:
     return LayerPlan(
         name=name,
         n=n,
-        states=states,
-        order=reduction.order,
-        kept_energy=_kept_energy(balancing.hsv, reduction.order),
-        error_bound=reduction.error_bound,
-        hsv=balancing.hsv,
-        reason=second_detour or detour,
-        reduction=adapter.align(system, reduction),
+        states=found.states,
+        order=found.order,
+        kept_energy=found.kept_energy,
+        error_bound=found.error_bound,
+        hsv=found.hsv,
+        reason=reason,
+        reduction=found.reduction,
         _values=values,
     )
 
 
-def _unchanged(name: str, balancing: hr.Balancing, n: int, reason: str) -> LayerPlan:
-    return LayerPlan(name, n, n, len(balancing.hsv), 1.0, 0.0, balancing.hsv, reason)
+def _unchanged(name: str, analysis: Analysis, reason: str) -> LayerPlan:
+    return LayerPlan(name, analysis.n, analysis.n, len(analysis.hsv), 1.0, 0.0, analysis.hsv, reason)
 
 
 def _fixed_order(name: str, config: CompressionConfig) -> int | None:
@@ -316,38 +354,11 @@ def _fixed_order(name: str, config: CompressionConfig) -> int | None:
     return config.order[name] if isinstance(config.order, Mapping) else config.order
 
 
-def _wanted_states(balancing: hr.Balancing, order: int | None, config: CompressionConfig) -> tuple[int, str]:
-    """Return the stored states that the criterion asks for, and the detour on the way there if there was one."""
-    if order is not None:
-        return order, ""
-    least, detour = _reduce(balancing, prefer_larger=True, order=balancing.order(energy=1 - config.tau))
-    return least.system.n, detour
-
-
 def _rounded(states: int, config: CompressionConfig) -> int:
     """Return the states rounded up, and at least the fewest allowed."""
     if config.round_to is not None:
         states = -(-states // config.round_to) * config.round_to
     return max(states, config.min_order)
-
-
-def _reduce(balancing: hr.Balancing, *, prefer_larger: bool, **criterion: Any) -> tuple[hr.Reduction, str]:
-    """Reduce by one criterion, or to the nearest order that can be diagonalised, and say so then."""
-    try:
-        return balancing.reduce(**criterion), ""
-    except DiagonalisationError as error:
-        orders = sorted(cast(Any, error).orders, reverse=prefer_larger)
-        if not orders:
-            raise
-        wanted = criterion["order"] if "order" in criterion else balancing.order(**criterion)
-        return balancing.reduce(order=orders[0]), f"order {wanted} cannot be diagonalised, {orders[0]} can"
-
-
-def _kept_energy(hsv: Array, order: int) -> float:
-    """Return the share of the sum of finite values that the first `order` carry."""
-    finite = np.where(np.isfinite(hsv), hsv, 0.0)
-    total = float(finite.sum())
-    return float(finite[:order].sum()) / total if total > 0 else 1.0
 
 
 def _ssm_layers(model: nn.Module) -> dict[str, Adapter]:

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hankelred._checks import Array
-from hankelred.errors import InputError, NumericalError
+from hankelred.errors import InputError
 
 from .adapters import Adapter, find_ssm_layers, stored_tensor
 from .config import CompressionConfig
 from .convert import tensor_in_place_of, to_array
 from .errors import SurgeryError
 from .optimizer_state import Slot, State, carried_state, find_slot
-from .plan import CompressionPlan, LayerPlan, one_blas_thread, plan, reduce_layer
+from .plan import CompressionPlan, LayerPlan, one_blas_thread, plan, renewed
 from .report import CompressionReport
 
 Holder = tuple[dict[str, Any], str]  # a module's dict of parameters or buffers, and the name in it
@@ -162,7 +161,7 @@ def check_trained(adapter: Adapter, name: str, optimizers: tuple[Any, ...]) -> d
     slots = {}
     missing = []
     for tensor_name in adapter.state_axes:
-        tensor = stored_tensor(adapter.layer, tensor_name)
+        tensor = stored_tensor(*adapter.owner(tensor_name))
         slot = find_slot(tensor, optimizers)
         if slot is not None:
             slots[tensor_name] = slot
@@ -242,40 +241,19 @@ def _prepare_layer(
     values = adapter.values()
     reduction = layer.reduction
     if reduction is None or not layer.fits(values):
-        layer = _renewed(adapter, layer, values)
+        layer = renewed(layer, adapter, values)
         reduction = layer.reduction
     assert reduction is not None
     written = adapter.rewrite(values, reduction)
-    olds = {name: stored_tensor(adapter.layer, name) for name in adapter.state_axes}
+    olds = {name: stored_tensor(*adapter.owner(name)) for name in adapter.state_axes}
     news = {name: tensor_in_place_of(old, written[name]) for name, old in olds.items()}
-    stored = adapter.read(values | {name: to_array(new) for name, new in news.items()})
-    if not stored.is_stable():
-        raise NumericalError(
-            f"The reduced layer {layer.name!r} must stay stable in {next(iter(news.values())).dtype}; got a pole "
-            f"{stored.instability().max():.2e} beyond the boundary. Choose another order."
-        )
+    adapter.check(values | {name: to_array(new) for name, new in news.items()}, layer.name)
     states = carried_state(policy, adapter, values, reduction, slots, news)
     replacements = [
         _Replacement(name, olds[name], news[name], holders[olds[name]], slots.get(name), states.get(name))
         for name in adapter.state_axes
     ]
     return _Cut(adapter, layer, replacements)
-
-
-def _renewed(adapter: Adapter, layer: LayerPlan, values: Mapping[str, Array]) -> LayerPlan:
-    """Return the plan of a layer that has changed since, at the size decided then."""
-    renewed = reduce_layer(adapter, values, layer.states)
-    kept, total = renewed.hsv[: renewed.order].sum(), renewed.hsv.sum()
-    return replace(
-        layer,
-        states=renewed.system.n,
-        order=renewed.order,
-        kept_energy=float(kept / total) if total > 0 else 1.0,
-        error_bound=renewed.error_bound,
-        hsv=renewed.hsv,
-        reduction=renewed,
-        _values=values,
-    )
 
 
 def _replace(cut: _Cut, journal: _Journal) -> None:
@@ -289,7 +267,7 @@ def _replace(cut: _Cut, journal: _Journal) -> None:
             if x.state is not None:
                 journal.set_item(x.slot.state, x.new, x.state)
     for name, size in cut.adapter.sizes(cut.layer.states).items():
-        journal.set_attribute(cut.adapter.layer, name, size)
+        journal.set_attribute(*cut.adapter.owner(name), size)
 
 
 def _check_invariants(model: nn.Module, cuts: list[_Cut], optimizers: tuple[Any, ...]) -> None:

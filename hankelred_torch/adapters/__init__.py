@@ -7,16 +7,17 @@ from collections import Counter
 import torch
 from torch import nn
 
-from hankelred import DiagonalSystem
 from hankelred.errors import InputError
 
 from ..convert import tensor_in_place_of, to_tensor
-from .base import Adapter
+from .base import Adapter, Systems
 from .lru import LRUAdapter
+from .systems import SystemAdapter
 
 __all__ = [
     "Adapter",
     "LRUAdapter",
+    "SystemAdapter",
     "adapter_of",
     "find_ssm_layers",
     "read_system",
@@ -119,7 +120,7 @@ def state_sizes(model: nn.Module) -> dict[str, int]:
     return {name: adapter.states for name, adapter in find_ssm_layers(model).items()}
 
 
-def read_system(layer: nn.Module) -> DiagonalSystem:
+def read_system(layer: nn.Module) -> Systems:
     """Read the linear system a layer computes.
 
     Parameters
@@ -129,13 +130,14 @@ def read_system(layer: nn.Module) -> DiagonalSystem:
 
     Returns
     -------
-    DiagonalSystem
-        In double precision, with all that `hankelred` can do with a system.
+    DiagonalSystem or tuple of them
+        In double precision, with all that `hankelred` can do with a system; one per channel of a layer that is a
+        bank of systems.
 
     Raises
     ------
     InputError
-        If the class is not registered, or a tensor is not finite.
+        If the class is not registered, a tensor is not finite, or the layer is not time-invariant.
 
     Examples
     --------
@@ -148,7 +150,7 @@ def read_system(layer: nn.Module) -> DiagonalSystem:
     return adapter.read(adapter.values())
 
 
-def write_system(layer: nn.Module, system: DiagonalSystem) -> None:
+def write_system(layer: nn.Module, system: Systems) -> None:
     """Make a layer compute a system, as far as its dtype can hold it.
 
     With the number of states it had, the layer keeps its parameters and gets new values. With another number it gets
@@ -158,8 +160,8 @@ def write_system(layer: nn.Module, system: DiagonalSystem) -> None:
     ----------
     layer : torch.nn.Module
         A layer of a registered class; changed in place, or not at all.
-    system : DiagonalSystem
-        What the layer is to compute.
+    system : DiagonalSystem or tuple of them
+        What the layer is to compute; one per channel for a bank.
 
     Raises
     ------
@@ -178,22 +180,24 @@ def write_system(layer: nn.Module, system: DiagonalSystem) -> None:
     """
     adapter = adapter_of(layer)
     values = adapter.write(system)
-    olds = {name: stored_tensor(layer, name) for name in values}
-    if system.n == adapter.states:
+    olds = {name: stored_tensor(*adapter.owner(name)) for name in values}
+    if all(values[name].shape == olds[name].shape for name in adapter.state_axes):
         news = {name: to_tensor(value, olds[name]) for name, value in values.items()}
         with torch.no_grad():
             for name, new in news.items():
                 olds[name].copy_(new)
         return
     news = {name: tensor_in_place_of(olds[name], values[name]) for name in adapter.state_axes}
-    constants = {name: to_tensor(values[name], olds[name]) for name in adapter.constants}
+    constants = {name: to_tensor(values[name], olds[name]) for name in adapter.constants if name in values}
     for name, new in news.items():
-        setattr(layer, name, new)
+        module, attribute = adapter.owner(name)
+        setattr(module, attribute, new)
     with torch.no_grad():
         for name, new in constants.items():
             olds[name].copy_(new)
-    for name, size in adapter.sizes(system.n).items():
-        setattr(layer, name, size)
+    for name, size in adapter.sizes(adapter.states).items():
+        module, attribute = adapter.owner(name)
+        setattr(module, attribute, size)
 
 
 def adapter_of(layer: nn.Module) -> Adapter:

@@ -2,28 +2,35 @@
 
 An adapter computes with arrays: the values of the layer's tensors in double precision, keyed by tensor name. It never
 touches the layer's parameters or an optimizer itself, so that a cut can be prepared in full before anything changes.
+
+`Adapter` is the contract for layers of every kind; `hankelred_torch.adapters.systems` serves those that are linear
+systems.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
 
-from hankelred import DiagonalSystem, Reduction
+from hankelred import DiagonalSystem
 from hankelred._checks import Array
 from hankelred.errors import InputError
 
 from ..convert import to_array
+from .analysis import Analysis
+
+Systems = DiagonalSystem | tuple[DiagonalSystem, ...]
 
 
 class Adapter(ABC):
-    """The state space system inside one layer: how to read it, write it and carry moments through a reduction.
+    """The states of one layer: how to find out what they carry, write fewer of them and carry moments along.
 
-    Subclass it for a layer family of your own, and name the subclass to `register_adapter`.
+    Subclass `SystemAdapter` for a layer family that is one linear system, `BankAdapter` for one system per channel,
+    and name the subclass to `register_adapter`.
 
     Parameters
     ----------
@@ -35,16 +42,18 @@ class Adapter(ABC):
     layer : torch.nn.Module
         The layer adapted.
     kind : {"lti", "selective"}
-        Whether the layer is one time-invariant system, which balanced truncation serves exactly.
+        Whether the layer is time-invariant, which balanced truncation serves exactly.
     state_axes : mapping of str to int
-        Every tensor of the layer that carries the state axis, and which of its axes that is.
+        Every tensor of the layer that is replaced in a cut, and which of its axes carries the states. A tensor of a
+        submodule has a name with dots.
     constants : tuple of str
-        Other tensors of the layer that its system is read from.
+        Other tensors of the layer that its system is read from; a cut leaves them as they are.
 
     Raises
     ------
     InputError
-        If the layer lacks one of these tensors, or their state axes differ in size.
+        If the layer lacks one of these tensors, their state axes differ in size, or it has a form that cannot be
+        reduced, with the reason.
 
     Examples
     --------
@@ -70,7 +79,7 @@ class Adapter(ABC):
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
         shapes = {name: tuple(self.tensor(name).shape) for name in self.state_axes}
-        sizes = {shape[axis : axis + 1] for shape, axis in zip(shapes.values(), self.state_axes.values(), strict=True)}
+        sizes = {self._states_on(name, shape) for name, shape in shapes.items()}
         if len(sizes) != 1:
             raise InputError(
                 f"The tensors of {type(layer).__name__} must agree on the number of states; got {shapes}. "
@@ -80,8 +89,34 @@ class Adapter(ABC):
     @property
     def states(self) -> int:
         """Number of stored states, from the shape of a tensor."""
-        name, axis = next(iter(self.state_axes.items()))
-        return self.tensor(name).shape[axis]
+        name = next(iter(self.state_axes))
+        return self._states_on(name, tuple(self.tensor(name).shape))
+
+    def _states_on(self, name: str, shape: tuple[int, ...]) -> int:
+        """Return how many states a tensor of this shape carries; -1 if its axis is missing.
+
+        Override it where the axis holds more than the states, such as rows of several blocks.
+        """
+        axis = self.state_axes[name]
+        return shape[axis] if axis < len(shape) else -1
+
+    def owner(self, name: str) -> tuple[nn.Module, str]:
+        """Return the module that holds a tensor or attribute, and its name there.
+
+        Parameters
+        ----------
+        name : str
+            Path from the layer, with dots where submodules lie between.
+
+        Returns
+        -------
+        module : torch.nn.Module
+            The layer or one of its submodules.
+        attribute : str
+            The last part of the path.
+        """
+        path, _, attribute = name.rpartition(".")
+        return self.layer.get_submodule(path), attribute
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor of the layer.
@@ -101,7 +136,11 @@ class Adapter(ABC):
         InputError
             If the layer has no such tensor.
         """
-        tensor = getattr(self.layer, name, None)
+        try:
+            module, attribute = self.owner(name)
+            tensor = getattr(module, attribute, None)
+        except AttributeError:
+            tensor = None
         if not isinstance(tensor, Tensor):
             raise InputError(
                 f"{type(self.layer).__qualname__} must have a tensor {name} to be read by {type(self).__name__}; "
@@ -132,9 +171,8 @@ class Adapter(ABC):
                 )
         return values
 
-    @abstractmethod
-    def read(self, values: Mapping[str, Array]) -> DiagonalSystem:
-        """Return the system that tensors of these values make.
+    def read(self, values: Mapping[str, Array]) -> Systems:
+        """Return the linear system that tensors of these values make.
 
         Parameters
         ----------
@@ -143,68 +181,110 @@ class Adapter(ABC):
 
         Returns
         -------
-        DiagonalSystem
-            In double precision.
-        """
+        DiagonalSystem or tuple of them
+            In double precision; one per channel where the layer is a bank of systems.
 
-    @abstractmethod
-    def write(self, system: DiagonalSystem) -> dict[str, Array]:
+        Raises
+        ------
+        InputError
+            If the layer is not a fixed linear system.
+        """
+        raise InputError(
+            f"{type(self.layer).__qualname__} must be time-invariant to be read as a linear system; got a {self.kind} "
+            f"layer, whose matrices depend on its input."
+        )
+
+    def write(self, system: Any) -> dict[str, Array]:
         """Return the values of the tensors that make a system, the inverse of `read`.
 
         Parameters
         ----------
-        system : DiagonalSystem
+        system : DiagonalSystem or tuple of them
             Discrete in time, with any number of states.
 
         Returns
         -------
         dict of str to ndarray
-            For every name in `state_axes` and `constants`.
+            For every name in `state_axes` and for those constants that belong to the system.
 
         Raises
         ------
         InputError
             If a layer of this family cannot hold the system.
         """
+        raise InputError(
+            f"{type(self.layer).__qualname__} must be time-invariant to hold a linear system; got a {self.kind} layer."
+        )
 
-    def rewrite(self, values: Mapping[str, Array], reduction: Reduction) -> dict[str, Array]:
-        """Return the values of the tensors after a reduction; like `write`, with what else they held before.
+    def hankel_singular_values(self, values: Mapping[str, Array]) -> Array:
+        """Return the Hankel singular values of the system that tensors of these values make.
+
+        Parameters
+        ----------
+        values : mapping of str to ndarray
+            As from `values`.
+
+        Returns
+        -------
+        (k,) ndarray
+            Decreasing; of a bank, (channels, k).
+        """
+        return self.analyse(values).hsv
+
+    @abstractmethod
+    def analyse(self, values: Mapping[str, Array], statistics: Any = None) -> Analysis:
+        """Return what a cut of the layer could lose, at every size.
+
+        Parameters
+        ----------
+        values : mapping of str to ndarray
+            As from `values`.
+        statistics : object, optional
+            What a selective layer collected of its matrices on sample batches; time-invariant layers need none.
+
+        Returns
+        -------
+        Analysis
+            Answers with a `LayerReduction`, whose `reduction` the methods below take.
+        """
+
+    @abstractmethod
+    def rewrite(self, values: Mapping[str, Array], reduction: Any) -> dict[str, Array]:
+        """Return the values of the tensors after a reduction.
 
         Parameters
         ----------
         values : mapping of str to ndarray
             The tensors before the reduction.
-        reduction : Reduction
-            The aligned reduction.
+        reduction : Reduction or tuple of them
+            As in `LayerReduction.reduction`.
 
         Returns
         -------
         dict of str to ndarray
-            For every name in `state_axes`; by default those of ``write(reduction.system)``.
+            For every name in `state_axes`.
         """
-        written = self.write(reduction.system)
-        return {name: written[name] for name in self.state_axes}
 
     @abstractmethod
-    def align(self, system: DiagonalSystem, reduction: Reduction) -> Reduction:
-        """Return the reduction in the state coordinates that suit the layer, as `align_states` does.
+    def check(self, values: Mapping[str, Array], name: str) -> None:
+        """Raise unless tensors of these values make a layer that can run.
 
         Parameters
         ----------
-        system : DiagonalSystem
-            The system before the reduction.
-        reduction : Reduction
-            Its reduction.
+        values : mapping of str to ndarray
+            The tensors as they are to be stored, rounded to the dtype of the layer.
+        name : str
+            Module name of the layer, for the message.
 
-        Returns
-        -------
-        Reduction
-            With the same input-output behaviour.
+        Raises
+        ------
+        NumericalError
+            If the layer would not be stable.
         """
 
     @abstractmethod
     def carry_first(
-        self, values: Mapping[str, Array], reduction: Reduction, moments: Mapping[str, Array]
+        self, values: Mapping[str, Array], reduction: Any, moments: Mapping[str, Array]
     ) -> dict[str, Array]:
         """Return first moments of the new tensors, from those of the old ones.
 
@@ -212,8 +292,8 @@ class Adapter(ABC):
         ----------
         values : mapping of str to ndarray
             The tensors before the reduction.
-        reduction : Reduction
-            The aligned reduction.
+        reduction : Reduction or tuple of them
+            As in `LayerReduction.reduction`.
         moments : mapping of str to ndarray
             Averaged gradients, for those tensors of `state_axes` that have one.
 
@@ -225,7 +305,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def carry_second(
-        self, values: Mapping[str, Array], reduction: Reduction, moments: Mapping[str, Array]
+        self, values: Mapping[str, Array], reduction: Any, moments: Mapping[str, Array]
     ) -> dict[str, Array]:
         """Return estimates of second moments of the new tensors, from those of the old ones.
 
@@ -233,8 +313,8 @@ class Adapter(ABC):
         ----------
         values : mapping of str to ndarray
             The tensors before the reduction.
-        reduction : Reduction
-            The aligned reduction.
+        reduction : Reduction or tuple of them
+            As in `LayerReduction.reduction`.
         moments : mapping of str to ndarray
             Averaged squares of the gradient, for those tensors of `state_axes` that have one.
 
@@ -255,6 +335,7 @@ class Adapter(ABC):
         Returns
         -------
         dict of str to int
-            By attribute name; empty, the default, where the layer reads its sizes from its tensors.
+            By attribute name, with dots for those of submodules; empty, the default, where the layer reads its sizes
+            from its tensors.
         """
         return {}

@@ -17,7 +17,7 @@ from hankelred._checks import Array
 from hankelred.errors import InputError, StabilityError
 from hankelred.moments import Moments, align_states, carry_first_moments, carry_second_moments
 
-from .base import Adapter
+from .systems import SystemAdapter
 
 # A positive real pole has phase 0, which the logarithm cannot hold. The floor moves the pole by 1e-12 of itself,
 # below double precision of most rates, and keeps it there: the gradient of theta_log is theta times that of theta.
@@ -32,7 +32,7 @@ LARGEST_RATE = 80.0
 STALENESS = 0.1
 
 
-class LRUAdapter(Adapter):
+class LRUAdapter(SystemAdapter):
     """Adapter of `hankelred_torch.layers.LRU` and of layers with the same tensors."""
 
     kind = "lti"
