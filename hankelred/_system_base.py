@@ -76,10 +76,10 @@ class System:
 
 
 def freeze(system: Any, arrays: dict[str, Array], dt: Any, labels: Labels | None) -> None:
-    """Set read-only copies in one common dtype, dt and labels on a frozen system."""
+    """Set fresh arrays in one common dtype and read-only, dt and labels on a frozen system."""
     dtype = np.result_type(*(x.dtype for x in arrays.values()))
     for name, x in arrays.items():
-        object.__setattr__(system, name, readonly(np.array(x, dtype=dtype)))
+        object.__setattr__(system, name, readonly(x.astype(dtype, copy=False)))
     object.__setattr__(system, "dt", check_dt(dt))
     object.__setattr__(system, "labels", labels or Labels())
 

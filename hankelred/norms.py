@@ -12,14 +12,7 @@ import numpy as np
 import scipy.linalg as sla
 
 from ._checks import Array, double
-from .gramians import (
-    accuracy,
-    hankel_singular_values,
-    singular_triples,
-    singular_values,
-    stable_factors,
-    system_order,
-)
+from .gramians import CrossProduct, accuracy, hankel_singular_values, padded, stable_factors, system_order
 from .interop import as_system
 from .order import error_bound
 from .projection import model_of, project, square_root_bases
@@ -177,11 +170,12 @@ def _compact(system: StateSpace | DiagonalSystem, rtol: float) -> tuple[StateSpa
     n = system_order(system)
     if n >= COMPACT_FROM:
         S, R = stable_factors(system)
-        hsv = singular_values(S, R, n)
+        cross = CrossProduct(S, R)
+        hsv = padded(cross.values, n)
         floor, rank = accuracy(hsv, S, R, system)
         small = [k for k in range(min(rank, n // 2) + 1) if error_bound(hsv, k, floor) <= rtol / 4 * hsv[0]]
         if small:
-            bases = square_root_bases(S, R, singular_triples(S, R), slice(0, small[0]))
+            bases = square_root_bases(S, R, cross.triples(small[0]), slice(0, small[0]))
             reduced = project(model_of(system), *bases)
             A = reduced.A + reduced.shift * np.eye(small[0])
             return StateSpace(A, reduced.B, reduced.C, reduced.D, system.dt), rtol / 4

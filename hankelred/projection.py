@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg as sla
 
+from ._bidiagonal import Triples
 from ._checks import Array, double, is_discrete
 from .systems import DiagonalSystem, StateSpace
-
-Triples = tuple[Array, Array, Array]
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,8 @@ class StateSpace(System):
 
     def standard(self) -> StateSpace:
         """Return the same system in double precision with E absorbed: ``(E^-1 A, E^-1 B, C, D)``."""
+        if self.E is None and self.dtype in (np.float64, np.complex128):
+            return self
         A, B, C, D = (double(x) for x in (self.A, self.B, self.C, self.D))
         if self.E is not None:
             A, B = np.split(sla.solve(double(self.E), np.hstack([A, B])), [self.n], axis=1)

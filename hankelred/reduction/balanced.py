@@ -7,7 +7,6 @@ three steps, which cost almost all of the time; `Balancing.reduce` the others.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,10 @@ from .. import order as orders
 from .._checks import Array
 from .._threads import one_blas_thread
 from ..errors import DiagonalisationError, OrderError
-from ..gramians import accuracy, singular_triples, singular_values, stable_factors, system_order
+from ..gramians import CrossProduct, accuracy, padded, stable_factors, system_order
 from ..interop import as_container, as_system
 from ..projection import (
     Small,
-    Triples,
     balancing_free_bases,
     model_of,
     project,
@@ -34,10 +32,6 @@ from .rediagonalise import Diagonalised, rediagonalise, working_orders
 from .result import Reduction
 from .scaling import scaled, state_scaling
 from .split import Split, check_offset, split_dense, split_diagonal
-
-# Singular vectors of values above this share of the largest lose at most four of their sixteen digits to the faster
-# algorithm; below it they are computed by the one that keeps the digits of every value.
-GRADED_BELOW = 1e-4
 
 
 def balance(sys: Any, offset: float = 1e-8, *, scale: bool = False) -> Balancing:
@@ -87,11 +81,12 @@ def balance(sys: Any, offset: float = 1e-8, *, scale: bool = False) -> Balancing
                 standard = scaled(standard, w)
             split = split_dense(standard, offset)
         S, R = stable_factors(split.stable)
-        found = singular_values(S, R, system_order(split.stable))
+        cross = CrossProduct(S, R)
+    found = padded(cross.values, system_order(split.stable))
     kept = system_order(split.fixed)
     hsv = np.concatenate([np.full(kept, np.inf), found])
     floor, rank = accuracy(found, S, R, split.stable)
-    return Balancing(system, sys, split, hsv, kept, kept + rank, floor, w, S, R)
+    return Balancing(system, sys, split, hsv, kept, kept + rank, floor, w, S, R, cross)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,23 +120,7 @@ class Balancing:
     scaling: Array | None
     _S: Array = field(repr=False)
     _R: Array = field(repr=False)
-
-    @cached_property
-    def _graded_triples(self) -> Triples:
-        """``U, hsv, V^H`` of the stable part with the digits of every value."""
-        return singular_triples(self._S, self._R, graded=True)
-
-    @cached_property
-    def _fast_triples(self) -> Triples:
-        """The same right to rounding relative to ``hsv[0]``, in a fraction of the time."""
-        return singular_triples(self._S, self._R, graded=False)
-
-    def _triples(self, order: int) -> Triples:
-        """Return singular vectors for the first `order` values: computed once, and only when asked for."""
-        hsv = self.hsv[self.unstable :]
-        if order and hsv[order - 1] < GRADED_BELOW * hsv[0] or "_graded_triples" in self.__dict__:
-            return self._graded_triples
-        return self._fast_triples
+    _cross: CrossProduct = field(repr=False)
 
     def error_bound(self, order: int) -> float:
         """Return the H-infinity error bound at an order, its rounding floor included.
@@ -263,7 +242,7 @@ class Balancing:
         model = model_of(stable)
         bases = balancing_free_bases if balancing_free else square_root_bases
         rank = self.rank - self.unstable
-        triples = self._triples(rank if match_dc else order)
+        triples = self._cross.triples(rank if match_dc else order)
         T, Ti = bases(self._S, self._R, triples, slice(0, order))
         if not match_dc:
             return T, Ti, project(model, T, Ti)
