@@ -22,6 +22,8 @@ class CompressionReport:
         Wall-clock time of analysis and surgery together.
     step : int or None
         Optimizer step of the cut where an `InTrainingCompressor` made it.
+    ema_restarted : tuple of str
+        Layers whose averaged copy could not follow the cut and starts anew from the live layer.
     """
 
     layers: dict[str, LayerPlan]
@@ -29,6 +31,7 @@ class CompressionReport:
     parameters_after: int
     seconds: float
     step: int | None = None
+    ema_restarted: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -50,6 +53,7 @@ class CompressionReport:
         """
         names = ("step", "parameters_before", "parameters_after", "seconds")
         totals = {name: getattr(self, name) for name in names}
+        totals["ema_restarted"] = list(self.ema_restarted)
         return totals | {"layers": [layer.to_dict() for layer in self.layers.values()]}
 
     def scalars(self, prefix: str = "hankelred") -> dict[str, float]:
@@ -73,4 +77,6 @@ class CompressionReport:
         total = f"parameters {self.parameters_before} -> {self.parameters_after}, {self.seconds:.2f} s"
         if self.step is not None:
             total = f"step {self.step}, {total}"
+        if self.ema_restarted:
+            total += f"\naverages that start anew: {', '.join(self.ema_restarted)}"
         return f"{layer_table(self.layers)}\n{total}"

@@ -1,4 +1,4 @@
-"""Carrying out a plan on a model and its optimizers, all or nothing.
+"""Carrying out a plan on a model, its optimizers and its averaged copies, all or nothing.
 
 Everything new is computed and checked first. Then parameters are replaced by new objects, not resized, because
 autograd graphs and optimizers hold on to the old ones; every module and param group that held an old one gets the new
@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hankelred.errors import InputError
+from hankelred._checks import Array
+from hankelred.errors import InputError, NumericalError
 
 from .adapters import Adapter, find_ssm_layers, stored_tensor
 from .config import CompressionConfig
 from .convert import tensor_in_place_of, to_array
+from .ema import as_copies, followed_values
 from .errors import SurgeryError
 from .optimizer_state import Slot, State, carried_state, find_slot
 from .plan import CompressionPlan, LayerPlan, one_blas_thread, plan, renewed
@@ -42,11 +44,16 @@ class _Replacement:
 
 @dataclass(frozen=True, eq=False)
 class _Cut:
-    """One layer's cut, prepared in full."""
+    """One layer's cut, prepared in full; `values` are the layer's tensors before it.
+
+    The cut of an averaged copy is one too; `restarted` tells that it was given the tensors of the live layer.
+    """
 
     adapter: Adapter
     layer: LayerPlan
+    values: Mapping[str, Array]
     replacements: list[_Replacement]
+    restarted: bool = False
 
 
 class _Journal:
@@ -81,7 +88,11 @@ class _Journal:
 
 
 def compress_(
-    model: nn.Module, plan_or_config: CompressionPlan | CompressionConfig, optimizers: Any = ()
+    model: nn.Module,
+    plan_or_config: CompressionPlan | CompressionConfig,
+    optimizers: Any = (),
+    ema: Any = (),
+    batches: Any = None,
 ) -> CompressionReport:
     """Cut the states of a model that carry little, in place, in the model and its optimizers together.
 
@@ -97,6 +108,13 @@ def compress_(
         as it is now.
     optimizers : torch.optim.Optimizer or iterable of them, optional
         Every optimizer that trains a parameter of the model. None for a model that is not in training.
+    ema : torch.nn.Module or iterable of them, optional
+        Averaged copies of the model, such as `torch.optim.swa_utils.AveragedModel`. They are cut by the change of
+        basis of the live layers, whose states theirs correspond to. A copy has drifted from its layer, and what the
+        basis makes of its poles is right to first order in the drift; where it would be unstable, the average of
+        that layer starts anew from the live one, which the report tells.
+    batches : iterable, optional
+        Sample batches for layers whose matrices depend on their input, as for `plan`.
 
     Returns
     -------
@@ -107,8 +125,8 @@ def compress_(
     ------
     InputError
         If the model has no state space layers, the plan is for another model, the optimizers miss a trainable
-        parameter that is to be replaced, a parameter is tied to another layer, parametrized or pruned, or the
-        model is wrapped for distributed training.
+        parameter that is to be replaced, a parameter is tied to another layer, parametrized or pruned, an averaged
+        copy has other layers, or the model is wrapped for distributed training.
     NumericalError
         If the reduced layer is not finite and stable in the dtype of the layer.
     SurgeryError
@@ -127,21 +145,26 @@ def compress_(
     started = time.perf_counter()
     _refuse_wrapped(model)
     optimizers = as_optimizers(optimizers)
-    todo = plan_or_config if isinstance(plan_or_config, CompressionPlan) else plan(model, plan_or_config)
+    copies = as_copies(ema, find_ssm_layers(model))
+    sampled = {} if batches is None else {"batches": batches}
+    todo = plan_or_config if isinstance(plan_or_config, CompressionPlan) else plan(model, plan_or_config, **sampled)
     before = _count_parameters(model)
     with one_blas_thread():
         cuts = _prepare(model, todo, optimizers)
+        copied = [(copy, _prepare_copy(copy, cuts)) for copy in copies]
     journal = _Journal()
     try:
-        for cut in cuts:
-            _replace(cut, journal)
-        _check_invariants(model, cuts, optimizers)
+        for where, some in [(model, cuts), *copied]:
+            for cut in some:
+                _replace(cut, journal)
+            _check_invariants(where, some, optimizers)
     except BaseException:
         journal.roll_back()
         raise
     layers = todo.layers | {cut.layer.name: cut.layer for cut in cuts}
+    restarted = tuple(sorted({cut.layer.name for _, some in copied for cut in some if cut.restarted}))
     seconds = time.perf_counter() - started
-    return CompressionReport(layers, before, _count_parameters(model), seconds)
+    return CompressionReport(layers, before, _count_parameters(model), seconds, ema_restarted=restarted)
 
 
 def as_optimizers(optimizers: Any) -> tuple[Any, ...]:
@@ -253,7 +276,29 @@ def _prepare_layer(
         _Replacement(name, olds[name], news[name], holders[olds[name]], slots.get(name), states.get(name))
         for name in adapter.state_axes
     ]
-    return _Cut(adapter, layer, replacements)
+    return _Cut(adapter, layer, values, replacements)
+
+
+def _prepare_copy(copy: nn.Module, cuts: list[_Cut]) -> list[_Cut]:
+    """Compute every new tensor of an averaged copy of the model, by the change of basis of the live layers."""
+    adapters = find_ssm_layers(copy)
+    holders = _holders(copy)
+    return [_prepare_copied_layer(adapters[cut.layer.name], cut, holders) for cut in cuts]
+
+
+def _prepare_copied_layer(adapter: Adapter, live: _Cut, holders: Mapping[Tensor, list[Holder]]) -> _Cut:
+    copied = adapter.values()
+    olds = {name: stored_tensor(*adapter.owner(name)) for name in adapter.state_axes}
+    restart = {x.name: to_array(x.new) for x in live.replacements}
+    followed = followed_values(live.adapter, live.values, copied, live.layer.reduction)
+    news = {name: tensor_in_place_of(old, (followed or restart)[name]) for name, old in olds.items()}
+    if followed is not None:
+        try:
+            adapter.check(copied | {name: to_array(new) for name, new in news.items()}, live.layer.name)
+        except NumericalError:  # unstable only when rounded to the dtype of the copy
+            followed, news = None, {name: tensor_in_place_of(old, restart[name]) for name, old in olds.items()}
+    replacements = [_Replacement(name, old, news[name], holders[old], None, None) for name, old in olds.items()]
+    return _Cut(adapter, live.layer, copied, replacements, restarted=followed is None)
 
 
 def _replace(cut: _Cut, journal: _Journal) -> None:

@@ -103,6 +103,6 @@ def test_optimizer_without_hooks_is_refused():
     class Bare:
         param_groups = ()
 
-    with pytest.raises(hr.InputError, match="needs optimizers with hooks around their steps; got .*Bare"):
+    with pytest.raises(hr.InputError, match=r"needs optimizers with hooks around their steps; got .*Bare"):
         Rewarmer((Bare(),), 2)
     Rewarmer((Bare(),), 0)
