@@ -1,0 +1,237 @@
+"""The selective scan of Mamba, a diagonal recurrence whose steps, inputs and outputs depend on the input."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from hankelred.errors import InputError
+
+from ._selective_kernels import SEGMENT, scan, scan_adjoint
+from .convolution import without_autocast
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    initial: Tensor | None = None,
+    return_state: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    initial: Tensor | None = None,
+    return_state: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    initial: Tensor | None = None,
+    return_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Apply a selective state space model, as in Mamba [1]_, to sequences.
+
+    ``h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t`` and ``y_t = C_t . h_t + D u_t`` for every channel; its states
+    meet no other channel. On a CPU the time is that of compiled loops, proportional to n for any n, and the memory
+    for the backward pass is a sixteenth of all states; elsewhere it runs as a loop of torch operations.
+    Differentiable once in all tensors on a CPU.
+
+    Parameters
+    ----------
+    u : (batch, length, channels) Tensor
+        Real input sequences.
+    delta : (batch, length, channels) Tensor
+        Steps, in the layer's own unit of time; positive, if they come out of a softplus.
+    A : (channels, n) Tensor
+        Rates per unit of time; negative if stable.
+    B, C : (batch, length, n) Tensor
+        What leads into and out of the states, the same for all channels.
+    D : (channels,) Tensor, optional
+        Feedthrough of each channel; none by default.
+    initial : (batch, channels, n) Tensor, optional
+        State before the first step; rest by default.
+    return_state : bool, default False
+        Whether to return the last state, too.
+
+    Returns
+    -------
+    y : (batch, length, channels) Tensor
+        Outputs, in the widest dtype of the arguments and float32, under autocast too.
+    state : (batch, channels, n) Tensor
+        State after the last step, only if `return_state`: the `initial` of what follows.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree or a tensor is complex.
+
+    Notes
+    -----
+    Generation needs one step at a time, a call with length 1 or the formula itself::
+
+        h = torch.exp(delta[..., None] * A) * h + (delta * u)[..., None] * B[:, None]
+        y = (h * C[:, None]).sum(-1) + D * u
+
+    References
+    ----------
+    .. [1] Gu, Dao, "Mamba: linear-time sequence modeling with selective state spaces", arXiv:2312.00752, 2023.
+
+    Examples
+    --------
+    A step of log 2 halves a state of rate -1, and lets log 2 of the input in.
+
+    >>> import math, torch
+    >>> from hankelred_torch.ops import selective_scan
+    >>> u, delta = torch.tensor([[[1.0], [0.0], [0.0]]]), torch.full((1, 3, 1), math.log(2))
+    >>> one = torch.ones(1, 3, 1)
+    >>> y = selective_scan(u, delta, -torch.ones(1, 1), one, one)
+    >>> (y / math.log(2)).flatten().tolist()
+    [1.0, 0.5, 0.25]
+    """
+    _check(u, delta, A, B, C, D, initial)
+    batch, _, channels = u.shape
+    D = u.new_zeros(channels) if D is None else D
+    initial = u.new_zeros(batch, *A.shape) if initial is None else initial
+    given = (u, delta, A, B, C, D, initial)
+    dtype = reduce(torch.promote_types, (x.dtype for x in given), torch.float32)
+    arguments = [x.to(dtype) for x in given]
+    if u.is_cpu:
+        y, starts = _operator(*arguments)
+        state = starts[:, -1].mT
+    else:
+        y, state = selective_scan_loop(*arguments)
+    return (y, state) if return_state else y
+
+
+def selective_scan_loop(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Do what `selective_scan` does on any device and as often differentiable as torch, step by step, unchecked."""
+    h, outputs = initial, []
+    with without_autocast(u):
+        for u_t, delta_t, B_t, C_t in zip(u.unbind(1), delta.unbind(1), B.unbind(1), C.unbind(1), strict=True):
+            h = torch.exp(delta_t[..., None] * A) * h + (delta_t * u_t)[..., None] * B_t[:, None]
+            outputs.append((h @ C_t[..., None])[..., 0])
+        y = torch.stack(outputs, 1) if outputs else torch.zeros_like(u)
+        return torch.addcmul(y, u, D), h
+
+
+# The kernels are operators for torch, so that torch.compile does not look into them.
+
+
+@torch.library.custom_op("hankelred::selective_scan", mutates_args=())
+def _operator(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial: Tensor
+) -> tuple[Tensor, Tensor]:
+    u, delta, A, B, C, D = (x.contiguous() for x in (u, delta, A, B, C, D))
+    starts, y = _new_starts(u, A), torch.empty_like(u)
+    starts[:, 0] = initial.mT
+    scan(*(x.numpy() for x in (u, delta, A, B, C, D, starts, y)))
+    return y, starts
+
+
+def _new_starts(u: Tensor, A: Tensor) -> Tensor:
+    """Return an empty tensor for the states before each piece of steps and after the last."""
+    return u.new_empty(len(u), -(-u.shape[1] // SEGMENT) + 1, A.shape[1], A.shape[0])
+
+
+@_operator.register_fake
+def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
+    return u.new_empty(u.shape), _new_starts(u, A)
+
+
+@torch.library.custom_op("hankelred::selective_scan_backward", mutates_args=())
+def _operator_backward(
+    gy: Tensor,
+    g_state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    starts: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    gy, u, delta, A, B, C, D, starts = (x.contiguous() for x in (gy, u, delta, A, B, C, D, starts))
+    carry = g_state.clone(memory_format=torch.contiguous_format)
+    gu, g_delta, gB, gC = torch.empty_like(u), torch.empty_like(u), torch.zeros_like(B), torch.zeros_like(C)
+    gA, gD = (torch.zeros_like(x, dtype=torch.float64) for x in (A, D))
+    arrays = (gy, carry, u, delta, A, B, C, D, starts, gu, g_delta, gA, gB, gC, gD)
+    scan_adjoint(*(x.numpy() for x in arrays))
+    return gu, g_delta, gA.to(A.dtype), gB, gC, gD.to(D.dtype), carry.mT.contiguous()
+
+
+@_operator_backward.register_fake
+def _(
+    gy: Tensor,
+    g_state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    starts: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    gu, g_delta, gA, gB, gC, gD = (x.new_empty(x.shape) for x in (u, delta, A, B, C, D))
+    return gu, g_delta, gA, gB, gC, gD, u.new_empty(len(u), *A.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:-1], output[1])
+
+
+def _differentiate(ctx: Any, gy: Tensor, g_starts: Tensor) -> tuple[Tensor, ...]:
+    # of all kept states only the last is handed out
+    return _operator_backward(gy, g_starts[:, -1], *ctx.saved_tensors)
+
+
+_operator.register_autograd(_differentiate, setup_context=_save)
+
+
+def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, initial: Tensor | None) -> None:
+    """Raise `InputError` unless shapes and kinds of numbers fit together."""
+    if u.ndim != 3 or A.ndim != 2:
+        raise InputError(
+            f"u must be (batch, length, channels) and A (channels, n); got u {tuple(u.shape)} and A {tuple(A.shape)}."
+        )
+    batch, length, channels = u.shape
+    n = A.shape[1]
+    for name, x, shape, words in (
+        ("u", u, (batch, length, channels), "(batch, length, channels)"),
+        ("delta", delta, (batch, length, channels), "(batch, length, channels)"),
+        ("A", A, (channels, n), "(channels, n)"),
+        ("B", B, (batch, length, n), "(batch, length, n)"),
+        ("C", C, (batch, length, n), "(batch, length, n)"),
+        ("D", D, (channels,), "(channels,)"),
+        ("initial", initial, (batch, channels, n), "(batch, channels, n)"),
+    ):
+        if x is not None and (x.shape != shape or x.is_complex()):
+            raise InputError(
+                f"{name} must be real with shape {words}, here {shape} for u {tuple(u.shape)} and A {tuple(A.shape)}; "
+                f"got {x.dtype} of shape {tuple(x.shape)}. Time is axis 1, channels come last."
+            )
