@@ -1,0 +1,348 @@
+"""Gramian factors of batches of diagonal systems as operators: numba on the CPU, tensor operations elsewhere.
+
+`diagonal_factor` and `singular_values` are all that the differentiable functions of `gramians` are made of. Both are
+operators that `torch.compile` does not look into and `torch.func.vmap` knows. All arguments are trusted, real ones
+float64, complex ones complex128, with one batch axis in front; everything an operator returns is contiguous and
+without lazy conjugation.
+
+==============  =================  =========================================================================
+``poles``       (batch, n)         poles, or their logarithms where these are the data (`by_rates`)
+``B``           (batch, n, m)      input matrices
+``linked``      (batch, n) bool    states to be eliminated before all others
+``columns``     (batch, n, n)      transposed factors: column k of the factor is ``columns[:, k]``
+``pivots``      (batch, n) int64   the state each column came from, -1 where nothing was left
+``w, beta``     (batch, n[, m])    the reflections ``I - beta w w^H`` of the columns of the generator
+==============  =================  =========================================================================
+
+The derivative of the factor holds for functions that depend on it through ``P = S S^H`` alone, as those of a Gramian
+do: see the pages on derivatives in the documentation, and `hankelred._diagonal_pair`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import scipy.linalg as sla
+import torch
+from torch import Tensor
+
+from hankelred._checks import Array
+from hankelred._diagonal_factors import SMALLEST_SHARE, pole_data
+from hankelred._diagonal_pair import factor_adjoint_bank, factor_bank
+from hankelred.errors import InputError, OrderError
+
+from ._factors_torch import factor_adjoint_torch, factor_torch, pole_tensors
+
+# LAPACK's divide and conquer, torch's only algorithm on the CPU, does not divide matrices up to this size; larger ones
+# lose the singular vectors of values below eps of the largest. Those above GRADED_BELOW keep twelve digits.
+UNDIVIDED = 25
+GRADED_BELOW = 1e-4
+
+Factor = tuple[Tensor, Tensor, Tensor, Tensor]
+Triples = tuple[Tensor, Tensor, Tensor]
+
+
+def diagonal_factor(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: bool) -> Tensor:
+    """Return the factors S (batch, n, n) with ``P = S S^H``, columns of falling size."""
+    columns: Tensor = _operation(_Factor, _factor)(poles, B, linked, discrete, by_rates)[0]
+    return columns.mT
+
+
+def singular_values(M: Tensor) -> Tensor:
+    """Return the singular values (batch, min(k, l)) of graded matrices, decreasing; differentiable also at zero."""
+    values: Tensor = _operation(_SingularValues, _singular_values)(M)
+    return values
+
+
+def singular_triples(M: Tensor, order: int) -> Triples:
+    """Return ``U, values, V^H`` of graded matrices with no less than `order` values that are not zero.
+
+    Differentiable where the values whose vectors are used differ from all others.
+    """
+    triples: Triples = _operation(_SingularTriples, _singular_triples)(M, order)
+    return triples
+
+
+@torch.library.custom_op(
+    "hankelred::diagonal_factor",
+    mutates_args=(),
+    schema="(Tensor poles, Tensor B, Tensor linked, bool discrete, bool by_rates) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _factor(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: bool) -> Factor:
+    if not (torch.isfinite(poles).all() and torch.isfinite(B).all()):
+        raise InputError("Poles, B and C must be finite; got NaN or infinity. Look for the step that produced them.")
+    if not B.is_cpu:
+        return factor_torch(pole_tensors(poles, discrete, by_rates), B.resolve_conj(), linked)
+    (batch, n), m = poles.shape, B.shape[2]
+    data = _pole_arrays(poles, discrete, by_rates)
+    columns, w = B.new_empty(batch, n, n), B.new_empty(batch, n, m)
+    pivots, beta = torch.empty(batch, n, dtype=torch.int64), torch.empty(batch, n, dtype=torch.float64)
+    order = torch.argsort(linked.to(torch.uint8), dim=1, descending=True, stable=True)
+    outputs = (_array(x) for x in (columns, pivots, w, beta))
+    factor_bank(*data, _array(B), _array(order), _array(linked.sum(1)), SMALLEST_SHARE, *outputs)
+    return columns, pivots, w, beta
+
+
+@_factor.register_fake
+def _(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: bool) -> Factor:
+    (batch, n), m = poles.shape, B.shape[2]
+    return (
+        B.new_empty(batch, n, n),
+        B.new_empty(batch, n, dtype=torch.int64),
+        B.new_empty(batch, n, m),
+        B.new_empty(batch, n, dtype=torch.float64),
+    )
+
+
+@torch.library.custom_op(
+    "hankelred::diagonal_factor_backward",
+    mutates_args=(),
+    schema="(Tensor F, Tensor poles, Tensor columns, Tensor pivots, Tensor w, Tensor beta, bool discrete, "
+    "bool by_rates) -> (Tensor, Tensor)",
+)
+def _factor_backward(
+    F: Tensor,
+    poles: Tensor,
+    columns: Tensor,
+    pivots: Tensor,
+    w: Tensor,
+    beta: Tensor,
+    discrete: bool,
+    by_rates: bool,
+) -> tuple[Tensor, Tensor]:
+    if F.is_cpu:
+        g_poles, g_B = torch.empty_like(poles, memory_format=torch.contiguous_format), torch.empty_like(w)
+        data = _pole_arrays(poles, discrete, by_rates)
+        saved = (_array(x) for x in (columns, pivots, w, beta, F))
+        factor_adjoint_bank(*data, *saved, discrete, _array(g_poles), _array(g_B))
+    else:
+        data_torch = pole_tensors(poles, discrete, by_rates)
+        g_poles, g_B = factor_adjoint_torch(data_torch, columns, pivots, w, beta, F.resolve_conj(), discrete)
+    if by_rates:  # d lam = lam dz
+        g_poles = g_poles * torch.exp(poles).conj().resolve_conj()
+    return g_poles, g_B
+
+
+@_factor_backward.register_fake
+def _(
+    F: Tensor,
+    poles: Tensor,
+    columns: Tensor,
+    pivots: Tensor,
+    w: Tensor,
+    beta: Tensor,
+    discrete: bool,
+    by_rates: bool,
+) -> tuple[Tensor, Tensor]:
+    return poles.new_empty(poles.shape), w.new_empty(w.shape)
+
+
+def _operation(function: type[torch.autograd.Function], operator: Any) -> Any:
+    """Return what to call: the function, which torch.func can transform, or the operator, which Dynamo can trace."""
+    return operator if torch.compiler.is_compiling() else function.apply
+
+
+def _once(operator: Any, *inputs: Any) -> Any:
+    """Call an operator that has no derivative, where one may be asked for."""
+    return operator(*inputs) if torch.compiler.is_compiling() else _Once.apply(operator, *inputs)
+
+
+class _Once(torch.autograd.Function):
+    """An operator that has no derivative of its own, as functions of derivatives may call it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(operator: Any, *inputs: Any) -> Any:
+        return operator(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor | None) -> Any:
+        raise InputError(
+            "Hankel singular values have first derivatives only; got a request for a second one. "
+            "Take it by differences of gradients."
+        )
+
+
+class _Factor(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: bool) -> Factor:
+        found: Factor = _factor(poles, B, linked, discrete, by_rates)
+        return found
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Factor) -> None:
+        poles, _, _, ctx.discrete, ctx.by_rates = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(poles, *output)
+
+    @staticmethod
+    def backward(ctx: Any, F: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        g_poles, g_B = _once(_factor_backward, F, *ctx.saved_tensors, ctx.discrete, ctx.by_rates)
+        return g_poles, g_B, None, None, None
+
+
+_factor.register_autograd(_Factor.backward, setup_context=_Factor.setup_context)
+
+
+@torch.library.custom_op("hankelred::graded_singular_values", mutates_args=(), schema="(Tensor M) -> Tensor")
+def _singular_values(M: Tensor) -> Tensor:
+    with _one_thread():
+        return torch.linalg.svdvals(M, driver="gesvd" if M.is_cuda else None)  # no vectors: LAPACK keeps the digits
+
+
+@_singular_values.register_fake
+def _(M: Tensor) -> Tensor:
+    return M.new_empty(*M.shape[:-2], min(M.shape[-2:]), dtype=torch.float64)
+
+
+@torch.library.custom_op(
+    "hankelred::graded_singular_triples", mutates_args=(), schema="(Tensor M, int order) -> (Tensor, Tensor, Tensor)"
+)
+def _singular_triples(M: Tensor, order: int) -> Triples:
+    with _one_thread():
+        U, values, Vh = torch.linalg.svd(M, full_matrices=False, driver="gesvd" if M.is_cuda else None)
+        if M.is_cpu and min(M.shape[-2:]) > UNDIVIDED:
+            for k in (values[:, -1] < GRADED_BELOW * values[:, 0]).nonzero()[:, 0].tolist():
+                found = sla.svd(_array(M[k]), full_matrices=False, lapack_driver="gesvd", check_finite=False)
+                U[k], values[k], Vh[k] = (torch.from_numpy(x) for x in found)
+    if order > 0 and not (values[:, order - 1] > 0).all():
+        limit = int((values > 0).sum(1).amin())
+        raise OrderError(
+            f"order must be at most {limit}, the least number of nonzero Hankel singular values of the systems; got "
+            f"{order}. Choose a smaller order: other states link no input to any output."
+        )
+    return U.contiguous(), values, Vh.contiguous()
+
+
+@_singular_triples.register_fake
+def _(M: Tensor, order: int) -> Triples:
+    batch, k, l = M.shape
+    r = min(k, l)
+    return M.new_empty(batch, k, r), M.new_empty(batch, r, dtype=torch.float64), M.new_empty(batch, r, l)
+
+
+class _SingularTriples(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(M: Tensor, order: int) -> Triples:
+        found: Triples = _singular_triples(M, order)
+        return found
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Triples) -> None:
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, gU: Tensor, g: Tensor, gVh: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient for functions that signs and phases do not change, as those of balanced bases are.
+
+        Vectors without a gradient of their own may belong to equal values: their pairs do not count.
+        """
+        U, values, Vh = ctx.saved_tensors
+        left, right = U.mH @ gU, Vh @ gVh.mH
+        left, right = left - left.mH, right - right.mH
+        gap = values[:, None, :].square() - values[:, :, None].square()
+        inverse = torch.where(gap == 0, 0, 1 / torch.where(gap == 0, 1, gap))
+        inner = (left * inverse) * values[:, None, :] + values[:, :, None] * (right * inverse)
+        phase = left.diagonal(dim1=1, dim2=2) * torch.where(values == 0, 0, 0.5 / torch.where(values == 0, 1, values))
+        return U @ (inner + torch.diag_embed(g + phase)) @ Vh, None
+
+
+_singular_triples.register_autograd(_SingularTriples.backward, setup_context=_SingularTriples.setup_context)
+
+
+@torch.library.custom_op(
+    "hankelred::graded_singular_values_backward", mutates_args=(), schema="(Tensor g, Tensor M) -> Tensor"
+)
+def _singular_values_backward(g: Tensor, M: Tensor) -> Tensor:
+    """Return ``U diag(g) V^H``: bounded wherever values vanish or repeat."""
+    U, _, Vh = _singular_triples(M, 0)
+    return (U * g[:, None, :]) @ Vh
+
+
+@_singular_values_backward.register_fake
+def _(g: Tensor, M: Tensor) -> Tensor:
+    return M.new_empty(M.shape)
+
+
+class _SingularValues(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(M: Tensor) -> Tensor:
+        values: Tensor = _singular_values(M)
+        return values
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        gradient: Tensor = _once(_singular_values_backward, g, *ctx.saved_tensors)
+        return gradient
+
+
+_singular_values.register_autograd(_SingularValues.backward, setup_context=_SingularValues.setup_context)
+
+
+def _register_vmap(operator: Any, constants: int) -> None:
+    """Let an operator meet `torch.func.vmap`: the new axis joins the batch axis, but not in the last `constants`."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
+        tensors = inputs[: len(inputs) - constants]
+        joined = []
+        for x, dim in zip(tensors, in_dims, strict=False):
+            x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            joined.append(x.flatten(0, 1))
+        found = operator(*joined, *inputs[len(tensors) :])
+        if isinstance(found, Tensor):
+            return found.unflatten(0, (info.batch_size, -1)), 0
+        return tuple(x.unflatten(0, (info.batch_size, -1)) for x in found), (0,) * len(found)
+
+    torch.library.register_vmap(operator, rule)
+
+
+_register_vmap(_factor, 2)
+_register_vmap(_factor_backward, 2)
+_register_vmap(_singular_values, 0)
+_register_vmap(_singular_triples, 1)
+_register_vmap(_singular_values_backward, 0)
+
+
+def _array(x: Tensor) -> Array:
+    """Return a tensor on the CPU as an array that shares its memory if that is contiguous."""
+    return np.asarray(x.detach().resolve_conj().contiguous().numpy())
+
+
+def _pole_arrays(poles: Tensor, discrete: bool, by_rates: bool) -> tuple[Array, ...]:
+    """Return what the kernels read about poles, all of which must be stable."""
+    flat, shape = _array(poles).reshape(-1), tuple(poles.shape)
+    data = pole_data(np.exp(flat), flat, discrete) if by_rates else pole_data(flat, None, discrete)
+    data = data.map(lambda x: x.reshape(shape))
+    return data.lam, data.logarithms, data.gap, data.mirror, data.turn
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread: small matrices on several stall each other on a busy machine."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
