@@ -1,4 +1,4 @@
-"""The recurrence ``x_t = lam x_{t-1} + v_t`` and its adjoint over planar arrays: numba loops, and a torch twin.
+"""The recurrence ``x_t = lam x_{t-1} + v_t`` and its adjoint over planar arrays: numba loops.
 
 A planar array holds a complex one with the real parts of all n states before their imaginary parts, ``(..., 2n)``.
 All arguments are trusted.
@@ -19,13 +19,10 @@ little, and a float32 layer gets the poles and the memory of its float64 self ho
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
-import torch
 from numba import njit
-from torch import Tensor
 
 # contract: multiply-adds in one instruction. Unlike the rest of fastmath it lets NaN and infinity through.
 OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
@@ -80,35 +77,3 @@ def scan_adjoint(lam: Any, carry: Any, x: Any, before: Any, g: Any, total: Any) 
     for k in range(n):
         total[0, k] += total_re[k]
         total[1, k] += total_im[k]
-
-
-def scan_torch(lam: Tensor, v: Tensor) -> Tensor:
-    """Return the states from rest, on any device, by some ``2 sqrt(steps)`` operations on large tensors.
-
-    The time axis is cut into segments of about sqrt(steps) steps. All segments run side by side from rest; then one
-    after the other adds what the end of its predecessor contributes, by powers of lam taken in double precision.
-    """
-    rows, steps, width = v.shape
-    n = width // 2
-    length = max(1, math.isqrt(steps))
-    segments = -(-steps // length)
-    x = torch.nn.functional.pad(torch.complex(v[..., :n], v[..., n:]), (0, 0, 0, segments * length - steps))
-    x = x.view(rows, segments, length, n)
-    exponents = torch.arange(1, length + 1, device=lam.device)
-    powers = (torch.complex(lam[0], lam[1]) ** exponents[:, None]).to(x.dtype)
-    for t in range(1, length):
-        x[:, :, t].addcmul_(x[:, :, t - 1], powers[0])
-    for s in range(1, segments):
-        x[:, s].addcmul_(x[:, s - 1, -1:], powers)
-    x = x.view(rows, segments * length, n)[:, :steps]
-    return torch.cat([x.real, x.imag], dim=-1)
-
-
-def scan_adjoint_torch(lam: Tensor, x: Tensor, g: Tensor, total: Tensor) -> Tensor:
-    """Return what `scan_adjoint` makes of `g`, for whole sequences on any device, and add to the total."""
-    n = lam.shape[1]
-    g = scan_torch(torch.stack([lam[0], -lam[1]]), g.flip(1)).flip(1)
-    past_re, past_im, g_re, g_im = x[:, :-1, :n], x[:, :-1, n:], g[:, 1:, :n], g[:, 1:, n:]
-    total[0] += (past_re * g_re + past_im * g_im).sum((0, 1))
-    total[1] += (past_re * g_im - past_im * g_re).sum((0, 1))
-    return g

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from ._scan import scan, scan_adjoint, scan_adjoint_torch, scan_torch
+from ._scan import scan, scan_adjoint
+from ._segmented_scan import planar_scan, planar_scan_adjoint
 from .convolution import without_autocast
 
 # The figures below were measured with torch 2.13 (MKL, AVX-512) on one core.
@@ -123,7 +124,7 @@ def _backward(
             before = starts[piece, rows].to(u.dtype)
             scan_adjoint(lam.numpy(), carry[rows].numpy(), v.numpy(), before.numpy(), g.numpy(), g_lam.numpy())
         else:
-            g.copy_(scan_adjoint_torch(lam, v, g, g_lam))
+            g.copy_(planar_scan_adjoint(lam, v, g, g_lam))
         gB += _product(g_rows.T, u_rows)
         _product(g_rows, B, gu[rows, time].flatten(0, 1))
     gD = None
@@ -142,7 +143,7 @@ def _states(lam: Tensor, carry: Tensor, B: Tensor, u_rows: Tensor, v: Tensor) ->
     if v.is_cpu:
         scan(lam.numpy(), carry.numpy(), v.numpy())
     else:
-        v.copy_(scan_torch(lam, v))
+        v.copy_(planar_scan(lam, v))
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
