@@ -23,7 +23,14 @@ from .gramians import gramian_factors, gramians, hankel_singular_values
 from .interop import as_system, load_system, save_system, to_control, to_scipy
 from .lyapunov import lyapunov_factor, solve_lyapunov
 from .norms import h2_norm, hankel_norm, hinf_norm
-from .reduction import Balancing, Reduction, balance, balanced_truncation
+from .reduction import (
+    Balancing,
+    BankReduction,
+    Reduction,
+    balance,
+    balanced_truncation,
+    batched_balanced_truncation,
+)
 from .systems import DiagonalSystem, StateSpace
 
 __version__ = "0.1.0.dev0"
@@ -31,6 +38,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "AccuracyWarning",
     "Balancing",
+    "BankReduction",
     "DiagonalSystem",
     "DiagonalisationError",
     "HankelredError",
@@ -48,6 +56,7 @@ __all__ = [
     "balance",
     "balanced_truncation",
     "balred",
+    "batched_balanced_truncation",
     "batched_hankel_singular_values",
     "diagonal_factor",
     "dlyap",

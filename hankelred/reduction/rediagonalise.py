@@ -96,12 +96,12 @@ def _diagonal_system(poles: Array, B: Array, C: Array, small: Small, like: Diago
         D = D.real
     lam = poles + small.shift
     if like.rates is not None and is_discrete(like.dt) and np.all(lam != 0):
-        rates = _log1p(poles) if small.shift else np.log(lam.astype(complex))
+        rates = log1p(poles) if small.shift else np.log(lam.astype(complex))
         return DiagonalSystem.from_rates(rates, B, C, D, dt=like.dt, output=like.output, labels=labels)
     return DiagonalSystem(lam, B, C, D, dt=like.dt, output=like.output, labels=labels)
 
 
-def _log1p(x: Array) -> Array:
+def log1p(x: Array) -> Array:
     """Return ``log(1 + x)`` for complex x with its real part right to the last digits (NumPy's is not)."""
     x = x.astype(complex)
     return 0.5 * np.log1p(2 * x.real + x.real**2 + x.imag**2) + 1j * np.arctan2(x.imag, 1 + x.real)
