@@ -5,9 +5,12 @@ Tensors in, tensors out; the mathematics is that of `hankelred`.
 
 from . import adapters, layers
 from .adapters import find_ssm_layers, read_system, register_adapter, state_sizes, write_system
-from .compressor import History, InTrainingCompressor, Measurement
+from .checkpoint import export_padded, from_pretrained, load_checkpoint, resize_like, save_checkpoint, save_pretrained
+from .compressor import InTrainingCompressor
 from .config import CompressionConfig
-from .errors import OptimizerStateWarning, SurgeryError
+from .errors import OptimizerStateWarning, RefusedCutWarning, SurgeryError
+from .guard import Guard, validation_loss
+from .history import History, Measurement
 from .plan import CompressionPlan, LayerPlan, hankel_singular_values, plan
 from .report import CompressionReport
 from .surgery import compress_
@@ -16,20 +19,29 @@ __all__ = [
     "CompressionConfig",
     "CompressionPlan",
     "CompressionReport",
+    "Guard",
     "History",
     "InTrainingCompressor",
     "LayerPlan",
     "Measurement",
     "OptimizerStateWarning",
+    "RefusedCutWarning",
     "SurgeryError",
     "adapters",
     "compress_",
+    "export_padded",
     "find_ssm_layers",
+    "from_pretrained",
     "hankel_singular_values",
     "layers",
+    "load_checkpoint",
     "plan",
     "read_system",
     "register_adapter",
+    "resize_like",
+    "save_checkpoint",
+    "save_pretrained",
     "state_sizes",
+    "validation_loss",
     "write_system",
 ]

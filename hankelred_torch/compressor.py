@@ -1,85 +1,44 @@
-"""When to cut: the reduction window of a training run, its attempts and their history. No Gramians here."""
+"""When to cut: the reduction window of a training run, its attempts, and the way back. No Gramians here."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from hankelred._checks import Array
 from hankelred.errors import InputError
 
-from .adapters import state_sizes
+from . import policy
+from .adapters import find_ssm_layers, state_sizes
+from .checkpoint import save_checkpoint
 from .config import CompressionConfig
-from .plan import plan, target_layers
+from .convert import to_array
+from .ema import as_copies, as_models
+from .errors import RefusedCutWarning
+from .guard import Guard
+from .history import History, Measurement
+from .plan import CompressionPlan, LayerPlan, one_blas_thread, plan, target_layers
 from .report import CompressionReport
+from .rewarm import Rewarmer
+from .snapshot import Snapshot, state_of
 from .surgery import as_optimizers, check_trained, compress_
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One layer at one attempt: what was measured, what was decided and why.
+@dataclass
+class _Trial:
+    """A cut that the guard has not decided on yet: when it will, the metric before, and half the cut if worth it."""
 
-    Attributes
-    ----------
-    step : int
-        Optimizer steps made so far.
-    layer : str
-        Module name.
-    n : int
-        States stored before.
-    states : int
-        States stored afterwards.
-    order : int
-        Hankel singular values kept.
-    kept_energy : float
-        Share of their sum that is kept.
-    error_bound : float
-        Bound on the H-infinity norm of the difference the cut made; 0 without a cut.
-    hsv : list of float
-        All Hankel singular values before the cut, decreasing.
-    cut : bool
-        Whether the layer lost states.
-    reason : str
-        Why it did not, or why the order is not the one asked for; empty otherwise.
-    seconds : float
-        Wall-clock time of the whole attempt, all layers.
-    """
-
-    step: int
-    layer: str
-    n: int
-    states: int
-    order: int
-    kept_energy: float
-    error_bound: float
-    hsv: list[float]
-    cut: bool
-    reason: str
-    seconds: float
-
-
-class History(list[Measurement]):
-    """All measurements of a run, in order; a list that knows its way to JSON.
-
-    Examples
-    --------
-    >>> import hankelred_torch as ht
-    >>> ht.History().to_list()
-    []
-    """
-
-    def to_list(self) -> list[dict[str, Any]]:
-        """Return the measurements as plain values, ready for JSON.
-
-        Returns
-        -------
-        list of dict
-            One entry per measurement.
-        """
-        return [asdict(measurement) for measurement in self]
+    due: int
+    before: float
+    smaller: CompressionConfig | None
 
 
 class InTrainingCompressor:
@@ -93,6 +52,18 @@ class InTrainingCompressor:
         Every optimizer that trains a parameter of the model.
     config : CompressionConfig
         Criterion and window; one of `total_steps` and `end_step` must be given.
+    guard : Guard, optional
+        A condition on every cut, which is rolled back if it fails.
+    ema : torch.nn.Module or iterable of them, optional
+        Averaged copies of the model, cut along with it as by `compress_`.
+    batches : iterable, optional
+        Sample batches for layers whose matrices depend on their input, asked anew at every attempt.
+    restore : iterable, optional
+        What else a rollback puts back: learning-rate schedulers, gradient scalers and whatever has ``state_dict``
+        and ``load_state_dict``, and random generators of torch. With a guard, the schedulers are obligatory.
+    checkpoint_dir : str or path-like, optional
+        Write checkpoints before and after every cut into this folder, ``step_00000250_before.pt`` and ``_after.pt``;
+        a run resumed from the first goes on without the cut.
 
     Attributes
     ----------
@@ -102,8 +73,8 @@ class InTrainingCompressor:
     Raises
     ------
     InputError
-        If the model has no state space layers, the optimizers miss a trainable parameter of one, or the window is
-        not given.
+        If the model has no state space layers, the optimizers miss a trainable parameter of one, the window is not
+        given, a copy has other layers, or the guard takes longer than the next attempt.
 
     Examples
     --------
@@ -121,71 +92,114 @@ class InTrainingCompressor:
     (True, [1, 2])
     """
 
-    def __init__(self, model: nn.Module, optimizers: Any, config: CompressionConfig) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Any,
+        config: CompressionConfig,
+        guard: Guard | None = None,
+        ema: Any = (),
+        batches: Any = None,
+        restore: Iterable[Any] = (),
+        checkpoint_dir: Any = None,
+    ) -> None:
+        self._model, self._config, self._guard = model, config, guard
         self._optimizers = as_optimizers(optimizers)
         if not self._optimizers:
             raise InputError("optimizers must hold at least one optimizer; got none. Outside training use compress_.")
-        self._config = config
-        self._attempts = frozenset(config.attempt_steps())
-        self._steps = 0
+        self._ema = as_models(ema)
+        as_copies(self._ema, find_ssm_layers(model))
+        self._batches = _repeatable(batches)
+        self._restore = tuple(restore)
+        for target in self._restore:
+            state_of(target)  # raises if it has none
+        self._folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+        self._attempts = config.attempt_steps()
+        if guard is not None:
+            _check_settling(guard, self._attempts)
+        self._rewarmer = Rewarmer(self._optimizers, config.lr_rewarm_steps)
+        self._steps, self._stopped = 0, False
+        self._snapshot: Snapshot | None = None  # of the moment before the last cut
+        self._cut_at = 0  # where the records of that cut begin in the history
+        self._trial: _Trial | None = None
+        self._measured: dict[str, dict[str, Array]] = {}  # tensors at the last measurement, where drift is asked for
         self.history = History()
         for name, adapter in target_layers(model, config).items():
             check_trained(adapter, name, self._optimizers)
 
     def step(self) -> CompressionReport | None:
-        """Count one optimizer step; at an attempt measure, plan and cut.
+        """Count one optimizer step; at an attempt measure, plan and cut, and let the guard decide when it is time.
 
-        Call it once per optimizer step, after ``optimizer.step()`` and ``zero_grad()``.
+        Call it once per optimizer step, after ``optimizer.step()``, ``zero_grad()`` and the scheduler's step.
 
         Returns
         -------
         CompressionReport or None
-            What was cut; None if nothing was. The history tells what was measured.
+            What was cut; None if nothing was, or the cut was rolled back. The history tells what was measured.
 
         Raises
         ------
         InputError
-            If a tensor of a layer is not finite: training has diverged.
+            If a tensor of a layer is not finite, because training has diverged, or a guard could not roll back the
+            learning-rate schedule.
         """
         self._steps += 1
-        if self._steps not in self._attempts:
+        self._rewarmer.count()
+        if self._guard is not None:
+            self._check_schedules()
+        if self._trial is not None:
+            return self._settle() if self._steps >= self._trial.due else None
+        if self._stopped or self._steps not in self._attempts:
             return None
-        started = time.perf_counter()
-        todo = plan(self._model, self._config_now())
-        report = compress_(self._model, todo, self._optimizers) if todo.is_cut else None
-        seconds = time.perf_counter() - started
-        for layer in (report or todo).layers.values():
-            figures = layer.to_dict()
-            self.history.append(Measurement(step=self._steps, layer=figures.pop("name"), seconds=seconds, **figures))
-        return None if report is None else replace(report, step=self._steps, seconds=seconds)
+        return self._attempt()
 
-    def _config_now(self) -> CompressionConfig:
-        """Return the configuration of this attempt: on the way to a given order all cuts take an equal ratio."""
-        if self._config.order is None:
-            return self._config
-        left = sum(step >= self._steps for step in self._attempts)
-        wanted = self._config.order
-        orders = {}
-        for name, n in state_sizes(self._model).items():
-            order = wanted.get(name) if isinstance(wanted, Mapping) else wanted
-            if order is not None:
-                orders[name] = round(n * min(order / n, 1.0) ** (1 / left))
-        return replace(self._config, order=orders)
+    def rollback(self) -> None:
+        """Undo the last cut and everything after it: the run is where it was before, in the same objects.
+
+        Weights, buffers, optimizers, averaged copies, what was passed as `restore`, and the random states of Python,
+        NumPy and torch go back bit for bit. Steps stay counted, and later attempts go on. Data loaders do not go
+        back.
+
+        Raises
+        ------
+        InputError
+            If there was no cut since the start, the last rollback or a resume, or a learning-rate scheduler is
+            missing in `restore`.
+        """
+        if self._snapshot is None:
+            raise InputError(
+                "There must be a cut to roll back; got none since the start, the last rollback or a resume. "
+                "Load a checkpoint from before the cut."
+            )
+        self._check_schedules()
+        self._undo("rolled back on request")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to go on, as plain values.
+        """Return what a resumed run needs to go on, as plain values and tensors.
 
         Returns
         -------
         dict of str to object
-            Steps counted, layer sizes, configuration and history.
+            Steps counted, layer sizes, configuration and history; while the guard has not decided on a cut, also the
+            moment before it. Without that, a cut made before cannot be rolled back after a resume.
         """
+        trial = None
+        if self._trial is not None and self._snapshot is not None:
+            smaller = None if self._trial.smaller is None else self._trial.smaller.to_dict()
+            trial = {"due": self._trial.due, "before": self._trial.before, "smaller": smaller, "cut_at": self._cut_at}
+            trial["snapshot"] = self._snapshot.state_dict()
         return {
             "steps": self._steps,
             "sizes": state_sizes(self._model),
             "config": self._config.to_dict(),
             "history": self.history.to_list(),
+            "stopped": self._stopped,
+            "rewarm": self._rewarmer.state_dict(),
+            "measured": {
+                layer: {name: torch.from_numpy(x.copy()) for name, x in values.items()}
+                for layer, values in self._measured.items()
+            },
+            "trial": trial,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -205,7 +219,180 @@ class InTrainingCompressor:
         if sizes != state["sizes"]:
             raise InputError(
                 f"The layers must have the sizes they had when the state was saved, {dict(state['sizes'])}; got "
-                f"{sizes}. Resize the model and load its weights first."
+                f"{sizes}. Resize the model and load its weights first, as load_checkpoint does."
             )
-        self._steps = int(state["steps"])
-        self.history = History(Measurement(**record) for record in state["history"])
+        trial = state["trial"]
+        self._trial = self._snapshot = None
+        if trial is not None:
+            snapshot = self._snapshot_now()
+            snapshot.load_state_dict(trial["snapshot"])
+            smaller = None if trial["smaller"] is None else CompressionConfig.from_dict(trial["smaller"])
+            self._trial = _Trial(int(trial["due"]), float(trial["before"]), smaller)
+            self._snapshot, self._cut_at = snapshot, int(trial["cut_at"])
+        self._steps, self._stopped = int(state["steps"]), bool(state["stopped"])
+        self._rewarmer.load_state_dict(state["rewarm"])
+        self._measured = {
+            layer: {name: to_array(x) for name, x in values.items()} for layer, values in state["measured"].items()
+        }
+        self.history = History.from_list(state["history"])
+
+    def _attempt(self, smaller: CompressionConfig | None = None) -> CompressionReport | None:
+        """Measure, plan and cut, by the schedule or by the configuration of a smaller cut."""
+        started = time.perf_counter()
+        todo, drifts = self._plan() if smaller is None else (self._planned(smaller), {})
+        analysis = time.perf_counter() - started
+        if not todo.is_cut:
+            self._remember(todo.layers, drifts, analysis, analysis)
+            return None
+        before = self._metric()
+        self._save("before")
+        self._snapshot = self._snapshot_now()
+        started = time.perf_counter()
+        report = compress_(self._model, todo, self._optimizers, self._ema)
+        report = replace(report, step=self._steps, seconds=analysis + time.perf_counter() - started)
+        self._rewarmer.start()
+        self._cut_at = len(self.history)
+        self._remember(report.layers, drifts, analysis, report.seconds)
+        if self._guard is not None and before is not None:
+            self._note_metric(before=before, after=self._metric())
+            half = policy.halved(report.layers, self._config)
+            self._trial = _Trial(self._steps + self._guard.settle_steps, before, half)
+            if not self._guard.settle_steps:
+                return self._settle(report)
+        self._save("after")
+        return report
+
+    def _settle(self, report: CompressionReport | None = None) -> CompressionReport | None:
+        """Let the guard decide on the cut on trial; undo it and try half of it if it failed."""
+        trial, guard = self._trial, self._guard
+        assert trial is not None
+        assert guard is not None
+        if guard.settle_steps:
+            self._note_metric(settled=self._metric())
+        self._trial = None
+        metric = self.history[self._cut_at].metric or {}
+        value = list(metric.values())[-1]
+        if guard.holds(trial.before, value):
+            self._save("after")
+            return report
+        self._undo(f"rolled back: the metric went from {trial.before:.4g} to {value:.4g}")
+        self._stopped = guard.on_fail == "stop"
+        return None if self._stopped or trial.smaller is None else self._attempt(trial.smaller)
+
+    def _undo(self, reason: str) -> None:
+        """Go back to the moment before the last cut, and say so in the history."""
+        assert self._snapshot is not None
+        self._snapshot.restore()
+        self._snapshot = self._trial = None
+        for k, record in self._records_of_cut():
+            if record.cut:
+                self.history[k] = replace(record, cut=False, rolled_back=True, reason=reason)
+        self._measured = self._values_to_compare()
+
+    def _plan(self) -> tuple[CompressionPlan, dict[str, list[float]]]:
+        """Return what this attempt of the schedule is to cut, and the drifts since the last one by layer."""
+        left = sum(step >= self._steps for step in self._attempts)
+        config = policy.towards_order(self._config, state_sizes(self._model), left)
+        asked = self._planned(config)
+        todo = policy.without_large_tails(asked, config)
+        refused = [name for name, layer in todo.layers.items() if asked.layers[name].is_cut and not layer.is_cut]
+        if refused and left == 1:
+            warnings.warn(
+                "\n".join(f"Layer {name!r} was not cut: {todo.layers[name].reason}." for name in refused),
+                RefusedCutWarning,
+                stacklevel=4,
+            )
+        adapters, drifts = find_ssm_layers(self._model), {}
+        with one_blas_thread():
+            for name, values in self._values_to_compare().items():
+                if name in self._measured:
+                    drifts[name] = policy.drift(adapters[name], self._measured[name], values)
+        return (policy.only_certified(todo, drifts) if config.certify and left > 1 else todo), drifts
+
+    def _planned(self, config: CompressionConfig) -> CompressionPlan:
+        sampled = {} if self._batches is None else {"batches": self._batches}
+        return plan(self._model, config, **sampled)
+
+    def _remember(
+        self, layers: Mapping[str, LayerPlan], drifts: Mapping[str, list[float]], analysis: float, seconds: float
+    ) -> None:
+        """Write the records of an attempt, and keep what the next one compares with."""
+        for name, layer in layers.items():
+            figures = layer.to_dict()
+            gaps = policy.gaps_at_cut(layer) if layer.is_cut else None
+            self.history.append(
+                Measurement(
+                    step=self._steps,
+                    layer=figures.pop("name"),
+                    seconds=seconds,
+                    analysis_seconds=analysis,
+                    error=policy.measured_error(layer) if layer.is_cut and self._config.measure else None,
+                    drift=max(drifts[name]) if name in drifts else None,
+                    gap=None if gaps is None or min(gaps) == float("inf") else min(gaps),
+                    **figures,
+                )
+            )
+        self._measured = self._values_to_compare()
+
+    def _values_to_compare(self) -> dict[str, dict[str, Array]]:
+        """Return the tensors of all time-invariant layers that may be cut, where drift is asked for."""
+        if not (self._config.certify or self._config.measure):
+            return {}
+        adapters = target_layers(self._model, self._config)
+        return {name: adapter.values() for name, adapter in adapters.items() if adapter.kind == "lti"}
+
+    def _metric(self) -> float | None:
+        return None if self._guard is None else self._guard.measure(self._model)
+
+    def _note_metric(self, **values: float | None) -> None:
+        """Add what the guard's metric was to the records of the last cut."""
+        for k, record in self._records_of_cut():
+            measured = {key: value for key, value in values.items() if value is not None}
+            self.history[k] = replace(record, metric=(record.metric or {}) | measured)
+
+    def _records_of_cut(self) -> Iterator[tuple[int, Measurement]]:
+        """Yield the records of the attempt that made the last cut, with their places in the history."""
+        step = self.history[self._cut_at].step
+        for k, record in enumerate(self.history[self._cut_at :], self._cut_at):
+            if record.step == step:
+                yield k, record
+
+    def _snapshot_now(self) -> Snapshot:
+        return Snapshot((self._model, *self._ema), self._optimizers, (*self._restore, self._rewarmer))
+
+    def _save(self, moment: str) -> None:
+        """Write a checkpoint if they are asked for."""
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path = self._folder / f"step_{self._steps:08d}_{moment}.pt"
+            save_checkpoint(path, self._model, self._optimizers, self, ema=self._ema, restore=self._restore)
+
+    def _check_schedules(self) -> None:
+        """Refuse to go on where a rollback would leave a learning-rate schedule where it is."""
+        for optimizer in self._optimizers:
+            scheduled = getattr(optimizer.step, "_wrapped_by_lr_sched", False)
+            if scheduled and not any(getattr(x, "optimizer", None) is optimizer for x in self._restore):
+                raise InputError(
+                    f"restore must hold the learning-rate schedulers, which a rollback puts back; got none for a "
+                    f"{type(optimizer).__name__} that has one. Pass restore=[scheduler], and the scaler if you use one."
+                )
+
+
+def _repeatable(batches: Any) -> Any:
+    """Return sample batches that every attempt can ask for anew."""
+    if isinstance(batches, Iterator):
+        raise InputError(
+            f"batches must give the same batches to every attempt; got an iterator, {type(batches).__name__}, which "
+            f"the first would use up. Pass a list or a loader."
+        )
+    return batches
+
+
+def _check_settling(guard: Guard, attempts: tuple[int, ...]) -> None:
+    """Refuse a settling time in which the next attempt falls."""
+    distances = [later - earlier for earlier, later in pairwise(attempts)]
+    if distances and guard.settle_steps >= min(distances):
+        raise InputError(
+            f"settle_steps must be below the distance of two attempts; got {guard.settle_steps} and {min(distances)} "
+            f"steps. Lower it, make fewer attempts or widen the window."
+        )

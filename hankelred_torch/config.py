@@ -63,6 +63,9 @@ class CompressionConfig:
         `fraction`. A flat spectrum is a sign that training has not yet decided which states it needs.
     force : bool, default False
         Cut to a given `order` or `fraction` whatever the tail. A call of `plan` or `compress_` is that word already.
+    measure : bool, default False
+        Measure the true H-infinity error of every cut and the drift since the last measurement, for the history of
+        `InTrainingCompressor`: several times the work of an attempt.
     optimizer_state : {"transport", "reset", "slice"}, default "transport"
         What becomes of the averages an optimizer keeps: carried over by the change of basis, started anew, or cut to
         the first states regardless of what these mean, for comparison.
@@ -104,6 +107,7 @@ class CompressionConfig:
     certify: bool = False
     max_tail: float = 0.3
     force: bool = False
+    measure: bool = False
     optimizer_state: Literal["transport", "reset", "slice"] = "transport"
     lr_rewarm_steps: int = 0
     target_modules: str | Sequence[str] | None = None

@@ -30,8 +30,12 @@ def as_copies(ema: Any, adapters: Mapping[str, Adapter]) -> tuple[nn.Module, ...
     InputError
         If one is not a module, or its layers differ from those of the model in name, class or size.
     """
-    several = ema if isinstance(ema, Iterable) and not isinstance(ema, nn.Module) else (ema,)
-    return tuple(_checked(copy, adapters) for copy in several)
+    return tuple(_checked(copy, adapters) for copy in as_models(ema))
+
+
+def as_models(ema: Any) -> tuple[Any, ...]:
+    """Return one averaged copy or several as a tuple, with their wrappers."""
+    return tuple(ema) if isinstance(ema, Iterable) and not isinstance(ema, nn.Module) else (ema,)
 
 
 def followed_values(

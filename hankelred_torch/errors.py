@@ -11,3 +11,7 @@ class SurgeryError(HankelredError, RuntimeError):
 
 class OptimizerStateWarning(HankelredWarning):
     """The state that an optimizer keeps for a parameter was dropped, because it is of an unknown kind."""
+
+
+class RefusedCutWarning(HankelredWarning):
+    """A layer was not cut to the order that was given, because it would have lost too much."""

@@ -8,6 +8,7 @@ rates of the schedule.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hankelred.errors import InputError
@@ -53,6 +54,14 @@ class Rewarmer:
     def count(self) -> None:
         """Note that all optimizers have made a step."""
         self.left = max(self.left - 1, 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how far the rise is."""
+        return {"left": self.left}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.left = int(state["left"])
 
     def _scale(self, optimizer: Any, *_: Any) -> None:
         self._put_back(optimizer)  # a step that raised has not put them back

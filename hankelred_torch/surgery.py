@@ -56,7 +56,7 @@ class _Cut:
     restarted: bool = False
 
 
-class _Journal:
+class Journal:
     """Changes made so far, each with the way back."""
 
     def __init__(self) -> None:
@@ -152,7 +152,7 @@ def compress_(
     with one_blas_thread():
         cuts = _prepare(model, todo, optimizers)
         copied = [(copy, _prepare_copy(copy, cuts)) for copy in copies]
-    journal = _Journal()
+    journal = Journal()
     try:
         for where, some in [(model, cuts), *copied]:
             for cut in some:
@@ -215,7 +215,7 @@ def _count_parameters(model: nn.Module) -> int:
 def _prepare(model: nn.Module, todo: CompressionPlan, optimizers: tuple[Any, ...]) -> list[_Cut]:
     """Compute every new tensor and optimizer state; change nothing."""
     adapters = find_ssm_layers(model)
-    holders = _holders(model)
+    holders = holders_of(model)
     cuts = []
     for name, layer in todo.layers.items():
         if not layer.is_cut:
@@ -242,7 +242,7 @@ def _refuse_tied(name: str, adapters: Mapping[str, Adapter]) -> None:
             )
 
 
-def _holders(model: nn.Module) -> dict[Tensor, list[Holder]]:
+def holders_of(model: nn.Module) -> dict[Tensor, list[Holder]]:
     """Return every place in a module that holds a tensor, by the tensor."""
     found: dict[Tensor, list[Holder]] = {}
     for module in model.modules():
@@ -282,7 +282,7 @@ def _prepare_layer(
 def _prepare_copy(copy: nn.Module, cuts: list[_Cut]) -> list[_Cut]:
     """Compute every new tensor of an averaged copy of the model, by the change of basis of the live layers."""
     adapters = find_ssm_layers(copy)
-    holders = _holders(copy)
+    holders = holders_of(copy)
     return [_prepare_copied_layer(adapters[cut.layer.name], cut, holders) for cut in cuts]
 
 
@@ -301,7 +301,7 @@ def _prepare_copied_layer(adapter: Adapter, live: _Cut, holders: Mapping[Tensor,
     return _Cut(adapter, live.layer, copied, replacements, restarted=followed is None)
 
 
-def _replace(cut: _Cut, journal: _Journal) -> None:
+def _replace(cut: _Cut, journal: Journal) -> None:
     """Put one layer's new tensors where the old ones are: modules, param groups, optimizer state, sizes."""
     for x in cut.replacements:
         for store, name in x.holders:
@@ -317,7 +317,7 @@ def _replace(cut: _Cut, journal: _Journal) -> None:
 
 def _check_invariants(model: nn.Module, cuts: list[_Cut], optimizers: tuple[Any, ...]) -> None:
     """Raise unless model and optimizers agree on the new tensors and have forgotten the old ones."""
-    held = _holders(model)
+    held = holders_of(model)
     trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     for cut in cuts:
         if cut.adapter.states != cut.layer.states:

@@ -17,7 +17,7 @@ from hankelred._checks import Array
 from hankelred.errors import NumericalError
 
 from .. import CompressionConfig, InTrainingCompressor, find_ssm_layers, hankel_singular_values, state_sizes
-from ..compressor import Measurement as Attempt
+from ..history import Measurement as Attempt
 from .model import SequenceClassifier
 from .settings import Settings
 from .tasks import Part, Task
@@ -239,6 +239,7 @@ def _compressor(
         end_step=settings.window_steps,
         total_steps=settings.steps,
         attempts=settings.attempts,
+        force=settings.order is not None,  # a given order is to be reached whatever it costs: so says the command line
     )
     return InTrainingCompressor(model, [optimizer], config)
 

@@ -370,7 +370,7 @@ def _wrong_shape(model, optimizer, monkeypatch):
 
 
 def _forgotten_holder(model, optimizer, monkeypatch):
-    holders = surgery._holders
+    holders = surgery.holders_of
     calls = []
 
     def without_the_watcher(model):
@@ -381,11 +381,11 @@ def _forgotten_holder(model, optimizer, monkeypatch):
         return found
 
     model.head.watched = model.first.B_re
-    monkeypatch.setattr(surgery, "_holders", without_the_watcher)
+    monkeypatch.setattr(surgery, "holders_of", without_the_watcher)
 
 
 def _optimizer_not_told(model, optimizer, monkeypatch):
-    monkeypatch.setattr(surgery._Journal, "set_item", _set_no_lists)
+    monkeypatch.setattr(surgery.Journal, "set_item", _set_no_lists)
 
 
 def _set_no_lists(self, container, key, value):

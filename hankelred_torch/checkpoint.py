@@ -1,0 +1,381 @@
+"""Stopping and going on, and handing a model over, when its layers have not the sizes they were made with.
+
+A `state_dict` of other shapes loads nowhere, and an optimizer takes a state of other shapes without a word. So layers
+are resized first, from the shapes in the checkpoint itself. Files appear under their name only when they are complete
+and on the disk: whenever a run is killed, the last checkpoint is a whole one.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import hankelred as hr
+from hankelred.errors import InputError
+
+from .adapters import find_ssm_layers, state_sizes, stored_tensor, write_system
+from .convert import tensor_in_place_of
+from .ema import as_models
+from .optimizer_state import find_slot
+from .snapshot import load_state, random_state, set_random_state, state_of
+from .surgery import Journal, as_optimizers, holders_of
+
+FORMAT = "hankelred checkpoint 1"
+MANIFEST, WEIGHTS = "hankelred.json", "model.pt"
+
+StrPath = str | os.PathLike[str]
+
+
+def resize_like(model: nn.Module, state_dict: Mapping[str, Tensor], optimizers: Any = ()) -> dict[str, int]:
+    """Give the state space layers of a model the sizes they have in a state dict, so that it can be loaded.
+
+    Call it before ``model.load_state_dict(state_dict)``. Resized parameters are new objects, zero until then.
+    Optimizers are best made afterwards; those made before are handed the new parameters, and keep no state for them.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Of the structure that the state dict was saved from; changed in place, or not at all.
+    state_dict : mapping of str to torch.Tensor
+        What ``model.state_dict()`` gave after cuts. Only shapes are read.
+    optimizers : torch.optim.Optimizer or iterable of them, optional
+        Those that hold parameters of the model already.
+
+    Returns
+    -------
+    dict of str to int
+        States every layer stores now, by module name.
+
+    Raises
+    ------
+    InputError
+        If a tensor of a layer is missing in the state dict, or differs in more than the number of states.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> small = ht.layers.LRU(channels=4, states=6)
+    >>> model = ht.layers.LRU(channels=4, states=16)
+    >>> ht.resize_like(model, small.state_dict())
+    {'': 6}
+    >>> model.load_state_dict(small.state_dict())
+    <All keys matched successfully>
+    """
+    optimizers = as_optimizers(optimizers)
+    holders = holders_of(model)
+    journal = Journal()
+    try:
+        for name, adapter in find_ssm_layers(model).items():
+            for tensor_name in adapter.state_axes:
+                old = stored_tensor(*adapter.owner(tensor_name))
+                shape = _saved_shape(state_dict, f"{name}.{tensor_name}" if name else tensor_name, old)
+                if shape == tuple(old.shape):
+                    continue
+                new = tensor_in_place_of(old, np.zeros(shape))
+                for store, key in holders[old]:
+                    journal.set_item(store, key, new)
+                slot = find_slot(old, optimizers)
+                if slot is not None:
+                    journal.set_item(slot.group["params"], slot.index, new)
+                    journal.remove_item(slot.state, old)
+            resized = type(adapter)(adapter.layer)  # raises if the shapes do not fit each other
+            for size_name, size in resized.sizes(resized.states).items():
+                journal.set_attribute(*resized.owner(size_name), size)
+    except BaseException:
+        journal.roll_back()
+        raise
+    return state_sizes(model)
+
+
+def save_checkpoint(
+    path: StrPath,
+    model: nn.Module,
+    optimizers: Any = (),
+    compressor: Any = None,
+    ema: Any = (),
+    restore: Iterable[Any] = (),
+    extra: Any = None,
+) -> None:
+    """Save all that a training run needs to go on as if it had never stopped.
+
+    The file is written under another name, flushed to the disk and renamed: at any moment `path` is a whole
+    checkpoint, the old one or the new one.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Where; an existing file is replaced.
+    model : torch.nn.Module
+        The model in training.
+    optimizers : torch.optim.Optimizer or iterable of them, optional
+        All of them, in the order they will be passed to `load_checkpoint`.
+    compressor : InTrainingCompressor, optional
+        Its counters, history and, while a guard has not decided, the moment before the cut.
+    ema : torch.nn.Module or iterable of them, optional
+        Averaged copies.
+    restore : iterable, optional
+        Schedulers, scalers and whatever has a ``state_dict``, and random generators of torch.
+    extra : object, optional
+        Plain values of your own, such as the position in the data.
+
+    Raises
+    ------
+    InputError
+        If something in `restore` has no state.
+
+    Examples
+    --------
+    >>> import os, tempfile, torch, hankelred_torch as ht
+    >>> layer = ht.layers.LRU(channels=2, states=4)
+    >>> path = os.path.join(tempfile.mkdtemp(), "run.pt")
+    >>> ht.save_checkpoint(path, layer, extra={"step": 7})
+    >>> ht.load_checkpoint(path, ht.layers.LRU(channels=2, states=16))
+    {'step': 7}
+    """
+    _write(
+        Path(path),
+        lambda file: torch.save(
+            {
+                "format": FORMAT,
+                "model": model.state_dict(),
+                "ema": [x.state_dict() for x in as_models(ema)],
+                "optimizers": [x.state_dict() for x in as_optimizers(optimizers)],
+                "compressor": None if compressor is None else compressor.state_dict(),
+                "restore": [state_of(x) for x in restore],
+                "random": random_state(),
+                "extra": extra,
+            },
+            file,
+        ),
+    )
+
+
+def load_checkpoint(
+    path: StrPath,
+    model: nn.Module,
+    optimizers: Any = (),
+    compressor: Any = None,
+    ema: Any = (),
+    restore: Iterable[Any] = (),
+) -> Any:
+    """Go on where `save_checkpoint` was called: resize the layers, then load everything, random states included.
+
+    On one machine a run on the CPU continues bit for bit.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The checkpoint.
+    model : torch.nn.Module
+        Made as for the first start of the run; its layers are resized.
+    optimizers : torch.optim.Optimizer or iterable of them, optional
+        Made as for the first start, on the parameters of the model.
+    compressor : InTrainingCompressor, optional
+        Made as for the first start.
+    ema : torch.nn.Module or iterable of them, optional
+        Averaged copies, made as for the first start.
+    restore : iterable, optional
+        As when it was saved.
+
+    Returns
+    -------
+    object
+        The `extra` that was saved.
+
+    Raises
+    ------
+    InputError
+        If the file is no such checkpoint, or was saved with other counts of optimizers, copies or restored objects.
+    """
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(saved, Mapping) or saved.get("format") != FORMAT:
+        raise InputError(
+            f"path must be a file that save_checkpoint wrote; got {os.fspath(path)!r}, which is another. "
+            f"For a plain state dict call resize_like and load it."
+        )
+    given = {"ema": as_models(ema), "optimizers": as_optimizers(optimizers), "restore": tuple(restore)}
+    for name, objects in given.items():
+        if len(objects) != len(saved[name]):
+            raise InputError(
+                f"{name} must be what was saved; got {len(objects)} and {len(saved[name])} in the checkpoint. "
+                f"Pass the same objects in the same order."
+            )
+    if (compressor is None) != (saved["compressor"] is None):
+        holds = "no" if saved["compressor"] is None else "a"
+        raise InputError(f"compressor must be what was saved; the checkpoint holds {holds} compressor.")
+    resize_like(model, saved["model"], optimizers)
+    model.load_state_dict(saved["model"])
+    for average, state in zip(given["ema"], saved["ema"], strict=True):
+        resize_like(average, state)
+        average.load_state_dict(state)
+    for optimizer, state in zip(given["optimizers"], saved["optimizers"], strict=True):
+        optimizer.load_state_dict(state)
+    for target, state in zip(given["restore"], saved["restore"], strict=True):
+        load_state(target, state)
+    if compressor is not None:
+        compressor.load_state_dict(saved["compressor"])
+    set_random_state(saved["random"])
+    return saved["extra"]
+
+
+def save_pretrained(model: nn.Module, directory: StrPath) -> None:
+    """Save a model whose layers were cut, with a manifest of their sizes.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model; training is over or goes on elsewhere.
+    directory : str or path-like
+        Made if it is not there; gets ``model.pt`` and ``hankelred.json``.
+
+    Examples
+    --------
+    >>> import tempfile, hankelred_torch as ht
+    >>> directory = tempfile.mkdtemp()
+    >>> ht.save_pretrained(ht.layers.LRU(channels=2, states=5), directory)
+    >>> ht.state_sizes(ht.from_pretrained(directory, lambda: ht.layers.LRU(channels=2, states=16)))
+    {'': 5}
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = {
+        "format": 1,
+        "hankelred": hr.__version__,
+        "class": f"{type(model).__module__}.{type(model).__qualname__}",
+        "state_sizes": state_sizes(model),
+    }
+    text = json.dumps(manifest, indent=1)
+    _write(folder / WEIGHTS, lambda file: torch.save(model.state_dict(), file))
+    _write(folder / MANIFEST, lambda file: file.write(text.encode()))
+
+
+def from_pretrained(directory: StrPath, model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+    """Load what `save_pretrained` saved into a model made as before its cuts.
+
+    Parameters
+    ----------
+    directory : str or path-like
+        Where it was saved.
+    model : torch.nn.Module or callable
+        A model of that structure, or what makes one; layers are resized as the manifest says.
+
+    Returns
+    -------
+    torch.nn.Module
+        The model, with the weights.
+
+    Raises
+    ------
+    InputError
+        If there is no manifest, or the weights do not fit it.
+    """
+    folder = Path(directory)
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"directory must hold a {MANIFEST}; got {os.fspath(directory)!r}. Save with save_pretrained.")
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    built = model if isinstance(model, nn.Module) else model()
+    state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+    sizes = resize_like(built, state)
+    if sizes != manifest["state_sizes"]:
+        raise InputError(
+            f"model must be of the structure that was saved, with layers {manifest['state_sizes']}; got {sizes}."
+        )
+    built.load_state_dict(state)
+    return built
+
+
+def export_padded(model: nn.Module, states: int | None = None) -> nn.Module:
+    """Return a copy of a model whose layers all store the same number of states, for code that knows no other.
+
+    States are added that nothing drives and nothing reads: the outputs stay, to the rounding of writing a layer anew.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model; unchanged.
+    states : int, optional
+        Stored states of every layer of the copy; by default those of the largest layer.
+
+    Returns
+    -------
+    torch.nn.Module
+        The padded copy.
+
+    Raises
+    ------
+    InputError
+        If a layer stores more states, or is not a single time-invariant system.
+
+    Examples
+    --------
+    >>> import torch, hankelred_torch as ht
+    >>> model = torch.nn.Sequential(ht.layers.LRU(4, 6), ht.layers.LRU(4, 9))
+    >>> ht.state_sizes(ht.export_padded(model))
+    {'0': 9, '1': 9}
+    """
+    sizes = state_sizes(model)
+    wanted = max(sizes.values(), default=0) if states is None else states
+    result = copy.deepcopy(model)
+    for name, adapter in find_ssm_layers(result).items():
+        if sizes[name] > wanted:
+            raise InputError(
+                f"states must be at least those of every layer; got {wanted} and {sizes[name]} in {name!r}."
+            )
+        if sizes[name] < wanted:
+            write_system(adapter.layer, _padded(name, adapter.read(adapter.values()), wanted - sizes[name]))
+    return result
+
+
+def _padded(name: str, system: Any, extra: int) -> hr.DiagonalSystem:
+    """Return the system with states that have neither input nor output, at the pole the system has already."""
+    if not isinstance(system, hr.DiagonalSystem):
+        raise InputError(f"Layers to be padded must be one linear system each; got a bank of them in {name!r}.")
+    B = np.vstack([system.B, np.zeros((extra, system.m))])
+    C = np.hstack([system.C, np.zeros((system.p, extra))])
+    kind: dict[str, Any] = {"dt": system.dt, "output": system.output}
+    if system.rates is None:
+        return hr.DiagonalSystem(np.r_[system.lam, np.repeat(system.lam[:1], extra)], B, C, system.D, **kind)
+    return hr.DiagonalSystem.from_rates(np.r_[system.rates, np.repeat(system.rates[:1], extra)], B, C, system.D, **kind)
+
+
+def _saved_shape(state_dict: Mapping[str, Tensor], key: str, old: Tensor) -> tuple[int, ...]:
+    """Return the shape a tensor was saved with, if it can be the tensor at another number of states."""
+    saved = state_dict.get(key)
+    if not isinstance(saved, Tensor):
+        raise InputError(f"state_dict must hold the tensors of every state space layer; got none called {key!r}.")
+    shape = tuple(saved.shape)
+    if len(shape) != old.ndim or sum(a != b for a, b in zip(shape, old.shape, strict=False)) > 1:
+        raise InputError(
+            f"{key} must differ from the model in no more than the number of states; got {shape} in state_dict and "
+            f"{tuple(old.shape)} in the model. Make the model with the sizes it was first trained with."
+        )
+    return shape
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file so that its name stands for the old content until the new one is safe on the disk."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)  # the new name, too, is to survive a crash of the machine
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
