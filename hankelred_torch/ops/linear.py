@@ -90,13 +90,14 @@ def _wide(z: Tensor, is_complex: bool) -> Tensor:
     return z.to(torch.promote_types(z.dtype, torch.complex64 if is_complex else torch.float32))
 
 
-# One operator for torch, forward and backward, so that torch.compile does not look into it.
+# For torch the two directions are operators that torch.compile does not look into. Pending conjugations and signs are
+# carried out on the way into them.
 
 
 @torch.library.custom_op("hankelred::linear_recurrence", mutates_args=())
 def _operator(a: Tensor, b: Tensor, initial: Tensor, reset: Tensor | None, reverse: bool) -> Tensor:
     if _has_kernels(b):
-        a, b, initial = (_plain(z) for z in (a, b, initial))
+        a, b, initial = (z.contiguous() for z in (a, b, initial))
         x, carry = torch.empty_like(b), _double(initial)
         scan(a.numpy(), carry.numpy(), b.numpy(), _mask(reset, b), reverse, x.numpy())
         return x
@@ -115,7 +116,7 @@ def _operator_backward(
     gx: Tensor, a: Tensor, x: Tensor, initial: Tensor, reset: Tensor | None, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     if _has_kernels(x):
-        gx, a, x, initial = (_plain(z) for z in (gx, a, x, initial))
+        gx, a, x, initial = (z.contiguous() for z in (gx, a, x, initial))
         gb, carry = torch.empty_like(x), torch.zeros_like(_double(initial))
         # sums over many steps or sequences in double precision
         ga = torch.zeros_like(a) if a.shape == x.shape else torch.zeros_like(_double(a))
@@ -150,11 +151,6 @@ _operator.register_autograd(_differentiate, setup_context=_save)
 def _has_kernels(x: Tensor) -> bool:
     """Tell whether the compiled loops can reach the tensor."""
     return x.is_cpu
-
-
-def _plain(z: Tensor) -> Tensor:
-    """Return z as its memory says: contiguous, without pending conjugation or sign."""
-    return z.resolve_conj().resolve_neg().contiguous()
 
 
 def _double(z: Tensor) -> Tensor:
