@@ -10,13 +10,22 @@ from torch import nn
 from hankelred.errors import InputError
 
 from ..convert import tensor_in_place_of, to_tensor
+from .banks import Bank, BankAdapter
 from .base import Adapter, Systems
 from .lru import LRUAdapter
+from .s4d import S4DAdapter, S4DKernelAdapter
+from .s5 import S5Adapter, S5PytorchAdapter
 from .systems import SystemAdapter
 
 __all__ = [
     "Adapter",
+    "Bank",
+    "BankAdapter",
     "LRUAdapter",
+    "S4DAdapter",
+    "S4DKernelAdapter",
+    "S5Adapter",
+    "S5PytorchAdapter",
     "SystemAdapter",
     "adapter_of",
     "find_ssm_layers",
@@ -274,3 +283,6 @@ def _qualified_name(layer_class: type) -> str:
 
 
 register_adapter("hankelred_torch.layers.lru.LRU", LRUAdapter)
+register_adapter("hankelred_torch.layers.s5.S5", S5Adapter)
+register_adapter("s5.s5_model.S5SSM", S5PytorchAdapter)
+register_adapter("hankelred_torch.layers.s4d.S4D", S4DAdapter)

@@ -117,12 +117,12 @@ class SystemAnalysis(Analysis):
     def least_states(self, *, energy: float | None = None, max_error: float | None = None) -> tuple[int, str]:
         """Return the states of the least order that meets the criterion, or of the next that can be diagonalised."""
         order = self._balancing.order(energy=energy, max_error=max_error)
-        least, detour = _reduce(self._balancing, prefer_larger=True, order=order)
+        least, detour = reduce_to(self._balancing, prefer_larger=True, order=order)
         return least.system.n, detour
 
     def reduce(self, states: int, *, prefer_larger: bool = False) -> LayerReduction:
         """Reduce to the largest order that fits so many states."""
-        found, detour = _reduce(self._balancing, prefer_larger=prefer_larger, states=states)
+        found, detour = reduce_to(self._balancing, prefer_larger=prefer_larger, states=states)
         return LayerReduction(
             states=found.system.n,
             order=found.order,
@@ -141,7 +141,7 @@ def kept_energy(hsv: Array, order: int) -> float:
     return float(finite[:order].sum()) / total if total > 0 else 1.0
 
 
-def _reduce(balancing: hr.Balancing, *, prefer_larger: bool, **criterion: Any) -> tuple[hr.Reduction, str]:
+def reduce_to(balancing: hr.Balancing, *, prefer_larger: bool, **criterion: Any) -> tuple[hr.Reduction, str]:
     """Reduce by one criterion, or to the nearest order that can be diagonalised, and say so then."""
     try:
         return balancing.reduce(**criterion), ""
