@@ -22,7 +22,16 @@ import numpy as np
 from numba import njit
 
 from ._checks import Array
-from ._diagonal_kernels import OPTIONS, _bring_forward, _differences, _largest, _step, _store, row_sizes
+from ._diagonal_kernels import (
+    OPTIONS,
+    _bring_forward,
+    _differences,
+    _largest,
+    _reflect_twist,
+    _step,
+    _store,
+    row_sizes,
+)
 
 
 @njit(**OPTIONS)
@@ -83,6 +92,127 @@ def factor_bank(
 
 
 @njit(**OPTIONS)
+def factor_pairs_bank(
+    lam: Array,
+    z: Array,
+    gap: Array,
+    mirror: Array,
+    turn: Array,
+    B: Array,
+    order: Array,
+    first: Array,
+    share: float,
+    columns: Array,
+    pivots: Array,
+    w: Array,
+    beta: Array,
+    mix: Array,
+    distance: Array,
+) -> None:
+    """Do the same for all poles and their conjugates, as `_diagonal_kernels.factor_pairs` does.
+
+    ``columns`` (batch, 2n, n) become the upper halves of factors whose lower halves are conjugate. They are, in pairs,
+    unitary combinations of what the elimination gives: column k of a pair is ``mix[k, 0]`` times the first and
+    ``mix[k, 1]`` times the second. A pivot that is the conjugate of state i is n + i.
+    """
+    batch, n = lam.shape
+    m = B.shape[2]
+    size, work = np.empty(n + 1), np.empty(n + 1, B.dtype)
+    one, two = np.empty(n + 1, B.dtype), np.empty(n + 1, B.dtype)
+    G, twist = np.empty((m, n + 1), B.dtype), np.empty((m, m), B.dtype)
+    for b in range(batch):
+        rows = np.append(order[b], n)
+        spare = np.append(order[b], 0)
+        p_lam, p_gap, p_mirror, p_turn = lam[b][spare], gap[b][spare], mirror[b][spare], turn[b][spare]
+        p_z = z[b][spare[: min(z.shape[1], 1) * (n + 1)]]
+        for j in range(m):
+            for i in range(n):
+                G[j, i] = B[b, rows[i], j]
+            G[j, n] = 0.0
+            twist[j] = 0.0
+            twist[j, j] = 1.0
+        row_sizes(G, p_gap, size)
+        pivots[b], w[b], beta[b], mix[b], distance[b] = -1, 0.0, 0.0, 0.0, 1.0
+        k = done = 0
+        for part in range(2):
+            last = first[b] if part == 0 else n
+            if part == 1 and first[b] == n:
+                break
+            floor = share * size[k:last].sum()
+            while k < last:
+                p, total = _largest(size, k, last)
+                if not total > floor:
+                    break
+                _bring_forward(p, k, p_lam, p_z, p_gap, p_mirror, p_turn, G, size, rows)
+                _borrow_conjugate(k, p_lam, p_z, p_gap, p_mirror, p_turn, G, size, twist)
+                pivots[b, done] = rows[k]
+                arrays = (p_lam, p_z, p_gap, p_mirror, p_turn, G, size)
+                beta[b, done] = _step(k, k + 1, n + 1, *arrays, w[b, done], work, one)
+                _reflect_twist(twist, w[b, done], beta[b, done])
+                diagonal, overlap = np.abs(one[k]), np.conj(one[k]) * one[n]
+                phase = np.sqrt(np.conj(overlap) / np.abs(overlap)) if np.abs(overlap) > 0.0 else overlap + 1.0
+                alpha = phase * np.conj(one[k]) / diagonal
+                mix[b, done, 0] = alpha
+                if size[n] > 0.0:
+                    two[k] = 0.0
+                    pivots[b, done + 1] = n + rows[k]
+                    beta[b, done + 1] = _step(n, k + 1, n, *arrays, w[b, done + 1], work, two)
+                    _reflect_twist(twist, w[b, done + 1], beta[b, done + 1])
+                    ratio = np.abs(two[n]) / diagonal
+                    distance[b] = min(distance[b], ratio)
+                    cosine = np.sqrt(0.5 + 0.5 * np.abs(overlap) / diagonal**2)
+                    sine = 0.5 * ratio / cosine
+                    delta = np.conj(phase * two[n]) / np.abs(two[n])
+                    mix[b, done, 0], mix[b, done, 1] = cosine * alpha, sine * delta
+                    mix[b, done + 1, 0], mix[b, done + 1, 1] = 1j * sine * alpha, -1j * cosine * delta
+                    for i in range(k, n):
+                        u, v = one[i], two[i]
+                        one[i] = mix[b, done, 0] * u + mix[b, done, 1] * v
+                        two[i] = mix[b, done + 1, 0] * u + mix[b, done + 1, 1] * v
+                    _store(two, rows, k, n, columns[b, done + 1])
+                else:
+                    for i in range(k, n):
+                        one[i] = alpha * one[i]
+                _store(one, rows, k, n, columns[b, done])
+                done += 2 if pivots[b, done + 1] >= 0 else 1
+                k += 1
+        columns[b, done:] = 0.0
+
+
+@njit(**OPTIONS)
+def _borrow_conjugate(
+    k: int, lam: Array, z: Array, gap: Array, mirror: Array, turn: Array, G: Array, size: Array, twist: Array
+) -> None:
+    """Put the conjugate of row k into the spare last entry of every array."""
+    n, m = lam.size - 1, G.shape[0]
+    lam[n], gap[n], mirror[n], turn[n] = np.conj(lam[k]), gap[k], np.conj(mirror[k]), np.conj(turn[k])
+    if z.size > 0:
+        z[n] = np.conj(z[k])
+    size[n] = size[k]
+    for j in range(m):
+        G[j, n] = 0.0
+        for l in range(m):
+            G[j, n] += np.conj(G[l, k]) * twist[l, j]
+
+
+@njit(**OPTIONS)
+def unmix(columns: Array, mix: Array) -> None:
+    """Turn pairs of columns, (2n, n), back into what the elimination gave."""
+    k, rows = 0, columns.shape[1]
+    while k < columns.shape[0]:
+        if mix[k, 1] == 0.0:
+            for i in range(rows):
+                columns[k, i] *= np.conj(mix[k, 0])
+            k += 1
+            continue
+        for i in range(rows):
+            u, v = columns[k, i], columns[k + 1, i]
+            columns[k, i] = np.conj(mix[k, 0]) * u + np.conj(mix[k + 1, 0]) * v
+            columns[k + 1, i] = np.conj(mix[k, 1]) * u + np.conj(mix[k + 1, 1]) * v
+        k += 2
+
+
+@njit(**OPTIONS)
 def isometric_pair(
     lam: Array, gap: Array, mirror: Array, turn: Array, pivots: Array, w: Array, beta: Array, M: Array, Y: Array
 ) -> int:
@@ -129,10 +259,13 @@ def factor_adjoint_bank(
     gradient: Array,
     B_gradient: Array,
 ) -> None:
-    """Write the gradients with respect to poles (batch, n) and inputs (batch, n, m), given those of the columns."""
-    batch, n = lam.shape
+    """Write the gradients with respect to poles (batch, n) and inputs (batch, n, m), given those of the columns.
+
+    With pairs, the arrays of the poles hold their conjugates after them, and the columns are those of `unmix`.
+    """
+    batch, most, n = columns.shape
     m = w.shape[2]
-    M, Y, H = np.empty((n, n), F.dtype), np.empty((n, m), F.dtype), np.empty((n, n), F.dtype)
+    M, Y, H = np.empty((most, most), F.dtype), np.empty((most, m), F.dtype), np.empty((most, n), F.dtype)
     past, difference, transposed = np.empty(n, F.dtype), np.empty(n, F.dtype), np.empty((m, n), F.dtype)
     for b in range(batch):
         steps = isometric_pair(lam[b], gap[b], mirror[b], turn[b], pivots[b], w[b], beta[b], M, Y)

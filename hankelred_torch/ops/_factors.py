@@ -28,10 +28,11 @@ import numpy as np
 import scipy.linalg as sla
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from hankelred._checks import Array
 from hankelred._diagonal_factors import SMALLEST_SHARE, pole_data
-from hankelred._diagonal_pair import factor_adjoint_bank, factor_bank
+from hankelred._diagonal_pair import factor_adjoint_bank, factor_bank, factor_pairs_bank, unmix
 from hankelred.errors import InputError, OrderError
 
 from ._factors_torch import factor_adjoint_torch, factor_torch, pole_tensors
@@ -49,6 +50,16 @@ def diagonal_factor(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by
     """Return the factors S (batch, n, n) with ``P = S S^H``, columns of falling size."""
     columns: Tensor = _operation(_Factor, _factor)(poles, B, linked, discrete, by_rates)[0]
     return columns.mT
+
+
+def pair_factor(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: bool) -> tuple[Tensor, Tensor]:
+    """Return upper halves (batch, n, 2n) of factors ``[S; conj S]`` for complex poles and their conjugates.
+
+    Their real parts over their imaginary parts are real factors. The second result is the least distance of a pole
+    from its conjugate, as `hankelred.diagonal.NEARLY_REAL` counts it. On the CPU only.
+    """
+    found = _PairFactor.apply(poles, B, linked, discrete, by_rates)
+    return found[0].mT, found[-1]
 
 
 def singular_values(M: Tensor) -> Tensor:
@@ -72,17 +83,15 @@ def singular_triples(M: Tensor, order: int) -> Triples:
     schema="(Tensor poles, Tensor B, Tensor linked, bool discrete, bool by_rates) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _factor(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: bool) -> Factor:
-    if not (torch.isfinite(poles).all() and torch.isfinite(B).all()):
-        raise InputError("Poles, B and C must be finite; got NaN or infinity. Look for the step that produced them.")
+    _check_finite(poles, B)
     if not B.is_cpu:
         return factor_torch(pole_tensors(poles, discrete, by_rates), B.resolve_conj(), linked)
     (batch, n), m = poles.shape, B.shape[2]
     data = _pole_arrays(poles, discrete, by_rates)
     columns, w = B.new_empty(batch, n, n), B.new_empty(batch, n, m)
     pivots, beta = torch.empty(batch, n, dtype=torch.int64), torch.empty(batch, n, dtype=torch.float64)
-    order = torch.argsort(linked.to(torch.uint8), dim=1, descending=True, stable=True)
     outputs = (_array(x) for x in (columns, pivots, w, beta))
-    factor_bank(*data, _array(B), _array(order), _array(linked.sum(1)), SMALLEST_SHARE, *outputs)
+    factor_bank(*data, _array(B), *_order(linked), SMALLEST_SHARE, *outputs)
     return columns, pivots, w, beta
 
 
@@ -121,9 +130,7 @@ def _factor_backward(
     else:
         data_torch = pole_tensors(poles, discrete, by_rates)
         g_poles, g_B = factor_adjoint_torch(data_torch, columns, pivots, w, beta, F.resolve_conj(), discrete)
-    if by_rates:  # d lam = lam dz
-        g_poles = g_poles * torch.exp(poles).conj().resolve_conj()
-    return g_poles, g_B
+    return _by_data(g_poles, poles, by_rates), g_B
 
 
 @_factor_backward.register_fake
@@ -192,6 +199,43 @@ class _Factor(torch.autograd.Function):
 
 
 _factor.register_autograd(_Factor.backward, setup_context=_Factor.setup_context)
+
+
+class _PairFactor(torch.autograd.Function):
+    """Pairs choose their route by data, which neither Dynamo nor vmap can follow: a function without an operator."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: bool
+    ) -> tuple[Tensor, Tensor]:
+        _check_finite(poles, B)
+        (batch, n), m = poles.shape, B.shape[2]
+        data = _pole_arrays(poles, discrete, by_rates)
+        columns, mix, w = B.new_empty(batch, 2 * n, n), B.new_empty(batch, 2 * n, 2), B.new_empty(batch, 2 * n, m)
+        pivots = torch.empty(batch, 2 * n, dtype=torch.int64)
+        beta, distance = torch.empty(batch, 2 * n, dtype=torch.float64), torch.empty(batch, dtype=torch.float64)
+        outputs = (_array(x) for x in (columns, pivots, w, beta, mix, distance))
+        factor_pairs_bank(*data, _array(B), *_order(linked), SMALLEST_SHARE, *outputs)
+        ctx.save_for_backward(poles, columns, pivots, w, beta, mix)
+        ctx.discrete, ctx.by_rates = discrete, by_rates
+        ctx.mark_non_differentiable(distance)
+        return columns, distance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, F: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        poles, columns, pivots, w, beta, mix = ctx.saved_tensors
+        F, columns = F.resolve_conj().clone(memory_format=torch.contiguous_format), columns.clone()
+        for b in range(len(poles)):
+            unmix(_array(F[b]), _array(mix[b]))
+            unmix(_array(columns[b]), _array(mix[b]))
+        doubled = torch.cat([poles, poles.conj()], dim=1)
+        g_poles, g_B = torch.empty_like(poles), w.new_empty(*poles.shape, w.shape[2])
+        saved = (_array(x) for x in (columns, pivots, w, beta, F))
+        factor_adjoint_bank(
+            *_pole_arrays(doubled, ctx.discrete, ctx.by_rates), *saved, ctx.discrete, _array(g_poles), _array(g_B)
+        )
+        return _by_data(g_poles, poles, ctx.by_rates), g_B, None, None, None
 
 
 @torch.library.custom_op("hankelred::graded_singular_values", mutates_args=(), schema="(Tensor M) -> Tensor")
@@ -319,6 +363,22 @@ _register_vmap(_factor_backward, 2)
 _register_vmap(_singular_values, 0)
 _register_vmap(_singular_triples, 1)
 _register_vmap(_singular_values_backward, 0)
+
+
+def _check_finite(poles: Tensor, B: Tensor) -> None:
+    if not (torch.isfinite(poles).all() and torch.isfinite(B).all()):
+        raise InputError("Poles, B and C must be finite; got NaN or infinity. Look for the step that produced them.")
+
+
+def _order(linked: Tensor) -> tuple[Array, Array]:
+    """Return the states (batch, n) in the order of elimination, and how many of them come first."""
+    order = torch.argsort(linked.to(torch.uint8), dim=1, descending=True, stable=True)
+    return _array(order), _array(linked.sum(1))
+
+
+def _by_data(gradient: Tensor, poles: Tensor, by_rates: bool) -> Tensor:
+    """Return the gradient with respect to the data, given that with respect to lam: ``d lam = lam dz``."""
+    return gradient * torch.exp(poles).conj().resolve_conj() if by_rates else gradient
 
 
 def _array(x: Tensor) -> Array:

@@ -13,11 +13,13 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from hankelred._checks import check_dt, is_discrete
+from hankelred.diagonal import NEARLY_REAL
 from hankelred.errors import InputError, OrderError
 
-from ._factors import diagonal_factor, singular_triples, singular_values
+from ._factors import diagonal_factor, pair_factor, singular_triples, singular_values
 from ._factors_torch import expm1
 
 Output = Literal["complex", "real"]
@@ -157,11 +159,7 @@ def hankel_singular_values(
     ([5.263, 1.333], [49.86, 1.78])
     """
     systems = _check(lam, B, C, dt, output, rates)
-    n = systems.poles.shape[1]
-    if output == "real" and not systems.B.is_complex():  # the imaginary parts of all states are zero
-        values = torch.nn.functional.pad(_values(*_factors(systems)), (0, n))
-    else:
-        values = _values(*_factors(_doubled(systems) if output == "real" else systems))
+    values = _real_values(systems) if output == "real" else singular_values(_product(*_factors(systems)))
     return _as_given(values, systems)
 
 
@@ -319,29 +317,45 @@ def _doubled(systems: Batch) -> Batch:
 
 
 def _factors(systems: Batch) -> tuple[Tensor, Tensor]:
-    """Return S and R (batch, n, n) of systems with complex output.
-
-    The states are scaled so that ``P_ii = Q_ii``, which puts the pivots of both factors into one order. States that
-    link no input to an output have no scale of their own and come after all others, so that ``R S`` has zeros where
-    they would disturb; their derivatives are as good as any.
-    """
-    poles, B, C, discrete, by_rates, _, _ = systems
-    C = C.mH
-    if 0 in B.shape or 0 in C.shape:
-        empty = B.sum() * 0 + C.sum() * 0  # in the graph all the same
-        S = empty.expand(*poles.shape, poles.shape[1])
+    """Return S and R (batch, n, n) of systems with complex output."""
+    if _is_empty(systems):
+        nothing = systems.B.sum() * 0 + systems.C.sum() * 0  # in the graph all the same
+        S = nothing.expand(*systems.poles.shape, systems.poles.shape[1])
         return S, S
-    with torch.no_grad():
-        drive, sight = _row_norms(B), _row_norms(C)
-        linked = (drive > 0) & (sight > 0)
-        ratio = torch.where(linked, sight, 1).log2() - torch.where(linked, drive, 1).log2()
-        weight = torch.exp2(torch.round(0.5 * ratio))[:, :, None]  # powers of two: scaling is exact
-        drive, sight = (
-            _power_of_two(x.amax(1)[:, None, None]) for x in (drive * weight[:, :, 0], sight / weight[:, :, 0])
-        )
-    S = diagonal_factor(poles, _fewer_inputs(B * (weight / drive)), linked, discrete, by_rates)
-    R = diagonal_factor(poles.conj(), _fewer_inputs(C / (weight * sight)), linked, discrete, by_rates)
-    return S * (drive / weight), R.mH * (weight * sight).mT
+    weight, B, C, linked = _scaled(systems)
+    kind = (linked, systems.discrete, systems.by_rates)
+    S = diagonal_factor(systems.poles, _fewer_inputs(B), *kind)
+    R = diagonal_factor(systems.poles.conj(), _fewer_inputs(C.mH), *kind)
+    return S * weight[0], R.mH * weight[1]
+
+
+def _pair_factors(systems: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Return real S and R (batch, 2n, 2n) of systems with real output, and which of them have nearly real poles.
+
+    Those have lost digits, and all others keep them.
+    """
+    weight, B, C, linked = _scaled(systems)
+    kind = (linked, systems.discrete, systems.by_rates)
+    S, distance = pair_factor(systems.poles, _fewer_real_inputs(B), *kind)
+    R, other = pair_factor(systems.poles.conj(), _fewer_real_inputs(C.mH), *kind)
+    S, R = 2**0.5 * S * weight[0], 0.5**0.5 * R.mH * weight[1]
+    close = torch.minimum(distance, other) < NEARLY_REAL
+    return torch.cat([S.real, S.imag], dim=1), torch.cat([R.real, -R.imag], dim=2), close
+
+
+def _real_values(systems: Batch) -> Tensor:
+    """Return the Hankel singular values (batch, 2n) of systems with real output."""
+    if not systems.B.is_complex():  # the imaginary parts of all states are zero
+        return pad(singular_values(_product(*_factors(systems))), (0, systems.poles.shape[1]))
+    if not _pairs_serve(systems):
+        return singular_values(_product(*_factors(_doubled(systems))))
+    S, R, close = _pair_factors(systems)
+    values = singular_values(_product(S, R))
+    if not close.any():
+        return values
+    where = close.nonzero()[:, 0]
+    few = systems._replace(poles=systems.poles[where], B=systems.B[where], C=systems.C[where])
+    return values.index_copy(0, where, singular_values(_product(*_factors(_doubled(few)))))
 
 
 def _real_factors(systems: Batch) -> tuple[Tensor, Tensor]:
@@ -350,6 +364,10 @@ def _real_factors(systems: Batch) -> tuple[Tensor, Tensor]:
     if not systems.B.is_complex():
         S, R = _factors(systems)
         return torch.cat([2**0.5 * S, 0 * S], dim=1), torch.cat([0.5**0.5 * R, 0 * R], dim=2)
+    if _pairs_serve(systems):
+        S, R, close = _pair_factors(systems)
+        if not close.any():
+            return S, R
     S, R = _factors(_doubled(systems))
     S = 0.5**0.5 * torch.cat([S[:, :n] + S[:, n:], -1j * (S[:, :n] - S[:, n:])], dim=1)
     R = 0.5**0.5 * torch.cat([R[:, :, :n] + R[:, :, n:], 1j * (R[:, :, :n] - R[:, :, n:])], dim=2)
@@ -357,8 +375,37 @@ def _real_factors(systems: Batch) -> tuple[Tensor, Tensor]:
     return torch.view_as_real(S.resolve_conj()).flatten(2), torch.view_as_real(R.mT.resolve_conj()).flatten(2).mT
 
 
-def _values(S: Tensor, R: Tensor) -> Tensor:
-    return singular_values(R @ S)
+def _pairs_serve(systems: Batch) -> bool:
+    """Tell whether systems with real output can be taken in pairs of poles, which halves the size of everything."""
+    transformed = torch._C._functorch.maybe_current_level() is not None
+    return systems.B.is_cpu and not (_is_empty(systems) or transformed or torch.compiler.is_compiling())
+
+
+def _scaled(systems: Batch) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
+    """Return weights of the rows of S and the columns of R, B and C over those, and the states that link them.
+
+    The states are scaled so that ``P_ii = Q_ii``, which puts the pivots of both factors into one order. States that
+    link no input to an output have no scale of their own and come after all others, so that ``R S`` has zeros where
+    they would disturb; their derivatives are as good as any.
+    """
+    with torch.no_grad():
+        drive, sight = _row_norms(systems.B), _row_norms(systems.C.mT)
+        linked = (drive > 0) & (sight > 0)
+        ratio = torch.where(linked, drive, 1).log2() - torch.where(linked, sight, 1).log2()
+        balance = torch.exp2(torch.round(0.5 * ratio))  # powers of two: scaling is exact
+        drive, sight = drive / balance, sight * balance
+        S_weight = balance * _power_of_two(drive.amax(1, keepdim=True))
+        R_weight = _power_of_two(sight.amax(1, keepdim=True)) / balance
+    weights = S_weight[:, :, None], R_weight[:, None, :]
+    return weights, systems.B / weights[0], systems.C / weights[1], linked
+
+
+def _is_empty(systems: Batch) -> bool:
+    return 0 in systems.B.shape or 0 in systems.C.shape
+
+
+def _product(S: Tensor, R: Tensor) -> Tensor:
+    return R @ S
 
 
 def _row_norms(B: Tensor) -> Tensor:
@@ -380,6 +427,14 @@ def _fewer_inputs(B: Tensor) -> Tensor:
     if B.shape[2] <= B.shape[1]:
         return B
     return B @ torch.linalg.qr(B.detach().mH)[0]
+
+
+def _fewer_real_inputs(B: Tensor) -> Tensor:
+    """Do the same with a real Q, for the rows of B and their conjugates."""
+    if B.shape[2] <= 2 * B.shape[1]:
+        return B
+    rows = torch.cat([B.detach().real, B.detach().imag], dim=1)
+    return B @ torch.linalg.qr(rows.mT)[0].to(B.dtype)
 
 
 def _matrices(systems: Batch, output: Output) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor, float]:
