@@ -273,7 +273,8 @@ class InTrainingCompressor:
         metric = self.history[self._cut_at].metric or {}
         value = list(metric.values())[-1]
         if guard.holds(trial.before, value):
-            self._save("after")
+            if not guard.settle_steps:
+                self._save("after")
             return report
         self._undo(f"rolled back: the metric went from {trial.before:.4g} to {value:.4g}")
         self._stopped = guard.on_fail == "stop"

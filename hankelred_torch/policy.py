@@ -73,8 +73,15 @@ def halved(layers: Mapping[str, LayerPlan], config: CompressionConfig) -> Compre
 
 def left_alone(layer: LayerPlan, reason: str) -> LayerPlan:
     """Return the plan of a layer that is not cut after all."""
-    whole = {"states": layer.n, "order": len(layer.hsv), "kept_energy": 1.0, "error_bound": 0.0}
-    return replace(layer, **whole, reason=reason, reduction=None)
+    return replace(
+        layer,
+        states=layer.n,
+        order=len(layer.hsv),
+        kept_energy=1.0,
+        error_bound=0.0,
+        reason=reason,
+        reduction=None,
+    )
 
 
 def drift(adapter: Adapter, before: Values, now: Values) -> list[float]:

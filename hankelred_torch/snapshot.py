@@ -10,7 +10,7 @@ import copy
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -49,11 +49,11 @@ class Snapshot:
     def __init__(self, models: Iterable[nn.Module], optimizers: Iterable[Any], restorable: Iterable[Any] = ()) -> None:
         self._models, self._optimizers, self._restorable = tuple(models), tuple(optimizers), tuple(restorable)
         self._kept: dict[Tensor, _Kept] = {}
-        self._places = [
+        self._places: list[tuple[dict[str, Any], str, Tensor | None]] = [
             (store, name, tensor)
             for model in self._models
             for module in model.modules()
-            for store in (module._parameters, module._buffers)
+            for store in (cast(dict[str, Any], module._parameters), module._buffers)
             for name, tensor in store.items()
         ]
         self._groups = [[(group, list(group["params"])) for group in x.param_groups] for x in self._optimizers]
