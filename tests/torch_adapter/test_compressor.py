@@ -169,7 +169,8 @@ def test_resumed_run_takes_the_attempts_that_are_left():
     run(resumed, optimizer_resumed, second, 5, seed=5)
     assert ht.state_sizes(resumed) == ht.state_sizes(straight)
     assert all(torch.equal(x, y) for x, y in zip(resumed.parameters(), straight.parameters(), strict=True))
-    without_time = [[r | {"seconds": 0, "analysis_seconds": 0} for r in x.history.to_list()] for x in (second, compressor)]
+    no_time = {"seconds": 0, "analysis_seconds": 0}
+    without_time = [[r | no_time for r in x.history.to_list()] for x in (second, compressor)]
     assert without_time[0] == without_time[1]
 
 
