@@ -173,11 +173,12 @@ def _compact(system: StateSpace | DiagonalSystem, rtol: float) -> tuple[StateSpa
         cross = CrossProduct(S, R)
         hsv = padded(cross.values, n)
         floor, rank = accuracy(hsv, S, R, system)
-        small = [k for k in range(min(rank, n // 2) + 1) if error_bound(hsv, k, floor) <= rtol / 4 * hsv[0]]
-        if small:
-            bases = square_root_bases(S, R, cross.triples(small[0]), slice(0, small[0]))
+        orders = range(min(rank, n // 2) + 1)
+        order = next((k for k in orders if error_bound(hsv, k, floor) <= rtol / 4 * hsv[0]), None)
+        if order is not None:
+            bases = square_root_bases(S, R, cross.triples(order), slice(0, order))
             reduced = project(model_of(system), *bases)
-            A = reduced.A + reduced.shift * np.eye(small[0])
+            A = reduced.A + reduced.shift * np.eye(order)
             return StateSpace(A, reduced.B, reduced.C, reduced.D, system.dt), rtol / 4
     return system.to_state_space() if isinstance(system, DiagonalSystem) else system.standard(), 0.0
 

@@ -30,6 +30,7 @@ def rounding_floor(hsv: Array) -> float:
 def tail_sum(hsv: Array, order: int) -> float:
     """Return the sum of the distinct Hankel singular values after the first `order`."""
     tail = hsv[order:]
+    tail = tail[tail != 0]  # a model of many states has few others
     if len(tail) == 0 or np.isinf(tail[0]):
         return float(np.sum(tail))
     distinct = [tail[0]]

@@ -31,6 +31,9 @@ from ._checks import (
 from ._system_base import Labels, System, common_dt, freeze
 from .errors import InputError
 
+# Frequency responses of many states are computed some frequencies at a time, in arrays of about this many entries.
+PIECE = 2**21
+
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
 class StateSpace(System):
@@ -389,16 +392,23 @@ class DiagonalSystem(System):
 
     def _response(self, omega: Array) -> Array:
         B, C = double(self.B), double(self.C)
+        response = np.empty((len(omega), self.p, self.m), dtype=np.complex128)
+        step = max(1, PIECE // max(1, self.n * self.p))
+        for start in range(0, len(omega), step):
+            piece = slice(start, start + step)
+            response[piece] = (C * (1.0 / self._distance(omega[piece]))[:, None, :]) @ B
+        return response
+
+    def _distance(self, omega: Array) -> Array:
+        """Return ``s - lam`` or ``z - lam``, (k, n)."""
         if not self.is_discrete:
-            distance = 1j * np.where(np.isinf(omega), np.finfo(float).max, omega)[:, None] - double(self.lam)
-        elif self.rates is None:
-            distance = np.exp(1j * _angle(omega, self.dt))[:, None] - double(self.lam)
-        else:  # z - exp(rate) = -z expm1(rate - log z), exact next to the circle
-            angle = _angle(omega, self.dt)[:, None]
-            offset = double(self.rates) - 1j * angle
-            offset.imag = (offset.imag + np.pi) % (2 * np.pi) - np.pi
-            distance = -np.exp(1j * angle) * np.expm1(offset)
-        return np.einsum("pn,kn,nm->kpm", C, 1.0 / distance, B, optimize=["einsum_path", (0, 1), (0, 1)])
+            return 1j * np.where(np.isinf(omega), np.finfo(float).max, omega)[:, None] - double(self.lam)
+        if self.rates is None:
+            return np.exp(1j * _angle(omega, self.dt))[:, None] - double(self.lam)
+        angle = _angle(omega, self.dt)[:, None]  # z - exp(rate) = -z expm1(rate - log z), exact next to the circle
+        offset = double(self.rates) - 1j * angle
+        offset.imag = (offset.imag + np.pi) % (2 * np.pi) - np.pi
+        return -np.exp(1j * angle) * np.expm1(offset)
 
     def __sub__(self, other: StateSpace | DiagonalSystem) -> StateSpace | DiagonalSystem:
         """Return the error system: diagonal if both are and their outputs are of one kind."""
