@@ -3,7 +3,7 @@
 Tensors in, tensors out; the mathematics is that of `hankelred`.
 """
 
-from . import adapters, layers
+from . import adapters, layers, ops
 from .adapters import find_ssm_layers, read_system, register_adapter, state_sizes, write_system
 from .checkpoint import export_padded, from_pretrained, load_checkpoint, resize_like, save_checkpoint, save_pretrained
 from .compressor import InTrainingCompressor
@@ -11,6 +11,7 @@ from .config import CompressionConfig
 from .errors import OptimizerStateWarning, RefusedCutWarning, SurgeryError
 from .guard import Guard, validation_loss
 from .history import History, Measurement
+from .penalty import HankelPenalty, hankel_penalty
 from .plan import CompressionPlan, LayerPlan, hankel_singular_values, plan
 from .report import CompressionReport
 from .surgery import compress_
@@ -20,6 +21,7 @@ __all__ = [
     "CompressionPlan",
     "CompressionReport",
     "Guard",
+    "HankelPenalty",
     "History",
     "InTrainingCompressor",
     "LayerPlan",
@@ -32,9 +34,11 @@ __all__ = [
     "export_padded",
     "find_ssm_layers",
     "from_pretrained",
+    "hankel_penalty",
     "hankel_singular_values",
     "layers",
     "load_checkpoint",
+    "ops",
     "plan",
     "read_system",
     "register_adapter",

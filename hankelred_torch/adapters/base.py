@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -24,6 +24,28 @@ from ..convert import to_array
 from .analysis import Analysis
 
 Systems = DiagonalSystem | tuple[DiagonalSystem, ...]
+
+
+class SystemTensors(NamedTuple):
+    """The system of a layer as tensors that the layer's parameters get gradients through, in double precision.
+
+    Attributes
+    ----------
+    rates : (..., n) Tensor
+        Logarithms of the poles; one leading axis where the layer is a bank of systems.
+    B, C : (..., n, m) and (..., p, n) Tensor
+        Input and output matrices.
+    dt : float or bool
+        Sampling time, as of the system that `Adapter.read` returns.
+    output : {"complex", "real"}
+        Whether the outputs are ``C x`` or their real parts.
+    """
+
+    rates: Tensor
+    B: Tensor
+    C: Tensor
+    dt: float | bool
+    output: Literal["complex", "real"]
 
 
 class Adapter(ABC):
@@ -85,6 +107,22 @@ class Adapter(ABC):
                 f"The tensors of {type(layer).__name__} must agree on the number of states; got {shapes}. "
                 f"Is the layer half resized?"
             )
+
+    @classmethod
+    def refusal(cls, layer: nn.Module) -> str:
+        """Return what a layer of this family has that cannot be reduced; `find_ssm_layers` leaves such layers out.
+
+        Parameters
+        ----------
+        layer : torch.nn.Module
+            A layer of the class that the adapter is registered for.
+
+        Returns
+        -------
+        str
+            What stands in the way, for a message; empty, the default, if nothing does.
+        """
+        return ""
 
     @property
     def states(self) -> int:
@@ -192,6 +230,24 @@ class Adapter(ABC):
         raise InputError(
             f"{type(self.layer).__qualname__} must be time-invariant to be read as a linear system; got a {self.kind} "
             f"layer, whose matrices depend on its input."
+        )
+
+    def tensors_of_system(self) -> SystemTensors:
+        """Return the system of the layer now, differentiable with respect to its parameters; for penalties.
+
+        Returns
+        -------
+        SystemTensors
+            ``(rates, B, C, dt, output)``, the same numbers as ``read(values())`` gives.
+
+        Raises
+        ------
+        InputError
+            If this adapter has no such way, the default.
+        """
+        raise InputError(
+            f"{type(self).__name__} must have a method tensors_of_system for penalties; got none "
+            f"for {type(self.layer).__qualname__}. Add it to the adapter, or pass a part of the model without such layers."
         )
 
     def write(self, system: Any) -> dict[str, Array]:

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
+import torch
 
 from hankelred import DiagonalSystem, Reduction
 from hankelred._checks import Array
 from hankelred.errors import StabilityError
 from hankelred.moments import Moments, align_states, carry_first_moments, carry_second_moments
 
+from .base import SystemTensors
 from .systems import STALENESS, SystemAdapter, check_writable, participation, rates_of
 
 # A positive real pole has phase 0, which the logarithm cannot hold. The floor moves the pole by 1e-12 of itself,
@@ -50,6 +52,14 @@ class LRUAdapter(SystemAdapter):
         B = np.exp(values["gamma_log"])[:, None] * (values["B_re"] + 1j * values["B_im"])
         C = values["C_re"] + 1j * values["C_im"]
         return DiagonalSystem.from_rates(rates, B, C, np.diag(values["D"]), dt=True, output="real")
+
+    def tensors_of_system(self) -> SystemTensors:
+        """Return rates and matrices as in `read`, differentiable."""
+        names = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im")
+        nu_log, theta_log, gamma_log, *matrices = (self.tensor(name).double() for name in names)
+        B, C = torch.complex(*matrices[:2]), torch.complex(*matrices[2:])
+        rates = torch.complex(-nu_log.exp(), theta_log.exp())
+        return SystemTensors(rates, gamma_log.exp()[:, None] * B, C, True, "real")
 
     def write(self, system: DiagonalSystem) -> dict[str, Array]:
         """Return the tensors of a system; gamma normalises the state to a white input, as at initialisation."""
