@@ -1,0 +1,259 @@
+"""The Mamba block: a selective state space layer between a short convolution and a gate."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, silu, softplus
+
+from hankelred.errors import InputError
+
+from ..ops import selective_scan
+
+# Range of the steps at the start, log-uniform, in the layer's unit of time; as published.
+STEP_MIN, STEP_MAX = 1e-3, 1e-1
+
+
+class Mamba(nn.Module):
+    """Mamba block, first generation [1]_, without normalisation or residual connection.
+
+    ``x, z = in_proj(u)``; x passes a causal depthwise convolution and SiLU; ``dt, B, C = x_proj(x)``,
+    ``delta = softplus(dt_proj(dt))``; then ``h_t = exp(delta_t A) h_{t-1} + delta_t x_t B_t``,
+    ``y_t = C_t . h_t + D x_t`` for every inner channel, with ``A = -exp(A_log)``; the output is
+    ``out_proj(y silu(z))``. Names and shapes of the parameters are those of the published code: weights move between
+    both by `load_state_dict`.
+
+    Parameters
+    ----------
+    channels : int
+        Inputs, and outputs, of the layer.
+    states : int
+        Real states of each inner channel.
+    expand : int, default 2
+        Inner channels per channel.
+    conv : int, default 4
+        Steps that the convolution sees.
+    dt_rank : int or "auto", default "auto"
+        Rank of the map to the steps; a sixteenth of the channels, rounded up, by default.
+
+    Attributes
+    ----------
+    in_proj : torch.nn.Linear
+        To x and z, (2 inner, channels), no bias.
+    conv1d : torch.nn.Conv1d
+        Weight (inner, 1, conv) and bias (inner,).
+    x_proj : torch.nn.Linear
+        To dt, B and C, (dt_rank + 2 states, inner), no bias.
+    dt_proj : torch.nn.Linear
+        To the steps before the softplus, weight (inner, dt_rank) and bias (inner,).
+    A_log : (inner, states) Parameter
+        Logarithms of the decay rates.
+    D : (inner,) Parameter
+        Feedthrough.
+    out_proj : torch.nn.Linear
+        (channels, inner), no bias.
+    channels : int
+        As given.
+
+    Raises
+    ------
+    InputError
+        If a size is not positive.
+
+    Notes
+    -----
+    As published, the rates start as 1 to n in every channel, D as one, the steps log-uniform from 0.001 to 0.1 on
+    zero input, `dt_proj.weight` uniform within ``dt_rank^-1/2``, all else as torch starts it. `A_log` and `D` carry
+    the mark ``_no_weight_decay`` that the published training code reads.
+
+    To shrink the layer, replace `A_log` and `x_proj.weight`. The layer reads its sizes from shapes; the only number
+    that depends on the states is `x_proj.out_features`, which torch prints and does not compute with: set it, too.
+
+    References
+    ----------
+    .. [1] Gu, Dao, "Mamba: linear-time sequence modeling with selective state spaces", arXiv:2312.00752, 2023;
+       module ``mamba_ssm.Mamba`` of its code.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hankelred_torch.layers import Mamba
+    >>> layer = Mamba(channels=8, states=16)
+    >>> layer(torch.randn(2, 100, 8)).shape
+    torch.Size([2, 100, 8])
+    """
+
+    def __init__(
+        self, channels: int, states: int, expand: int = 2, conv: int = 4, dt_rank: int | Literal["auto"] = "auto"
+    ) -> None:
+        super().__init__()
+        if min(channels, states, expand, conv) < 1:
+            raise InputError(
+                f"channels, states, expand and conv must be at least 1; got {channels}, {states}, {expand} and {conv}."
+            )
+        rank = math.ceil(channels / 16) if dt_rank == "auto" else dt_rank
+        if not isinstance(rank, int) or rank < 1:
+            raise InputError(f'dt_rank must be at least 1, or "auto" for channels / 16; got {dt_rank!r}.')
+        inner = expand * channels
+        self.channels = channels
+        # registered in the published order, which the states of optimizers go by
+        self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, conv, groups=inner, padding=conv - 1)
+        self.x_proj = nn.Linear(inner, rank + 2 * states, bias=False)
+        self.dt_proj = nn.Linear(rank, inner)
+        self.A_log, self.D = nn.Parameter(torch.empty(inner, states)), nn.Parameter(torch.empty(inner))
+        self.out_proj = nn.Linear(inner, channels, bias=False)
+        for parameter in (self.A_log, self.D):
+            parameter._no_weight_decay = True  # type: ignore[attr-defined]
+        self._start()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as published."""
+        for layer in (self.in_proj, self.conv1d, self.x_proj, self.dt_proj, self.out_proj):
+            layer.reset_parameters()
+        self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Set what does not start as torch starts it."""
+        bound = self.dt_proj.weight.shape[1] ** -0.5
+        self.dt_proj.weight.uniform_(-bound, bound)
+        share = torch.rand(len(self.D), dtype=torch.float64, device=self.D.device)
+        step = STEP_MIN * (STEP_MAX / STEP_MIN) ** share
+        self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+        self.A_log.copy_(torch.arange(1, self.states + 1, dtype=torch.float64, device=self.D.device).log())
+        self.D.fill_(1)
+
+    @property
+    def states(self) -> int:
+        """Number of states of each inner channel, read from the parameters."""
+        return self.A_log.shape[1]
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Apply the layer to sequences from rest.
+
+        Parameters
+        ----------
+        u : (batch, length, channels) Tensor
+            Real input sequences.
+
+        Returns
+        -------
+        (batch, length, channels) Tensor
+            Outputs, in the dtype that the parameters and torch's autocast make of `u`.
+
+        Raises
+        ------
+        InputError
+            If `u` is complex or has another shape.
+        """
+        self._check(u, 3, "(batch, length, channels)")
+        x, z = self.in_proj(u).chunk(2, dim=-1)
+        x = self._convolve(pad(x, (0, 0, self.conv1d.weight.shape[2] - 1, 0)))
+        y = selective_scan(x, *self._selected(x), self._single(self.D))
+        return self.out_proj(y.to(z.dtype) * silu(z))
+
+    def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Return the state of rest for `step`: inputs of the convolution (batch, conv - 1, inner), states.
+
+        Parameters
+        ----------
+        batch : int
+            Sequences that are generated at once.
+
+        Returns
+        -------
+        inputs : (batch, conv - 1, inner) Tensor
+            What the convolution remembers.
+        h : (batch, inner, states) Tensor
+            States, in float32 at least.
+        """
+        inner, _, conv = self.conv1d.weight.shape
+        inputs = self.in_proj.weight.new_zeros(batch, conv - 1, inner)
+        return inputs, self._single(self.A_log).new_zeros(batch, *self.A_log.shape)
+
+    def step(self, u: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Advance by one time step, as in generation.
+
+        Parameters
+        ----------
+        u : (batch, channels) Tensor
+            Inputs of this step.
+        state : tuple of Tensor
+            What the step before returned, or `initial_state`.
+
+        Returns
+        -------
+        y : (batch, channels) Tensor
+            Outputs, as `forward` gives them at this step.
+        state : tuple of Tensor
+            The new state.
+
+        Raises
+        ------
+        InputError
+            If shapes do not fit the layer, such as a state from before the layer was reduced.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hankelred_torch.layers import Mamba
+        >>> layer, u = Mamba(channels=2, states=4), torch.randn(1, 6, 2)
+        >>> state = layer.initial_state(batch=1)
+        >>> for t in range(6):
+        ...     y, state = layer.step(u[:, t], state)
+        >>> torch.allclose(y, layer(u)[:, -1], atol=1e-5)
+        True
+        """
+        self._check(u, 2, "(batch, channels)")
+        inputs, h = state
+        if h.shape != (len(u), *self.A_log.shape):
+            raise InputError(
+                f"state must hold (batch, inner, states), here {(len(u), *self.A_log.shape)}; got {tuple(h.shape)}. "
+                f"Start from initial_state again where the layer was reduced."
+            )
+        x, z = self.in_proj(u).chunk(2, dim=-1)
+        inputs = torch.cat([inputs.to(x.dtype), x[:, None]], dim=1)
+        x = self._convolve(inputs)[:, 0]
+        delta, A, B, C = (self._single(m) for m in self._selected(x))
+        h = torch.exp(delta[..., None] * A) * h + (delta * x)[..., None] * B[:, None]
+        y = (h * C[:, None]).sum(-1) + self.D * x
+        return self.out_proj(y.to(z.dtype) * silu(z)), (inputs[:, 1:], h)
+
+    def extra_repr(self) -> str:
+        """Return the sizes for `repr`."""
+        return f"channels={self.channels}, states={self.states}"
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """Return SiLU of the convolution of inputs that begin ``conv - 1`` steps early.
+
+        A sum over the taps: torch's depthwise convolution wants channels before time, and takes 2.5 times as long
+        with both transpositions (batch 16, length 128, 128 channels, one core).
+        """
+        weight, y = self.conv1d.weight, cast(Tensor, self.conv1d.bias)
+        taps = weight.shape[2]
+        length = x.shape[1] - taps + 1
+        for tap in range(taps):
+            y = torch.addcmul(y, x[:, tap : tap + length], weight[:, 0, tap])
+        return silu(y)
+
+    def _selected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return delta, A, B and C for the inputs of the state space model."""
+        n = self.states
+        dt, B, C = self.x_proj(x).split([self.dt_proj.weight.shape[1], n, n], dim=-1)
+        return softplus(self.dt_proj(dt)), -torch.exp(self._single(self.A_log)), B, C
+
+    def _single(self, x: Tensor) -> Tensor:
+        """Return x in single precision at least: the states remember too long for less."""
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+
+    def _check(self, u: Tensor, axes: int, shape: str) -> None:
+        if u.ndim != axes or u.shape[-1] != self.channels or u.is_complex():
+            raise InputError(
+                f"u must be real with shape {shape} and {self.channels} channels; got {u.dtype} of shape "
+                f"{tuple(u.shape)}."
+            )
