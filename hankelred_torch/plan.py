@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -15,8 +15,9 @@ from torch import nn
 from hankelred._checks import Array
 from hankelred.errors import DiagonalisationError, InputError
 
-from .adapters import Adapter, find_ssm_layers, module_types
+from .adapters import Adapter, find_ssm_layers, module_types, refusal
 from .adapters.analysis import Analysis, LayerReduction
+from .allocation import Allocation, allocate
 from .config import CompressionConfig
 
 
@@ -215,29 +216,6 @@ def plan(model: nn.Module, config: CompressionConfig) -> CompressionPlan:
     return CompressionPlan(layers, config)
 
 
-class Allocation(NamedTuple):
-    """The states that one layer is to keep, None where the criterion cannot be met, and the reason or detour."""
-
-    states: int | None
-    reason: str = ""
-
-
-def allocate(analyses: Mapping[str, Analysis], config: CompressionConfig) -> dict[str, Allocation]:
-    """Decide for all layers together how many states each one is to keep, before limits and rounding."""
-    return {name: _by_itself(name, analysis, config) for name, analysis in analyses.items()}
-
-
-def _by_itself(name: str, analysis: Analysis, config: CompressionConfig) -> Allocation:
-    """Return the states that one layer needs to meet the criterion by itself."""
-    order = _fixed_order(name, config)
-    if order is not None:
-        return Allocation(order)
-    try:
-        return Allocation(*analysis.least_states(energy=1 - config.tau))
-    except DiagonalisationError as error:
-        return Allocation(None, str(error))
-
-
 def hankel_singular_values(model_or_layer: nn.Module) -> dict[str, Array]:
     """Compute the Hankel singular values of every state space layer.
 
@@ -318,7 +296,7 @@ def _plan_layer(
     if not states < limit:
         return _unchanged(name, analysis, f"{states} of {n} states are needed; a cut keeps fewer than {limit:.4g}")
     try:
-        found = analysis.reduce(states, prefer_larger=config.order is None)
+        found = analysis.reduce(states, prefer_larger=config.order is None and config.fraction is None)
     except DiagonalisationError as error:
         return _unchanged(name, analysis, str(error))
     if not found.states < limit:
@@ -349,11 +327,6 @@ def _unchanged(name: str, analysis: Analysis, reason: str) -> LayerPlan:
     return LayerPlan(name, analysis.n, analysis.n, len(analysis.hsv), 1.0, 0.0, analysis.hsv, reason)
 
 
-def _fixed_order(name: str, config: CompressionConfig) -> int | None:
-    """Return the states asked for by number, for one layer."""
-    return config.order[name] if isinstance(config.order, Mapping) else config.order
-
-
 def _rounded(states: int, config: CompressionConfig) -> int:
     """Return the states rounded up, and at least the fewest allowed."""
     if config.round_to is not None:
@@ -364,8 +337,9 @@ def _rounded(states: int, config: CompressionConfig) -> int:
 def _ssm_layers(model: nn.Module) -> dict[str, Adapter]:
     adapters = find_ssm_layers(model)
     if not adapters:
+        reasons = sorted({reason for module in model.modules() if (reason := refusal(module))})
         raise InputError(
             f"model must contain a state space layer with an adapter; got {module_types(model)}. "
-            f"Name your layer class to hankelred_torch.register_adapter."
+            f"{' '.join(reasons) or 'Name your layer class to hankelred_torch.register_adapter.'}"
         )
     return adapters

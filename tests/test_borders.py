@@ -24,8 +24,8 @@ CORE = """
     reduction stability moments following control_names __init__ testing plotting cli
 """
 ADAPTER = """
-    errors convert config ops layers adapters penalty plan report optimizer_state ema surgery history policy snapshot
-    guard rewarm checkpoint compressor distributed __init__ integrations experiment
+    errors convert config ops layers adapters penalty allocation plan report optimizer_state ema surgery history policy
+    snapshot guard rewarm checkpoint compressor distributed __init__ integrations experiment
 """
 ORDER = {"hankelred": CORE.split(), "hankelred_torch": ADAPTER.split()}
 OPTIONAL = ["control", "hankelred_torch", "hypothesis", "jinja2", "matplotlib", "sklearn", "slycot", "torch", "tqdm"]

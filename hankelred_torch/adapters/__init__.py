@@ -11,8 +11,10 @@ from hankelred.errors import InputError
 
 from ..convert import tensor_in_place_of, to_tensor
 from .banks import Bank, BankAdapter
-from .base import Adapter, Systems
+from .base import Adapter, Systems, SystemTensors
 from .lru import LRUAdapter
+from .refused import REFUSED
+from .s4_kernel import SSMKernelDiagAdapter
 from .s4d import S4DAdapter, S4DKernelAdapter
 from .s5 import S5Adapter, S5PytorchAdapter
 from .systems import SystemAdapter
@@ -26,7 +28,9 @@ __all__ = [
     "S4DKernelAdapter",
     "S5Adapter",
     "S5PytorchAdapter",
+    "SSMKernelDiagAdapter",
     "SystemAdapter",
+    "SystemTensors",
     "adapter_of",
     "find_ssm_layers",
     "read_system",
@@ -37,6 +41,9 @@ __all__ = [
 
 # By qualified class name, so that no package has to be imported to be known.
 _REGISTRY: dict[str, type[Adapter]] = {}
+
+# By class name alone: classes of repositories that are no packages, whose modules people copy to where they like.
+_BY_NAME: dict[str, type[Adapter]] = {"S4DKernel": S4DKernelAdapter, "SSMKernelDiag": SSMKernelDiagAdapter}
 
 
 def register_adapter(class_or_qualified_name: type[nn.Module] | str, adapter: type[Adapter]) -> None:
@@ -102,7 +109,7 @@ def find_ssm_layers(model: nn.Module) -> dict[str, Adapter]:
     found = {}
     for name, module in model.named_modules():
         adapter = _adapter_class(type(module))
-        if adapter is not None:
+        if adapter is not None and not adapter.refusal(module):
             found[name] = adapter(module)
     return found
 
@@ -234,6 +241,9 @@ def adapter_of(layer: nn.Module) -> Adapter:
     'lti'
     """
     adapter = _adapter_class(type(layer))
+    why = refusal(layer)
+    if why:
+        raise InputError(why)
     if adapter is None:
         raise InputError(
             f"layer must be of a class with an adapter; got {_qualified_name(type(layer))}. "
@@ -270,11 +280,27 @@ def module_types(model: nn.Module) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
+def refusal(layer: nn.Module) -> str:
+    """Return why a layer that has states cannot be reduced, in a sentence; empty if it can or is none."""
+    adapter = _adapter_class(type(layer))
+    what = "" if adapter is None else adapter.refusal(layer)
+    if what:
+        return f"{type(layer).__qualname__} must be a fixed diagonal system to be reduced; got one with {what}."
+    if adapter is None:
+        for base in type(layer).__mro__:
+            if base.__name__ in REFUSED:
+                return REFUSED[base.__name__]
+    return ""
+
+
 def _adapter_class(layer_class: type) -> type[Adapter] | None:
-    """Return the adapter of the nearest registered base class."""
+    """Return the adapter of the nearest registered base class, or of the nearest one known by its name alone."""
     for base in layer_class.__mro__:
         if _qualified_name(base) in _REGISTRY:
             return _REGISTRY[_qualified_name(base)]
+    for base in layer_class.__mro__:
+        if base.__name__ in _BY_NAME:
+            return _BY_NAME[base.__name__]
     return None
 
 

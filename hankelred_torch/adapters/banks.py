@@ -43,8 +43,8 @@ class Bank(NamedTuple):
 
     def hankel_singular_values(self) -> Array:
         """Return those of every channel, (h, 2n)."""
-        rates = {"rates": self.poles} if self.dt else {}
-        return hr.batched_hankel_singular_values(self.poles, self.B, self.C, dt=self.dt, output="real", **rates)
+        rates = self.poles if self.dt else None
+        return hr.batched_hankel_singular_values(self.poles, self.B, self.C, dt=self.dt, output="real", rates=rates)
 
 
 class BankAnalysis(Analysis):

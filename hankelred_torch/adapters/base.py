@@ -247,7 +247,7 @@ class Adapter(ABC):
         """
         raise InputError(
             f"{type(self).__name__} must have a method tensors_of_system for penalties; got none "
-            f"for {type(self.layer).__qualname__}. Add it to the adapter, or pass a part of the model without such layers."
+            f"for {type(self.layer).__qualname__}. Add it to the adapter, or pass a part of the model without them."
         )
 
     def write(self, system: Any) -> dict[str, Array]:

@@ -10,15 +10,18 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from hankelred import Reduction
 from hankelred._checks import Array
 from hankelred.errors import InputError
 from hankelred.moments import Moments, carry_first_moments, carry_second_moments
 
+from ..layers._continuous import held_input
 from .banks import Bank, BankAdapter, FilledUp, check_bank
+from .base import SystemTensors
 from .systems import STALENESS, rates_of
-from .zero_order_hold import ZeroOrderHold, scaled_squares, unwrapped
+from .zero_order_hold import ZeroOrderHold, as_complex, as_real, scaled_squares, unwrapped
 
 Reductions = tuple[Reduction, ...]
 
@@ -34,9 +37,17 @@ class S4DKernelAdapter(BankAdapter):
 
     def bank(self, values: Mapping[str, Array]) -> Bank:
         """Return the channels in discrete time, the hold in C."""
-        hold, C = _hold(values), _as_complex(values["C"])
+        hold, C = _hold(values), as_complex(values["C"])
         D = values.get("D", np.zeros(len(C)))[:, None, None]
         return Bank(hold.rates, np.ones((*C.shape, 1)), (2 * hold.hold * C)[:, None, :], D)
+
+    def tensors_of_system(self) -> SystemTensors:
+        """Return rates and matrices of all channels as in `bank`, differentiable."""
+        decay, frequency, log_dt, C = (self.tensor(x).double() for x in ("log_A_real", "A_imag", "log_dt", "C"))
+        poles = torch.complex(-decay.exp(), frequency)
+        rates = poles * log_dt.exp()[:, None]
+        C = 2 * held_input(poles, rates) * torch.view_as_complex(C.contiguous())
+        return SystemTensors(rates, torch.ones_like(C)[:, :, None], C[:, None, :], True, "real")
 
     def write(self, system: Any) -> dict[str, Array]:
         """Return the tensors of a bank of systems, at the steps the layer has."""
@@ -63,20 +74,20 @@ class S4DKernelAdapter(BankAdapter):
         given, decay = self._completed(moments, values), np.exp(values["log_A_real"])
         held = _held(values)
         poles = -given["log_A_real"] / decay + 1j * given["A_imag"]
-        rates, weights = _hold(values).system_gradient(poles, _as_complex(given["C"])[..., None] / 2, held)
+        rates, weights = _hold(values).system_gradient(poles, as_complex(given["C"])[..., None] / 2, held)
         B = held.conj() * weights  # only the products with an input of 1 count
         carried = [
             carry_first_moments(system, each, Moments(z, b, w.T), staleness=STALENESS)
             for system, each, z, b, w in zip(systems, reduction, rates, B, weights, strict=True)
         ]
-        new = values | self.rewrite(values, reduction)
+        new = {**values, **self.rewrite(values, reduction)}
         rates = filled.stack_arrays([x.rates for x in carried])
         weights = filled.stack_arrays([x.C.T / y.system.B.conj() for x, y in zip(carried, reduction, strict=True)])
         poles, weights = _hold(new).pole_gradient(rates, weights, _held(new))
         return {
             "log_A_real": -np.exp(new["log_A_real"]) * poles.real,
             "A_imag": poles.imag,
-            "C": _as_real(2 * weights[..., 0]),
+            "C": as_real(2 * weights[..., 0]),
         }
 
     def carry_second(
@@ -86,13 +97,13 @@ class S4DKernelAdapter(BankAdapter):
         systems, filled = self.read(values), FilledUp(self.read(values), reduction)
         given, decay = self._completed(moments, values), np.exp(values["log_A_real"])
         poles = given["log_A_real"] / decay**2 + 1j * given["A_imag"]
-        rates, weights = _hold(values).system_squares(poles, _as_complex(given["C"])[..., None] / 4)
+        rates, weights = _hold(values).system_squares(poles, as_complex(given["C"])[..., None] / 4)
         B = scaled_squares(_held(values).conj(), weights)
         carried = [
             carry_second_moments(system, each, Moments(z, b, w.T))
             for system, each, z, b, w in zip(systems, reduction, rates, B, weights, strict=True)
         ]
-        new = values | self.rewrite(values, reduction)
+        new = {**values, **self.rewrite(values, reduction)}
         rates = filled.stack_arrays([x.rates for x in carried])
         weights = filled.stack_arrays(
             [scaled_squares(1 / y.system.B.conj(), x.C.T) for x, y in zip(carried, reduction, strict=True)]
@@ -101,7 +112,7 @@ class S4DKernelAdapter(BankAdapter):
         return {
             "log_A_real": np.exp(new["log_A_real"]) ** 2 * poles.real,
             "A_imag": poles.imag,
-            "C": _as_real(4 * weights[..., 0]),
+            "C": as_real(4 * weights[..., 0]),
         }
 
     def _completed(self, moments: Mapping[str, Array], values: Mapping[str, Array]) -> dict[str, Array]:
@@ -122,7 +133,7 @@ def _hold(values: Mapping[str, Array]) -> ZeroOrderHold:
 
 def _held(values: Mapping[str, Array]) -> Array:
     """Return the weights of the systems, (h, n, 1)."""
-    return (2 * _hold(values).hold * _as_complex(values["C"]))[..., None]
+    return (2 * _hold(values).hold * as_complex(values["C"]))[..., None]
 
 
 def _rates_and_product(filled: FilledUp, values: Mapping[str, Array]) -> tuple[Array, Array]:
@@ -140,17 +151,9 @@ def _tensors(rates: Array, product: Array, values: Mapping[str, Array]) -> dict[
     return {
         "log_A_real": np.log(-hold.poles.real),
         "A_imag": hold.poles.imag,
-        "C": _as_real(product / (2 * hold.hold)),
+        "C": as_real(product / (2 * hold.hold)),
     }
 
 
 def _filled(x: Array, states: int, filler: float) -> Array:
     return np.concatenate([x, np.full(states - len(x), filler)])
-
-
-def _as_complex(x: Array) -> Array:
-    return x[..., 0] + 1j * x[..., 1]
-
-
-def _as_real(x: Array) -> Array:
-    return np.stack([x.real, x.imag], axis=-1)

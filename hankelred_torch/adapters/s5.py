@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from hankelred import DiagonalSystem, Reduction
 from hankelred._checks import Array
 from hankelred.errors import InputError
 from hankelred.moments import Moments, align_states, carry_first_moments, carry_second_moments
 
+from ..layers._continuous import held_input
 from .analysis import Analysis
+from .base import SystemTensors
 from .systems import (
     STALENESS,
     SystemAdapter,
@@ -27,7 +30,7 @@ from .systems import (
     refuse_unstable,
     signed_participation,
 )
-from .zero_order_hold import ZeroOrderHold, unwrapped
+from .zero_order_hold import ZeroOrderHold, as_complex, as_real, unwrapped, without_hold
 
 
 class _Parts(NamedTuple):
@@ -61,6 +64,11 @@ class S5Adapter(SystemAdapter):
         B, C = hold.hold[:, None] * parts.B, self.output_gain * parts.C
         return DiagonalSystem.from_rates(hold.rates, B, C, self._feedthrough(values["D"]), dt=True, output="real")
 
+    def tensors_of_system(self) -> SystemTensors:
+        """Return rates and matrices as in `read`, differentiable."""
+        re, im, log_step, B, C = (self.tensor(x).double() for x in ("Lambda_re", "Lambda_im", "log_step", "B", "C"))
+        return self._held(torch.complex(re, im), log_step, B, torch.view_as_complex(C.contiguous()))
+
     def write(self, system: DiagonalSystem) -> dict[str, Array]:
         """Return the tensors of a system; with another number of states, all get the mean step of the old ones."""
         self._check_writable(system)
@@ -80,7 +88,7 @@ class S5Adapter(SystemAdapter):
 
     def align(self, system: DiagonalSystem, reduction: Reduction) -> Reduction:
         """Return the reduction in coordinates where B without the hold and C keep the proportion they had."""
-        return align_states(system, reduction, _without_hold)
+        return align_states(system, reduction, without_hold)
 
     def analyse(self, values: Mapping[str, Array], statistics: Any = None) -> Analysis:
         """Return the analysis of the system, which must be stable."""
@@ -96,7 +104,7 @@ class S5Adapter(SystemAdapter):
         self, values: Mapping[str, Array], reduction: Reduction, moments: Mapping[str, Array]
     ) -> dict[str, Array]:
         """Return first moments through the chain rule of the hold and the map of the bases."""
-        old, new = self._parts(values), self._parts(values | self.rewrite(values, reduction))
+        old, new = self._parts(values), self._parts({**values, **self.rewrite(values, reduction)})
         system, given = self.read(values), self._parts(self._completed(moments, values))
         rates, B = old.hold.system_gradient(given.poles, given.B, system.B)
         first = Moments(rates, B, given.C / self.output_gain)
@@ -116,7 +124,7 @@ class S5Adapter(SystemAdapter):
         self, values: Mapping[str, Array], reduction: Reduction, moments: Mapping[str, Array]
     ) -> dict[str, Array]:
         """Return second moments by squared coefficients and squared derivatives."""
-        old, new = self._parts(values), self._parts(values | self.rewrite(values, reduction))
+        old, new = self._parts(values), self._parts({**values, **self.rewrite(values, reduction)})
         system, given = self.read(values), self._parts(self._completed(moments, values))
         rates, B = old.hold.system_squares(given.poles, given.B)
         second = Moments(rates, B, given.C / self.output_gain**2)
@@ -131,15 +139,21 @@ class S5Adapter(SystemAdapter):
 
     def _parts(self, values: Mapping[str, Array]) -> _Parts:
         poles = values["Lambda_re"] + 1j * values["Lambda_im"]
-        return _Parts(poles, values["log_step"], _as_complex(values["B"]), _as_complex(values["C"]))
+        return _Parts(poles, values["log_step"], as_complex(values["B"]), as_complex(values["C"]))
+
+    def _held(self, poles: Tensor, log_step: Tensor, B: Tensor, C: Tensor) -> SystemTensors:
+        """Return the system in discrete time of poles, steps, B in pairs and complex C."""
+        rates = poles * log_step.exp()
+        B = torch.view_as_complex(B.contiguous()) * held_input(poles, rates)[:, None]
+        return SystemTensors(rates, B, self.output_gain * C, True, "real")
 
     def _tensors(self, parts: _Parts) -> dict[str, Array]:
         return {
             "Lambda_re": parts.poles.real,
             "Lambda_im": parts.poles.imag,
             "log_step": parts.log_step,
-            "B": _as_real(parts.B),
-            "C": _as_real(parts.C),
+            "B": as_real(parts.B),
+            "C": as_real(parts.C),
         }
 
     def _written(self, system: DiagonalSystem, rates: Array, log_step: Array) -> dict[str, Array]:
@@ -172,24 +186,27 @@ class S5PytorchAdapter(S5Adapter):
     state_axes: ClassVar[Mapping[str, int]] = {"Lambda": 0, "log_step": 0, "B": 0, "C": 1}
     output_gain = 1.0
 
-    def __init__(self, layer: nn.Module) -> None:
-        self._bidirectional = bool(getattr(layer, "bidir", False))
-        unsupported = {
+    @classmethod
+    def refusal(cls, layer: nn.Module) -> str:
+        """Return why a layer is no plain diagonal system."""
+        discretize = getattr(getattr(layer, "discretize", None), "__name__", "discretize_zoh")
+        settings = {
             "liquid=True, whose poles move with the input": getattr(layer, "liquid", False),
             'bcInit="factorized", whose B and C are products': getattr(layer, "bcInit", "") == "factorized",
             "degree above 1, which raises the entries of B to a power": getattr(layer, "degree", 1) != 1,
-            "a discretisation other than the zero-order hold": getattr(
-                getattr(layer, "discretize", None), "__name__", "discretize_zoh"
-            )
-            != "discretize_zoh",
+            "a discretisation other than the zero-order hold": discretize != "discretize_zoh",
         }
-        for what, is_so in unsupported.items():
-            if is_so:
-                raise InputError(
-                    f"{type(layer).__qualname__} must be a plain diagonal system to be reduced; got {what}. "
-                    f"Leave the layer out of the model that is searched, or build it without."
-                )
+        return ", ".join(what for what, is_so in settings.items() if is_so)
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._bidirectional = bool(getattr(layer, "bidir", False))
         super().__init__(layer)
+
+    def tensors_of_system(self) -> SystemTensors:
+        """Return rates and matrices as in `read`, differentiable."""
+        poles, C = (self.tensor(x).to(torch.complex128) for x in ("Lambda", "C"))
+        C = torch.cat(C.chunk(2, dim=1)) if self._bidirectional else C
+        return self._held(poles, self.tensor("log_step").double(), self.tensor("B").double(), C)
 
     def _states_on(self, name: str, shape: tuple[int, ...]) -> int:
         states = super()._states_on(name, shape)
@@ -199,11 +216,11 @@ class S5PytorchAdapter(S5Adapter):
         C = values["C"]
         if self._bidirectional:
             C = np.vstack(np.split(C, 2, axis=1))
-        return _Parts(values["Lambda"], values["log_step"], _as_complex(values["B"]), C)
+        return _Parts(values["Lambda"], values["log_step"], as_complex(values["B"]), C)
 
     def _tensors(self, parts: _Parts) -> dict[str, Array]:
         C = np.hstack(np.split(parts.C, 2)) if self._bidirectional else parts.C
-        return {"Lambda": parts.poles, "log_step": parts.log_step, "B": _as_real(parts.B), "C": C}
+        return {"Lambda": parts.poles, "log_step": parts.log_step, "B": as_real(parts.B), "C": C}
 
     def _feedthrough(self, D: Array) -> Array:
         return np.vstack([np.diag(D), np.zeros((len(D), len(D)))]) if self._bidirectional else np.diag(D)
@@ -221,17 +238,3 @@ class S5PytorchAdapter(S5Adapter):
             )
             return check_writable(forward, "An S5 layer", channels)
         super()._check_writable(system)
-
-
-def _as_complex(x: Array) -> Array:
-    return x[..., 0] + 1j * x[..., 1]
-
-
-def _as_real(x: Array) -> Array:
-    return np.stack([x.real, x.imag], axis=-1)
-
-
-def _without_hold(system: DiagonalSystem) -> Array:
-    """Return the factor by which B without the hold is larger, for one step: steps are kept along with states."""
-    rates = unwrapped(rates_of(system), np.zeros(system.n))
-    return 1 / np.abs(ZeroOrderHold(rates, np.ones(system.n)).hold)

@@ -15,7 +15,10 @@ from functools import cached_property
 
 import numpy as np
 
+from hankelred import DiagonalSystem
 from hankelred._checks import Array
+
+from .systems import rates_of
 
 # Below this |rate| the derivative of the hold is taken from its series: the formula subtracts equal leading terms.
 SLOW = 1e-4
@@ -112,3 +115,19 @@ def unwrapped(rates: Array, phases: Array) -> Array:
     continuous time are not.
     """
     return rates + 2j * np.pi * np.round((phases - rates.imag) / (2 * np.pi))
+
+
+def without_hold(system: DiagonalSystem) -> Array:
+    """Return the factor by which B without the hold is larger, for one step: steps are kept along with states."""
+    rates = unwrapped(rates_of(system), np.zeros(system.n))
+    return 1 / np.abs(ZeroOrderHold(rates, np.ones(system.n)).hold)
+
+
+def as_complex(x: Array) -> Array:
+    """Return an array of pairs as complex numbers."""
+    return x[..., 0] + 1j * x[..., 1]
+
+
+def as_real(x: Array) -> Array:
+    """Return complex numbers as an array of pairs."""
+    return np.stack([x.real, x.imag], axis=-1)
