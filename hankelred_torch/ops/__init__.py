@@ -1,18 +1,16 @@
 """Batched, differentiable operations on tensors: the recurrences that the layers run on."""
 
-from .gramians import (
-    BalancedTruncation,
-    balanced_truncation,
-    gramian_factors,
-    hankel_singular_values,
-)
+from .dense import dense_hankel_singular_values
+from .gramians import gramian_factors, hankel_singular_values
 from .linear import linear_recurrence
 from .selective import selective_scan
 from .state_space import diagonal_ssm
+from .truncation import BalancedTruncation, balanced_truncation
 
 __all__ = [
     "BalancedTruncation",
     "balanced_truncation",
+    "dense_hankel_singular_values",
     "diagonal_ssm",
     "gramian_factors",
     "hankel_singular_values",

@@ -48,7 +48,7 @@ Triples = tuple[Tensor, Tensor, Tensor]
 
 def diagonal_factor(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: bool) -> Tensor:
     """Return the factors S (batch, n, n) with ``P = S S^H``, columns of falling size."""
-    columns: Tensor = _operation(_Factor, _factor)(poles, B, linked, discrete, by_rates)[0]
+    columns: Tensor = operation(_Factor, _factor)(poles, B, linked, discrete, by_rates)[0]
     return columns.mT
 
 
@@ -64,7 +64,7 @@ def pair_factor(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rat
 
 def singular_values(M: Tensor) -> Tensor:
     """Return the singular values (batch, min(k, l)) of graded matrices, decreasing; differentiable also at zero."""
-    values: Tensor = _operation(_SingularValues, _singular_values)(M)
+    values: Tensor = operation(_SingularValues, _singular_values)(M)
     return values
 
 
@@ -73,7 +73,7 @@ def singular_triples(M: Tensor, order: int) -> Triples:
 
     Differentiable where the values whose vectors are used differ from all others.
     """
-    triples: Triples = _operation(_SingularTriples, _singular_triples)(M, order)
+    triples: Triples = operation(_SingularTriples, _singular_triples)(M, order)
     return triples
 
 
@@ -147,12 +147,12 @@ def _(
     return poles.new_empty(poles.shape), w.new_empty(w.shape)
 
 
-def _operation(function: type[torch.autograd.Function], operator: Any) -> Any:
+def operation(function: type[torch.autograd.Function], operator: Any) -> Any:
     """Return what to call: the function, which torch.func can transform, or the operator, which Dynamo can trace."""
     return operator if torch.compiler.is_compiling() else function.apply
 
 
-def _once(operator: Any, *inputs: Any) -> Any:
+def once(operator: Any, *inputs: Any) -> Any:
     """Call an operator that has no derivative, where one may be asked for."""
     return operator(*inputs) if torch.compiler.is_compiling() else _Once.apply(operator, *inputs)
 
@@ -194,7 +194,7 @@ class _Factor(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, F: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        g_poles, g_B = _once(_factor_backward, F, *ctx.saved_tensors, ctx.discrete, ctx.by_rates)
+        g_poles, g_B = once(_factor_backward, F, *ctx.saved_tensors, ctx.discrete, ctx.by_rates)
         return g_poles, g_B, None, None, None
 
 
@@ -334,14 +334,14 @@ class _SingularValues(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
-        gradient: Tensor = _once(_singular_values_backward, g, *ctx.saved_tensors)
+        gradient: Tensor = once(_singular_values_backward, g, *ctx.saved_tensors)
         return gradient
 
 
 _singular_values.register_autograd(_SingularValues.backward, setup_context=_SingularValues.setup_context)
 
 
-def _register_vmap(operator: Any, constants: int) -> None:
+def register_vmap(operator: Any, constants: int) -> None:
     """Let an operator meet `torch.func.vmap`: the new axis joins the batch axis, but not in the last `constants`."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
@@ -358,11 +358,11 @@ def _register_vmap(operator: Any, constants: int) -> None:
     torch.library.register_vmap(operator, rule)
 
 
-_register_vmap(_factor, 2)
-_register_vmap(_factor_backward, 2)
-_register_vmap(_singular_values, 0)
-_register_vmap(_singular_triples, 1)
-_register_vmap(_singular_values_backward, 0)
+register_vmap(_factor, 2)
+register_vmap(_factor_backward, 2)
+register_vmap(_singular_values, 0)
+register_vmap(_singular_triples, 1)
+register_vmap(_singular_values_backward, 0)
 
 
 def _check_finite(poles: Tensor, B: Tensor) -> None:
