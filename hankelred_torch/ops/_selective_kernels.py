@@ -176,9 +176,11 @@ def scan_adjoint(
                     s = t - begin
                     for k in range(width):
                         step[k] = delta[row, t, first + k]
+                    for k in range(width):
                         v[k] = step[k] * u[row, t, first + k]
+                    for k in range(width):
                         out[k] = gy[row, t, first + k]
-                        gv[k], g_exponent[k] = zero, zero
+                    gv[:], g_exponent[:] = zero, zero
                     for i in range(n):
                         b, c = B[row, t, i], C[row, t, i]
                         sum_b, sum_c = zero, zero
@@ -200,6 +202,7 @@ def scan_adjoint(
                             total[i, k] += ga[k] * step[k]
                     for k in range(width):
                         gu[row, t, first + k] = gv[k] * step[k] + out[k] * D[first + k]
+                    for k in range(width):
                         g_delta[row, t, first + k] = gv[k] * u[row, t, first + k] + g_exponent[k] * log_2
                     for k in range(width):
                         g_feed[k] += out[k] * u[row, t, first + k]

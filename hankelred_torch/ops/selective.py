@@ -135,7 +135,7 @@ def selective_scan_loop(
     with without_autocast(u):
         for u_t, delta_t, B_t, C_t in zip(u.unbind(1), delta.unbind(1), B.unbind(1), C.unbind(1), strict=True):
             h = torch.exp(delta_t[..., None] * A) * h + (delta_t * u_t)[..., None] * B_t[:, None]
-            outputs.append((h @ C_t[..., None])[..., 0])
+            outputs.append((h * C_t[:, None]).sum(-1))
         y = torch.stack(outputs, 1) if outputs else torch.zeros_like(u)
         return torch.addcmul(y, u, D), h
 
