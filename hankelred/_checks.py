@@ -5,6 +5,7 @@ Every message has three parts: what was wrong, what was got, what to do.
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from typing import Any
 
@@ -61,7 +62,7 @@ def check_dt(dt: Any) -> Any:
             "dt must be given; got None. Pass dt=0 for a continuous system, the sampling time in seconds "
             "for a discrete one, or True for a discrete system of unspecified sampling time."
         )
-    if isinstance(dt, (bool, np.bool_)) or not isinstance(dt, Real) or not np.isfinite(float(dt)):
+    if isinstance(dt, (bool, np.bool_)) or not isinstance(dt, Real) or not math.isfinite(dt):
         raise InputError(f"dt must be 0, a positive number of seconds, or True; got {dt!r}.")
     if float(dt) < 0:
         raise InputError(f"dt must not be negative; got {dt!r}. Pass 0 if the system is continuous.")

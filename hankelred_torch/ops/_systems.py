@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -62,9 +63,10 @@ def check(lam: Tensor | None, B: Tensor, C: Tensor, dt: Any, output: str, rates:
     dtype = torch.promote_types(torch.promote_types(poles.dtype, B.dtype), C.dtype)
     inner = torch.complex128 if dtype.is_complex else torch.float64
     poles, B, C = (x.to(inner) for x in (poles, B, C))
-    poles = poles.expand(*shape, n).reshape(-1, n)
-    B = B.expand(*shape, *B.shape[-2:]).reshape(-1, *B.shape[-2:])
-    C = C.expand(*shape, *C.shape[-2:]).reshape(-1, *C.shape[-2:])
+    count = math.prod(shape)
+    poles = poles.expand(*shape, n).reshape(count, n)
+    B = B.expand(*shape, *B.shape[-2:]).reshape(count, *B.shape[-2:])
+    C = C.expand(*shape, *C.shape[-2:]).reshape(count, *C.shape[-2:])
     return Batch(poles, B, C, is_discrete(dt), rates is not None, shape, dtype)
 
 

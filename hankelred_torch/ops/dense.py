@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -82,8 +83,8 @@ def dense_hankel_singular_values(A: Tensor, B: Tensor, C: Tensor, *, dt: Any) ->
         )
     dtype = torch.promote_types(torch.promote_types(A.dtype, B.dtype), C.dtype)
     inner = torch.complex128 if dtype.is_complex else torch.float64
-    sizes = ((n, n), (n, m), (p, n))
-    A, B, C = (x.to(inner).expand(*shape, *s).reshape(-1, *s) for x, s in zip((A, B, C), sizes, strict=True))
+    count, sizes = math.prod(shape), ((n, n), (n, m), (p, n))
+    A, B, C = (x.to(inner).expand(*shape, *s).reshape(count, *s) for x, s in zip((A, B, C), sizes, strict=True))
     hsv: Tensor = operation(_DenseValues, _dense_values)(A, B, C, discrete)
     return hsv.to(REAL.get(dtype, dtype)).reshape(*shape, n)
 
@@ -148,7 +149,7 @@ register_vmap(_dense_backward, 1)
 def _systems(A: Tensor, B: Tensor, C: Tensor, discrete: bool) -> list[StateSpace]:
     """Return the systems of a batch; the sampling time does not count for Hankel singular values."""
     arrays = (x.detach().resolve_conj().cpu().numpy() for x in (A, B, C))
-    return [StateSpace(*matrices, dt=discrete) for matrices in zip(*arrays, strict=True)]
+    return [StateSpace(*matrices, dt=True if discrete else 0) for matrices in zip(*arrays, strict=True)]
 
 
 def _gradient(g: Array, G: StateSpace) -> tuple[Array, Array, Array]:
