@@ -1,0 +1,42 @@
+"""Draw the figures of the documentation from committed results.
+
+python -m benchmarks.plots      # reads benchmarks/results, writes docs/images
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+RESULTS = Path(__file__).parent / "results"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+
+
+def diagonal_growth() -> None:
+    """Draw the time of both factors of a diagonal system over the entries and inputs they are made of."""
+    rows = json.loads((RESULTS / "diagonal_speed.json").read_text(encoding="utf-8"))["results"]
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    work, times = [], []
+    for m, marker in ((1, "o"), (4, "s")):
+        case = [row for row in rows if row["part"] == "growth" and row["m"] == m]
+        x = [2 * row["n"] * row["columns"] * m for row in case]
+        y = [row["seconds"]["hankelred, factors"] for row in case]
+        axes.loglog(x, y, marker, label=f"{m} input{'s' * (m > 1)} and output{'s' * (m > 1)}")
+        for row, a, b in zip(case, x, y, strict=True):
+            axes.annotate(f"{row['n']:,}", (a, b), textcoords="offset points", xytext=(4, -10), fontsize=7)
+        work, times = work + x, times + y
+    rate = sorted(b / a for a, b in zip(work, times, strict=True))[len(work) // 2]
+    ends = min(work), max(work)
+    axes.loglog(ends, [rate * end for end in ends], "k--", linewidth=0.8, label="proportional")
+    axes.set_xlabel("entries of both factors × inputs, 2 n k m (states at the points)")
+    axes.set_ylabel("CPU time of both factors, s")
+    axes.legend()
+    axes.grid(True, alpha=0.3)
+    figure.savefig(IMAGES / "diagonal_growth.png", dpi=120)
+
+
+if __name__ == "__main__":
+    plt.switch_backend("Agg")
+    diagonal_growth()
