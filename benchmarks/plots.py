@@ -25,7 +25,8 @@ def diagonal_growth() -> None:
         y = [row["seconds"]["hankelred, factors"] for row in case]
         axes.loglog(x, y, marker, label=f"{m} input{'s' * (m > 1)} and output{'s' * (m > 1)}")
         for row, a, b in zip(case, x, y, strict=True):
-            axes.annotate(f"{row['n']:,}", (a, b), textcoords="offset points", xytext=(4, -10), fontsize=7)
+            offset = (4, -10) if m == 1 else (-16, 8)
+            axes.annotate(f"{row['n']:,}", (a, b), textcoords="offset points", xytext=offset, fontsize=7)
         work, times = work + x, times + y
     rate = sorted(b / a for a, b in zip(work, times, strict=True))[len(work) // 2]
     ends = min(work), max(work)
