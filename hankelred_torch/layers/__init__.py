@@ -5,4 +5,4 @@ from .mamba import Mamba
 from .s4d import S4D
 from .s5 import S5
 
-__all__ = ["LRU", "Mamba", "S4D", "S5"]
+__all__ = ["LRU", "S4D", "S5", "Mamba"]

@@ -89,15 +89,15 @@ class S5(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw all parameters anew, as published."""
-        states, blocks, device = self.states, self._blocks, self.D.device
-        poles, V = (torch.from_numpy(x).to(device) for x in hippo_normal(2 * states // blocks))
+        states, blocks = self.states, self._blocks
+        size = 2 * states // blocks  # of one block, conjugates included
+        poles, V = (torch.from_numpy(x).to(self.D.device) for x in hippo_normal(size))
         self.Lambda_re.copy_(poles.real.repeat(blocks))
         self.Lambda_im.copy_(poles.imag.repeat(blocks))
-        V = torch.block_diag(*[V] * blocks)
-        B = _lecun_normal((2 * states, self.channels), 2 * states, V)
-        C_re, C_im = (_lecun_normal((self.channels, 2 * states), 2 * states, V) for _ in range(2))
-        self.B.copy_(torch.view_as_real((V.mH @ B.to(V.dtype)).resolve_conj()))
-        self.C.copy_(torch.view_as_real(torch.complex(C_re, C_im) @ V))
+        B = _lecun_normal((blocks, size, self.channels), 2 * states, V)
+        C_re, C_im = (_lecun_normal((self.channels, blocks, size), 2 * states, V) for _ in range(2))
+        self.B.copy_(torch.view_as_real((V.mH @ B.to(V.dtype)).reshape(states, self.channels)))
+        self.C.copy_(torch.view_as_real((torch.complex(C_re, C_im) @ V).reshape(self.channels, states)))
         self.log_step.uniform_(math.log(DT_MIN), math.log(DT_MAX))
         self.D.normal_()
 
@@ -218,7 +218,7 @@ def hippo_normal(size: int) -> tuple[Array, Array]:
     return -0.5 + 1j * frequencies[:half], V[:, :half]
 
 
-def _lecun_normal(shape: tuple[int, int], fan_in: int, like: Tensor) -> Tensor:
+def _lecun_normal(shape: tuple[int, ...], fan_in: int, like: Tensor) -> Tensor:
     """Return normal numbers of variance ``1 / fan_in`` before they are cut off at two deviations and scaled back."""
     deviation = math.sqrt(1 / fan_in) / 0.87962566103423978  # of a unit normal cut off at 2
     weight = torch.empty(shape, dtype=torch.float64, device=like.device)

@@ -1,0 +1,195 @@
+"""The S4D layer: what it computes, how it starts, and that it can be shrunk by replacing its parameters."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hankelred.errors import InputError
+from hankelred_torch.layers import S4D, s4d
+
+from .s4_repository import S4DKernel
+
+STATE_AXES = {"log_A_real": 1, "A_imag": 1, "C": 1}
+
+
+def layer(channels: int = 3, states: int = 5, seed: int = 0, init: str = "lin") -> S4D:
+    torch.manual_seed(seed)
+    return S4D(channels, states, init)
+
+
+def sequences(batch: int, length: int, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(batch, length, channels, generator=torch.Generator().manual_seed(5)).to(dtype)
+
+
+def formula(bank: S4D, u: Tensor) -> Tensor:
+    """The definition, from the parameters, one step after the other: exact integration over a step of constant u."""
+    p = {name: x.double() for name, x in bank.named_parameters()}
+    A = torch.complex(-p["log_A_real"].exp(), p["A_imag"])
+    lam = torch.exp(A * p["log_dt"].exp()[:, None])
+    B, C = (lam - 1) / A, torch.view_as_complex(p["C"])
+    x, outputs = torch.zeros(len(u), *lam.shape, dtype=torch.complex128), []
+    for t in range(u.shape[1]):
+        x = lam * x + B * u[:, t, :, None]
+        outputs.append(2 * (x * C).sum(-1).real + p["D"] * u[:, t])
+    return torch.stack(outputs, dim=1)
+
+
+def shrink(bank: S4D, keep: Tensor) -> S4D:
+    """Replace the parameters by their part on some states, as a reduction does."""
+    for name, axis in STATE_AXES.items():
+        setattr(bank, name, nn.Parameter(getattr(bank, name).detach().index_select(axis, keep)))
+    return bank
+
+
+def relative(y: Tensor, expected: Tensor) -> float:
+    return float((y - expected).detach().abs().max() / expected.detach().abs().max())
+
+
+@pytest.mark.parametrize("length", [1, 2, 65, 300])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_output_is_the_formula(batch, length):
+    bank, u = layer().double(), sequences(batch, length, 3, torch.float64)
+    assert relative(bank(u), formula(bank, u)) < 1e-12
+
+
+@pytest.mark.parametrize("block", [1 << 21, 1])  # all channels at once, and one at a time
+def test_gradients_are_those_of_the_formula(monkeypatch, block):
+    monkeypatch.setattr(s4d, "BLOCK", block)
+    bank, u = layer().double(), sequences(3, 40, 3, torch.float64).requires_grad_()
+    parameters = [u, *bank.parameters()]
+    expected = torch.autograd.grad(formula(bank, u).square().sum(), parameters)
+    found = torch.autograd.grad(bank(u).square().sum(), parameters)
+    assert all(relative(g, e) < 1e-11 for g, e in zip(found, expected, strict=True))
+
+
+def test_single_precision_keeps_the_digits_of_long_responses():
+    # powers are taken in double precision: the phase of step 4000 at 3 rad per step is right to rounding
+    bank, u = layer(2, 8), sequences(1, 4000, 2)
+    assert relative(bank(u), formula(bank, u.double())) < 2e-6
+
+
+def test_steps_give_the_output_of_the_whole_sequence():
+    bank, u = layer(4, 16), sequences(3, 100, 4)
+    state, outputs = bank.initial_state(3), []
+    for t in range(u.shape[1]):
+        y, state = bank.step(u[:, t], state)
+        outputs.append(y)
+    assert relative(torch.stack(outputs, dim=1), bank(u)) < 1e-5
+
+
+def test_layer_computes_what_the_published_kernel_computes():
+    torch.manual_seed(0)
+    kernel, bank = S4DKernel(3, N=10), layer()
+    bank.load_state_dict(kernel.state_dict() | {"D": torch.zeros(3)})
+    impulse = torch.zeros(1, 50, 3)
+    impulse[:, 0] = 1
+    assert relative(bank(impulse)[0].T, kernel(50)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("init", "frequencies"),
+    [
+        ("lin", [0.0, math.pi, 2 * math.pi, 3 * math.pi]),
+        # N = 8: (N / pi) (N / (2 k + 1) - 1)
+        ("inv", [8 / math.pi * 7, 8 / math.pi * (5 / 3), 8 / math.pi * (3 / 5), 8 / math.pi * (1 / 7)]),
+    ],
+)
+def test_poles_start_as_published(init, frequencies):
+    bank = layer(2, 4, init=init)
+    for row in bank.A_imag.tolist():
+        assert row == pytest.approx(frequencies, rel=1e-6)
+    assert bank.log_A_real.exp().flatten().tolist() == pytest.approx([0.5] * 8, rel=1e-6)
+
+
+def test_weights_and_steps_start_as_published():
+    bank = layer(2000, 2)
+    low, high = math.log(1e-3), math.log(1e-1)
+    assert torch.view_as_complex(bank.C.detach()).abs().square().mean() == pytest.approx(1.0, rel=0.08)
+    assert low <= bank.log_dt.min()
+    assert bank.log_dt.max() <= high
+    assert bank.log_dt.mean().item() == pytest.approx((low + high) / 2, abs=0.15)  # five deviations of the mean
+
+
+def test_same_seed_gives_the_same_layer():
+    assert all(torch.equal(a, b) for a, b in zip(layer().parameters(), layer().parameters(), strict=True))
+
+
+def test_shrunk_layer_computes_what_its_states_compute():
+    bank, u = layer(), sequences(2, 50, 3)
+    with torch.no_grad():
+        bank.C[:, 4:] = 0
+    y = bank(u)
+    assert relative(shrink(bank, torch.arange(4))(u), y) < 1e-6
+    assert (bank.states, repr(bank)) == (4, "S4D(channels=3, states=4)")
+
+
+def test_shrunk_layer_can_be_copied_and_saved():
+    bank, u = shrink(layer(), torch.arange(2)), sequences(1, 9, 3)
+    twin = layer(3, 2, seed=1)
+    twin.load_state_dict(bank.state_dict())
+    assert torch.equal(copy.deepcopy(bank)(u), bank(u))
+    assert torch.equal(twin(u), bank(u))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_layer_of_another_dtype_answers_in_it(dtype):
+    bank, u = layer().to(dtype), sequences(2, 20, 3, dtype).requires_grad_()
+    y = bank(u)
+    y.sum().backward()
+    assert (y.dtype, u.grad.dtype, bank.A_imag.grad.dtype) == (dtype, dtype, dtype)
+    assert relative(y.double(), formula(bank, u.double())) < 4 * torch.finfo(dtype).eps + 1e-12
+
+
+def test_autocast_keeps_the_precision_of_the_parameters():
+    bank, u = layer(), sequences(2, 50, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = bank(u)
+    assert y.dtype == torch.float32
+    assert torch.equal(y, bank(u))
+
+
+# torch 2.13 warns about what its own tracer does with autograd functions
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiled_layer_follows_when_it_is_shrunk():
+    torch._dynamo.reset()
+    bank, u = layer(), sequences(2, 30, 3)
+    compiled = torch.compile(bank, backend="aot_eager", fullgraph=True)
+    for states in (5, 2):
+        shrink(bank, torch.arange(states))
+        expected = torch.autograd.grad(bank(u).square().sum(), list(bank.parameters()))
+        found = torch.autograd.grad(compiled(u).square().sum(), list(bank.parameters()))
+        assert all(relative(g, e) < 1e-5 for g, e in zip(found, expected, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_gives_the_output_of_the_cpu():
+    bank, u = layer(8, 32), sequences(3, 130, 8)
+    assert relative(bank.cuda()(u.cuda()).cpu(), layer(8, 32)(u)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((0, 4), "at least 1"), ((4, 0), "at least 1"), ((4, 6, "legs"), "init must be")],
+)
+def test_empty_sizes_and_unknown_starts_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        S4D(*arguments)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (2, 5, 4), (2, 5, 3, 1)])
+def test_input_of_another_shape_is_refused(shape):
+    with pytest.raises(InputError, match="u must be real with shape"):
+        layer()(torch.zeros(shape))
+
+
+def test_state_from_before_a_reduction_is_refused():
+    bank = layer()
+    state = bank.initial_state(2)
+    shrink(bank, torch.arange(3))
+    with pytest.raises(InputError, match="initial_state again"):
+        bank.step(torch.zeros(2, 3), state)
