@@ -90,7 +90,8 @@ def scan(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, starts: Any, y: Any
     a, h = np.empty((n, BLOCK), u.dtype), np.empty((n, BLOCK), u.dtype)
     step, v, out = np.empty(BLOCK, u.dtype), np.empty(BLOCK, u.dtype), np.empty(BLOCK, u.dtype)
     for first in range(0, channels, BLOCK):
-        width = min(BLOCK, channels - first)
+        last = min(channels, first + BLOCK)
+        width, feed = last - first, D[first:last]
         for i in range(n):
             for k in range(width):
                 a[i, k] = A[first + k, i] * log2_e
@@ -99,10 +100,13 @@ def scan(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, starts: Any, y: Any
                 for k in range(width):
                     h[i, k] = starts[row, 0, i, first + k]
             for t in range(length):
+                u_t, delta_t, y_t = u[row, t, first:last], delta[row, t, first:last], y[row, t, first:last]
                 for k in range(width):
-                    step[k] = delta[row, t, first + k]
-                    v[k] = step[k] * u[row, t, first + k]
-                    out[k] = D[first + k] * u[row, t, first + k]
+                    step[k] = delta_t[k]
+                for k in range(width):
+                    v[k] = step[k] * u_t[k]
+                for k in range(width):
+                    out[k] = feed[k] * u_t[k]
                 for i in range(n):
                     b, c = B[row, t, i], C[row, t, i]
                     for k in range(width):
@@ -110,11 +114,12 @@ def scan(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, starts: Any, y: Any
                         h[i, k] = state
                         out[k] += c * state
                 for k in range(width):
-                    y[row, t, first + k] = out[k]
+                    y_t[k] = out[k]
                 if (t + 1) % SEGMENT == 0 or t + 1 == length:
                     for i in range(n):
+                        kept = starts[row, t // SEGMENT + 1, i, first:last]
                         for k in range(width):
-                            starts[row, t // SEGMENT + 1, i, first + k] = h[i, k]
+                            kept[k] = h[i, k]
 
 
 @njit(**OPTIONS)
@@ -146,7 +151,8 @@ def scan_adjoint(
     gv, ga, g_exponent = np.empty(BLOCK, u.dtype), np.empty(BLOCK, u.dtype), np.empty(BLOCK, u.dtype)
     g_feed = np.empty(BLOCK, u.dtype)
     for first in range(0, channels, BLOCK):
-        width = min(BLOCK, channels - first)
+        last = min(channels, first + BLOCK)
+        width, feed = last - first, D[first:last]
         for i in range(n):
             for k in range(width):
                 a[i, k] = A[first + k, i] * log2_e
@@ -159,13 +165,15 @@ def scan_adjoint(
             for piece in range((length - 1) // SEGMENT, -1, -1):
                 begin, end = piece * SEGMENT, min(length, (piece + 1) * SEGMENT)
                 for i in range(n):
+                    kept = starts[row, piece, i, first:last]
                     for k in range(width):
-                        h[0, i, k] = starts[row, piece, i, first + k]
+                        h[0, i, k] = kept[k]
                 for t in range(begin, end):
-                    s = t - begin
+                    s, u_t, delta_t = t - begin, u[row, t, first:last], delta[row, t, first:last]
                     for k in range(width):
-                        step[k] = delta[row, t, first + k]
-                        v[k] = step[k] * u[row, t, first + k]
+                        step[k] = delta_t[k]
+                    for k in range(width):
+                        v[k] = step[k] * u_t[k]
                     for i in range(n):
                         b = B[row, t, i]
                         for k in range(width):
@@ -173,13 +181,14 @@ def scan_adjoint(
                             decay[s, i, k] = e
                             h[s + 1, i, k] = e * h[s, i, k] + v[k] * b
                 for t in range(end - 1, begin - 1, -1):
-                    s = t - begin
+                    s, u_t, delta_t = t - begin, u[row, t, first:last], delta[row, t, first:last]
+                    gy_t, gu_t, g_delta_t = gy[row, t, first:last], gu[row, t, first:last], g_delta[row, t, first:last]
                     for k in range(width):
-                        step[k] = delta[row, t, first + k]
+                        step[k] = delta_t[k]
                     for k in range(width):
-                        v[k] = step[k] * u[row, t, first + k]
+                        v[k] = step[k] * u_t[k]
                     for k in range(width):
-                        out[k] = gy[row, t, first + k]
+                        out[k] = gy_t[k]
                     gv[:], g_exponent[:] = zero, zero
                     for i in range(n):
                         b, c = B[row, t, i], C[row, t, i]
@@ -201,11 +210,11 @@ def scan_adjoint(
                             g_exponent[k] += ga[k] * a[i, k]
                             total[i, k] += ga[k] * step[k]
                     for k in range(width):
-                        gu[row, t, first + k] = gv[k] * step[k] + out[k] * D[first + k]
+                        gu_t[k] = gv[k] * step[k] + out[k] * feed[k]
                     for k in range(width):
-                        g_delta[row, t, first + k] = gv[k] * u[row, t, first + k] + g_exponent[k] * log_2
+                        g_delta_t[k] = gv[k] * u_t[k] + g_exponent[k] * log_2
                     for k in range(width):
-                        g_feed[k] += out[k] * u[row, t, first + k]
+                        g_feed[k] += out[k] * u_t[k]
             for i in range(n):
                 for k in range(width):
                     carry[row, i, first + k] = g[i, k]
