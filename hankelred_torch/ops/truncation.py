@@ -60,10 +60,12 @@ def balanced_truncation(
 
     Parameters
     ----------
-    lam, B, C, dt, output, rates
+    lam, B, C, dt
         As for `gramian_factors`.
     order : int
         Hankel singular values to keep, from 0 to the numerical rank of every system.
+    output, rates
+        As for `gramian_factors`.
 
     Returns
     -------
