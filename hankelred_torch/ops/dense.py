@@ -149,7 +149,7 @@ register_vmap(_dense_backward, 1)
 def _systems(A: Tensor, B: Tensor, C: Tensor, discrete: bool) -> list[StateSpace]:
     """Return the systems of a batch; the sampling time does not count for Hankel singular values."""
     arrays = (x.detach().resolve_conj().cpu().numpy() for x in (A, B, C))
-    return [StateSpace(*matrices, dt=True if discrete else 0) for matrices in zip(*arrays, strict=True)]
+    return [StateSpace(a, b, c, dt=True if discrete else 0) for a, b, c in zip(*arrays, strict=True)]
 
 
 def _gradient(g: Array, G: StateSpace) -> tuple[Array, Array, Array]:
