@@ -129,6 +129,18 @@ def test_every_hsv_has_full_relative_accuracy(name):
     np.testing.assert_allclose(structured_hsv(EXACT_CASES[name]), exact_hsv(EXACT_CASES[name]), rtol=EVERY_HSV)
 
 
+@pytest.mark.parametrize("name", ["hilbert_12", "lru_like_24_1", "lru_like_24_4", "s4d_like_24_2"])
+def test_single_precision_systems_have_every_hsv_to_single_precision(name):
+    system = EXACT_CASES[name]
+    lam, B, C = (
+        x.astype(np.complex64 if x.dtype.kind == "c" else np.float32) for x in (system.lam, system.B, system.C)
+    )
+    single = DiagonalSystem(lam, B, C, dt=system.dt)
+    hsv = hr.hankel_singular_values(single)
+    assert hsv.dtype == np.float32
+    np.testing.assert_allclose(hsv, exact_hsv(single), rtol=np.finfo(np.float32).eps)  # computed in double precision
+
+
 def test_the_published_approach_loses_the_small_hsv_of_the_hilbert_system():
     system = EXACT_CASES["hilbert_12"]
     exact = exact_hsv(system)

@@ -103,6 +103,7 @@ def case(name: str, system: DiagonalSystem) -> dict[str, Any]:
     rounded = single(system)
     if rounded.is_stable():
         exact_rounded = exact_hsv(rounded)
+        programs["hankelred, single"] = lambda: score(hr.hankel_singular_values(rounded), exact_rounded)
         programs["published, single"] = lambda: score(published(rounded), exact_rounded)
     values = int(np.sum(exact > 0))
     spread = float(exact[exact > 0].min() / exact[0])
