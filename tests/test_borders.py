@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 CORE = """
     errors _checks _threads _diagonal_kernels _diagonal_pair _system_base systems order _realisation interop _triangular
     _hammarling _smith lyapunov _diagonal_factors diagonal diagonal_banks _bidiagonal gramians projection averaged norms
-    reduction stability moments following control_names __init__ testing plotting cli
+    reduction _drift stability moments following control_names __init__ testing plotting cli
 """
 ADAPTER = """
     errors convert config ops layers adapters penalty allocation plan report optimizer_state ema surgery history policy
