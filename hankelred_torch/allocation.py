@@ -36,8 +36,10 @@ def allocate(analyses: Mapping[str, Analysis], config: CompressionConfig) -> dic
     if config.budget == "per_layer" or given:
         return {name: _by_itself(name, analysis, config) for name, analysis in analyses.items()}
     if config.max_error is None:
-        return _together(analyses, config, config.tau * len(analyses), Analysis.tail, lambda x: 1.0 - x.kept_energy)
-    return _together(analyses, config, config.max_error, Analysis.bound, lambda x: x.error_bound)
+        return _together(
+            analyses, config, config.tau * len(analyses), lambda x, n: x.tail(n), lambda x: 1.0 - x.kept_energy
+        )
+    return _together(analyses, config, config.max_error, lambda x, n: x.bound(n), lambda x: x.error_bound)
 
 
 def _by_itself(name: str, analysis: Analysis, config: CompressionConfig) -> Allocation:
