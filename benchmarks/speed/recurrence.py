@@ -3,7 +3,7 @@
     python -m benchmarks.speed.recurrence            # both methods on the grid, the peers, the fit; prints
     python -m benchmarks.speed.recurrence --write    # and keeps it in benchmarks/results/recurrence_cpu.json, with
                                                      # the least of each time if the file has the same versions
-    python -m benchmarks.speed.recurrence --peers    # only the comparison with the peers
+    python -m benchmarks.speed.recurrence --peers    # only the comparison with the peers; with --write, too
 
 All times are forward and backward together, in seconds of the thread: the least of several runs, methods in turn, so
 that what else the machine does falls on all of them alike. After --write, SECONDS of hankelred_torch/ops/state_space.py
@@ -13,6 +13,8 @@ must be the `seconds` of the file; a test compares the two.
 from __future__ import annotations
 
 import argparse
+import datetime
+import importlib.metadata
 import json
 import math
 import platform
@@ -173,7 +175,10 @@ def main() -> None:
     layers = [describe(sizes) | {"LRU": float(f"{layer_times(*sizes):.3g}")} for sizes in LAYER_SIZES]
     for row in layers:
         print(row)
+    measured: dict[str, Any] = {"peers": compared, "layer": layers, "peers measured": when()}
     if options.peers:
+        if options.write:
+            write(json.loads(RESULTS.read_text()) | measured)
         return
 
     # passes some minutes apart: what disturbs one of them is gone in another
@@ -197,10 +202,23 @@ def main() -> None:
         "SECONDS =", seconds, "\ntime of the chosen method over that of the faster one:", document["chosen over faster"]
     )
     if options.write:
-        document |= {"peers": compared, "layer": layers}
+        document |= measured
         document |= {"columns": columns, "grid": [[row[c] for c in columns] for row in rows]}
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text("{\n" + ",\n".join(entry(*item) for item in document.items()) + "\n}\n")
+        write(document)
+
+
+def when() -> dict[str, str]:
+    """Return the date, and the version of the peer if it is installed."""
+    date = {"date": datetime.date.today().isoformat()}
+    try:
+        return date | {"s5-pytorch": importlib.metadata.version("s5-pytorch")}
+    except importlib.metadata.PackageNotFoundError:
+        return date
+
+
+def write(document: dict[str, Any]) -> None:
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text("{\n" + ",\n".join(entry(*item) for item in document.items()) + "\n}\n")
 
 
 def least_of(rows: list[dict[str, float]], document: dict[str, Any], earlier: dict[str, Any]) -> list[dict[str, float]]:
