@@ -127,7 +127,7 @@ def test_interval_longer_than_the_window_is_refused():
 
 
 def test_fraction_is_kept_at_every_cut():
-    model, compressor = run(4, fraction=0.75, end_step=4, attempts=2, force=True)
+    _, compressor = run(4, fraction=0.75, end_step=4, attempts=2, force=True)
     assert [(r.n, r.states) for r in compressor.history if r.layer == "first"] == [(12, 9), (9, 7)]
 
 
