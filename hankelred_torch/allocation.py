@@ -11,8 +11,8 @@ from hankelred.errors import DiagonalisationError, OrderError
 from .adapters.analysis import Analysis, LayerReduction
 from .config import CompressionConfig
 
-# Shares that add up to a budget exactly, such as three of .05 to .15, may miss it by their rounding.
-BUDGET_ROUNDING = 1e-12
+# Shares are differences of numbers near 1: what rounding leaves of them is no loss.
+SHARE_ROUNDING = 1e-12
 
 
 class Allocation(NamedTuple):
@@ -36,9 +36,8 @@ def allocate(analyses: Mapping[str, Analysis], config: CompressionConfig) -> dic
     if config.budget == "per_layer" or given:
         return {name: _by_itself(name, analysis, config) for name, analysis in analyses.items()}
     if config.max_error is None:
-        return _together(
-            analyses, config, config.tau * len(analyses), lambda x, n: x.tail(n), lambda x: 1.0 - x.kept_energy
-        )
+        budget = config.tau * len(analyses) + SHARE_ROUNDING
+        return _together(analyses, config, budget, lambda x, n: x.tail(n), lambda x: 1.0 - x.kept_energy)
     return _together(analyses, config, config.max_error, lambda x, n: x.bound(n), lambda x: x.error_bound)
 
 
@@ -76,7 +75,7 @@ def _together(
     prices = {name: price(name) for name in analyses}
     while True:
         name = min(prices, key=prices.__getitem__)
-        if sum(losses.values()) + prices[name] > budget * (1 + BUDGET_ROUNDING):
+        if sum(losses.values()) + prices[name] > budget:
             break
         states[name] -= 1
         losses[name] += prices[name]
@@ -103,7 +102,7 @@ def _within(
                 wanted[name] = Allocation(states[name], found.reason)
             except DiagonalisationError as error:
                 wanted[name], true[name] = Allocation(None, str(error)), 0.0
-        if sum(true.values()) <= budget * (1 + BUDGET_ROUNDING):
+        if sum(true.values()) <= budget:
             break
         worst = max((x for x in analyses if true[x] > 0), key=lambda x: true[x] - losses[x])
         states[worst] += 1

@@ -106,8 +106,10 @@ class SystemAnalysis(Analysis):
         self._values_per_state = 2 if system.output == "real" else 1
 
     def tail(self, states: int) -> float:
-        """Return one minus the energy of the first two values per state, or one where the output is complex."""
-        return 1.0 - kept_energy(self.hsv, self._values_per_state * states)
+        """Return the share of the values behind the first two per state, or one where the output is complex."""
+        finite = np.where(np.isfinite(self.hsv), self.hsv, 0.0)
+        total = float(finite.sum())
+        return float(finite[self._values_per_state * states :].sum()) / total if total > 0 else 0.0
 
     def bound(self, states: int) -> float:
         """Return the bound of that order; 0 where all states are kept."""

@@ -84,12 +84,16 @@ class ZeroOrderHold:
         return np.real(self.rates.conj() * rates + through)
 
     def system_squares(self, poles: Array, weights: Array) -> tuple[Array, Array]:
-        """Return second moments of rates and held weights; those of the poles count as direct ones."""
-        return poles / self.step**2, scaled_squares(1 / self.hold.conj()[..., None], weights)
+        """Return second moments of rates and held weights.
+
+        What poles do through the hold counts as theirs, and the phase of the hold is left out: on the way back both
+        return to where they came from, to the states that are kept exactly.
+        """
+        return poles / self.step**2, weights / np.abs(self.hold[..., None]) ** 2
 
     def pole_squares(self, rates: Array, weights: Array) -> tuple[Array, Array]:
         """Return second moments of poles and weights, the inverse."""
-        return rates * self.step**2, scaled_squares(self.hold.conj()[..., None], weights)
+        return rates * self.step**2, weights * np.abs(self.hold[..., None]) ** 2
 
     def step_squares(self, rates: Array, weights: Array, held: Array) -> Array:
         """Return the mean square of the gradient by the logarithm of the step for uncorrelated terms."""
