@@ -1,0 +1,211 @@
+"""All operations and layers on a GPU: built, checked against the CPU in double precision, and timed, in one go.
+
+    python -m benchmarks.speed.gpu                  # on the GPU; without one a smoke run on the CPU, which it says
+    python -m benchmarks.speed.gpu --write          # and keeps it in benchmarks/results/gpu.json (GPU only)
+    python -m benchmarks.speed.gpu --device cpu     # the smoke run, at small sizes
+
+Times are wall-clock seconds of one forward and backward pass in float32 or complex64, the least of several, with the
+device synchronised before and after. `error` is the largest deviation of outputs and gradients from the CPU's, relative
+to the largest entry of each; a line with an error over TOLERANCE says so, and the exit status is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import datetime
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hankelred_torch import hankel_penalty, ops
+from hankelred_torch.layers import LRU, S4D, S5, Mamba
+
+RESULTS = Path(__file__).parents[1] / "results" / "gpu.json"
+
+# Sizes of a training: batch, length, channels, states, and number of systems. The small ones only show that it runs.
+LARGE = {"batch": 16, "length": 1024, "channels": 256, "states": 64, "systems": 512}
+SMALL = {"batch": 2, "length": 128, "channels": 16, "states": 8, "systems": 8}
+
+# Sums of some thousand float32 terms; Hankel singular values are computed in double precision from float32 data.
+TOLERANCE = 1e-3
+
+Case = tuple[str, Callable[..., Any], list[Tensor]]
+
+
+def operations(batch: int, length: int, channels: int, states: int, systems: int) -> Iterator[Case]:
+    """Yield name, function and arguments of each operation, the arguments in double precision on the CPU."""
+
+    def real(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64)
+
+    def complex_(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.complex128)
+
+    phase = 6.28 * torch.rand(states, dtype=torch.float64)
+    lam = torch.polar(0.9 + 0.09 * torch.rand(states, dtype=torch.float64), phase)
+    u, delta = real(batch, length, channels), 10 ** (-3 + 2 * torch.rand(batch, length, channels, dtype=torch.float64))
+    reset = torch.rand(batch, length) < 0.01
+    A = -torch.arange(1, states + 1, dtype=torch.float64).repeat(channels, 1)
+    selected = [u, delta, A, real(batch, length, states), real(batch, length, states), real(channels)]
+    yield "linear_recurrence, time-invariant, complex", ops.linear_recurrence, [lam, complex_(batch, length, states)]
+    gate, v = torch.rand(batch, length, channels, dtype=torch.float64), real(batch, length, channels)
+    yield "linear_recurrence, varying, real", ops.linear_recurrence, [gate, v]
+    yield (
+        "linear_recurrence, varying, reset, reverse",
+        lambda a, b: ops.linear_recurrence(a, b, reset=reset.to(b.device), reverse=True),
+        [gate, v],
+    )
+    yield "torch's associative_scan, varying, real", associative_scan, [gate, v]
+    yield "selective_scan", ops.selective_scan, selected
+    few = min(channels, 16)
+    model = [lam.log(), complex_(states, few), complex_(few, states), real(batch, length, few)]
+    yield "diagonal_ssm, recurrence", lambda *a: ops.diagonal_ssm(*a, method="recurrence"), model
+    yield "diagonal_ssm, convolution", lambda *a: ops.diagonal_ssm(*a, method="convolution"), model
+    lams = 0.95 * torch.rand(systems, 16, dtype=torch.float64)
+    bank = [lams, real(systems, 16, 1), real(systems, 1, 16)]
+    yield "hankel_singular_values", lambda *a: ops.hankel_singular_values(*a, dt=True), bank
+    yield "gramian_factors", squared_factors, bank
+    dense = [0.2 * real(4, 16, 16), real(4, 16, 2), real(4, 2, 16)]
+    yield "dense_hankel_singular_values", lambda *a: ops.dense_hankel_singular_values(*a, dt=True), dense
+    yield "balanced_truncation", lambda *a: ops.balanced_truncation(*a, dt=True, order=4).hsv, bank
+
+
+def layers(batch: int, length: int, channels: int, states: int, systems: int) -> Iterator[tuple[str, nn.Module]]:
+    for kind in (LRU, S5, S4D, Mamba):
+        yield kind.__name__, kind(channels, states)
+
+
+def squared_factors(*system: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the Gramians: factors are unique only up to a rotation."""
+    S, R = ops.gramian_factors(*system, dt=True)
+    return S @ S.mH, R.mH @ R
+
+
+def associative_scan(a: Tensor, b: Tensor) -> Tensor:
+    """The recurrence by torch's own scan, whose fast mode exists for GPUs only."""
+    from torch._higher_order_ops.associative_scan import associative_scan as scan
+
+    def combine(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return left[0] * right[0], right[0] * left[1] + right[1]
+
+    return scan(combine, (a, b), dim=1, combine_mode="pointwise" if b.is_cuda else "generic")[1]
+
+
+def gradients(run: Callable[..., Any], tensors: Sequence[Tensor], arguments: Sequence[Any]) -> list[Tensor]:
+    """Return outputs and the gradients of a sum of them that weighs every entry differently."""
+    outputs = run(*arguments)
+    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    total = torch.zeros((), dtype=torch.float64, device=outputs[0].device)
+    for y in outputs:
+        weights = torch.linspace(0.5, 1.5, y.numel(), dtype=torch.float64, device=y.device).view(y.shape)
+        total = total + (torch.view_as_real(y).sum(-1) if y.is_complex() else y).mul(weights).sum()
+    return [*outputs, *torch.autograd.grad(total, tensors)]
+
+
+def placed(x: Tensor, device: str) -> Tensor:
+    """Return x in single precision on the device, with a gradient."""
+    return x.to(device, torch.complex64 if x.is_complex() else torch.float32).requires_grad_()
+
+
+def deviation(found: list[Tensor], expected: list[Tensor]) -> float:
+    pairs = [(f.detach().cpu().to(e.dtype), e.detach()) for f, e in zip(found, expected, strict=True)]
+    errors = [float((f - e).abs().max() / e.abs().max().clamp(min=1e-30)) for f, e in pairs]
+    return max(math.inf if math.isnan(e) else e for e in errors)
+
+
+def least_seconds(run: Callable[[], Any], device: str, budget: float = 0.5) -> float:
+    def wait() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    for _ in range(2):  # compiles and fills caches
+        run()
+    least, start = math.inf, time.perf_counter()
+    while time.perf_counter() - start < budget:
+        wait()
+        begin = time.perf_counter()
+        run()
+        wait()
+        least = min(least, time.perf_counter() - begin)
+    return least
+
+
+def measure(name: str, run: Callable[[], list[Tensor]], expected: list[Tensor], device: str) -> dict[str, Any]:
+    """Return a line of the table; what does not run is a line, too, with its reason."""
+    try:
+        row: dict[str, Any] = {"what": name, "error": float(f"{deviation(run(), expected):.1e}")}
+        row["seconds"] = float(f"{least_seconds(run, device):.3g}")
+        row["ok"] = row["error"] <= TOLERANCE
+    except Exception as reason:
+        row = {"what": name, "ok": False, "failed": f"{type(reason).__name__}: {str(reason).splitlines()[0]}"}
+    print(row, flush=True)
+    return row
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    device: str = options.device
+    if device == "cpu":
+        print("A smoke run on the CPU: it shows that everything builds and agrees; its times say nothing about a GPU.")
+    if device == "cpu" and options.write:
+        parser.error("nothing is kept of a smoke run on the CPU; run with --write where torch finds a GPU.")
+    sizes = SMALL if device == "cpu" else LARGE
+
+    rows = []
+    torch.manual_seed(0)
+    for name, run, arguments in operations(**sizes):
+        exact = [x.requires_grad_() for x in arguments]
+        there = [placed(x.detach(), device) for x in arguments]
+        expected = gradients(run, exact, exact)
+        rows.append(measure(name, partial(gradients, run, there, there), expected, device))
+    u = torch.randn(sizes["batch"], sizes["length"], sizes["channels"])
+    for name, layer in layers(**sizes):
+        exact, there = copy.deepcopy(layer).double(), layer.to(device)
+        runs = {f"{name} layer": (sequences, list(there.parameters()), list(exact.parameters()))}
+        if name != "Mamba":  # whose values depend on the input
+            runs[f"hankel_penalty of {name}"] = (penalty, used(there), used(exact))
+        for what, (run, parameters, exact_parameters) in runs.items():
+            expected = gradients(run, exact_parameters, [exact, u.double()])
+            arguments = [there, u.to(device)]
+            rows.append(measure(what, partial(gradients, run, parameters, arguments), expected, device))
+    wrong = [row["what"] for row in rows if not row["ok"]]
+    print("all agree with the CPU" if not wrong else f"failed, or deviate by more than {TOLERANCE}: {wrong}")
+    if options.write:
+        document = {
+            "what": "wall-clock seconds of one forward and backward pass, float32",
+            "date": datetime.date.today().isoformat(),
+            "device": torch.cuda.get_device_name(),
+            "versions": {"torch": torch.__version__},
+            "sizes": sizes,
+            "rows": rows,
+        }
+        RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+    return 1 if wrong else 0
+
+
+def sequences(layer: nn.Module, u: Tensor) -> Tensor:
+    return layer(u)
+
+
+def penalty(layer: nn.Module, u: Tensor) -> Tensor:
+    return hankel_penalty(layer)
+
+
+def used(layer: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that Hankel singular values depend on: all but the feedthrough."""
+    return [p for name, p in layer.named_parameters() if name != "D"]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
