@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,15 +47,20 @@ class Bank(NamedTuple):
         rates = self.poles if self.dt else None
         return hr.batched_hankel_singular_values(self.poles, self.B, self.C, dt=self.dt, output="real", rates=rates)
 
+    def reduced(self, **criterion: Any) -> hr.BankReduction:
+        """Reduce all channels at once by one criterion, without their feedthrough."""
+        rates = self.poles if self.dt else None
+        return hr.batched_balanced_truncation(
+            self.poles, self.B, self.C, dt=self.dt, output="real", rates=rates, **criterion
+        )
+
 
 class BankAnalysis(Analysis):
     """The answers of a bank: of the most demanding channel, except the energy, which is that of all together."""
 
-    def __init__(
-        self, bank: Bank, align: Callable[[DiagonalSystem, Reduction], Reduction], spectra: Array | None = None
-    ) -> None:
-        self._systems, self._align = bank.systems(), align
-        self._spectra = bank.hankel_singular_values() if spectra is None else spectra
+    def __init__(self, bank: Bank, align: Callable[[DiagonalSystem, Reduction], Reduction]) -> None:
+        self._bank, self._systems, self._align = bank, bank.systems(), align
+        self._spectra = bank.hankel_singular_values()
         self._balancings: dict[int, hr.Balancing] = {}
         self.n, self.hsv = bank.poles.shape[1], self._spectra.max(axis=0)
 
@@ -71,24 +77,26 @@ class BankAnalysis(Analysis):
 
     def least_states(self, *, energy: float | None = None, max_error: float | None = None) -> tuple[int, str]:
         """Return the states of the channel that needs most to meet the criterion by itself."""
+        if energy is not None:
+            try:
+                return int(self._bank.reduced(energy=energy).states.max()), ""
+            except DiagonalisationError:
+                pass  # one by one, to get around the orders of those channels that cannot be diagonalised
         orders = [least_order(hsv, len(hsv), energy=energy, max_error=max_error) for hsv in self._spectra]
         most, detour = 0, ""
         for channel in np.argsort(orders)[::-1]:
             order = int(orders[channel])
             if order <= most:  # a state holds at least one value
                 break
-            balancing = self._balancing(channel)
-            found, by_way = self._reduce(channel, prefer_larger=True, order=min(order, balancing.rank))
+            order = min(order, self._balancing(channel).rank)
+            found, by_way = self._reduce(channel, prefer_larger=True, order=order)
             if found.system.n > most:
                 most, detour = found.system.n, by_way
         return most, detour
 
     def reduce(self, states: int, *, prefer_larger: bool = False) -> LayerReduction:
         """Reduce every channel to the largest order that fits so many states."""
-        found = [
-            self._reduce(channel, prefer_larger=prefer_larger, states=states) for channel in range(len(self._systems))
-        ]
-        reductions = [reduction for reduction, _ in found]
+        reductions, detours = self._reductions(states, prefer_larger)
         most = max(reduction.system.n for reduction in reductions)
         if most > states:  # the detour of one channel led to more: the others may keep as many
             return self.reduce(most)
@@ -101,8 +109,17 @@ class BankAnalysis(Analysis):
             kept_energy=kept / total if total > 0 else 1.0,
             error_bound=max(reduction.error_bound for reduction in reductions),
             reduction=tuple(self._align(x, y) for x, y in zip(self._systems, reductions, strict=True)),
-            reason=_joined([detour for _, detour in found if detour]),
+            reason=_joined(detours),
         )
+
+    def _reductions(self, states: int, prefer_larger: bool) -> tuple[list[Reduction], list[str]]:
+        """Return the reductions of all channels, at once where all can be diagonalised, and the detours else."""
+        try:
+            found = self._bank.reduced(states=states)
+            return [_with_feedthrough(found[k], system) for k, system in enumerate(self._systems)], []
+        except DiagonalisationError:
+            each = [self._reduce(k, prefer_larger=prefer_larger, states=states) for k in range(len(self._systems))]
+            return [reduction for reduction, _ in each], [detour for _, detour in each if detour]
 
     def _balancing(self, channel: int) -> hr.Balancing:
         """Return the factors of a channel, computed when first asked for."""
@@ -117,6 +134,16 @@ class BankAnalysis(Analysis):
         except DiagonalisationError as error:
             raise DiagonalisationError(f"channel {channel}: {error}") from error
         return found, f"channel {channel}: {detour}" if detour else ""
+
+
+def _with_feedthrough(reduction: Reduction, system: DiagonalSystem) -> Reduction:
+    """Return a reduction with the feedthrough of the system, which no cut changes."""
+    new = reduction.system
+    if new.rates is None:
+        new = DiagonalSystem(new.lam, new.B, new.C, system.D, dt=new.dt, output=new.output)
+    else:
+        new = DiagonalSystem.from_rates(new.rates, new.B, new.C, system.D, dt=new.dt, output=new.output)
+    return replace(reduction, system=new)
 
 
 def _joined(detours: Sequence[str]) -> str:
