@@ -179,6 +179,8 @@ class _Once(torch.autograd.Function):
 
 
 class _Factor(torch.autograd.Function):
+    """The factor with the bounded derivative; `torch.func` calls it with setup_context and without ctx."""
+
     generate_vmap_rule = True
 
     @staticmethod
@@ -259,8 +261,8 @@ def _singular_triples(M: Tensor, order: int) -> Triples:
             for k in (values[:, -1] < GRADED_BELOW * values[:, 0]).nonzero()[:, 0].tolist():
                 found = sla.svd(_array(M[k]), full_matrices=False, lapack_driver="gesvd", check_finite=False)
                 U[k], values[k], Vh[k] = (torch.from_numpy(x) for x in found)
-    if order > 0 and not (values[:, order - 1] > 0).all():
-        limit = int((values > 0).sum(1).amin())
+    limit = int((values > 0).sum(1).amin()) if len(values) else order
+    if order > limit:
         raise OrderError(
             f"order must be at most {limit}, the least number of nonzero Hankel singular values of the systems; got "
             f"{order}. Choose a smaller order: other states link no input to any output."
@@ -276,6 +278,8 @@ def _(M: Tensor, order: int) -> Triples:
 
 
 class _SingularTriples(torch.autograd.Function):
+    """Singular vectors with the derivative that functions of balanced bases have."""
+
     generate_vmap_rule = True
 
     @staticmethod
@@ -297,7 +301,8 @@ class _SingularTriples(torch.autograd.Function):
         left, right = U.mH @ gU, Vh @ gVh.mH
         left, right = left - left.mH, right - right.mH
         gap = values[:, None, :].square() - values[:, :, None].square()
-        inverse = torch.where(gap == 0, 0, 1 / torch.where(gap == 0, 1, gap))
+        apart = gap.abs() > torch.finfo(gap.dtype).tiny
+        inverse = torch.where(apart, 1 / torch.where(apart, gap, 1), 0)
         inner = (left * inverse) * values[:, None, :] + values[:, :, None] * (right * inverse)
         phase = left.diagonal(dim1=1, dim2=2) * torch.where(values == 0, 0, 0.5 / torch.where(values == 0, 1, values))
         return U @ (inner + torch.diag_embed(g + phase)) @ Vh, None
@@ -321,6 +326,8 @@ def _(g: Tensor, M: Tensor) -> Tensor:
 
 
 class _SingularValues(torch.autograd.Function):
+    """Singular values, whose derivative needs the vectors: they are computed in the backward pass."""
+
     generate_vmap_rule = True
 
     @staticmethod

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from hankelred.errors import OrderError
 
@@ -110,7 +111,7 @@ def balanced_truncation(
     if isinstance(order, bool) or not isinstance(order, int) or not 0 <= order <= n:
         raise OrderError(f"order must be an integer from 0 to {n}, the order of the systems; got {order!r}.")
     U, values, Vh = singular_triples(R @ S, order)
-    values = values[:, :n]
+    values = pad(values, (0, n - values.shape[1]))  # a negative number drops zeros
     root = values[:, None, :order].sqrt()
     T, Ti = S @ (Vh[:, :order].mH / root), (U[:, :, :order] / root).mH @ R
     times_A, B_full, C_full, shift = _matrices(systems, output)

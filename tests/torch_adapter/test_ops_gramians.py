@@ -196,6 +196,15 @@ def test_gradients_of_rates_agree_with_differences(output):
     )
 
 
+def test_gradients_agree_with_differences_where_some_poles_are_nearly_real():
+    lam, B, C, _ = batch((3,), 3, 2, 1, dt=True, slowest=0.1)
+    lam[1] = torch.polar(lam[1].abs(), torch.tensor([1e-3, 0.4, 1.0]).double())
+    arguments = [x.requires_grad_() for x in (lam, B, C)]
+    assert torch.autograd.gradcheck(
+        lambda *x: ops.hankel_singular_values(*x, dt=True, output="real"), arguments, fast_mode=True
+    )
+
+
 def gradient_of_each(hsv: Tensor, arguments: list[Tensor]) -> list[tuple[Tensor, ...]]:
     return [torch.autograd.grad(value, arguments, retain_graph=True) for value in hsv]
 
@@ -404,6 +413,15 @@ def test_orders_out_of_range_are_refused(order):
     lam, B, C, _ = batch()
     with pytest.raises(OrderError, match="order must be an integer from 0 to 5"):
         ops.balanced_truncation(lam, B, C, dt=0, order=order)
+
+
+def test_real_data_with_real_output_have_as_many_zeros_as_states():
+    lam, B, C, _ = batch((2,), complex_data=False)
+    reduced = ops.balanced_truncation(lam, B, C, dt=0, order=3, output="real")
+    assert reduced.hsv.shape == (2, 10)
+    assert not reduced.hsv[:, 5:].any()
+    with pytest.raises(OrderError, match="order must be at most 5"):
+        ops.balanced_truncation(lam, B, C, dt=0, order=6, output="real")
 
 
 def test_orders_past_the_rank_are_refused():
