@@ -53,8 +53,10 @@ def follow(copy: DiagonalSystem, system: DiagonalSystem, reduction: Reduction) -
         drift, B, C = np.r_[drift, drift.conj()], np.vstack([B, B.conj()]), np.hstack([C, C.conj()]) / 2
     T, Ti = reduction.T[:, stored], reduction.Ti[stored]
     moved = np.einsum("ij,j,ji->i", Ti, drift, T)
-    parts = [np.where(mask, x.real, x) for mask, x in ((real, moved), (real[:, None], Ti @ B), (real, C @ T * weight))]
-    return _with_moved_poles(new, *parts, copy.D)
+    moved, B, C = (
+        np.where(mask, x.real, x) for mask, x in ((real, moved), (real[:, None], Ti @ B), (real, C @ T * weight))
+    )
+    return _with_moved_poles(new, moved, B, C, copy.D)
 
 
 def _pole_drift(copy: DiagonalSystem, system: DiagonalSystem) -> Array:

@@ -5,7 +5,7 @@ Tensors in, tensors out; the mathematics is that of `hankelred`.
 
 from . import adapters, layers, ops
 from .adapters import find_ssm_layers, read_system, register_adapter, state_sizes, write_system
-from .checkpoint import export_padded, from_pretrained, load_checkpoint, resize_like, save_checkpoint, save_pretrained
+from .checkpoint import load_checkpoint, resize_like, save_checkpoint
 from .compressor import InTrainingCompressor
 from .config import CompressionConfig
 from .errors import OptimizerStateWarning, RefusedCutWarning, SurgeryError
@@ -13,6 +13,7 @@ from .guard import Guard, validation_loss
 from .history import History, Measurement
 from .penalty import HankelPenalty, hankel_penalty
 from .plan import CompressionPlan, LayerPlan, hankel_singular_values, plan
+from .pretrained import export_padded, from_pretrained, save_pretrained
 from .report import CompressionReport
 from .surgery import compress_
 

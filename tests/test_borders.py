@@ -25,7 +25,7 @@ CORE = """
 """
 ADAPTER = """
     errors convert config ops layers adapters penalty allocation plan report optimizer_state ema surgery history policy
-    snapshot guard rewarm checkpoint compressor distributed __init__ integrations experiment
+    snapshot guard rewarm checkpoint pretrained compressor distributed __init__ integrations experiment
 """
 ORDER = {"hankelred": CORE.split(), "hankelred_torch": ADAPTER.split()}
 OPTIONAL = ["control", "hankelred_torch", "hypothesis", "jinja2", "matplotlib", "sklearn", "slycot", "torch", "tqdm"]
