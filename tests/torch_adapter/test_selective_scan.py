@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -254,3 +256,27 @@ def test_a_gpu_gives_what_the_kernels_give():
     there = [x.detach().cuda().requires_grad_() for x in a]
     for g, e in zip(gradients(lambda a: [x.cpu() for x in both(a)], there), gradients(both, a), strict=True):
         assert largest(g.cpu() - e, e) < 1e-5  # both in float32
+
+
+# The committed measurements of `benchmarks/speed/selective.py`. Nothing is timed here.
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, list[dict[str, float]]]:
+    return json.loads((Path(__file__).parents[2] / "benchmarks/results/selective_cpu.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize(("states", "share_of_loop"), [(12, 1 / 4), (128, 1 / 3)])
+def test_scan_was_measured_much_faster_than_a_loop_in_torch_and_than_mambapy(measured, states, share_of_loop):
+    (row,) = (row for row in measured["selective scan, float32"] if row["states"] == states)
+    assert row["hankelred"] <= share_of_loop * row["torch loop"]
+    assert row["hankelred"] <= row["mambapy"] / 8
+
+
+def test_measured_time_grows_with_states_as_a_line_does(measured):
+    rows = measured["selective scan by states"]
+    n, seconds = (np.array([row[key] for row in rows]) for key in ("states", "hankelred"))
+    slope, start = np.polyfit(n, seconds, 1, w=1 / seconds)
+    assert start >= 0
+    # the cache holds 16 steps of up to 64 states: above, a state costs a quarter more
+    assert np.abs((start + slope * n) / seconds - 1).max() < 0.25
