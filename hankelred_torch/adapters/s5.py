@@ -198,9 +198,9 @@ class S5PytorchAdapter(S5Adapter):
         }
         return ", ".join(what for what, is_so in settings.items() if is_so)
 
-    def __init__(self, layer: nn.Module) -> None:
-        self._bidirectional = bool(getattr(layer, "bidir", False))
-        super().__init__(layer)
+    @property
+    def _bidirectional(self) -> bool:
+        return bool(getattr(self.layer, "bidir", False))
 
     def tensors_of_system(self) -> SystemTensors:
         """Return rates and matrices as in `read`, differentiable."""
