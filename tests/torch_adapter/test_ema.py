@@ -15,6 +15,7 @@ import hankelred_torch as ht
 from hankelred_torch import surgery
 
 from .adapter_models import STATE_TENSORS, Stack, assert_unchanged, inputs, lru, make_inert, snapshot, train
+from .continuous_layers import FAMILIES, made
 
 
 def averaged(model, decay=0.9):
@@ -43,6 +44,26 @@ def test_copy_that_equals_the_model_goes_on_equal_to_it():
         assert p is not q
         # both written from one reduction; the copy's through its bases, which carry the rounding of the balancing
         assert torch.allclose(p, q, rtol=1e-9, atol=1e-9), name
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda x: x.__name__)
+def test_copies_of_every_family_follow(family):
+    model = made(family)
+    near, same = copy.deepcopy(model), copy.deepcopy(model)
+    with torch.no_grad():
+        for p in near.parameters():
+            p.mul_(1 + 1e-7 * torch.randn(p.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64))
+    adapter = ht.find_ssm_layers(model)[""]
+    config = ht.CompressionConfig(order=adapter.states // 2, min_cut=0.0)
+    report = ht.compress_(model, config, ema=[near, same])
+    assert report.ema_restarted == ()
+    live, found, moved = (ht.find_ssm_layers(x)[""].values() for x in (model, same, near))
+    for name in adapter.state_axes:
+        size = np.abs(live[name]).max()
+        # the same to the rounding of the bases; a copy that is a distance away stays that near, up to the condition
+        # of the change of basis
+        assert np.abs(found[name] - live[name]).max() < 1e-7 * size, name
+        assert np.abs(moved[name] - live[name]).max() < 1e-3 * size, name
 
 
 def test_output_of_the_average_stays_where_only_inert_states_are_dropped():
