@@ -236,7 +236,7 @@ def test_layer_on_the_meta_device_gets_its_values_later():
     assert torch.equal(lru(sequences(2, 9, 3)), layer(seed=0)(sequences(2, 9, 3)))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("channels", [2, 64])
 def test_gpu_gives_the_output_and_gradients_of_the_cpu(channels):
     lru, u = layer(channels, 32), sequences(3, 130, channels)
