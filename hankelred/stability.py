@@ -23,7 +23,18 @@ from .errors import InputError
 from .gramians import CrossProduct, accuracy, padded, stable_factors, system_order
 from .interop import as_system
 from .order import rounding_floor
+from .reduction.scaling import scaled, state_scaling
 from .systems import DiagonalSystem, StateSpace
+
+__all__ = [
+    "AccumulatedDrift",
+    "DriftBound",
+    "OrderCertificate",
+    "accumulated_drift",
+    "certify_order",
+    "hsv_drift_bound",
+    "match_hsv",
+]
 
 
 def hsv_drift_bound(G: Any, H: Any) -> DriftBound:
@@ -68,17 +79,20 @@ def hsv_drift_bound(G: Any, H: Any) -> DriftBound:
       bound in fixed coordinates     0.3369
       rounding                       5.4e-15
     """
-    first, second = as_system(G), as_system(H)
+    (first, first_units), (second, second_units) = _well_scaled(G), _well_scaled(H)
     error = first - second
     orders = system_order(first), system_order(second)
     with one_blas_thread(sum(orders)):
         parts = [_Factored(system) for system in (first, second, error)]
         fixed = None
         if orders[0] == orders[1] <= FULL_MATRICES_UP_TO:
-            roots = [_hankel_root(part.S, part.R) for part in parts[:2]]
-            fixed = float(np.abs(sla.eigvalsh(roots[1] - roots[0])).max(initial=0.0))
-    before, after = (padded(part.hsv, max(orders)) for part in parts[:2])
-    return DriftBound(before, after, parts[2].hsv, fixed, sum(part.floor for part in parts))
+            before, after = (
+                _hankel_root(w[:, None] * part.S, part.R / w)
+                for part, w in zip(parts, (first_units, second_units), strict=False)
+            )
+            fixed = float(np.abs(sla.eigvalsh(after - before)).max(initial=0.0))
+    hsv, hsv_after = (padded(part.hsv, max(orders)) for part in parts[:2])
+    return DriftBound(hsv, hsv_after, parts[2].hsv, fixed, sum(part.floor for part in parts))
 
 
 def certify_order(G: Any, H: Any, order: int) -> OrderCertificate:
@@ -197,7 +211,7 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
     >>> match  # the second channel has become the stronger one
     array([1, 0])
     """
-    first, second = as_system(G), as_system(H)
+    (first, _), (second, _) = _well_scaled(G), _well_scaled(H)
     error = first - second
     with one_blas_thread(system_order(first) + system_order(second)):
         joint = _Factored(error)
@@ -213,6 +227,18 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
     match, overlap = np.full(len(overlaps), -1), np.zeros(len(overlaps))
     match[rows], overlap[rows] = columns, overlaps[rows, columns]
     return match, overlap
+
+
+def _well_scaled(sys: Any) -> tuple[StateSpace | DiagonalSystem, Array]:
+    """Return a system in states of comparable units, and how large the new units are, as powers of two.
+
+    Rounding in a Schur form is relative to the largest entry of A. Changing units by powers of two is exact.
+    """
+    system = as_system(sys)
+    if isinstance(system, DiagonalSystem):
+        return system, np.ones(system.order)
+    w = state_scaling(system.standard())
+    return scaled(system.standard(), w), w
 
 
 class _Factored:

@@ -1,0 +1,332 @@
+"""Assertions about Hankel singular values, Gramians and reduced models, whose failures show what is wrong and where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .._checks import EPS, Array, check_stable, double
+from ..errors import InputError
+from ..gramians import padded, stable_factors, system_order
+from ..interop import as_system
+from ..norms import hinf_norm
+from ..order import rounding_floor, tail_sum
+from ..reduction import Reduction, balance
+from ..stability import hsv_drift_bound
+from ..systems import DiagonalSystem, StateSpace
+from .systems import system_code
+
+# Rows of a table of values in a message.
+SHOWN_ROWS = 12
+
+
+def assert_hsv_close(
+    sys: Any, hsv: ArrayLike | Callable[[Any], ArrayLike], *, rtol: float = 1e-8, atol: float | None = None
+) -> None:
+    """Assert that these are the Hankel singular values of a system.
+
+    Parameters
+    ----------
+    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
+        Stable system, of this library, python-control or scipy.signal.
+    hsv : (k,) array_like or callable
+        The values claimed, decreasing; those missing at the end count as 0. A function is called with `sys`.
+    rtol : float, default 1e-8
+        Relative to each value.
+    atol : float, optional
+        Absolute, in units of y per unit of u, and added. By default what rounding can do to a value computed from
+        Gramian factors, some ``n eps hsv[0]``. The roots of the eigenvalues of P Q, the textbook formula, are right
+        to about ``1e-8 * hsv[0]`` only: programs that use it need ``atol=1e-7 * hsv[0]``.
+
+    Raises
+    ------
+    AssertionError
+        With a table of the values that differ, and the system.
+
+    Examples
+    --------
+    >>> import hankelred as hr
+    >>> from hankelred.testing import assert_hsv_close
+    >>> lag = hr.StateSpace([[-2.0]], [[1.0]], [[2.0]])
+    >>> assert_hsv_close(lag, [0.5])
+    >>> assert_hsv_close(lag, [0.25])
+    Traceback (most recent call last):
+        ...
+    AssertionError: 1 of 1 Hankel singular values differ from those claimed, hsv 1 the most, by 50 % of the largest.
+        i         claimed            true    difference       allowed
+        1            0.25             0.5          0.25       5.0e-09   <--
+    system: hr.StateSpace(A=[[-2.0]], B=[[1.0]], C=[[2.0]], dt=0)
+    """
+    system = as_system(sys)
+    true, floor = _values_and_floor(system)
+    claimed = _claimed(hsv, sys, system)
+    size = max(len(true), len(claimed))
+    found, expected = padded(claimed, size), padded(true, size)
+    allowed = rtol * expected + (floor if atol is None else atol)
+    difference = np.abs(found - expected)
+    wrong = ~(difference <= allowed)
+    if not wrong.any():
+        return
+    worst = int(np.argmax(np.where(wrong, difference, -1.0)))
+    share = f", by {100 * difference[worst] / expected[0]:.3g} % of the largest" if expected[0] > 0 else ""
+    lines = [
+        f"{wrong.sum()} of {size} Hankel singular values differ from those claimed, hsv {worst + 1} the most{share}.",
+        *_table(["claimed", "true"], [found, expected], difference, allowed, wrong),
+    ]
+    if len(claimed) != len(true):
+        lines.append(f"{len(claimed)} values were claimed, the system has {len(true)}; missing ones count as 0.")
+    raise AssertionError("\n".join([*lines, f"system: {system_code(system)}"]))
+
+
+def assert_error_bound(full: Any, reduced: Any, *, bound: float | None = None, rtol: float = 1e-6) -> None:
+    """Assert that a reduced model is as close to the full one as balanced truncation promises.
+
+    The H-infinity norm of the error must be within twice the sum of the dropped Hankel singular values; and no model
+    of that order can have an error below the first of them.
+
+    Parameters
+    ----------
+    full : StateSpace, DiagonalSystem or anything `as_system` accepts
+        The model that was reduced, stable.
+    reduced : StateSpace, DiagonalSystem, Reduction or anything `as_system` accepts
+        The reduced model, of whatever origin.
+    bound : float, optional
+        Claimed bound on the H-infinity error in place of the twice the tail, in units of y per unit of u; that of a
+        `Reduction` is its own.
+    rtol : float, default 1e-6
+        Relative to the bound.
+
+    Raises
+    ------
+    AssertionError
+        With the error and the frequency where it occurs, the bound, the values kept and dropped, and both models.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> from hankelred.testing import assert_error_bound
+    >>> plant = hr.StateSpace(np.diag([-1.0, -2.0, -30.0]), np.ones((3, 1)), np.ones((1, 3)))
+    >>> assert_error_bound(plant, hr.balanced_truncation(plant, order=1))
+    """
+    claimed = "claimed" if bound is not None else "twice the sum of the dropped hsv"
+    if isinstance(reduced, Reduction):
+        bound = reduced.error_bound if bound is None else bound
+        reduced = reduced.system
+    G, Gr = as_system(full), as_system(reduced)
+    true, floor = _values_and_floor(G)
+    order = system_order(Gr)
+    if order > len(true):
+        raise AssertionError(f"The reduced model must not be larger than the full one; got order {order} for {G!r}.")
+    limit = 2 * (tail_sum(true, order) + floor) if bound is None else bound
+    error, peak = hinf_norm(G - Gr, return_peak=True)
+    least = true[order] - 2 * floor if order < len(true) else 0.0
+    if error <= limit * (1 + rtol) + 2 * floor and error >= least * (1 - rtol):
+        return
+    if error > limit:
+        verdict = f"exceeds its bound {limit:.6g} ({claimed})"
+    else:
+        verdict = f"is below hsv {order + 1}, {true[order]:.6g}, which no model of order {order} can be"
+    where = f" (at {peak:.6g} rad/{'sample' if G.dt is True else 's'})" if np.isfinite(error) else ": it is unstable"
+    raise AssertionError(
+        f"The H-infinity error {error:.6g}{where} of the reduced model {verdict}.\n"
+        f"hsv kept:    {_listed(true[:order])}\n"
+        f"hsv dropped: {_listed(true[order:])}\n"
+        f"full:    {system_code(G)}\n"
+        f"reduced: {system_code(Gr)}"
+    )
+
+
+def assert_weyl(G: Any, H: Any, hsv: Callable[[Any], ArrayLike] | None = None) -> None:
+    """Assert Weyl's inequality: the Hankel singular values of two systems differ by no more than the systems do.
+
+    ``|hsv_i(G) - hsv_i(H)| <= ||G - H||_H`` is a theorem, so a failure means that the values are wrong, and no true
+    values have to be known.
+
+    Parameters
+    ----------
+    G, H : StateSpace, DiagonalSystem or anything `as_system` accepts
+        Stable systems with the same inputs, outputs and dt; their orders may differ.
+    hsv : callable, optional
+        The program to be tested, from a system to its decreasing Hankel singular values; it gets G and H as they
+        were passed. By default that of this library.
+
+    Raises
+    ------
+    AssertionError
+        With a table of the values, the bound, and both systems.
+
+    Examples
+    --------
+    >>> import hankelred as hr
+    >>> from hankelred.testing import assert_weyl
+    >>> slow, fast = (hr.StateSpace([[-rate]], [[1.0]], [[1.0]]) for rate in (1.0, 2.0))
+    >>> assert_weyl(slow, fast)
+    """
+    first, second = as_system(G), as_system(H)
+    drift = hsv_drift_bound(first, second)
+    before, after = drift.hsv, drift.hsv_after
+    if hsv is not None:
+        before, after = _claimed(hsv, G, first), _claimed(hsv, H, second)
+        size = max(len(before), len(after))
+        before, after = padded(before, size), padded(after, size)
+    difference = np.abs(after - before)
+    allowed = np.full(len(difference), drift.hankel_norm + drift.floor)
+    wrong = ~(difference <= allowed)
+    if wrong.any():
+        lines = [
+            f"Weyl's inequality fails for {wrong.sum()} of {len(difference)} Hankel singular values: they differ by "
+            f"more than the Hankel norm of the difference of the systems, {drift.hankel_norm:.6g}.",
+            *_table(["of G", "of H"], [before, after], difference, allowed, wrong),
+            f"G: {system_code(first)}",
+            f"H: {system_code(second)}",
+        ]
+        raise AssertionError("\n".join(lines))
+
+
+def assert_factors(sys: Any, S: ArrayLike, R: ArrayLike, *, rtol: float = 1e-10) -> None:
+    """Assert that ``S S^H`` and ``R^H R`` solve the two Lyapunov equations of a system.
+
+    Parameters
+    ----------
+    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
+        Stable system. Coordinates of a `DiagonalSystem` with real output are those of ``sys.to_state_space()``.
+    S : (n, k) array_like
+        Controllability factor; a Gramian P that is not factored is tested by its Cholesky factor.
+    R : (l, n) array_like
+        Observability factor.
+    rtol : float, default 1e-10
+        Relative to the sizes of the terms of the equation, as for a backward stable solver.
+
+    Raises
+    ------
+    AssertionError
+        With the equation that fails, its relative residual, its largest entry, and the system.
+
+    Examples
+    --------
+    >>> import hankelred as hr
+    >>> from hankelred.testing import assert_factors
+    >>> lag = hr.StateSpace([[-2.0]], [[1.0]], [[2.0]])
+    >>> assert_factors(lag, *hr.gramian_factors(lag))
+    """
+    system = as_system(sys)
+    G = system.to_state_space() if isinstance(system, DiagonalSystem) else system.standard()
+    S, R = np.asarray(S), np.asarray(R)
+    A, B, C = G.A, G.B, G.C
+    equations = [
+        ("controllability", "P = S S^H", A, B, S @ S.conj().T),
+        ("observability", "Q = R^H R", A.conj().T, C.conj().T, R.conj().T @ R),
+    ]
+    for name, meaning, M, F, X in equations:
+        if X.shape != A.shape:
+            raise AssertionError(f"The {name} Gramian {meaning} must be {A.shape}, as A is; got {X.shape}.")
+        image = M @ X @ M.conj().T - X if G.is_discrete else M @ X + X @ M.conj().T
+        residual = np.abs(image + F @ F.conj().T)
+        norm = float(np.linalg.norm(M, 2)) if G.n else 0.0
+        size = (norm**2 + 1 if G.is_discrete else 2 * norm) * np.linalg.norm(X) + np.linalg.norm(F) ** 2
+        if not np.linalg.norm(residual) <= rtol * size:
+            row, column = np.unravel_index(int(np.argmax(residual)), residual.shape)
+            left, right = ("A", "A^H") if name == "controllability" else ("A^H", "A")
+            letter, source = ("P", "B B^H") if name == "controllability" else ("Q", "C^H C")
+            form = f"{left} {letter} {right} - {letter}" if G.is_discrete else f"{left} {letter} + {letter} {right}"
+            raise AssertionError(
+                f"{meaning} does not solve {form} + {source} = 0: relative residual "
+                f"{np.linalg.norm(residual) / size:.2g}, allowed {rtol:.2g}; largest entry {residual.max():.6g} at "
+                f"({row}, {column}).\nsystem: {system_code(system)}"
+            )
+
+
+def assert_balanced(sys: Any, hsv: ArrayLike | None = None, *, rtol: float = 1e-8) -> None:
+    """Assert that both Gramians of a system are one diagonal matrix of decreasing Hankel singular values.
+
+    Parameters
+    ----------
+    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
+        Stable system.
+    hsv : (n,) array_like, optional
+        The diagonal; by default the Hankel singular values of `sys`.
+    rtol : float, default 1e-8
+        Relative to the largest value.
+
+    Raises
+    ------
+    AssertionError
+        With the entry that differs most, and the system.
+
+    Examples
+    --------
+    >>> import hankelred as hr
+    >>> from hankelred.testing import assert_balanced, system_with_hsv
+    >>> assert_balanced(system_with_hsv([3.0, 1.0]), [3.0, 1.0])
+    """
+    system = as_system(sys)
+    S, R = stable_factors(system)
+    true, floor = _values_and_floor(system)
+    expected = true if hsv is None else _claimed(hsv, sys, system)
+    if len(expected) != len(S):
+        raise AssertionError(f"A balanced system has one hsv a state; got {len(expected)} hsv and {len(S)} states.")
+    scale = float(np.max(expected, initial=0.0))
+    for name, gramian in (("controllability", S @ S.conj().T), ("observability", R.conj().T @ R)):
+        difference = np.abs(gramian - np.diag(expected))
+        if not np.all(difference <= rtol * scale + floor):
+            row, column = np.unravel_index(int(np.argmax(difference)), difference.shape)
+            wanted = expected[row] if row == column else 0.0
+            raise AssertionError(
+                f"The system is not balanced: its {name} Gramian has {gramian[row, column]:.6g} at ({row}, {column}) "
+                f"where {wanted:.6g} belongs.\nhsv: {_listed(expected)}\nsystem: {system_code(system)}"
+            )
+
+
+def _values_and_floor(system: StateSpace | DiagonalSystem) -> tuple[Array, float]:
+    """Return the Hankel singular values, computed in well-scaled states, and what rounding can do to one of them."""
+    if not system.is_stable():
+        check_stable(system.poles(), system.dt)
+    balancing = balance(system, offset=0.0, scale=True)
+    return balancing.hsv, max(balancing.floor, rounding_floor(balancing.hsv))
+
+
+def _claimed(hsv: ArrayLike | Callable[[Any], ArrayLike], sys: Any, system: StateSpace | DiagonalSystem) -> Array:
+    """Return claimed values as floats, or say why they cannot be Hankel singular values."""
+    values = np.asarray(hsv(sys) if callable(hsv) else hsv)
+    problem = None
+    if values.ndim != 1 or values.dtype.kind not in "biufc":
+        raise InputError(f"hsv must be one axis of numbers; got shape {values.shape} of {values.dtype}.")
+    if np.isnan(values).any():
+        problem = f"hsv {int(np.argmax(np.isnan(values))) + 1} is not a number"
+    elif np.iscomplexobj(values) and np.any(values.imag != 0):
+        problem = f"hsv {int(np.argmax(np.abs(values.imag))) + 1} is not real"
+    else:
+        values = double(values.real).astype(np.float64)
+        falls = np.append(values[:-1] - values[1:], 0.0) >= -4 * EPS * np.abs(values)
+        if np.any(values < 0):
+            problem = f"hsv {int(np.argmax(values < 0)) + 1} is negative"
+        elif not falls.all():
+            problem = f"hsv {int(np.argmin(falls)) + 2} is larger than the one before"
+    if problem:
+        raise AssertionError(
+            f"Hankel singular values are real, not negative and decreasing, but {problem}.\n"
+            f"claimed: {_listed(values)}\nsystem: {system_code(system)}"
+        )
+    return values
+
+
+def _table(heads: list[str], columns: list[Array], difference: Array, allowed: Array, wrong: Array) -> list[str]:
+    """Return the rows of a table of values, those that are wrong marked; of a long one the wrong rows only."""
+    rows = np.arange(len(wrong)) if len(wrong) <= SHOWN_ROWS else np.flatnonzero(wrong)[:SHOWN_ROWS]
+    lines = ["    i" + "".join(f"{head:>16}" for head in heads) + f"{'difference':>14}{'allowed':>14}"]
+    for i in rows:
+        cells = "".join(f"{column[i]:16.8g}" for column in columns)
+        mark = "   <--" if wrong[i] else ""
+        lines.append(f"{i + 1:5d}{cells}{difference[i]:14.3g}{allowed[i]:14.1e}{mark}")
+    if hidden := len(wrong) - len(rows):
+        lines.append(f"      ({hidden} more rows)")
+    return lines
+
+
+def _listed(values: Array) -> str:
+    """Return the first values, for people."""
+    shown = ", ".join(f"{value:.6g}" for value in values[:SHOWN_ROWS]) or "none"
+    return shown + (f", ... ({len(values)} in all)" if len(values) > SHOWN_ROWS else "")

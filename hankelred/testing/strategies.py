@@ -1,0 +1,364 @@
+"""Hypothesis strategies for stable systems made of simple numbers, so that a counterexample can be read.
+
+Entries are small integers, poles are eighths: hypothesis shrinks both the sizes and the numbers, and the failing
+system is printed as Python code. Stability margins are bounded from below, except where the name of a strategy says
+otherwise, so that a failure means a wrong program and not an ill-conditioned question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.linalg as sla
+from numpy.typing import ArrayLike
+
+from .._checks import Array, is_discrete
+from ..systems import DiagonalSystem, StateSpace
+from ._drawing import Draw, dense, diagonal, prescribed, strategy, times_of
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+TIMES = (0, 0.1, True)
+
+
+def stable_systems(
+    *,
+    max_states: int = 6,
+    min_states: int = 1,
+    max_inputs: int = 3,
+    max_outputs: int = 3,
+    dt: Any = TIMES,
+    complex_data: bool | None = None,
+) -> SearchStrategy[StateSpace]:
+    """Draw stable dense systems.
+
+    Parameters
+    ----------
+    max_states, min_states : int, default 6 and 1
+        Range of the number of states; 0 is allowed.
+    max_inputs, max_outputs : int, default 3
+        Largest numbers of inputs and outputs, from 1.
+    dt : float, bool or sequence of them, default (0, 0.1, True)
+        Sampling times to choose from; 0 is continuous, True is discrete without a stated time.
+    complex_data : bool, optional
+        Whether matrices are complex; by default sometimes.
+
+    Returns
+    -------
+    hypothesis strategy of StateSpace
+        A is a matrix of integers shifted (continuous) until its poles are left of -1/2, or divided by a power of two
+        (discrete) until they are within a radius of 7/8.
+
+    Examples
+    --------
+    >>> from hankelred.testing import stable_systems
+    >>> systems = stable_systems(max_states=4, dt=0)  # then @given(systems)
+    """
+    times = times_of(dt)
+
+    def build(draw: Draw) -> StateSpace:
+        time, kind = draw.choice(times), draw.kind(complex_data)
+        n, m, p = draw.integer(min_states, max_states), draw.integer(1, max_inputs), draw.integer(1, max_outputs)
+        return dense(draw, n, m, p, time, kind)
+
+    return strategy(build)
+
+
+def diagonal_systems(
+    *,
+    max_states: int = 6,
+    min_states: int = 1,
+    max_inputs: int = 3,
+    max_outputs: int = 3,
+    dt: Any = TIMES,
+    complex_data: bool | None = None,
+    outputs: Iterable[str] = ("complex", "real"),
+) -> SearchStrategy[DiagonalSystem]:
+    """Draw stable diagonal systems, as state space layers are.
+
+    Parameters
+    ----------
+    max_states, min_states, max_inputs, max_outputs, dt, complex_data : optional
+        As for `stable_systems`.
+    outputs : iterable of {"complex", "real"}, default both
+        Kinds of output to choose from.
+
+    Returns
+    -------
+    hypothesis strategy of DiagonalSystem
+        Decay rates are multiples of 1/8, poles may repeat; some of the discrete systems are made by ``from_rates``.
+
+    Examples
+    --------
+    >>> from hankelred.testing import diagonal_systems
+    >>> layers = diagonal_systems(outputs=["real"], dt=True)  # then @given(layers)
+    """
+    times, kinds = times_of(dt), tuple(outputs)
+
+    def build(draw: Draw) -> DiagonalSystem:
+        time, output, kind = draw.choice(times), draw.choice(kinds), draw.kind(complex_data)
+        n, m, p = draw.integer(min_states, max_states), draw.integer(1, max_inputs), draw.integer(1, max_outputs)
+        return diagonal(draw, n, m, p, time, kind, output)
+
+    return strategy(build)
+
+
+def near_boundary_systems(
+    *, max_digits: int = 12, max_states: int = 4, dt: Any = TIMES, complex_data: bool | None = None
+) -> SearchStrategy[DiagonalSystem]:
+    """Draw diagonal systems with poles next to the stability boundary.
+
+    Parameters
+    ----------
+    max_digits : int, default 12
+        The decay rates are powers of ten down to ``10**-max_digits``.
+    max_states, dt, complex_data : optional
+        As for `stable_systems`.
+
+    Returns
+    -------
+    hypothesis strategy of DiagonalSystem
+        With complex output; discrete ones are made of rates, which keep the digits of such poles.
+
+    Examples
+    --------
+    >>> from hankelred.testing import near_boundary_systems
+    >>> slow = near_boundary_systems(max_digits=8)  # then @given(slow)
+    """
+    times = times_of(dt)
+
+    def build(draw: Draw) -> DiagonalSystem:
+        time, kind = draw.choice(times), draw.kind(complex_data)
+        n, m, p = draw.integer(1, max_states), draw.integer(1, 2), draw.integer(1, 2)
+        z: Array = -(10.0 ** -draw.integers(n, 0, max_digits).astype(float))
+        if kind:
+            z = z + 1j * draw.integers(n, -7, 8) * (np.pi / 8 if is_discrete(time) else 1.0)
+        make = DiagonalSystem.from_rates if is_discrete(time) else DiagonalSystem
+        return make(z, draw.matrix((n, m), kind), draw.matrix((p, n), kind), dt=time)
+
+    return strategy(build)
+
+
+def prescribed_systems(
+    *, hsv: ArrayLike | None = None, max_states: int = 5, dt: Any = TIMES, complex_data: bool | None = None
+) -> SearchStrategy[tuple[StateSpace, Array]]:
+    """Draw systems whose Hankel singular values are known, together with these.
+
+    Parameters
+    ----------
+    hsv : (n,) array_like, optional
+        Values that all systems shall have, distinct and decreasing; by default powers of two are drawn.
+    max_states, dt, complex_data : optional
+        As for `stable_systems`.
+
+    Returns
+    -------
+    hypothesis strategy of (StateSpace, (n,) ndarray)
+        Single-input, single-output systems as made by `system_with_hsv`, and the values.
+
+    Examples
+    --------
+    >>> from hankelred.testing import prescribed_systems
+    >>> known = prescribed_systems(hsv=[4.0, 1.0])  # then @given(known)
+    """
+    times = times_of(dt)
+    values = None if hsv is None else np.asarray(hsv, dtype=float)
+
+    def build(draw: Draw) -> tuple[StateSpace, Array]:
+        return prescribed(draw, values, max_states, draw.choice(times), draw.kind(complex_data))
+
+    return strategy(build)
+
+
+def repeated_hsv_systems(
+    *, max_states: int = 3, copies: int = 2, dt: Any = TIMES, complex_data: bool | None = None
+) -> SearchStrategy[tuple[StateSpace, Array]]:
+    """Draw systems in which every Hankel singular value occurs several times, together with these values.
+
+    Parameters
+    ----------
+    max_states : int, default 3
+        Largest number of distinct values.
+    copies : int, default 2
+        How often each occurs.
+    dt, complex_data : optional
+        As for `stable_systems`.
+
+    Returns
+    -------
+    hypothesis strategy of (StateSpace, (copies n,) ndarray)
+        Copies of a system of `prescribed_systems` side by side, one input and one output each, and all their values.
+
+    Examples
+    --------
+    >>> from hankelred.testing import repeated_hsv_systems
+    >>> triples = repeated_hsv_systems(copies=3)  # then @given(triples)
+    """
+    times = times_of(dt)
+
+    def build(draw: Draw) -> tuple[StateSpace, Array]:
+        system, hsv = prescribed(draw, None, max_states, draw.choice(times), draw.kind(complex_data))
+        A, B, C, D = (np.kron(np.eye(copies), x) for x in (system.A, system.B, system.C, system.D))
+        return StateSpace(A, B, C, D, system.dt), np.repeat(hsv, copies)
+
+    return strategy(build)
+
+
+def non_minimal_systems(
+    *, max_states: int = 4, max_hidden: int = 3, dt: Any = TIMES, complex_data: bool | None = None
+) -> SearchStrategy[tuple[StateSpace, StateSpace]]:
+    """Draw systems with states that link no input to any output, together with the systems without them.
+
+    Parameters
+    ----------
+    max_states : int, default 4
+        Largest number of the other states.
+    max_hidden : int, default 3
+        Largest number of such states, from 1.
+    dt, complex_data : optional
+        As for `stable_systems`.
+
+    Returns
+    -------
+    hypothesis strategy of (StateSpace, StateSpace)
+        Two systems with one transfer function. The hidden states of the first are not reached or not seen, and
+        mixed with the others by whole numbers; it has as many more Hankel singular values, all of them 0.
+
+    Examples
+    --------
+    >>> from hankelred.testing import non_minimal_systems
+    >>> padded = non_minimal_systems(max_hidden=1)  # then @given(padded)
+    """
+    times = times_of(dt)
+
+    def build(draw: Draw) -> tuple[StateSpace, StateSpace]:
+        time, kind = draw.choice(times), draw.kind(complex_data)
+        n, hidden, m, p = (draw.integer(1, most) for most in (max_states, max_hidden, 2, 2))
+        core, rest = dense(draw, n, m, p, time, kind), dense(draw, hidden, m, p, time, kind)
+        reached = draw.choice([False, True])  # and not seen; or seen and not reached
+        A = sla.block_diag(core.A, rest.A)
+        B, C = np.vstack([core.B, rest.B * reached]), np.hstack([core.C, rest.C * (not reached)])
+        mixing = np.eye(n + hidden)
+        mixing[n:, :n] = draw.matrix((hidden, n), False, largest=1)
+        inverse = 2 * np.eye(n + hidden) - mixing
+        return StateSpace(mixing @ A @ inverse, mixing @ B, C @ inverse, core.D, time), core
+
+    return strategy(build)
+
+
+def ill_scaled_systems(
+    *, max_exponent: int = 10, max_states: int = 5, dt: Any = TIMES, complex_data: bool | None = None
+) -> SearchStrategy[tuple[StateSpace, StateSpace]]:
+    """Draw systems in states of very different units, together with the same systems in sensible ones.
+
+    Parameters
+    ----------
+    max_exponent : int, default 10
+        Units are powers of two, from ``2**-max_exponent`` to ``2**max_exponent``: changing them is exact.
+    max_states, dt, complex_data : optional
+        As for `stable_systems`.
+
+    Returns
+    -------
+    hypothesis strategy of (StateSpace, StateSpace)
+        The badly and the well scaled system, with one transfer function.
+
+    Examples
+    --------
+    >>> from hankelred.testing import ill_scaled_systems
+    >>> scaled = ill_scaled_systems(max_exponent=20)  # then @given(scaled)
+    """
+    times = times_of(dt)
+
+    def build(draw: Draw) -> tuple[StateSpace, StateSpace]:
+        time, kind, n = draw.choice(times), draw.kind(complex_data), draw.integer(1, max_states)
+        core = dense(draw, n, draw.integer(1, 2), draw.integer(1, 2), time, kind)
+        w = 2.0 ** draw.integers(n, -max_exponent, max_exponent)
+        return StateSpace(core.A * w[:, None] / w, core.B * w[:, None], core.C / w, core.D, time), core
+
+    return strategy(build)
+
+
+def diagonal_banks(
+    *, max_systems: int = 4, max_states: int = 5, dt: Any = TIMES, outputs: Iterable[str] = ("complex", "real")
+) -> SearchStrategy[list[DiagonalSystem]]:
+    """Draw several diagonal systems of one size and kind, as the channels of a layer are.
+
+    Parameters
+    ----------
+    max_systems : int, default 4
+        Largest number of systems, from 1.
+    max_states, dt : optional
+        As for `stable_systems`.
+    outputs : iterable of {"complex", "real"}, default both
+        Kinds of output to choose from.
+
+    Returns
+    -------
+    hypothesis strategy of list of DiagonalSystem
+        Stack their ``lam``, ``B`` and ``C`` for `batched_hankel_singular_values`.
+
+    Examples
+    --------
+    >>> from hankelred.testing import diagonal_banks
+    >>> channels = diagonal_banks(outputs=["complex"])  # then @given(channels)
+    """
+    times, kinds = times_of(dt), tuple(outputs)
+
+    def build(draw: Draw) -> list[DiagonalSystem]:
+        time, kind, output = draw.choice(times), draw.kind(None), draw.choice(kinds)
+        n, m, p = draw.integer(1, max_states), draw.integer(1, 2), draw.integer(1, 2)
+        return [diagonal(draw, n, m, p, time, kind, output, False) for _ in range(draw.integer(1, max_systems))]
+
+    return strategy(build)
+
+
+def system_pairs(
+    *, max_states: int = 5, dt: Any = TIMES, complex_data: bool | None = None
+) -> SearchStrategy[tuple[StateSpace | DiagonalSystem, StateSpace | DiagonalSystem]]:
+    """Draw two stable systems with the same inputs, outputs and dt, as `assert_weyl` and error systems need.
+
+    Parameters
+    ----------
+    max_states, dt, complex_data : optional
+        As for `stable_systems`.
+
+    Returns
+    -------
+    hypothesis strategy of two systems
+        Each dense or diagonal. Either they are independent, of any two orders, or the second is the first with B and
+        C changed by a small step.
+
+    Examples
+    --------
+    >>> from hankelred.testing import system_pairs
+    >>> pairs = system_pairs(max_states=3)  # then @given(pairs)
+    """
+    times = times_of(dt)
+
+    def build(draw: Draw) -> tuple[StateSpace | DiagonalSystem, StateSpace | DiagonalSystem]:
+        time, m, p = draw.choice(times), draw.integer(1, 2), draw.integer(1, 2)
+
+        def one() -> StateSpace | DiagonalSystem:
+            kind, n, form = (
+                draw.kind(complex_data),
+                draw.integer(1, max_states),
+                draw.choice(["dense", "complex", "real"]),
+            )
+            return dense(draw, n, m, p, time, kind) if form == "dense" else diagonal(draw, n, m, p, time, kind, form)
+
+        first = one()
+        if draw.choice([True, False]):
+            return first, one()
+        step = 2.0 ** -draw.integer(1, 20)
+        B, C = (x + step * draw.matrix(x.shape, False, largest=1) for x in (first.B, first.C))
+        if isinstance(first, StateSpace):
+            return first, StateSpace(first.A, B, C, first.D, time)
+        if first.rates is None:
+            return first, DiagonalSystem(first.lam, B, C, first.D, dt=time, output=first.output)
+        return first, DiagonalSystem.from_rates(first.rates, B, C, first.D, dt=time, output=first.output)
+
+    return strategy(build)

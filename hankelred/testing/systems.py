@@ -1,0 +1,110 @@
+"""Systems with known Hankel singular values, and systems written down as code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .._checks import check_array, check_dt, is_discrete
+from ..errors import InputError
+from ..interop import as_system
+from ..systems import DiagonalSystem, StateSpace
+
+# Systems of more states than this are summed up in words: nobody reads their matrices.
+SHOWN_STATES = 8
+
+
+def system_with_hsv(
+    hsv: ArrayLike, *, signs: ArrayLike | None = None, gains: ArrayLike | None = None, dt: Any = 0
+) -> StateSpace:
+    """Build a system with prescribed Hankel singular values, in balanced coordinates in continuous time.
+
+    ``A_ij = -g_i g_j / (s_i s_j hsv_i + hsv_j)``, ``B = g`` and ``C = s g`` have both Gramians ``diag(hsv)``, as
+    insertion into the Lyapunov equations shows. The bilinear map, which takes a continuous system to a discrete one,
+    keeps both.
+
+    Parameters
+    ----------
+    hsv : (n,) array_like
+        Distinct, positive and decreasing.
+    signs : (n,) array_like of 1 and -1, optional
+        All 1 by default; then the error of truncation at frequency 0 attains its bound.
+    gains : (n,) array_like, optional
+        Nonzero; all 1 by default. The first pole of a single value is ``-gain**2 / (2 hsv)``.
+    dt : float or bool, default 0
+        Sampling time in seconds; 0 is continuous, True is discrete without a stated time.
+
+    Returns
+    -------
+    StateSpace
+        With one input and one output.
+
+    Raises
+    ------
+    InputError
+        If the values are not distinct, positive and decreasing, or the lengths differ.
+
+    Examples
+    --------
+    >>> import hankelred as hr
+    >>> from hankelred.testing import system_with_hsv
+    >>> hr.hankel_singular_values(system_with_hsv([4.0, 2.0, 1.0], dt=True)).round(12)
+    array([4., 2., 1.])
+    """
+    values = check_array(hsv, "hsv", 1).real.astype(float)
+    if len(values) == 0 or np.any(values <= 0) or np.any(np.diff(values) >= 0):
+        raise InputError(
+            f"hsv must be distinct, positive and decreasing; got {values.tolist()}. Sort them, or repeat "
+            f"a system side by side for repeated values."
+        )
+    s = np.ones(len(values)) if signs is None else check_array(signs, "signs", 1)
+    g = np.ones(len(values)) if gains is None else check_array(gains, "gains", 1)
+    if not len(s) == len(g) == len(values) or np.any(np.abs(s) != 1) or np.any(g == 0):
+        raise InputError(
+            f"signs and gains must have one entry for each of the {len(values)} hsv, signs 1 or -1 and gains not 0; "
+            f"got {s.tolist()} and {g.tolist()}."
+        )
+    A = -np.outer(g, g) / (np.outer(s, s) * values[:, None] + values)
+    B, C = g[:, None], (s * g)[None, :]
+    if not is_discrete(check_dt(dt)):
+        return StateSpace(A, B, C, dt=dt)
+    inverse = np.linalg.inv(np.eye(len(A)) - A)  # (z - 1) / (z + 1) for s
+    root = np.sqrt(2.0)
+    return StateSpace(inverse @ (np.eye(len(A)) + A), root * inverse @ B, root * C @ inverse, C @ inverse @ B, dt)
+
+
+def system_code(sys: Any) -> str:
+    """Return the Python expression that makes a system: what a failing test prints, to be pasted into a new one.
+
+    Parameters
+    ----------
+    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
+        Any system.
+
+    Returns
+    -------
+    str
+        With ``import hankelred as hr`` in mind. Systems of more than eight states are summed up in words.
+
+    Examples
+    --------
+    >>> import hankelred as hr
+    >>> from hankelred.testing import system_code
+    >>> print(system_code(hr.DiagonalSystem([0.5], [[1.0]], [[2.0]], dt=True)))
+    hr.DiagonalSystem([0.5], B=[[1.0]], C=[[2.0]], dt=True)
+    """
+    system = as_system(sys)
+    if system.n > SHOWN_STATES:
+        poles = system.poles()
+        outermost = poles[np.argmax(np.abs(poles) if system.is_discrete else poles.real)]
+        return f"{system!r}, outermost pole {outermost:.6g}"
+    matrices = [f"{name}={getattr(system, name).tolist()}" for name in "BCD" if name != "D" or system.D.any()]
+    if isinstance(system, DiagonalSystem):
+        start = "hr.DiagonalSystem(" if system.rates is None else "hr.DiagonalSystem.from_rates("
+        first = (system.lam if system.rates is None else system.rates).tolist()
+        rest = [f"dt={system.dt!r}"] + (['output="real"'] if system.output == "real" else [])
+        return f"{start}{first}, {', '.join(matrices + rest)})"
+    descriptor = [] if system.E is None else [f"E={system.E.tolist()}"]
+    return f"hr.StateSpace({', '.join([f'A={system.A.tolist()}', *matrices, f'dt={system.dt!r}', *descriptor])})"
