@@ -2,6 +2,10 @@
 
 ``y = 2 Re(C x)`` with ``x' = A x + B u``; u is held for the step of the channel. The repository is no package: its
 kernels are known by the name of their class and by their tensors.
+
+With `n_ssm` below the number of channels, channels share A and B, each with a step and an output matrix of its own. No
+system in discrete time is common to them; they are one system with several outputs in continuous time, reduced as that.
+Its bound holds for the difference before the hold, as long as inputs are slow against the steps.
 """
 
 from __future__ import annotations
@@ -22,21 +26,21 @@ from ..layers._continuous import held_input
 from .banks import Bank, BankAdapter, FilledUp
 from .base import SystemTensors
 from .systems import STALENESS, rates_of
-from .zero_order_hold import ZeroOrderHold, as_complex, as_real, unwrapped, without_hold
+from .zero_order_hold import NoHold, ZeroOrderHold, as_complex, as_real, unwrapped, without_hold
 
 Reductions = tuple[Reduction, ...]
 
 
 class SSMKernelDiagAdapter(BankAdapter):
-    """Adapter of ``SSMKernelDiag`` with independent systems per channel and one step each."""
+    """Adapter of ``SSMKernelDiag``: a bank of systems, or of systems in continuous time that channels share."""
 
     state_axes: ClassVar[Mapping[str, int]] = {"A_real": 1, "A_imag": 1, "B": 2, "C": 2}
     constants = ("inv_dt",)
 
     @classmethod
     def refusal(cls, layer: nn.Module) -> str:
-        """Return why a kernel is not a bank of independent systems held for one step each."""
-        shapes = {name: tuple(getattr(getattr(layer, name, None), "shape", ())) for name in ("inv_dt", "A_real")}
+        """Return why a kernel is not a bank of systems held for one step each."""
+        shape = tuple(getattr(getattr(layer, "inv_dt", None), "shape", ()))
         settings = {
             'disc other than "zoh"': getattr(layer, "disc", "zoh") != "zoh",
             'real_transform other than "exp" or "none"': getattr(layer, "real_transform", "exp") not in _STORED,
@@ -45,9 +49,7 @@ class SSMKernelDiagAdapter(BankAdapter):
             "dt_fast=True": bool(getattr(layer, "dt_fast", False)),
             "a bandlimit, which removes states step by step": getattr(layer, "bandlimit", None) is not None,
             "is_real=True, whose states are real": bool(getattr(layer, "is_real", False)),
-            "a step for every state": shapes["inv_dt"][1:] != (1,),
-            "n_ssm below d_model, whose channels share poles at different steps": shapes["A_real"][:1]
-            != shapes["inv_dt"][:1],
+            "a step for every state": shape[1:] != (1,),
         }
         return ", ".join(what for what, is_so in settings.items() if is_so)
 
@@ -56,31 +58,40 @@ class SSMKernelDiagAdapter(BankAdapter):
         return {"N": states}
 
     def bank(self, values: Mapping[str, Array]) -> Bank:
-        """Return the channels in discrete time, the hold in B."""
-        hold, C = self._hold(values), _outputs(values["C"])
+        """Return the channels in discrete time, the hold in B; those that share poles together, in continuous time."""
+        hold, C = self._hold(values), self._outputs(values["C"])
         D = np.zeros((*C.shape[:2], 1))
-        return Bank(hold.rates, _held(hold, values), 2 * C, D)
+        return Bank(hold.rates, _held(hold, values), 2 * C, D, dt=0 if self._shared else True)
 
     def tensors_of_system(self) -> SystemTensors:
         """Return rates and matrices of all channels as in `bank`, differentiable."""
         decay, frequency, inv_dt = (self.tensor(x).double() for x in ("A_real", "A_imag", "inv_dt"))
         B, C = (torch.view_as_complex(self.tensor(x).double().contiguous()) for x in ("B", "C"))
         poles = torch.complex(-(decay.exp() if self._real_transform == "exp" else decay), -frequency)
-        rates = poles * (inv_dt.exp() if self._step_transform == "exp" else softplus(inv_dt))
-        B = (held_input(poles, rates) * B[0])[..., None]
-        return SystemTensors(rates, B, 2 * C.transpose(0, 1), True, "real")
+        step = inv_dt.exp() if self._step_transform == "exp" else softplus(inv_dt)
+        C = 2 * C.unflatten(1, (-1, len(poles))).permute(2, 1, 0, 3).flatten(1, 2)
+        if not self._shared:
+            rates = poles * step
+            return SystemTensors(rates, (held_input(poles, rates) * B[0])[..., None], C, True, "real")
+        # Tustin's transformation keeps the Hankel singular values of a system in continuous time
+        half = poles * step.mean() / 2
+        gain = step.mean().sqrt() / (1 - half)
+        return SystemTensors(2 * torch.atanh(half), (gain * B[0])[..., None], gain[:, None] * C, True, "real")
 
     def align(self, system: DiagonalSystem, reduction: Reduction) -> Reduction:
         """Return the reduction in coordinates where B without the hold and C keep the proportion they had."""
-        return align_states(system, reduction, without_hold)
+        return align_states(system, reduction, None if self._shared else without_hold)
 
     def rewrite(self, values: Mapping[str, Array], reduction: Reductions) -> dict[str, Array]:
         """Return the tensors after a reduction, with phases per step of the states they came from."""
         filled, old = FilledUp(self.read(values), reduction), self._hold(values)
-        kept = filled.stack(rates_of, filled.average(old.rates.real) + 1j * filled.average(old.rates.imag))
-        rates = unwrapped(kept, filled.average(old.rates.imag, odd=True))
-        step = old.step[:, :1] * np.ones(rates.shape)
-        hold = ZeroOrderHold(rates / step, step)
+        means = filled.average(old.rates.real) + 1j * filled.average(old.rates.imag)
+        if self._shared:
+            hold: ZeroOrderHold = NoHold(filled.stack(lambda x: x.lam, means))
+        else:
+            rates = unwrapped(filled.stack(rates_of, means), filled.average(old.rates.imag, odd=True))
+            step = old.step[:, :1] * np.ones(rates.shape)
+            hold = ZeroOrderHold(rates / step, step)
         B = filled.stack(lambda x: x.B, filler=hold.hold[..., None]) / hold.hold[..., None]  # 1 where filled up
         C = filled.stack(lambda x: x.C.T).swapaxes(1, 2) / 2
         stored, _ = _STORED[self._real_transform]
@@ -88,7 +99,7 @@ class SSMKernelDiagAdapter(BankAdapter):
             "A_real": stored(-hold.poles.real),
             "A_imag": -hold.poles.imag,
             "B": as_real(B[None, ..., 0]),
-            "C": as_real(C.swapaxes(0, 1)),
+            "C": self._stored_outputs(C),
         }
 
     def carry_first(
@@ -100,7 +111,7 @@ class SSMKernelDiagAdapter(BankAdapter):
         poles = -given["A_real"] / self._derivative(values) - 1j * given["A_imag"]
         B = as_complex(given["B"])[0][..., None]
         rates, B = old_hold.system_gradient(poles, B, _held(old_hold, values))
-        C = _outputs(given["C"]) / 2
+        C = self._outputs(given["C"]) / 2
         systems, filled = self.read(values), FilledUp(self.read(values), reduction)
         carried = [
             carry_first_moments(system, each, Moments(*x), staleness=STALENESS)
@@ -113,7 +124,7 @@ class SSMKernelDiagAdapter(BankAdapter):
             "A_real": -poles.real * self._derivative(new),
             "A_imag": -poles.imag,
             "B": as_real(B[None, ..., 0]),
-            "C": as_real(C.swapaxes(0, 1)),
+            "C": self._stored_outputs(C),
         }
 
     def carry_second(
@@ -123,7 +134,7 @@ class SSMKernelDiagAdapter(BankAdapter):
         given, new = self._completed(moments, values), {**values, **self.rewrite(values, reduction)}
         poles = given["A_real"] / self._derivative(values) ** 2 + 1j * given["A_imag"]
         rates, B = self._hold(values).system_squares(poles, as_complex(given["B"])[0][..., None])
-        C = _outputs(given["C"]) / 4
+        C = self._outputs(given["C"]) / 4
         systems, filled = self.read(values), FilledUp(self.read(values), reduction)
         carried = [
             carry_second_moments(system, each, Moments(*x))
@@ -136,8 +147,12 @@ class SSMKernelDiagAdapter(BankAdapter):
             "A_real": poles.real * self._derivative(new) ** 2,
             "A_imag": poles.imag,
             "B": as_real(B[None, ..., 0]),
-            "C": as_real(C.swapaxes(0, 1)),
+            "C": self._stored_outputs(C),
         }
+
+    @property
+    def _shared(self) -> bool:
+        return self.tensor("A_real").shape[0] < self.tensor("inv_dt").shape[0]
 
     @property
     def _real_transform(self) -> str:
@@ -150,8 +165,22 @@ class SSMKernelDiagAdapter(BankAdapter):
     def _hold(self, values: Mapping[str, Array]) -> ZeroOrderHold:
         _, decay = _STORED[self._real_transform]
         poles = -decay(values["A_real"]) - 1j * values["A_imag"]
+        if self._shared:
+            return NoHold(poles)
         step = _STEPS[self._step_transform](values["inv_dt"])
         return ZeroOrderHold(poles, step * np.ones(poles.shape))
+
+    def _outputs(self, C: Array) -> Array:
+        """Return C (p, v s, n, 2) as output matrices (s, v p, n): channels v s + i share the poles i."""
+        p, _, n, _ = C.shape
+        shared = as_complex(C).reshape(p, -1, self.tensor("A_real").shape[0], n)
+        return shared.transpose(2, 1, 0, 3).reshape(shared.shape[2], -1, n)
+
+    def _stored_outputs(self, C: Array) -> Array:
+        """Return output matrices (s, v p, n) as C (p, v s, n, 2)."""
+        p = self.tensor("C").shape[0]
+        s, _, n = C.shape
+        return as_real(C.reshape(s, -1, p, n).transpose(2, 1, 0, 3).reshape(p, -1, n))
 
     def _derivative(self, values: Mapping[str, Array]) -> Array:
         """Return the derivative of the decay by what is stored."""
@@ -173,8 +202,3 @@ _STEPS: dict[str, Callable[[Array], Array]] = {"exp": np.exp, "softplus": lambda
 def _held(hold: ZeroOrderHold, values: Mapping[str, Array]) -> Array:
     """Return the input matrices in discrete time, (h, n, 1), from B (1, h, n, 2)."""
     return (hold.hold * as_complex(values["B"])[0])[..., None]
-
-
-def _outputs(C: Array) -> Array:
-    """Return C (p, h, n, 2) as output matrices (h, p, n)."""
-    return as_complex(C).swapaxes(0, 1)

@@ -106,6 +106,27 @@ class ZeroOrderHold:
         return (derivative / self.hold).conj() * np.sum(held.conj() * weights, axis=-1)
 
 
+class NoHold(ZeroOrderHold):
+    """A system that is taken in continuous time: its poles are its rates, its weights are what is stored."""
+
+    def __init__(self, poles: Array) -> None:
+        super().__init__(poles, np.ones(poles.shape))
+
+    @cached_property
+    def rates(self) -> Array:
+        """The poles themselves."""
+        return self.poles
+
+    @cached_property
+    def hold(self) -> Array:
+        """No factor on the input weights."""
+        return np.ones(self.poles.shape)
+
+    @cached_property
+    def _hold_by_pole(self) -> Array:
+        return np.zeros(self.poles.shape)
+
+
 def scaled_squares(factor: Array, second: Array) -> Array:
     """Return second moments of ``factor * g`` for uncorrelated parts of g."""
     re, im = factor.real**2, factor.imag**2

@@ -45,6 +45,10 @@ def ssm_kernel_of_two_outputs():
     return SSMKernelDiag(CHANNELS, 2 * STATES, channels=2, real_transform="none", dt_transform="softplus")
 
 
+def ssm_kernel_with_shared_poles():
+    return SSMKernelDiag(2 * CHANNELS, 2 * STATES, channels=2, n_ssm=CHANNELS)
+
+
 SYSTEMS = [s5, s5_pytorch, s5_both_directions]
 BANKS = [s4d, s4d_kernel, ssm_kernel, ssm_kernel_of_two_outputs]
 FAMILIES = SYSTEMS + BANKS
@@ -109,9 +113,9 @@ def make_inert(layer, live):
     return layer
 
 
-def inputs(length=64, *, seed=5) -> Tensor:
+def inputs(length=64, channels=CHANNELS, *, seed=5) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(2, length, CHANNELS, generator=generator, dtype=torch.float64)
+    return torch.randn(2, length, channels, generator=generator, dtype=torch.float64)
 
 
 def assert_same_states(layer, new, old, values, *, live, rtol):
@@ -138,4 +142,5 @@ def in_order(x, poles, axis):
     if poles.ndim == 1:
         return x.take(order, axis)
     x = np.moveaxis(x, (axis - 1, axis), (0, 1))
+    order = np.tile(order, (len(x) // len(order), 1))  # channels that share poles
     return np.take_along_axis(x, order.reshape(*order.shape, *[1] * (x.ndim - 2)), axis=1)

@@ -28,6 +28,7 @@ from .continuous_layers import (
     s5_both_directions,
     s5_pytorch,
     ssm_kernel,
+    ssm_kernel_with_shared_poles,
 )
 
 OMEGA = np.linspace(0, np.pi, 65)
@@ -192,6 +193,35 @@ def test_kernel_records_its_new_size():
     ht.compress_(layer, ht.CompressionConfig(order=3))
     assert layer.N == 3
     assert layer(20).shape == (1, CHANNELS, 20)
+
+
+def test_channels_that_share_poles_are_one_system_in_continuous_time():
+    layer = made(ssm_kernel_with_shared_poles)
+    systems, steps = ht.read_system(layer), layer.inv_dt.exp().detach().numpy()
+    assert [(x.n, x.p, x.dt) for x in systems] == [(STATES, 4, 0)] * CHANNELS  # two channels of two outputs each
+    K = np.zeros((2, 2 * CHANNELS, 30))
+    for k, system in enumerate(systems):
+        C = system.C.reshape(2, 2, -1)  # copies, outputs
+        for copy in range(2):
+            channel = copy * CHANNELS + k
+            rates = system.lam * steps[channel]
+            held = np.expm1(rates) / system.lam * system.B[:, 0]
+            K[:, channel] = (C[copy] @ (held[:, None] * np.exp(rates[:, None] * np.arange(30)))).real
+    assert relative(K, layer(30)) < 1e-10
+
+
+def test_inert_states_of_channels_that_share_poles_are_removed_exactly():
+    layer, u = make_inert(made(ssm_kernel_with_shared_poles), live=5), inputs(channels=2 * CHANNELS)
+    before = run(layer, u)
+    assert ht.compress_(layer, ht.CompressionConfig(tau=0.0)).sizes == {"": 5}
+    assert relative(run(layer, u), before) < 1e-10
+    assert layer.A_real.shape == (CHANNELS, 5)
+
+
+def test_penalty_of_channels_that_share_poles_is_that_of_their_systems():
+    layer = made(ssm_kernel_with_shared_poles)
+    expected = sum(hr.hankel_singular_values(x).sum() for x in ht.read_system(layer))
+    assert ht.penalty.hankel_penalty(layer).item() == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("family", BANKS)

@@ -13,7 +13,17 @@ from hankelred_torch.adapters import adapter_of
 from hankelred_torch.adapters.zero_order_hold import ZeroOrderHold, rates_of, unwrapped
 from hankelred_torch.layers._continuous import held_input
 
-from .continuous_layers import FAMILIES, assert_same_states, inputs, made, make_inert, run, s4d, s5
+from .continuous_layers import (
+    FAMILIES,
+    assert_same_states,
+    inputs,
+    made,
+    make_inert,
+    run,
+    s4d,
+    s5,
+    ssm_kernel_with_shared_poles,
+)
 
 POLES = st.complex_numbers(min_magnitude=1e-7, max_magnitude=50).map(lambda z: complex(-abs(z.real) - 1e-7, z.imag))
 
@@ -79,9 +89,10 @@ def test_phases_are_those_next_to_the_given_ones():
     assert np.allclose(rates.imag, [0.2 + 4 * np.pi, 3.0 - 2 * np.pi])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, ssm_kernel_with_shared_poles])
 def test_gradient_is_carried_exactly_where_dropped_states_are_inert(family):
-    layer, u = make_inert(made(family), live=5), inputs(40)
+    layer = make_inert(made(family), live=5)
+    u = inputs(40, channels=6 if family is ssm_kernel_with_shared_poles else 3)
     adapter = adapter_of(layer)
     values, first = adapter.values(), gradients(layer, u)
     reduction = adapter.analyse(values).reduce(5).reduction
@@ -92,7 +103,7 @@ def test_gradient_is_carried_exactly_where_dropped_states_are_inert(family):
         assert np.abs(carried[name] - g).max() < 1e-6 * np.abs(g).max(), name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, ssm_kernel_with_shared_poles])
 def test_second_moments_of_kept_states_are_kept(family):
     layer = make_inert(made(family), live=5)
     adapter = adapter_of(layer)
