@@ -12,6 +12,7 @@ from hankelred.errors import InputError
 from ..convert import tensor_in_place_of, to_tensor
 from .banks import Bank, BankAdapter
 from .base import Adapter, Systems, SystemTensors
+from .dense import diagonal_layer
 from .lru import LRUAdapter
 from .refused import REFUSED
 from .s4_kernel import SSMKernelDiagAdapter
@@ -32,6 +33,7 @@ __all__ = [
     "SystemAdapter",
     "SystemTensors",
     "adapter_of",
+    "diagonal_layer",
     "find_ssm_layers",
     "read_system",
     "register_adapter",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 _DENSE = (
-    "has a state matrix that is not diagonal, which the layer could not store after a reduction. Train it with a "
-    "diagonal kernel (SSMKernelDiag, S4D)"
+    "has a state matrix of a structure that no reduced system has again. Pass its matrices in discrete time to "
+    "hankelred_torch.adapters.diagonal_layer, which makes an S4D layer of them"
 )
 
 REFUSED = {
