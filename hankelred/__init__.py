@@ -4,6 +4,7 @@ NumPy in, NumPy out. The companion package ``hankelred_torch`` applies it to sta
 """
 
 from ._system_base import Labels
+from .averaged import averaged_gramians
 from .control_names import balred, dlyap, gram, hsvd, lyap
 from .diagonal import diagonal_factor
 from .diagonal_banks import batched_hankel_singular_values
@@ -27,10 +28,18 @@ from .reduction import (
     Balancing,
     BankReduction,
     Reduction,
+    SelectionReport,
+    SelectiveReduction,
     balance,
     balanced_truncation,
     batched_balanced_truncation,
+    reduce_by_projection,
+    reduce_by_rotation,
+    reduce_by_selection,
+    select_states,
+    selection_report,
 )
+from .selective import SelectiveStatistics
 from .stability import (
     AccumulatedDrift,
     DriftBound,
@@ -62,10 +71,14 @@ __all__ = [
     "OrderError",
     "Reduction",
     "RepeatedHsvWarning",
+    "SelectionReport",
+    "SelectiveReduction",
+    "SelectiveStatistics",
     "StabilityError",
     "StateSpace",
     "accumulated_drift",
     "as_system",
+    "averaged_gramians",
     "balance",
     "balanced_truncation",
     "balred",
@@ -87,7 +100,12 @@ __all__ = [
     "lyap",
     "lyapunov_factor",
     "match_hsv",
+    "reduce_by_projection",
+    "reduce_by_rotation",
+    "reduce_by_selection",
     "save_system",
+    "select_states",
+    "selection_report",
     "solve_lyapunov",
     "to_control",
     "to_scipy",

@@ -19,9 +19,10 @@ ROOT = Path(__file__).parents[1]
 # Imports go leftward only: a module or subpackage may import those before it. `__init__` is the package itself; what
 # stands to its right is imported by users and the command line, never by the library.
 CORE = """
-    errors _checks _threads _diagonal_kernels _diagonal_pair _system_base systems order _realisation interop _triangular
-    _hammarling _smith lyapunov _diagonal_factors diagonal diagonal_banks _bidiagonal gramians projection averaged norms
-    reduction _drift stability moments following control_names __init__ testing plotting cli
+    errors _checks _threads _averaged_kernels _diagonal_kernels _diagonal_pair _system_base systems order
+    _realisation interop _triangular _hammarling _smith lyapunov _diagonal_factors diagonal diagonal_banks
+    _bidiagonal gramians projection averaged _selective_states _selective_sums selective norms reduction _drift
+    stability moments following control_names __init__ testing plotting cli
 """
 ADAPTER = """
     errors convert config ops layers adapters penalty allocation plan report optimizer_state ema surgery history policy

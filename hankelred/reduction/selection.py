@@ -1,0 +1,254 @@
+"""Which states of a selective layer to keep where no change of basis is allowed, and what the others leave behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg as sla
+from numpy.typing import ArrayLike
+
+from .. import _averaged_kernels as kernels
+from .._checks import EPS, Array, check_square, double
+from .._selective_sums import psd_factor
+from ..errors import InputError, OrderError
+from ..selective import SelectiveStatistics
+from .selective import SelectiveReduction, check_order, predicted_error
+
+# States up to which all subsets are tried: 65,536 of them, a second at most.
+EXHAUSTIVE = 16
+
+# Least-squares folds resolve directions of the kept states down to this share of the largest, states scaled to equal
+# size. Covariances of data in single precision are right to 1e-7, their factors to the root of that.
+RCOND = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class SelectionReport:
+    """A selection of states with its error, next to the best there is.
+
+    Attributes
+    ----------
+    kept : (order,) int ndarray
+        Indices of the states kept, increasing.
+    error : float
+        ``1_D^T M 1_D`` of the states dropped, in units of M.
+    relative_error : float
+        Root of its share of ``1^T M 1``.
+    swaps : int
+        Exchanges after the greedy start.
+    best : (order,) int ndarray or None
+        The best selection, for up to 16 states.
+    best_error : float or None
+        Its error.
+    gap : float or None
+        ``error / best_error - 1``.
+    """
+
+    kept: Array
+    error: float
+    relative_error: float
+    swaps: int
+    best: Array | None
+    best_error: float | None
+    gap: float | None
+
+
+def select_states(M: ArrayLike, order: int) -> Array:
+    """Choose the states to keep so that leaving out the others changes the output least.
+
+    Minimises ``1_D^T M 1_D`` over the sets D of n - order states to drop: one after the other, each the one that adds
+    least, then exchanges of a dropped for a kept state, the best pair each time, until none helps.
+
+    Parameters
+    ----------
+    M : (n, n) array_like
+        Output-error form, ``M_ij = E[conj(c_i h_i) c_j h_j]``, Hermitian; `SelectiveStatistics.output_form` gives it.
+    order : int
+        States to keep, from 0 to n.
+
+    Returns
+    -------
+    (order,) int ndarray
+        Indices of the states to keep, increasing.
+
+    Raises
+    ------
+    InputError
+        If M is not finite, square and Hermitian.
+    OrderError
+        If `order` is outside its range.
+
+    See Also
+    --------
+    selection_report : The same with its error and the best selection.
+
+    Notes
+    -----
+    The result cannot be improved by exchanging two states. It need not be the best of all sets, which would take
+    trying them; for up to 16 states `selection_report` does. What one state contributes alone, ``M_ii``, is a poor
+    guide: states of a trained layer add coherently.
+
+    Examples
+    --------
+    >>> import hankelred as hr
+    >>> M = [[4.0, -3.9, 0.0], [-3.9, 4.0, 0.0], [0.0, 0.0, 1.0]]  # the first two nearly cancel
+    >>> print(hr.select_states(M, 1))
+    [2]
+    """
+    return _selected(*_checked(M, order))[0]
+
+
+def selection_report(M: ArrayLike, order: int) -> SelectionReport:
+    """Do what `select_states` does, say how large the error is, and compare with the best selection.
+
+    Parameters
+    ----------
+    M : (n, n) array_like
+        Output-error form as for `select_states`.
+    order : int
+        States to keep, from 0 to n.
+
+    Returns
+    -------
+    SelectionReport
+        The selection, and for up to 16 states the best one, found by trying all.
+
+    Raises
+    ------
+    InputError
+        If M is not finite, square and Hermitian.
+    OrderError
+        If `order` is outside its range.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> X = np.random.default_rng(0).standard_normal((40, 8))
+    >>> report = hr.selection_report(X.T @ X, 5)
+    >>> report.error >= report.best_error, len(report.kept)
+    (True, 5)
+    """
+    form, order = _checked(M, order)
+    kept, swaps = _selected(form, order)
+    n, total = len(form), float(form.sum())
+    error = _form_of_dropped(form, kept)
+    best, best_error, gap = None, None, None
+    if n <= EXHAUSTIVE:
+        bits, _ = kernels.best_set(form, n - order)
+        best = np.flatnonzero([not (bits >> i) & 1 for i in range(n)])
+        best_error = _form_of_dropped(form, best)
+        gap = error / best_error - 1 if best_error > 0 else (0.0 if error <= 0 else np.inf)
+    return SelectionReport(
+        kept, error, np.sqrt(max(error, 0.0) / total) if total > 0 else 0.0, swaps, best, best_error, gap
+    )
+
+
+def reduce_by_selection(
+    statistics: SelectiveStatistics, order: int, *, fold: bool = True, rcond: float = RCOND
+) -> SelectiveReduction:
+    """Reduce a selective layer to some of its states.
+
+    Every layer can represent a selection. Where C is linear in what it is made from, the kept states can in part stand
+    in for the dropped ones: with ``P = E[h h^H]``, ``h ≈ V h_K`` for ``V = P_:K P_KK^-1``, which is folded into C as
+    ``C_r = V^T C``.
+
+    Parameters
+    ----------
+    statistics : SelectiveStatistics
+        Of the layer, on sample data. Each group of channels gets states of its own.
+    order : int
+        States to keep, from 1 to n.
+    fold : bool, default True
+        Whether to fold. Pass False where a nonlinearity stands between the weights and C, as in Mamba-2.
+    rcond : float, default 1e-3
+        Directions of the kept states below this share of the largest, states scaled to equal size, take no part in
+        the fold. The solver is a least-squares one with pivoting; no inverse of ``P_KK`` is formed.
+
+    Returns
+    -------
+    SelectiveReduction
+        With `kept`, bases and predicted error.
+
+    Raises
+    ------
+    OrderError
+        If `order` is outside its range.
+    InputError
+        If the statistics have seen nothing, or `rcond` is not from 0 to below 1.
+
+    See Also
+    --------
+    reduce_by_rotation : Far less error where the layer can absorb a change of basis.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> rng = np.random.default_rng(0)
+    >>> data = rng.uniform(0.05, 0.1, (2, 99, 8)), -np.ones((8, 1)) * np.arange(1, 7)  # delta, A
+    >>> data += (*rng.standard_normal((2, 2, 99, 6)), rng.standard_normal((2, 99, 8)))  # B, C, u
+    >>> statistics = hr.SelectiveStatistics(6)
+    >>> statistics.update_mamba(*data)
+    >>> reduction = hr.reduce_by_selection(statistics, 4, fold=False)
+    >>> bool(np.isclose(reduction.mamba_error(*data), reduction.predicted_error))  # exact on the same data
+    True
+    """
+    if not 0 <= rcond < 1:
+        raise InputError(f"rcond must be from 0 to below 1; got {rcond}.")
+    order = check_order(order, statistics.n)
+    forms, hsv = statistics.output_form(), statistics.hankel_singular_values()
+    kept = np.stack([select_states(M, order) for M in forms])
+    Ti = np.zeros((len(forms), order, statistics.n))
+    np.put_along_axis(Ti, kept[:, :, None], 1.0, axis=2)
+    if not fold:
+        left = sum(_form_of_dropped(M.real, K) for M, K in zip(forms, kept, strict=True))
+        power = forms.sum().real
+        error = float(np.sqrt(max(left, 0.0) / power)) if power > 0 else 0.0
+        return SelectiveReduction("selection", order, Ti.transpose(0, 2, 1).copy(), Ti, kept, None, hsv, error)
+    folds = [_fold(P, K, rcond) for P, K in zip(statistics.state_covariance(), kept, strict=True)]
+    T, ranks = np.stack([V for V, _ in folds]), np.array([rank for _, rank in folds])
+    error = predicted_error(statistics, T, Ti)
+    return SelectiveReduction("folded selection", order, T, Ti, kept, None, hsv, error, fold_ranks=ranks)
+
+
+def _fold(P: Array, kept: Array, rcond: float) -> tuple[Array, int]:
+    """Return ``V = P_:K P_KK^-1`` by least squares on a factor, ``S ≈ V S_K``, and the rank it found.
+
+    Kept states are reproduced as they are; states that stay at zero take no part.
+    """
+    S = psd_factor(P)
+    sizes = np.linalg.norm(S, axis=1)
+    live = kept[sizes[kept] > 0]
+    V = np.zeros((len(P), len(kept)), S.dtype)
+    rank = 0
+    if len(live):
+        scaled = S[live] / sizes[live, None]
+        solution, _, rank, _ = sla.lstsq(scaled.T, S.T, cond=rcond, lapack_driver="gelsy")
+        V[:, sizes[kept] > 0] = solution.T / sizes[live]
+    V[kept] = np.eye(len(kept))
+    return V, int(rank)
+
+
+def _checked(M: ArrayLike, order: int) -> tuple[Array, int]:
+    """Return the real part of M, which is all that sets of states see, and the order."""
+    form = double(check_square(M, "M"))
+    if not np.allclose(form, form.conj().T, rtol=0, atol=1e-6 * np.abs(form).max(initial=0.0)):
+        raise InputError(
+            f"M must be Hermitian; got a difference of {np.abs(form - form.conj().T).max():.3g} from its conjugate "
+            f"transpose. M_ij = E[conj(c_i h_i) c_j h_j]."
+        )
+    if isinstance(order, (bool, np.bool_)) or not isinstance(order, (int, np.integer)) or not 0 <= order <= len(form):
+        raise OrderError(f"order must be an integer from 0 to {len(form)}, the states of M; got {order!r}.")
+    return np.ascontiguousarray((form.real + form.real.T) / 2), int(order)
+
+
+def _selected(M: Array, order: int) -> tuple[Array, int]:
+    dropped = np.zeros(len(M), dtype=np.bool_)
+    kernels.drop_states(M, dropped, len(M) - order)
+    swaps = kernels.swap_states(M, dropped, len(M) * EPS * float(np.abs(M).sum()))
+    return np.flatnonzero(~dropped), int(swaps)
+
+
+def _form_of_dropped(M: Array, kept: Array) -> float:
+    dropped = np.setdiff1d(np.arange(len(M)), kept)
+    return float(M[np.ix_(dropped, dropped)].sum())
