@@ -37,10 +37,14 @@ from hankelred.errors import InputError, OrderError
 
 from ._factors_torch import factor_adjoint_torch, factor_torch, pole_tensors
 
-# LAPACK's divide and conquer, torch's only algorithm on the CPU, does not divide matrices up to this size; larger ones
-# lose the singular vectors of values below eps of the largest. Those above GRADED_BELOW keep twelve digits.
+# LAPACK's divide and conquer, torch's only algorithm on the CPU, does not divide matrices up to this size; of larger
+# ones it loses the singular vectors of values below eps of the largest. The implicit QR algorithm keeps them, in three
+# times the time. It is used for bases where values fall below BASES_BELOW of the largest, so that every vector keeps
+# twelve digits, and for gradients below GRADIENTS_BELOW: there a vector counts by the root of its value, so that a sum
+# over all values keeps twelve digits all the same.
 UNDIVIDED = 25
-GRADED_BELOW = 1e-4
+BASES_BELOW = 1e-4
+GRADIENTS_BELOW = 1e-8
 
 Factor = tuple[Tensor, Tensor, Tensor, Tensor]
 Triples = tuple[Tensor, Tensor, Tensor]
@@ -255,12 +259,7 @@ def _(M: Tensor) -> Tensor:
     "hankelred::graded_singular_triples", mutates_args=(), schema="(Tensor M, int order) -> (Tensor, Tensor, Tensor)"
 )
 def _singular_triples(M: Tensor, order: int) -> Triples:
-    with _one_thread():
-        U, values, Vh = torch.linalg.svd(M, full_matrices=False, driver="gesvd" if M.is_cuda else None)
-        if M.is_cpu and min(M.shape[-2:]) > UNDIVIDED:
-            for k in (values[:, -1] < GRADED_BELOW * values[:, 0]).nonzero()[:, 0].tolist():
-                found = sla.svd(_array(M[k]), full_matrices=False, lapack_driver="gesvd", check_finite=False)
-                U[k], values[k], Vh[k] = (torch.from_numpy(x) for x in found)
+    U, values, Vh = _decomposed(M, BASES_BELOW)
     limit = int((values > 0).sum(1).amin()) if len(values) else order
     if order > limit:
         raise OrderError(
@@ -316,7 +315,7 @@ _singular_triples.register_autograd(_SingularTriples.backward, setup_context=_Si
 )
 def _singular_values_backward(g: Tensor, M: Tensor) -> Tensor:
     """Return ``U diag(g) V^H``: bounded wherever values vanish or repeat."""
-    U, _, Vh = _singular_triples(M, 0)
+    U, _, Vh = _decomposed(M, GRADIENTS_BELOW)
     return (U * g[:, None, :]) @ Vh
 
 
@@ -370,6 +369,17 @@ register_vmap(_factor_backward, 2)
 register_vmap(_singular_values, 0)
 register_vmap(_singular_triples, 1)
 register_vmap(_singular_values_backward, 0)
+
+
+def _decomposed(M: Tensor, graded_below: float) -> Triples:
+    """Return ``U, values, V^H``, by the implicit QR algorithm where values below a share of the largest ask for it."""
+    with _one_thread():
+        U, values, Vh = torch.linalg.svd(M, full_matrices=False, driver="gesvd" if M.is_cuda else None)
+        if M.is_cpu and min(M.shape[-2:]) > UNDIVIDED:
+            for k in (values[:, -1] < graded_below * values[:, 0]).nonzero()[:, 0].tolist():
+                found = sla.svd(_array(M[k]), full_matrices=False, lapack_driver="gesvd", check_finite=False)
+                U[k], values[k], Vh[k] = (torch.from_numpy(x) for x in found)
+    return U, values, Vh
 
 
 def _check_finite(poles: Tensor, B: Tensor) -> None:

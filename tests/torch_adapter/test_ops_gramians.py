@@ -227,6 +227,20 @@ def test_gradients_of_small_hsv_keep_half_of_their_digits_or_more(n):
             assert error < 1e-15 * n * math.sqrt(value.item() * hsv[0].item())  # as documented
 
 
+def test_gradient_of_a_sum_keeps_twelve_digits_by_the_faster_decomposition(monkeypatch):
+    lam = -torch.linspace(1, 2, 30, dtype=torch.float64)
+    B = torch.diag(torch.linspace(1, 2, 30, dtype=torch.float64)) + 0.3
+    C = torch.diag(10 ** torch.linspace(0, -6, 30, dtype=torch.float64))
+    arguments = [x.requires_grad_() for x in (lam, B, C)]
+    hsv = ops.hankel_singular_values(*arguments, dt=0)
+    assert _factors.UNDIVIDED < 30
+    assert _factors.GRADIENTS_BELOW < hsv[-1] / hsv[0] < 1e-6
+    fast = torch.autograd.grad(hsv.sum(), arguments, retain_graph=True)
+    monkeypatch.setattr(_factors, "GRADIENTS_BELOW", 1.0)
+    for g, e in zip(fast, torch.autograd.grad(hsv.sum(), arguments), strict=True):
+        assert relative(g, e) < 1e-12
+
+
 @pytest.mark.parametrize("output", ["complex", "real"])
 def test_gradient_is_right_at_repeated_and_at_zero_hsv(output):
     # two decoupled copies repeat every value, an unseen state adds a zero; sums of powers do not notice
@@ -305,7 +319,7 @@ def test_autocast_changes_nothing():
 
 def response(A: Tensor, B: Tensor, C: Tensor, z: complex) -> Tensor:
     A, B, C = (x.to(torch.complex128) for x in (A, B, C))
-    return C @ torch.linalg.solve(z * torch.eye(A.shape[-1]) - A, B)
+    return C @ torch.linalg.solve(z * torch.eye(A.shape[-1], dtype=A.dtype) - A, B)
 
 
 @settings(max_examples=15)
