@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import warnings
 from itertools import cycle
 
@@ -165,6 +166,14 @@ def test_step_that_the_scaler_skips_does_no_harm():
     assert len(optimizer.state) == 0
     train(model, optimizer, 1)
     assert_consistent(model, optimizer)
+
+
+def test_plan_made_in_another_process_is_carried_out_alike():
+    model, twin = Stack(), Stack()
+    plan = ht.plan(model, ht.CompressionConfig(order=4))
+    ht.compress_(model, plan)
+    ht.compress_(twin, pickle.loads(pickle.dumps(plan)))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters(), strict=True))
 
 
 def test_cut_in_a_hook_after_the_optimizer_step():
