@@ -88,13 +88,13 @@ def add_forms(G: Any, c: Any, plain: Any, weighted: Any) -> None:
 
 
 @njit(**OPTIONS)
-def drop_states(M: Any, dropped: Any, count: int) -> None:
-    """Mark `count` states to drop, one after the other, each the one that adds least to ``1_D^T M 1_D``."""
+def drop_states(M: Any, dropped: Any, first: int, count: int) -> None:
+    """Mark `count` states to drop, `first` and then one by one the state that adds least to ``1_D^T M 1_D``."""
     n = len(M)
     toward = np.zeros(n)  # M 1_D
-    for _ in range(count):
-        best, least = -1, np.inf
-        for i in range(n):
+    for step in range(count):
+        best, least = first, np.inf
+        for i in range(n if step > 0 else 0):
             cost = M[i, i] + 2.0 * toward[i]
             if not dropped[i] and cost < least:
                 best, least = i, cost
@@ -104,9 +104,9 @@ def drop_states(M: Any, dropped: Any, count: int) -> None:
 
 
 @njit(**OPTIONS)
-def swap_states(M: Any, dropped: Any, tolerance: float) -> int:
-    """Exchange a kept for a dropped state, the best pair each time, until none helps by the tolerance; count them."""
-    n, swaps = len(M), 0
+def swap_states(M: Any, dropped: Any, tolerance: float) -> None:
+    """Exchange a kept for a dropped state, the best pair each time, until none helps by more than the tolerance."""
+    n = len(M)
     toward = np.zeros(n)
     while True:
         toward[:] = 0.0  # formed anew, so that rounding does not pile up
@@ -126,9 +126,8 @@ def swap_states(M: Any, dropped: Any, tolerance: float) -> int:
                 if change < best:
                     best, back, away = change, d, k
         if back < 0:
-            return swaps
+            return
         dropped[back], dropped[away] = False, True
-        swaps += 1
 
 
 @njit(**OPTIONS)

@@ -25,7 +25,7 @@ RCOND = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class SelectionReport:
-    """A selection of states with its error, next to the best there is.
+    """A selection of states, its error, and how far it may be from the best there is.
 
     Attributes
     ----------
@@ -35,30 +35,26 @@ class SelectionReport:
         ``1_D^T M 1_D`` of the states dropped, in units of M.
     relative_error : float
         Root of its share of ``1^T M 1``.
-    swaps : int
-        Exchanges after the greedy start.
-    best : (order,) int ndarray or None
-        The best selection, for up to 16 states.
-    best_error : float or None
-        Its error.
+    exhaustive : bool
+        Whether all selections were tried, as for up to 16 states, so that no other has less error.
     gap : float or None
-        ``error / best_error - 1``.
+        Where all were tried: by how much the error of the search that serves larger forms exceeds the least, relative
+        to that.
     """
 
     kept: Array
     error: float
     relative_error: float
-    swaps: int
-    best: Array | None
-    best_error: float | None
+    exhaustive: bool
     gap: float | None
 
 
 def select_states(M: ArrayLike, order: int) -> Array:
     """Choose the states to keep so that leaving out the others changes the output least.
 
-    Minimises ``1_D^T M 1_D`` over the sets D of n - order states to drop: one after the other, each the one that adds
-    least, then exchanges of a dropped for a kept state, the best pair each time, until none helps.
+    Minimises ``1_D^T M 1_D`` over the sets D of n - order states to drop. Up to 16 states all sets are tried. Beyond,
+    states are dropped one after the other, each the one that adds least; then a dropped is exchanged for a kept state,
+    the best pair each time, until none helps. That is done from n starts, each of which drops another state first.
 
     Parameters
     ----------
@@ -85,9 +81,9 @@ def select_states(M: ArrayLike, order: int) -> Array:
 
     Notes
     -----
-    The result cannot be improved by exchanging two states. It need not be the best of all sets, which would take
-    trying them; for up to 16 states `selection_report` does. What one state contributes alone, ``M_ii``, is a poor
-    guide: states of a trained layer add coherently.
+    The result of the search cannot be improved by exchanging two states, but need not be the best; `selection_report`
+    measures on small forms by how much it misses. What one state contributes alone, ``M_ii``, is a poor guide: states
+    of a trained layer add coherently.
 
     Examples
     --------
@@ -96,11 +92,11 @@ def select_states(M: ArrayLike, order: int) -> Array:
     >>> print(hr.select_states(M, 1))
     [2]
     """
-    return _selected(*_checked(M, order))[0]
+    return _selected(*_checked(M, order))
 
 
 def selection_report(M: ArrayLike, order: int) -> SelectionReport:
-    """Do what `select_states` does, say how large the error is, and compare with the best selection.
+    """Do what `select_states` does, and say how large the error is and what the search for large forms would miss.
 
     Parameters
     ----------
@@ -112,7 +108,7 @@ def selection_report(M: ArrayLike, order: int) -> SelectionReport:
     Returns
     -------
     SelectionReport
-        The selection, and for up to 16 states the best one, found by trying all.
+        The selection, its error, and for up to 16 states the gap of the search to the best.
 
     Raises
     ------
@@ -126,22 +122,18 @@ def selection_report(M: ArrayLike, order: int) -> SelectionReport:
     >>> import numpy as np, hankelred as hr
     >>> X = np.random.default_rng(0).standard_normal((40, 8))
     >>> report = hr.selection_report(X.T @ X, 5)
-    >>> report.error >= report.best_error, len(report.kept)
-    (True, 5)
+    >>> len(report.kept), report.exhaustive, report.gap >= 0
+    (5, True, True)
     """
     form, order = _checked(M, order)
-    kept, swaps = _selected(form, order)
-    n, total = len(form), float(form.sum())
+    total, kept = float(form.sum()), _selected(form, order)
     error = _form_of_dropped(form, kept)
-    best, best_error, gap = None, None, None
-    if n <= EXHAUSTIVE:
-        bits, _ = kernels.best_set(form, n - order)
-        best = np.flatnonzero([not (bits >> i) & 1 for i in range(n)])
-        best_error = _form_of_dropped(form, best)
-        gap = error / best_error - 1 if best_error > 0 else (0.0 if error <= 0 else np.inf)
-    return SelectionReport(
-        kept, error, np.sqrt(max(error, 0.0) / total) if total > 0 else 0.0, swaps, best, best_error, gap
-    )
+    exhaustive, gap = len(form) <= EXHAUSTIVE, None
+    if exhaustive:
+        missed = _form_of_dropped(form, _searched(form, order)) - error
+        gap = missed / error if error > 0 else 0.0 if missed <= 0 else np.inf
+    relative = float(np.sqrt(max(error, 0.0) / total)) if total > 0 else 0.0
+    return SelectionReport(kept, error, relative, exhaustive, gap)
 
 
 def reduce_by_selection(
@@ -242,11 +234,29 @@ def _checked(M: ArrayLike, order: int) -> tuple[Array, int]:
     return np.ascontiguousarray((form.real + form.real.T) / 2), int(order)
 
 
-def _selected(M: Array, order: int) -> tuple[Array, int]:
-    dropped = np.zeros(len(M), dtype=np.bool_)
-    kernels.drop_states(M, dropped, len(M) - order)
-    swaps = kernels.swap_states(M, dropped, len(M) * EPS * float(np.abs(M).sum()))
-    return np.flatnonzero(~dropped), int(swaps)
+def _selected(M: Array, order: int) -> Array:
+    n = len(M)
+    if n > EXHAUSTIVE:
+        return _searched(M, order)
+    bits, _ = kernels.best_set(M, n - order)
+    return np.flatnonzero([not (bits >> i) & 1 for i in range(n)])
+
+
+def _searched(M: Array, order: int) -> Array:
+    """Return the states that greedy starts and exchanges keep."""
+    n, best, least = len(M), np.arange(len(M)), np.inf
+    if order == n:
+        return best
+    tolerance = n * EPS * float(np.abs(M).sum())
+    for first in range(n):
+        dropped = np.zeros(n, dtype=np.bool_)
+        kernels.drop_states(M, dropped, first, n - order)
+        kernels.swap_states(M, dropped, tolerance)
+        kept = np.flatnonzero(~dropped)
+        error = _form_of_dropped(M, kept)
+        if error < least:
+            best, least = kept, error
+    return best
 
 
 def _form_of_dropped(M: Array, kept: Array) -> float:
