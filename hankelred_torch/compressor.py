@@ -157,8 +157,8 @@ class InTrainingCompressor:
         """Undo the last cut and everything after it: the run is where it was before, in the same objects.
 
         Weights, buffers, optimizers, averaged copies, what was passed as `restore`, and the random states of Python,
-        NumPy and torch go back bit for bit. Steps stay counted, and later attempts go on. Data loaders do not go
-        back.
+        NumPy and torch go back bit for bit; the moment before the last cut is kept in host memory for it. Steps stay
+        counted, and later attempts go on. Data loaders do not go back.
 
         Raises
         ------
