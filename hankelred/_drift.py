@@ -27,8 +27,8 @@ class DriftBound:
     fixed_coordinates : float or None
         The bound in the coordinates given; None for different orders, and beyond order 512, where it is not formed.
     floor : float
-        What rounding can add to a difference of values: ``n eps |S| |R|`` of both systems and of their difference,
-        which in well-chosen coordinates is a few times ``n eps (hsv[0] + hsv_after[0])``.
+        What rounding can add to a difference of values, in both systems and in their difference: some
+        ``n eps (hsv[0] + hsv_after[0])``, and more where the Lyapunov equations of dense systems are ill-conditioned.
     """
 
     hsv: Array

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._checks import EPS, Array, check_stable, double
+from .._checks import EPS, Array, double
+from .._rounding import Factored, well_scaled
 from ..errors import InputError
 from ..gramians import padded, stable_factors, system_order
 from ..interop import as_system
 from ..norms import hinf_norm
-from ..order import rounding_floor, tail_sum
-from ..reduction import Reduction, balance
+from ..order import tail_sum
+from ..reduction import Reduction
 from ..stability import hsv_drift_bound
 from ..systems import DiagonalSystem, StateSpace
 from .systems import system_code
@@ -282,10 +283,8 @@ def assert_balanced(sys: Any, hsv: ArrayLike | None = None, *, rtol: float = 1e-
 
 def _values_and_floor(system: StateSpace | DiagonalSystem) -> tuple[Array, float]:
     """Return the Hankel singular values, computed in well-scaled states, and what rounding can do to one of them."""
-    if not system.is_stable():
-        check_stable(system.poles(), system.dt)
-    balancing = balance(system, offset=0.0, scale=True)
-    return balancing.hsv, max(balancing.floor, rounding_floor(balancing.hsv))
+    factored = Factored(well_scaled(system)[0])
+    return factored.hsv, factored.floor
 
 
 def _claimed(hsv: ArrayLike | Callable[[Any], ArrayLike], sys: Any, system: StateSpace | DiagonalSystem) -> Array:
