@@ -254,7 +254,11 @@ class InTrainingCompressor:
         self._cut_at = len(self.history)
         self._remember(report.layers, drifts, analysis, report.seconds)
         if self._guard is not None and before is not None:
-            self._note_metric(before=before, after=self._metric())
+            try:
+                self._note_metric(before=before, after=self._metric())
+            except BaseException:
+                self._undo("rolled back: the metric failed")
+                raise
             half = policy.halved(report.layers, self._config)
             self._trial = _Trial(self._steps + self._guard.settle_steps, before, half)
             if not self._guard.settle_steps:

@@ -202,6 +202,15 @@ def test_empty_validation_data_are_refused():
         metric(torch.nn.Identity())
 
 
+def test_metric_that_fails_after_the_cut_undoes_it():
+    plain = weights_of_plain_run(4)
+    run = guarded([1.0])  # the second call has nothing to give
+    with pytest.raises(IndexError):
+        run.steps(4)
+    assert_same(run.weights(), plain)
+    assert {record.reason for record in run.compressor.history} == {"rolled back: the metric failed"}
+
+
 def test_failing_metric_leaves_modes_and_random_numbers():
     def metric():
         torch.rand(3)
