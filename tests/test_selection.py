@@ -155,17 +155,32 @@ def test_a_fold_of_dependent_states_stays_small_and_says_its_rank():
     rng = np.random.default_rng(0)
     a, b, c = np.full((1, 400, 4), 0.5), rng.standard_normal((1, 400, 4)), np.ones((1, 400, 4))
     b[..., 1] = b[..., 0] + 0.1 * RCOND * rng.standard_normal((1, 400))  # same up to less than rcond
-    c[..., 3] = 1e-3
     statistics = hr.SelectiveStatistics(4)
     statistics.update(a, b, c)
-    reduction = hr.reduce_by_selection(statistics, 2)
-    both = {0, 1} <= set(reduction.kept[0])
-    assert both == (reduction.fold_ranks[0] == 1)
-    forced = hr.reduce_by_selection(statistics, 3)
-    assert {0, 1} <= set(forced.kept[0])
-    assert forced.fold_ranks.tolist() == [2]
-    assert np.abs(forced.T).max() < 2.0
-    assert hr.reduce_by_selection(statistics, 3, rcond=0.0).fold_ranks.tolist() == [3]
+    both = hr.reduce_by_selection(statistics, 3, kept=[0, 1, 2])
+    assert both.fold_ranks.tolist() == [2]
+    assert np.abs(both.T).max() < 2.0
+    assert hr.reduce_by_selection(statistics, 3, kept=[0, 1, 2], rcond=0.0).fold_ranks.tolist() == [3]
+    assert not {0, 1} <= set(hr.reduce_by_selection(statistics, 3).kept[0])
+
+
+def test_states_for_a_fold_explain_more_than_those_of_a_bare_selection():
+    for seed in range(4):
+        statistics, _ = mamba(16, seed, 16)
+        bare = hr.reduce_by_selection(statistics, 4, fold=False)
+        same_states = hr.reduce_by_selection(statistics, 4, kept=bare.kept)
+        assert hr.reduce_by_selection(statistics, 4).predicted_error <= same_states.predicted_error * (1 + 1e-12)
+
+
+def test_given_states_are_kept():
+    statistics, _ = mamba()
+    for fold in (False, True):
+        reduction = hr.reduce_by_selection(statistics, 3, fold=fold, kept=[5, 0, 2])
+        assert reduction.kept.tolist() == [[0, 2, 5]]
+    assert list(reduction.Ti[0].argmax(axis=1)) == [0, 2, 5]
+    for wrong in ([0, 1], [0, 1, 1], [0, 1, 8], [0.0, 1.0, 2.0], [-1, 0, 1]):
+        with pytest.raises(hr.HankelredError, match="distinct states"):
+            hr.reduce_by_selection(statistics, 3, kept=wrong)
 
 
 def test_a_fold_helps_where_states_are_alike():

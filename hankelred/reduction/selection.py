@@ -137,13 +137,19 @@ def selection_report(M: ArrayLike, order: int) -> SelectionReport:
 
 
 def reduce_by_selection(
-    statistics: SelectiveStatistics, order: int, *, fold: bool = True, rcond: float = RCOND
+    statistics: SelectiveStatistics,
+    order: int,
+    *,
+    fold: bool = True,
+    kept: ArrayLike | None = None,
+    rcond: float = RCOND,
 ) -> SelectiveReduction:
     """Reduce a selective layer to some of its states.
 
     Every layer can represent a selection. Where C is linear in what it is made from, the kept states can in part stand
     in for the dropped ones: with ``P = E[h h^H]``, ``h ≈ V h_K`` for ``V = P_:K P_KK^-1``, which is folded into C as
-    ``C_r = V^T C``.
+    ``C_r = V^T C``. A bare selection keeps the states of `select_states`; for a fold they are chosen so that
+    ``tr(Q (P - P_:K P_KK^-1 P_K:))``, ``Q = E[conj(c) c^T]``, is small: the better of a greedy choice and that one.
 
     Parameters
     ----------
@@ -153,6 +159,8 @@ def reduce_by_selection(
         States to keep, from 1 to n.
     fold : bool, default True
         Whether to fold. Pass False where a nonlinearity stands between the weights and C, as in Mamba-2.
+    kept : (order,) or (groups, order) array_like of int, optional
+        States to keep, chosen by other means.
     rcond : float, default 1e-3
         Directions of the kept states below this share of the largest, states scaled to equal size, take no part in
         the fold. The solver is a least-squares one with pivoting; no inverse of ``P_KK`` is formed.
@@ -167,7 +175,7 @@ def reduce_by_selection(
     OrderError
         If `order` is outside its range.
     InputError
-        If the statistics have seen nothing, or `rcond` is not from 0 to below 1.
+        If the statistics have seen nothing, `kept` does not hold distinct states, or `rcond` is not from 0 to below 1.
 
     See Also
     --------
@@ -189,18 +197,68 @@ def reduce_by_selection(
         raise InputError(f"rcond must be from 0 to below 1; got {rcond}.")
     order = check_order(order, statistics.n)
     forms, hsv = statistics.output_form(), statistics.hankel_singular_values()
-    kept = np.stack([select_states(M, order) for M in forms])
+    P, Q = statistics.gramians()
+    if kept is not None:
+        chosen = _check_kept(kept, order, *forms.shape[:2])
+    elif fold:
+        chosen = np.stack([_selected_for_fold(*x, order, rcond) for x in zip(P, Q, forms, strict=True)])
+    else:
+        chosen = np.stack([select_states(M, order) for M in forms])
     Ti = np.zeros((len(forms), order, statistics.n))
-    np.put_along_axis(Ti, kept[:, :, None], 1.0, axis=2)
+    np.put_along_axis(Ti, chosen[:, :, None], 1.0, axis=2)
     if not fold:
-        left = sum(_form_of_dropped(M.real, K) for M, K in zip(forms, kept, strict=True))
+        left = sum(_form_of_dropped(M.real, K) for M, K in zip(forms, chosen, strict=True))
         power = forms.sum().real
         error = float(np.sqrt(max(left, 0.0) / power)) if power > 0 else 0.0
-        return SelectiveReduction("selection", order, Ti.transpose(0, 2, 1).copy(), Ti, kept, None, hsv, error)
-    folds = [_fold(P, K, rcond) for P, K in zip(statistics.state_covariance(), kept, strict=True)]
+        return SelectiveReduction("selection", order, Ti.transpose(0, 2, 1).copy(), Ti, chosen, None, hsv, error)
+    folds = [_fold(P, K, rcond) for P, K in zip(P, chosen, strict=True)]
     T, ranks = np.stack([V for V, _ in folds]), np.array([rank for _, rank in folds])
     error = predicted_error(statistics, T, Ti)
-    return SelectiveReduction("folded selection", order, T, Ti, kept, None, hsv, error, fold_ranks=ranks)
+    return SelectiveReduction("folded selection", order, T, Ti, chosen, None, hsv, error, fold_ranks=ranks)
+
+
+def _selected_for_fold(P: Array, Q: Array, M: Array, order: int, rcond: float) -> Array:
+    """Return the states that leave least of ``tr(Q P)`` unexplained, of two candidates."""
+
+    def left(kept: Array) -> float:
+        E = np.eye(len(P)) - _fold(P, kept, rcond)[0] @ np.eye(len(P))[kept]
+        return float(np.trace(Q @ E @ P @ E.conj().T).real)
+
+    return min(_greedy_for_fold(P, Q, order), select_states(M, order), key=left)
+
+
+def _greedy_for_fold(P: Array, Q: Array, order: int) -> Array:
+    """Return states one by one, each the one that explains most of what is left: elimination with weighted pivots.
+
+    State k takes ``P_:k^H Q P_:k / P_kk`` from the trace of Q times the Schur complement P. States that the output
+    does not see come last, although they might explain others: they are what a reduction must leave out.
+    """
+    rest, start = P.copy(), np.diagonal(P).real
+    open_ = np.diagonal(Q).real > 0
+    kept: list[int] = []
+    for _ in range(order):
+        sizes = np.diagonal(rest).real
+        resolved = open_ & (sizes > len(P) * EPS * start)
+        explained = np.sum((rest.conj() * (Q @ rest)).real, axis=0) / np.where(resolved, sizes, 1.0)
+        explained = np.where(resolved, explained, np.where(open_, -1.0, -2.0))
+        explained[kept] = -3.0
+        k = int(np.argmax(explained))
+        kept.append(k)
+        if resolved[k]:
+            rest = rest - np.outer(rest[:, k], rest[k]) / sizes[k]
+    return np.sort(kept)
+
+
+def _check_kept(kept: ArrayLike, order: int, groups: int, n: int) -> Array:
+    """Return the states of every group, increasing."""
+    indices = np.asarray(kept)
+    if indices.dtype.kind in "iu" and indices.shape in {(order,), (groups, order)}:
+        chosen = np.sort(np.broadcast_to(indices, (groups, order)), axis=1).astype(np.int64)
+        if chosen.min() >= 0 and chosen.max() < n and np.all(np.diff(chosen, axis=1) > 0):
+            return chosen
+    raise InputError(
+        f"kept must hold {order} distinct states from 0 to {n - 1}, once or for each of {groups} groups; got {kept!r}."
+    )
 
 
 def _fold(P: Array, kept: Array, rcond: float) -> tuple[Array, int]:
