@@ -28,6 +28,16 @@ def test_penalty_is_the_sum_of_powers_of_all_hsv_of_all_layers(p, dtype):
     assert abs(penalty.item() / from_the_core(model, p) - 1) < (1e-13 if dtype == torch.float64 else 1e-7)
 
 
+@pytest.mark.parametrize("layer", [ht.layers.LRU, ht.layers.S5, ht.layers.S4D])
+def test_penalty_is_the_sum_of_hsv_for_every_family_of_layers(layer):
+    torch.manual_seed(0)
+    model = layer(3, 8)
+    penalty = ht.hankel_penalty(model)
+    assert abs(penalty.item() / from_the_core(model, 1) - 1) < 1e-6  # returned in float32
+    penalty.backward()
+    assert any(x.grad is not None and x.grad.abs().max() > 0 for x in model.parameters())
+
+
 @pytest.mark.parametrize("p", [1, 2])
 def test_gradient_agrees_with_differences(p):
     layer = lru(states=4, channels=2)
