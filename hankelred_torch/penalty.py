@@ -2,8 +2,7 @@
 
 The penalty is the sum of powers of all Hankel singular values of every state space layer, each from both Gramians of
 the system that the layer is: with the conjugates where they belong, and for layers whose output is a real part, of the
-real system with twice the states. The published regulariser that takes the trace of one Gramian, or leaves a conjugate
-out, is a different number.
+real system with twice the states.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Does training with a Hankel penalty make a cut cheaper? Cutting alone against penalty, then cutting.
 
     python -m benchmarks.studies.penalty                     # all arms and seeds; about three minutes on one core
-    python -m benchmarks.studies.penalty --seeds 1 --steps 200 --out /tmp/penalty.json
+    python -m benchmarks.studies.penalty --seeds 1 --steps 200 --out quick.json
     python -m benchmarks.studies.penalty --time              # only what the penalty adds to a step
 
 The classifier of `hankelred train` learns the digits with 64 states. Half way it is cut to few states, by the same
