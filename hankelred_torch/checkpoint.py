@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hankelred.errors import InputError
 
 from .adapters import find_ssm_layers, state_sizes, stored_tensor
-from .convert import tensor_in_place_of
+from .convert import standing_in
 from .ema import as_models
 from .optimizer_state import find_slot
 from .snapshot import load_state, random_state, set_random_state, state_of
@@ -75,7 +74,7 @@ def resize_like(model: nn.Module, state_dict: Mapping[str, Tensor], optimizers: 
                 shape = _saved_shape(state_dict, f"{name}.{tensor_name}" if name else tensor_name, old)
                 if shape == tuple(old.shape):
                     continue
-                new = tensor_in_place_of(old, np.zeros(shape))
+                new = standing_in(old, torch.zeros(shape, dtype=old.dtype, device=old.device))
                 for store, key in holders[old]:
                     journal.set_item(store, key, new)
                 slot = find_slot(old, optimizers)

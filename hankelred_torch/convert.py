@@ -84,7 +84,24 @@ def tensor_in_place_of(old: Tensor, array: Array) -> Tensor:
     NumericalError
         If a value is not finite in the dtype of `old`.
     """
-    tensor = to_tensor(array, old)
+    return standing_in(old, to_tensor(array, old))
+
+
+def standing_in(old: Tensor, tensor: Tensor) -> Tensor:
+    """Return a tensor with all that hangs on a parameter or buffer, to stand where that one stood.
+
+    Parameters
+    ----------
+    old : torch.Tensor
+        A parameter or buffer; unchanged.
+    tensor : torch.Tensor
+        The new value, of the dtype and device of `old`.
+
+    Returns
+    -------
+    torch.Tensor
+        As `tensor_in_place_of` returns it.
+    """
     if not isinstance(old, nn.Parameter):
         return tensor
     new = nn.Parameter(tensor, requires_grad=old.requires_grad)

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,12 +25,15 @@ MANIFEST, WEIGHTS = "hankelred.json", "model.pt"
 def save_pretrained(model: nn.Module, directory: StrPath) -> None:
     """Save a model whose layers were cut, with a manifest of their sizes.
 
+    A model of Hugging Face is saved by its own ``save_pretrained``, with the manifest in its ``config.json`` under the
+    key ``hankelred``.
+
     Parameters
     ----------
     model : torch.nn.Module
         The model; training is over or goes on elsewhere.
     directory : str or path-like
-        Made if it is not there; gets ``model.pt`` and ``hankelred.json``.
+        Made if it is not there; gets ``model.pt`` and ``hankelred.json``, or the files of Hugging Face.
 
     Examples
     --------
@@ -42,26 +45,30 @@ def save_pretrained(model: nn.Module, directory: StrPath) -> None:
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = {
-        "format": 1,
-        "hankelred": hr.__version__,
-        "class": f"{type(model).__module__}.{type(model).__qualname__}",
-        "state_sizes": state_sizes(model),
-    }
-    text = json.dumps(manifest, indent=1)
+    manifest: dict[str, Any] = {"format": 1, "hankelred": hr.__version__, "state_sizes": state_sizes(model)}
+    if hasattr(model, "save_pretrained") and hasattr(model, "config"):
+        cast(Any, model.config).hankelred = manifest
+        cast(Any, model).save_pretrained(folder)
+        return
+    manifest["class"] = f"{type(model).__module__}.{type(model).__qualname__}"
     write_safely(folder / WEIGHTS, lambda file: torch.save(model.state_dict(), file))
-    write_safely(folder / MANIFEST, lambda file: file.write(text.encode()))
+    write_safely(folder / MANIFEST, lambda file: file.write(json.dumps(manifest, indent=1).encode()))
 
 
-def from_pretrained(directory: StrPath, model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
-    """Load what `save_pretrained` saved into a model made as before its cuts.
+def from_pretrained(
+    directory: StrPath, model: nn.Module | Callable[[], nn.Module] | type[nn.Module] | None = None, **options: Any
+) -> nn.Module:
+    """Load what `save_pretrained` saved, layers at the sizes they had.
 
     Parameters
     ----------
     directory : str or path-like
         Where it was saved.
-    model : torch.nn.Module or callable
-        A model of that structure, or what makes one; layers are resized as the manifest says.
+    model : torch.nn.Module, callable or type, optional
+        A model of that structure, as before its cuts, or what makes one. For a model of Hugging Face its class, by
+        default the one that its ``config.json`` names.
+    **options
+        For ``from_pretrained`` of Hugging Face, such as ``dtype`` or ``device_map``.
 
     Returns
     -------
@@ -84,18 +91,74 @@ def from_pretrained(directory: StrPath, model: nn.Module | Callable[[], nn.Modul
     True
     """
     folder = Path(directory)
-    if not (folder / MANIFEST).is_file():
-        raise InputError(f"directory must hold a {MANIFEST}; got {os.fspath(directory)!r}. Save with save_pretrained.")
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    built = model if isinstance(model, nn.Module) else model()
-    state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
-    sizes = resize_like(built, state)
-    if sizes != manifest["state_sizes"]:
+    if (folder / MANIFEST).is_file():
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if model is None:
+            raise InputError(
+                f"model must be given to load a {manifest['class']}; got none. Pass one as before its cuts."
+            )
+        built = model if isinstance(model, nn.Module) else model()
+        state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+        resize_like(built, state)
+        built.load_state_dict(state)
+    else:
+        config = folder / "config.json"
+        settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        if "hankelred" not in settings:
+            raise InputError(
+                f"directory must hold a {MANIFEST}, or a config.json with the key hankelred; got "
+                f"{os.fspath(directory)!r}. Save with save_pretrained."
+            )
+        manifest = settings["hankelred"]
+        built = _from_hugging_face(folder, model or _named_class(settings), options)
+    if state_sizes(built) != manifest["state_sizes"]:
         raise InputError(
-            f"model must be of the structure that was saved, with layers {manifest['state_sizes']}; got {sizes}."
+            f"model must be of the structure that was saved, with layers {manifest['state_sizes']}; got "
+            f"{state_sizes(built)}."
         )
-    built.load_state_dict(state)
     return built
+
+
+def _named_class(settings: dict[str, Any]) -> Any:
+    """Return the class of transformers that a config.json names."""
+    import transformers
+
+    name = (settings.get("architectures") or [""])[0]
+    if not hasattr(transformers, name):
+        raise InputError(f"model must be the class of the model; transformers has none called {name!r}.")
+    return getattr(transformers, name)
+
+
+def _from_hugging_face(folder: Path, model_class: Any, options: dict[str, Any]) -> nn.Module:
+    """Load by the class's own from_pretrained, whose new model gets the sizes in the files before the weights.
+
+    The class itself does it, not a subclass, so that dtype, device maps and what is saved later are as ever.
+    """
+    if not hasattr(model_class, "from_pretrained"):
+        raise InputError(f"model must be a class of Hugging Face for these files; got {model_class!r}.")
+    shapes, make = _shapes_in(folder), model_class.__init__
+
+    def make_resized(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        resize_like(self, shapes)
+
+    model_class.__init__ = make_resized
+    try:
+        return cast(nn.Module, model_class.from_pretrained(folder, **options))
+    finally:
+        model_class.__init__ = make
+
+
+def _shapes_in(folder: Path) -> dict[str, torch.Tensor]:
+    """Return tensors without values of the shapes in the weight files."""
+    from safetensors import safe_open
+
+    shapes = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 (it is no mapping)
+                shapes[name] = torch.empty(weights.get_slice(name).get_shape(), device="meta")
+    return shapes
 
 
 def export_padded(model: nn.Module, states: int | None = None) -> nn.Module:

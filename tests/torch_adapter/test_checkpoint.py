@@ -218,6 +218,46 @@ def test_pretrained_model_comes_back_with_its_sizes(tmp_path):
     assert manifest["hankelred"] == hr.__version__
 
 
+def hugging_face_model():
+    """Return a class of model as users of transformers write them."""
+    transformers = pytest.importorskip("transformers")
+
+    class TinyConfig(transformers.PretrainedConfig):
+        model_type = "tiny"
+
+    class TinyModel(transformers.PreTrainedModel):
+        config_class = TinyConfig
+
+        def __init__(self, config):
+            super().__init__(config)
+            self.inner = Stack(dtype=torch.float32)
+            self.post_init()
+
+        def _init_weights(self, module):
+            pass
+
+        def forward(self, u):
+            return self.inner(u)
+
+    return TinyModel, TinyConfig
+
+
+def test_hugging_face_model_comes_back_with_its_sizes(tmp_path):
+    model_class, config_class = hugging_face_model()
+    model = model_class(config_class())
+    ht.compress_(model, ht.CompressionConfig(order={"inner.first": 5}))
+    ht.save_pretrained(model, tmp_path / "model")
+    make = model_class.__init__
+    loaded = ht.from_pretrained(tmp_path / "model", model_class)
+    u = inputs(dtype=torch.float32)
+    assert ht.state_sizes(loaded) == {"inner.first": 5, "inner.second": 8}
+    assert torch.equal(loaded(u), model(u))
+    assert type(loaded) is model_class
+    assert model_class.__init__ is make
+    with pytest.raises(hr.InputError, match="transformers has none called 'TinyModel'"):
+        ht.from_pretrained(tmp_path / "model")
+
+
 def test_folder_without_a_manifest_is_refused(tmp_path):
     with pytest.raises(hr.InputError, match=r"must hold a hankelred\.json"):
         ht.from_pretrained(tmp_path, Stack())
