@@ -19,6 +19,7 @@ import hankelred as hr
 import hankelred_torch as ht
 
 from .adapter_models import Stack, assert_consistent, assert_unchanged, inputs, lru, snapshot, train
+from .continuous_layers import FAMILIES, made, ssm_kernel_with_shared_poles
 
 # History of this page: what cuts by hand do. Replacing `p.data` fails while a graph of the last step is alive; a new
 # parameter that the optimizer is not told of is never updated again, without an error; AdamW(fused=True) reads the
@@ -120,6 +121,29 @@ def test_any_schedule_with_any_optimizer_leaves_a_consistent_run(
     # a positive real pole with its rows and columns stays real: all gradients across are zero
     real = [name for name in found if before[f"{name}.theta_log"].max() < -25]
     assert set(stuck) <= {f"{name}.{tensor}" for name in real for tensor in ("theta_log", "B_im", "C_im")}
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, ssm_kernel_with_shared_poles], ids=lambda x: x.__name__)
+def test_layers_of_every_family_are_measured_averaged_and_rolled_back(family):
+    model = made(family)
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
+    ema = torch.optim.swa_utils.AveragedModel(model)
+    config = ht.CompressionConfig(fraction=0.5, end_step=1, attempts=1, min_cut=0.0, force=True, measure=True)
+    compressor = ht.InTrainingCompressor(model, optimizer, config, ht.Guard(lambda: 1.0, tolerance=0.0), ema=ema)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    optimizer.zero_grad()
+    report = compressor.step()
+    assert report.is_cut
+    assert ht.state_sizes(ema.module) == ht.state_sizes(model) == report.sizes
+    assert_consistent(model, optimizer)
+    record = compressor.history[0]
+    assert 0 < record.error <= record.error_bound
+    compressor.rollback()
+    assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
+    assert_consistent(model, optimizer)
 
 
 def test_pruned_layer_is_refused_and_unchanged():
