@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -186,6 +187,50 @@ def test_users_register_their_own_layers(registry, key):
     assert ht.find_ssm_layers(Renamed()) == {}
     ht.register_adapter(key, LRUAdapter)
     assert ht.state_sizes(Renamed()) == {"": 4}
+
+
+class Nested(nn.Module):
+    """A layer whose tensors, and the number of its states, belong to a submodule."""
+
+    def __init__(self, states=8, channels=3):
+        super().__init__()
+        self.inner = Renamed(states, channels)
+        self.inner.d_state = states
+
+
+class NestedAdapter(LRUAdapter):
+    """Names with dots, translated to those of an LRU where arrays are computed."""
+
+    state_axes: ClassVar = {f"inner.{name}": axis for name, axis in LRUAdapter.state_axes.items()}
+    constants = ("inner.D",)
+
+    def read(self, values):
+        return super().read({name.removeprefix("inner."): x for name, x in values.items()})
+
+    def write(self, system):
+        layer = LRUAdapter(self.layer.inner)
+        return {f"inner.{name}": x for name, x in layer.write(system).items()}
+
+    def rewrite(self, values, reduction):
+        written = self.write(reduction.system)
+        return {name: written[name] for name in self.state_axes}
+
+    def sizes(self, states):
+        return {"inner.d_state": states}
+
+
+@pytest.mark.parametrize("cut", ["compress", "write"])
+def test_tensors_and_sizes_of_submodules_have_names_with_dots(registry, cut):
+    ht.register_adapter(Nested, NestedAdapter)
+    layer = Nested()
+    make_inert(layer.inner, live=5)
+    before = ht.read_system(layer)
+    if cut == "compress":
+        ht.compress_(layer, ht.CompressionConfig(tau=0.0))
+    else:
+        ht.write_system(layer, hr.balanced_truncation(before, states=5).system)
+    assert (ht.state_sizes(layer)[""], layer.inner.d_state) == (5, 5)
+    assert distance(before, ht.read_system(layer)) < 1e-11
 
 
 @pytest.mark.parametrize(("key", "adapter"), [("LRU", LRUAdapter), (3, LRUAdapter), (Renamed, Renamed)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -188,6 +190,15 @@ def test_planning_changes_nothing(family):
     assert_unchanged(before, layer)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_averaged_copy_that_equals_the_layer_is_cut_as_the_layer(family):
+    layer = made(family)
+    twin = copy.deepcopy(layer)
+    ht.compress_(layer, ht.CompressionConfig(order=4), ema=twin)
+    for name, p in layer.named_parameters():
+        assert relative(twin.get_parameter(name), p) < 1e-8, name
+
+
 def test_kernel_records_its_new_size():
     layer = made(ssm_kernel)
     ht.compress_(layer, ht.CompressionConfig(order=3))
@@ -202,11 +213,11 @@ def test_channels_that_share_poles_are_one_system_in_continuous_time():
     K = np.zeros((2, 2 * CHANNELS, 30))
     for k, system in enumerate(systems):
         C = system.C.reshape(2, 2, -1)  # copies, outputs
-        for copy in range(2):
-            channel = copy * CHANNELS + k
+        for turn in range(2):
+            channel = turn * CHANNELS + k
             rates = system.lam * steps[channel]
             held = np.expm1(rates) / system.lam * system.B[:, 0]
-            K[:, channel] = (C[copy] @ (held[:, None] * np.exp(rates[:, None] * np.arange(30)))).real
+            K[:, channel] = (C[turn] @ (held[:, None] * np.exp(rates[:, None] * np.arange(30)))).real
     assert relative(K, layer(30)) < 1e-10
 
 
