@@ -21,12 +21,12 @@ ROOT = Path(__file__).parents[1]
 CORE = """
     errors _checks _threads _averaged_kernels _diagonal_kernels _diagonal_pair _system_base systems order
     _realisation interop _triangular _hammarling _smith lyapunov _diagonal_factors diagonal diagonal_banks
-    _bidiagonal gramians projection averaged _selective_states _selective_sums selective norms reduction _drift
-    stability moments following control_names __init__ testing plotting cli
+    _bidiagonal gramians projection averaged _selective_states _selective_sums selective norms reduction _rounding
+    _drift stability moments following control_names __init__ testing plotting cli
 """
 ADAPTER = """
-    errors convert config ops layers adapters penalty allocation plan report optimizer_state ema surgery history policy
-    snapshot guard rewarm checkpoint pretrained compressor distributed __init__ integrations experiment
+    errors convert config ops layers adapters distributed penalty allocation plan report optimizer_state ema surgery
+    history policy snapshot guard rewarm checkpoint pretrained compressor integrations __init__ experiment
 """
 ORDER = {"hankelred": CORE.split(), "hankelred_torch": ADAPTER.split()}
 OPTIONAL = ["control", "hankelred_torch", "hypothesis", "jinja2", "matplotlib", "sklearn", "slycot", "torch", "tqdm"]
