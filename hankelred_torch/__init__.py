@@ -8,6 +8,7 @@ from .adapters import find_ssm_layers, read_system, register_adapter, state_size
 from .checkpoint import load_checkpoint, resize_like, save_checkpoint
 from .compressor import InTrainingCompressor
 from .config import CompressionConfig
+from .distributed import refresh_ddp_
 from .errors import OptimizerStateWarning, RefusedCutWarning, SurgeryError
 from .guard import Guard, validation_loss
 from .history import History, Measurement
@@ -42,6 +43,7 @@ __all__ = [
     "ops",
     "plan",
     "read_system",
+    "refresh_ddp_",
     "register_adapter",
     "resize_like",
     "save_checkpoint",

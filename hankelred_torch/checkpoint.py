@@ -19,6 +19,7 @@ from hankelred.errors import InputError
 
 from .adapters import find_ssm_layers, state_sizes, stored_tensor
 from .convert import standing_in
+from .distributed import refresh_ddp_, unwrapped, wrapper_of
 from .ema import as_models
 from .optimizer_state import find_slot
 from .snapshot import load_state, random_state, set_random_state, state_of
@@ -140,7 +141,7 @@ def save_checkpoint(
         lambda file: torch.save(
             {
                 "format": FORMAT,
-                "model": model.state_dict(),
+                "model": unwrapped(model).state_dict(),
                 "ema": [x.state_dict() for x in as_models(ema)],
                 "optimizers": [x.state_dict() for x in as_optimizers(optimizers)],
                 "compressor": None if compressor is None else compressor.state_dict(),
@@ -221,8 +222,11 @@ def load_checkpoint(
     if (compressor is None) != (saved["compressor"] is None):
         holds = "no" if saved["compressor"] is None else "a"
         raise InputError(f"compressor must be what was saved; the checkpoint holds {holds} compressor.")
+    ddp, model = wrapper_of(model), unwrapped(model)
     resize_like(model, saved["model"], optimizers)
     model.load_state_dict(saved["model"])
+    if ddp is not None:
+        refresh_ddp_(ddp)
     for average, state in zip(given["ema"], saved["ema"], strict=True):
         resize_like(average, state)
         average.load_state_dict(state)

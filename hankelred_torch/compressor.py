@@ -21,6 +21,7 @@ from .adapters import find_ssm_layers, state_sizes
 from .checkpoint import save_checkpoint
 from .config import CompressionConfig
 from .convert import to_array
+from .distributed import averaged, decided, leads, refresh_ddp_, unwrapped, wrapper_of
 from .ema import as_copies, as_models
 from .errors import RefusedCutWarning
 from .guard import Guard
@@ -47,7 +48,7 @@ class InTrainingCompressor:
     Parameters
     ----------
     model : torch.nn.Module
-        The model in training.
+        The model in training, with its wrapper if it is in `DistributedDataParallel`; every rank makes a compressor.
     optimizers : torch.optim.Optimizer or iterable of them
         Every optimizer that trains a parameter of the model.
     config : CompressionConfig
@@ -103,12 +104,13 @@ class InTrainingCompressor:
         restore: Iterable[Any] = (),
         checkpoint_dir: Any = None,
     ) -> None:
-        self._model, self._config, self._guard = model, config, guard
+        self._ddp, self._outer, self._model = wrapper_of(model), model, unwrapped(model)
+        self._config, self._guard = config, guard
         self._optimizers = as_optimizers(optimizers)
         if not self._optimizers:
             raise InputError("optimizers must hold at least one optimizer; got none. Outside training use compress_.")
         self._ema = as_models(ema)
-        as_copies(self._ema, find_ssm_layers(model))
+        as_copies(self._ema, find_ssm_layers(self._model))
         self._batches = _repeatable(batches)
         self._restore = tuple(restore)
         for target in self._restore:
@@ -124,7 +126,7 @@ class InTrainingCompressor:
         self._trial: _Trial | None = None
         self._measured: dict[str, dict[str, Array]] = {}  # tensors at the last measurement, where drift is asked for
         self.history = History()
-        for name, adapter in target_layers(model, config).items():
+        for name, adapter in target_layers(self._model, config).items():
             check_trained(adapter, name, self._optimizers)
 
     def step(self) -> CompressionReport | None:
@@ -239,7 +241,7 @@ class InTrainingCompressor:
     def _attempt(self, smaller: CompressionConfig | None = None) -> CompressionReport | None:
         """Measure, plan and cut, by the schedule or by the configuration of a smaller cut."""
         started = time.perf_counter()
-        todo, drifts = self._plan() if smaller is None else (self._planned(smaller), {})
+        todo, drifts = decided(self._ddp, self._plan if smaller is None else lambda: (self._planned(smaller), {}))
         analysis = time.perf_counter() - started
         if not todo.is_cut:
             self._remember(todo.layers, drifts, analysis, analysis)
@@ -248,7 +250,7 @@ class InTrainingCompressor:
         self._save("before")
         self._snapshot = self._snapshot_now()
         started = time.perf_counter()
-        report = compress_(self._model, todo, self._optimizers, self._ema)
+        report = compress_(self._outer, todo, self._optimizers, self._ema)
         report = replace(report, step=self._steps, seconds=analysis + time.perf_counter() - started)
         self._rewarmer.start()
         self._cut_at = len(self.history)
@@ -288,6 +290,8 @@ class InTrainingCompressor:
         """Go back to the moment before the last cut, and say so in the history."""
         assert self._snapshot is not None
         self._snapshot.restore()
+        if self._ddp is not None:
+            refresh_ddp_(self._ddp)
         self._snapshot = self._trial = None
         for k, record in self._records_of_cut():
             if record.cut:
@@ -305,7 +309,7 @@ class InTrainingCompressor:
             warnings.warn(
                 "\n".join(f"Layer {name!r} was not cut: {todo.layers[name].reason}." for name in refused),
                 RefusedCutWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         adapters, drifts = find_ssm_layers(self._model), {}
         with one_blas_thread():
@@ -347,7 +351,8 @@ class InTrainingCompressor:
         return {name: adapter.values() for name, adapter in adapters.items() if adapter.kind == "lti"}
 
     def _metric(self) -> float | None:
-        return None if self._guard is None else self._guard.measure(self._model)
+        guard = self._guard
+        return None if guard is None else averaged(self._ddp, lambda: guard.measure(self._model))
 
     def _note_metric(self, **values: float | None) -> None:
         """Add what the guard's metric was to the records of the last cut."""
@@ -367,7 +372,7 @@ class InTrainingCompressor:
 
     def _save(self, moment: str) -> None:
         """Write a checkpoint if they are asked for."""
-        if self._folder is not None:
+        if self._folder is not None and leads(self._ddp):
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / f"step_{self._steps:08d}_{moment}.pt"
             save_checkpoint(path, self._model, self._optimizers, self, ema=self._ema, restore=self._restore)

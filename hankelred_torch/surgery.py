@@ -7,6 +7,7 @@ one in its place. What was done is noted as it is done, and undone in reverse if
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from hankelred.errors import InputError, NumericalError
 from .adapters import Adapter, find_ssm_layers, stored_tensor
 from .config import CompressionConfig
 from .convert import tensor_in_place_of, to_array
+from .distributed import agreed, check_refreshable, decided, digest, refresh_ddp_, unwrapped, wrapper_of
 from .ema import as_copies, followed_values
 from .errors import SurgeryError
 from .optimizer_state import Slot, State, carried_state, find_slot
@@ -97,12 +99,14 @@ def compress_(
     """Cut the states of a model that carry little, in place, in the model and its optimizers together.
 
     Call it between steps: after ``optimizer.step()``, before the next forward pass. Gradients of the parameters that
-    are replaced are dropped with them. Learning-rate schedules go on.
+    are replaced are dropped with them. Learning-rate schedules go on. What `torch.compile` has compiled in this
+    process is compiled anew at its next call: it would stop to compile after 8 sizes, and say so in a log only.
 
     Parameters
     ----------
     model : torch.nn.Module
-        A model or a single layer; changed in place, or not at all.
+        A model or a single layer; changed in place, or not at all. One in `DistributedDataParallel` is given with its
+        wrapper, by every rank: rank 0 decides, and the wrapper takes up the new parameters.
     plan_or_config : CompressionPlan or CompressionConfig
         What to cut, or how to decide it. Of a plan, the sizes count: if the layer has changed since, it is reduced
         as it is now.
@@ -126,11 +130,11 @@ def compress_(
     InputError
         If the model has no state space layers, the plan is for another model, the optimizers miss a trainable
         parameter that is to be replaced, a parameter is tied to another layer, parametrized or pruned, an averaged
-        copy has other layers, or the model is wrapped for distributed training.
+        copy has other layers, or the model is sharded or in a wrapper that cannot be made anew.
     NumericalError
         If the reduced layer is not finite and stable in the dtype of the layer.
     SurgeryError
-        If model and optimizers were not consistent afterwards; they are as before then.
+        If ranks differ, or model and optimizers were not consistent afterwards; they are as before then.
 
     Examples
     --------
@@ -143,26 +147,37 @@ def compress_(
     ({'1': 8}, 456)
     """
     started = time.perf_counter()
-    _refuse_wrapped(model)
+    ddp, model = wrapper_of(model), unwrapped(model)
     optimizers = as_optimizers(optimizers)
+    if ddp is not None:
+        check_refreshable(ddp)
     copies = as_copies(ema, find_ssm_layers(model))
     sampled = {} if batches is None else {"batches": batches}
-    todo = plan_or_config if isinstance(plan_or_config, CompressionPlan) else plan(model, plan_or_config, **sampled)
+    todo = decided(
+        ddp,
+        lambda: (
+            plan_or_config if isinstance(plan_or_config, CompressionPlan) else plan(model, plan_or_config, **sampled)
+        ),
+    )
     before = _count_parameters(model)
     with one_blas_thread():
-        cuts = _prepare(model, todo, optimizers)
-        copied = [(copy, _prepare_copy(copy, cuts)) for copy in copies]
+        prepared = agreed(ddp, lambda: _prepare_all(model, todo, optimizers, copies), _fingerprint)
+    cuts = prepared[0][1]
     journal = Journal()
     try:
-        for where, some in [(model, cuts), *copied]:
+        for where, some in prepared:
             for cut in some:
                 _replace(cut, journal)
             _check_invariants(where, some, optimizers)
+        if ddp is not None and cuts:
+            refresh_ddp_(ddp)
     except BaseException:
         journal.roll_back()
         raise
+    if cuts:
+        _forget_compiled()
     layers = todo.layers | {cut.layer.name: cut.layer for cut in cuts}
-    restarted = tuple(sorted({cut.layer.name for _, some in copied for cut in some if cut.restarted}))
+    restarted = tuple(sorted({cut.layer.name for _, some in prepared for cut in some if cut.restarted}))
     seconds = time.perf_counter() - started
     return CompressionReport(layers, before, _count_parameters(model), seconds, ema_restarted=restarted)
 
@@ -176,6 +191,11 @@ def as_optimizers(optimizers: Any) -> tuple[Any, ...]:
     for optimizer in found:
         if not (hasattr(optimizer, "param_groups") and hasattr(optimizer, "state")):
             raise InputError(f"optimizers must be one torch optimizer or several; got {type(optimizer).__name__}.")
+        if type(optimizer).__name__ == "ZeroRedundancyOptimizer":
+            raise InputError(
+                "optimizers must keep the whole state on every rank; got a ZeroRedundancyOptimizer, which shares it "
+                "out. Use the optimizer inside it."
+            )
     return found
 
 
@@ -198,18 +218,40 @@ def check_trained(adapter: Adapter, name: str, optimizers: tuple[Any, ...]) -> d
     return slots
 
 
-def _refuse_wrapped(model: nn.Module) -> None:
-    """Refuse wrappers that keep their own copies of parameter shapes."""
-    for module in model.modules():
-        if isinstance(module, nn.parallel.DistributedDataParallel):
-            raise InputError(
-                "model must not be wrapped in DistributedDataParallel, whose buckets keep the old shapes; got one. "
-                "Cut the inner module on every rank and wrap it again."
-            )
-
-
 def _count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _forget_compiled() -> None:
+    """Drop what `torch.compile` has compiled.
+
+    Every new size is one recompilation, and beyond ``torch._dynamo.config.recompile_limit`` of them, 8 per function,
+    it runs eagerly from then on with a line in its log. Models do not know who compiled them or a step around them,
+    so this is for all of the process; without it layers of equal class and unequal sizes use the limit up together.
+    """
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+
+
+def _prepare_all(
+    model: nn.Module, todo: CompressionPlan, optimizers: tuple[Any, ...], copies: tuple[nn.Module, ...]
+) -> list[tuple[nn.Module, list[_Cut]]]:
+    """Compute everything new, for the model and its averaged copies; change nothing."""
+    cuts = _prepare(model, todo, optimizers)
+    return [(model, cuts), *((copy, _prepare_copy(copy, cuts)) for copy in copies)]
+
+
+def _fingerprint(prepared: list[tuple[nn.Module, list[_Cut]]]) -> str:
+    """Return a hash of all that is to be new."""
+    cuts = [cut for _, some in prepared for cut in some]
+    parts: list[Any] = []
+    for cut in cuts:
+        parts += [cut.layer.name, cut.layer.n, cut.layer.states]
+        for x in cut.replacements:
+            parts += [x.name, x.new]
+            for key, value in (x.state or {}).items():
+                parts += [key, value]
+    return digest(parts)
 
 
 def _prepare(model: nn.Module, todo: CompressionPlan, optimizers: tuple[Any, ...]) -> list[_Cut]:

@@ -249,15 +249,6 @@ def test_optimizers_of_another_kind_are_refused(optimizers):
         ht.compress_(lru(), ht.CompressionConfig(order=4), optimizers)
 
 
-def test_distributed_wrapper_is_refused(tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        with pytest.raises(hr.InputError, match="must not be wrapped in DistributedDataParallel"):
-            ht.compress_(nn.parallel.DistributedDataParallel(lru()), ht.CompressionConfig(order=4))
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 def test_plan_is_carried_out_at_the_weights_of_the_cut():
     layer, u = lru(), inputs()
     plan = ht.plan(layer, ht.CompressionConfig(order=4))
