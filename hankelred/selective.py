@@ -113,8 +113,8 @@ class SelectiveStatistics:
                 f"are several; got {a.shape}."
             )
         grouped = [x.reshape(self.groups, -1, *a.shape[-2:]) for x in (a, b, c)]
-        for group, steps in enumerate(zip(*grouped, strict=True)):
-            add_steps(self._sums, group, *steps, self.every)
+        for group in range(self.groups):
+            add_steps(self._sums, group, grouped[0][group], grouped[1][group], grouped[2][group], self.every)
         self._count(grouped[0].shape[1], a.shape[-2], 1)
 
     def update_mamba(
@@ -160,7 +160,7 @@ class SelectiveStatistics:
             shape = (*data.B.shape[:2], self.groups, self.n)
             data = data._replace(B=np.broadcast_to(data.B, shape), C=np.broadcast_to(data.C, shape))
         add_sequences(self._sums, data, np.asarray(delta), self.every)
-        self._count(*data.v.shape[:2], data.group_width)
+        self._count(data.v.shape[0], data.v.shape[1], data.group_width)
 
     def update_heads(
         self, decay: ArrayLike, B: ArrayLike, C: ArrayLike, x: ArrayLike, gate: ArrayLike | None = None
@@ -192,7 +192,7 @@ class SelectiveStatistics:
                 f"{data.B.shape[3]}."
             )
         add_sequences(self._sums, data, None, self.every)
-        self._count(*data.v.shape[:2], data.group_width)
+        self._count(data.v.shape[0], data.v.shape[1], data.group_width)
 
     def merge(self, other: SelectiveStatistics) -> None:
         """Add what another has seen, as if this one had seen it.

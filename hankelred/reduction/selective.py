@@ -95,13 +95,14 @@ class SelectiveReduction:
             raise InputError(f"A must be (channels, {self.T.shape[1]}); got {A.shape}.")
         if self.rates is not None and len(self.rates) != len(A):
             raise InputError(f"A must have the {len(self.rates)} channels that were rotated; got {len(A)}.")
-        if len(self.T) > 1 or (self.rates is None and self.kept is None):
+        if len(self.T) > 1 or self.method == "projection":
             raise InputError(
                 f"A Mamba layer has one group of channels and rates of its own in each; got a {self.method} of "
                 f"{len(self.T)} groups. Use heads_error."
             )
         full = mamba_sequences(delta, A, B, C, u, gate)
-        rates = A[:, self.kept[0]] if self.rates is None and self.kept is not None else self.rates
+        rates = self.rates if self.kept is None else A[:, self.kept[0]]
+        assert rates is not None
         small = mamba_sequences(delta, rates, full.B[:, :, 0] @ self.Ti[0].T, full.C[:, :, 0] @ self.T[0], u, gate)
         return _relative_error(full, small)
 
