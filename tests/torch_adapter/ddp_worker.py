@@ -1,0 +1,237 @@
+"""What every process of test_distributed.py does: run all scenarios, and write what this rank found to a file."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from adapter_models import Stack, assert_consistent
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.nn.parallel import DistributedDataParallel as DDP
+
+import hankelred as hr
+import hankelred_torch as ht
+
+CONFIG = ht.CompressionConfig(fraction=0.6, end_step=2, attempts=1, force=True)
+SCENARIOS = {}
+
+
+def scenario(function):
+    SCENARIOS[function.__name__] = function
+    return function
+
+
+def batch(step):
+    """Return the sequences of all ranks at a step."""
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(4, 16, 3, generator=generator, dtype=torch.float64)
+
+
+def train(model, optimizer, compressor=None, *, steps=5, shard=True, first=0):
+    for step in range(first, first + steps):
+        u = batch(step)
+        u = u.chunk(dist.get_world_size())[dist.get_rank()] if shard else u
+        (model(u) - u.cumsum(1)[..., :2]).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if compressor is not None:
+            compressor.step()
+
+
+def weights(model):
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+
+def same_everywhere(model):
+    """Tell whether all ranks have the same parameters, bit for bit."""
+    found = [None] * dist.get_world_size()
+    dist.all_gather_object(found, (ht.state_sizes(model), weights(model).tolist()))
+    return all(x == found[0] for x in found)
+
+
+def wrapped(**arguments):
+    ddp = DDP(Stack(), **arguments)
+    return ddp, torch.optim.AdamW(ddp.parameters(), lr=1e-2)
+
+
+def message(call):
+    """Return the class and text of what a call raises."""
+    try:
+        call()
+    except Exception as error:
+        return [type(error).__name__, str(error)]
+    return ["nothing", ""]
+
+
+def kept(ddp):
+    names = ("static_graph", "gradient_as_bucket_view", "find_unused_parameters", "broadcast_buffers")
+    return {name: bool(getattr(ddp, name)) for name in names} | {"bucket_bytes_cap": ddp.bucket_bytes_cap}
+
+
+@scenario
+def every_kind_of_wrapper():
+    single = Stack()
+    optimizer = torch.optim.AdamW(single.parameters(), lr=1e-2)
+    train(single, optimizer, ht.InTrainingCompressor(single, optimizer, CONFIG), shard=False)
+    found = {}
+    for name, arguments in {
+        "plain": {},
+        "static_graph": {"static_graph": True},
+        "bucket_view": {"gradient_as_bucket_view": True},
+        "find_unused": {"find_unused_parameters": True},
+        "buckets": {"bucket_cap_mb": 1},
+        "group": {"process_group": dist.new_group()},
+        "rank_local_buffers": {"broadcast_buffers": False},
+    }.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers, since torch 2.13
+            ddp, optimizer = wrapped(**arguments)
+        before, group = kept(ddp), ddp.process_group
+        compressor = ht.InTrainingCompressor(ddp, optimizer, CONFIG)
+        train(ddp, optimizer, compressor)
+        assert_consistent(ddp, optimizer)
+        difference = (weights(ddp) - weights(single)).abs().max().item()
+        arguments_kept = kept(ddp) == before and ddp.process_group is group
+        found[name] = [same_everywhere(ddp.module), ht.state_sizes(ddp.module), arguments_kept, difference]
+    return found
+
+
+@scenario
+def rank_0_decides():
+    ddp, optimizer = wrapped()
+    wanted = {"first": 5, "second": 4} if dist.get_rank() == 0 else {"first": 3, "second": 2}
+    ht.compress_(ddp, ht.CompressionConfig(order=wanted), optimizer)
+    return [ht.state_sizes(ddp.module), same_everywhere(ddp.module)]
+
+
+@scenario
+def ranks_that_differ():
+    ddp, optimizer = wrapped()
+    train(ddp, optimizer, steps=1)
+    if dist.get_rank() == 1:
+        with torch.no_grad():
+            ddp.module.first.B_re[0, 0] += 1e-12
+    before = weights(ddp)
+    error = message(lambda: ht.compress_(ddp, CONFIG, optimizer))
+    return [error, torch.equal(weights(ddp), before)]
+
+
+@scenario
+def optimizers_that_differ():
+    ddp, optimizer = wrapped()
+    train(ddp, optimizer, steps=1)
+    optimizer.state[ddp.module.first.B_re]["exp_avg"] *= 1 + dist.get_rank()
+    return message(lambda: ht.compress_(ddp, CONFIG, optimizer))
+
+
+@scenario
+def rank_0_fails():
+    ddp, optimizer = wrapped()
+    with torch.no_grad():
+        ddp.module.first.B_re[0, 0] = float("nan")
+    return message(lambda: ht.compress_(ddp, CONFIG, optimizer))
+
+
+@scenario
+def other_rank_fails():
+    ddp, optimizer = wrapped()
+    if dist.get_rank() == 1:
+        optimizer = torch.optim.AdamW(ddp.module.head.parameters())
+    before = weights(ddp)
+    error = message(lambda: ht.compress_(ddp, CONFIG, optimizer))
+    return [error, torch.equal(weights(ddp), before)]
+
+
+@scenario
+def hooks_and_mode():
+    ddp, optimizer = wrapped()
+    calls = []
+    ddp.register_comm_hook(None, fp16_compress_hook)
+    ddp.register_forward_hook(lambda *_: calls.append(1))
+    ddp.eval()
+    ht.compress_(ddp, CONFIG, optimizer)
+    train(ddp, optimizer, steps=2)
+    name = ddp._get_ddp_logging_data()["comm_hook"]
+    return [name, len(calls), ddp.training, same_everywhere(ddp.module)]
+
+
+@scenario
+def hook_with_a_state():
+    ddp, optimizer = wrapped()
+    ddp.register_comm_hook(PowerSGDState(None), powerSGD_hook)
+    return [message(lambda: ht.compress_(ddp, CONFIG, optimizer)), ht.state_sizes(ddp.module)]
+
+
+@scenario
+def metric_of_the_ranks():
+    ddp, optimizer = wrapped()
+    values = iter([1.0, 0.0] if dist.get_rank() == 0 else [1.0, 1.0])  # the mean falls by a half
+    guard = ht.Guard(lambda: next(values), tolerance=0.4, on_fail="stop")
+    compressor = ht.InTrainingCompressor(ddp, optimizer, CONFIG, guard)
+    train(ddp, optimizer, compressor)
+    record = compressor.history[0]
+    return [record.metric, record.rolled_back, ht.state_sizes(ddp.module), same_everywhere(ddp.module)]
+
+
+@scenario
+def cut_by_hand():
+    ddp, optimizer = wrapped()
+    ht.compress_(ddp.module, CONFIG, optimizer)
+    ht.refresh_ddp_(ddp)
+    train(ddp, optimizer, steps=2)
+    agreeing = same_everywhere(ddp.module)
+    ht.compress_(ddp.module, ht.CompressionConfig(order=3 - dist.get_rank()), optimizer)
+    return [agreeing, message(lambda: ht.refresh_ddp_(ddp))]
+
+
+@scenario
+def resumed_in_the_wrapper(folder=None):
+    def made():
+        ddp, optimizer = wrapped()
+        return ddp, optimizer, ht.InTrainingCompressor(ddp, optimizer, CONFIG)
+
+    straight = made()
+    train(*straight, steps=5)
+    first = made()
+    train(*first, steps=3)
+    path = Path(sys.argv[1]) / f"run_{dist.get_rank()}.pt"
+    ht.save_checkpoint(path, *first)
+    resumed = made()
+    train(*resumed[:2], steps=1)
+    ht.load_checkpoint(path, *resumed)
+    train(*resumed, steps=2, first=3)
+    return torch.equal(weights(resumed[0]), weights(straight[0]))
+
+
+@scenario
+def compiled_wrapper():
+    ddp, optimizer = wrapped()
+    model = torch.compile(ddp, backend="eager")
+    train(model, optimizer, ht.InTrainingCompressor(model, optimizer, CONFIG), steps=4)
+    return [ht.state_sizes(ddp.module), same_everywhere(ddp.module)]
+
+
+@scenario
+def sharded_parameters():
+    from torch.distributed.fsdp import fully_shard
+
+    model = fully_shard(Stack(dtype=torch.float32))
+    return message(lambda: ht.compress_(model, CONFIG))
+
+
+def main():
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    warnings.simplefilter("error", hr.HankelredWarning)
+    found = {name: function() for name, function in SCENARIOS.items()}
+    (Path(sys.argv[1]) / f"rank_{dist.get_rank()}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

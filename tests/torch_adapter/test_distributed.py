@@ -1,0 +1,178 @@
+"""Claims about runs on several processes, found out by two of them with the gloo backend."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.optim import ZeroRedundancyOptimizer
+
+import hankelred as hr
+import hankelred_torch as ht
+
+from .adapter_models import lru
+
+# History of this page: after a cut without a new wrapper the second backward pass raises "Expected to have finished
+# reduction in the prior iteration"; ranks that cut to equal sizes by unequal choices train different models silently.
+
+ROOT = Path(__file__).parents[2]
+RANKS = 2
+CUT, UNCUT = {"first": 8, "second": 5}, {"first": 12, "second": 8}
+WRAPPERS = ["plain", "static_graph", "bucket_view", "find_unused", "buckets", "group", "rank_local_buffers"]
+
+needs_gloo = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="needs the gloo backend: torch.distributed.is_gloo_available()",
+)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Return what every rank found, one dict per rank, scenario by scenario."""
+    folder = tmp_path_factory.mktemp("ranks")
+    worker = Path(__file__).with_name("ddp_worker.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
+    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+    process = subprocess.run(
+        [*launch, str(worker), str(folder)],
+        env=os.environ | threads | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    return [json.loads((folder / f"rank_{rank}.json").read_text()) for rank in range(RANKS)]
+
+
+@needs_gloo
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_run_on_two_ranks_is_the_run_on_one_with_both_batches(found, wrapper):
+    for rank in found:
+        _, sizes, _, difference = rank["every_kind_of_wrapper"][wrapper]
+        assert sizes == CUT
+        assert difference < 1e-10  # sums over ranks round otherwise; 5 steps of AdamW at a rate of 0.01
+
+
+@needs_gloo
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_ranks_have_the_same_parameters_after_cuts(found, wrapper):
+    assert [rank["every_kind_of_wrapper"][wrapper][0] for rank in found] == [True, True]
+
+
+@needs_gloo
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrapper_made_anew_has_the_arguments_it_had(found, wrapper):
+    assert [rank["every_kind_of_wrapper"][wrapper][2] for rank in found] == [True, True]
+
+
+@needs_gloo
+def test_rank_0_decides_for_all(found):
+    assert [rank["rank_0_decides"] for rank in found] == [[{"first": 5, "second": 4}, True]] * 2
+
+
+@needs_gloo
+@pytest.mark.parametrize("rank", range(RANKS))
+def test_ranks_whose_parameters_differ_are_refused_and_unchanged(found, rank):
+    (kind, text), unchanged = found[rank]["ranks_that_differ"]
+    assert kind == "SurgeryError"
+    assert "those of rank 1 differ from those of rank 0" in text
+    assert unchanged
+
+
+@needs_gloo
+def test_ranks_whose_optimizers_differ_are_refused(found):
+    assert [rank["optimizers_that_differ"][0] for rank in found] == ["SurgeryError"] * 2
+
+
+@needs_gloo
+def test_failure_to_decide_is_raised_on_every_rank(found):
+    (kind, text), (other_kind, other_text) = (rank["rank_0_fails"] for rank in found)
+    assert (kind, other_kind) == ("InputError", "SurgeryError")
+    assert text in other_text
+
+
+@needs_gloo
+def test_failure_of_another_rank_is_raised_on_every_rank_and_nothing_changes(found):
+    (error, unchanged), (other_error, other_unchanged) = (rank["other_rank_fails"] for rank in found)
+    assert error[0] == "SurgeryError"
+    assert f"rank 1 was not: {other_error[1]}" in error[1]
+    assert unchanged
+    assert other_unchanged
+
+
+@needs_gloo
+def test_hooks_and_mode_of_the_wrapper_stay(found):
+    assert [rank["hooks_and_mode"] for rank in found] == [["fp16_compress_hook", 2, False, True]] * 2
+
+
+@needs_gloo
+def test_communication_hook_with_a_state_is_refused_and_nothing_changes(found):
+    (kind, text), sizes = found[0]["hook_with_a_state"]
+    assert (kind, sizes) == ("InputError", UNCUT)
+    assert "powerSGD_hook with a PowerSGDState" in text
+
+
+@needs_gloo
+def test_guard_decides_by_the_mean_of_the_ranks(found):
+    # rank 1 alone would have kept the cut
+    assert [rank["metric_of_the_ranks"] for rank in found] == [[{"before": 1.0, "after": 0.5}, True, UNCUT, True]] * 2
+
+
+@needs_gloo
+def test_wrapper_goes_on_after_a_cut_by_hand(found):
+    assert [rank["cut_by_hand"][0] for rank in found] == [True, True]
+
+
+@needs_gloo
+def test_ranks_cut_by_hand_to_other_sizes_are_refused(found):
+    assert [rank["cut_by_hand"][1][0] for rank in found] == ["SurgeryError"] * 2
+
+
+@needs_gloo
+def test_run_resumed_in_its_wrapper_is_the_uninterrupted_one(found):
+    assert [rank["resumed_in_the_wrapper"] for rank in found] == [True, True]
+
+
+@needs_gloo
+def test_compiled_wrapper_is_cut(found):
+    assert [rank["compiled_wrapper"] for rank in found] == [[CUT, True]] * 2
+
+
+@needs_gloo
+def test_sharded_parameters_are_refused_with_the_way_round_them(found):
+    kind, text = found[0]["sharded_parameters"]
+    assert kind == "InputError"
+    assert "got a DTensor spread over 2. Gather full state dicts" in text
+
+
+def test_something_else_than_a_wrapper_is_refused():
+    with pytest.raises(hr.InputError, match="ddp must be a DistributedDataParallel; got LRU"):
+        ht.refresh_ddp_(lru())
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@needs_gloo
+def test_wrapper_inside_another_module_is_refused(one_process):
+    model = torch.nn.Sequential(torch.nn.parallel.DistributedDataParallel(lru()))
+    with pytest.raises(hr.InputError, match="Pass the wrapper itself"):
+        ht.compress_(model, ht.CompressionConfig(order=4))
+
+
+@needs_gloo
+def test_optimizer_that_shares_its_state_out_is_refused(one_process):
+    layer = lru()
+    optimizer = ZeroRedundancyOptimizer(layer.parameters(), optimizer_class=torch.optim.AdamW)
+    with pytest.raises(hr.InputError, match="Use the optimizer inside it"):
+        ht.compress_(layer, ht.CompressionConfig(order=4), optimizer)
