@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed.optim import ZeroRedundancyOptimizer
 
 import hankelred as hr
 import hankelred_torch as ht
@@ -171,7 +170,10 @@ def test_wrapper_inside_another_module_is_refused(one_process):
 
 
 @needs_gloo
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # at the import of it
 def test_optimizer_that_shares_its_state_out_is_refused(one_process):
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
     layer = lru()
     optimizer = ZeroRedundancyOptimizer(layer.parameters(), optimizer_class=torch.optim.AdamW)
     with pytest.raises(hr.InputError, match="Use the optimizer inside it"):
