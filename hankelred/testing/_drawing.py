@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 LARGEST = 4  # of the integers that matrices are made of
 
 T = TypeVar("T")
+Shape = tuple[int, int]
+Sizes = tuple[int, int, int]  # states, inputs, outputs
 
 
 class Draw:
@@ -33,6 +35,10 @@ class Draw:
         one = self._strategies.integers(low, high)
         return np.array(self._draw(self._strategies.lists(one, min_size=count, max_size=count)), dtype=int)
 
+    def spread(self, count: int, room: int, period: int) -> Array:
+        """Return integers from 0 to below the period, of `room` that are drawn, that shrink towards 0, 1, 2, ..."""
+        return (self.integers(room, 0, period - 1) + np.arange(room))[:count] % period
+
     def choice(self, options: Sequence[T]) -> T:
         """Return one of the options, the first if it will do."""
         found: T = self._draw(self._strategies.sampled_from(options))
@@ -41,13 +47,18 @@ class Draw:
     def kind(self, complex_data: bool | None) -> bool:
         return self.choice([False, True]) if complex_data is None else complex_data
 
-    def matrix(self, shape: tuple[int, ...], complex_data: bool, largest: int = LARGEST) -> Array:
-        """Return a matrix of small integers, real or complex."""
-        count = int(np.prod(shape))
+    def matrix(self, shape: Shape, room: Shape, complex_data: bool, largest: int = LARGEST) -> Array:
+        """Return a matrix of small integers, real or complex, the corner of a larger one.
+
+        The larger one is drawn whole: where the number of draws depended on the sizes, hypothesis could not shrink
+        the sizes without changing every number that comes after.
+        """
+        (rows, columns), (most_rows, most_columns) = shape, room
+        count = most_rows * most_columns
         x: Array = self.integers(count, -largest, largest).astype(float)
         if complex_data:
             x = x + 1j * self.integers(count, -largest, largest)
-        return x.reshape(shape)
+        return x.reshape(room)[:rows, :columns]
 
 
 def strategy(build: Callable[[Draw], T]) -> SearchStrategy[T]:
@@ -76,44 +87,64 @@ def times_of(dt: Any) -> tuple[Any, ...]:
     return tuple(check_dt(time) for time in (dt if isinstance(dt, (tuple, list)) else [dt]))
 
 
-def dense(draw: Draw, n: int, m: int, p: int, dt: Any, kind: bool) -> StateSpace:
-    A, B, C, D = (draw.matrix(shape, kind) for shape in ((n, n), (n, m), (p, n), (p, m)))
+def dense(draw: Draw, sizes: Sizes, most: Sizes, dt: Any, kind: bool) -> StateSpace:
+    """Return a stable dense system of the given states, inputs and outputs, of `most` that there could be."""
+    A, B, C, D = (draw.matrix(*shapes, kind) for shapes in zip(_shapes(sizes), _shapes(most), strict=True))
     return StateSpace(_stabilised(A, dt), B, C, D, dt)
 
 
-def _stabilised(A: Array, dt: Any) -> Array:
-    """Shift or divide a matrix by a simple number that leaves a margin of stability."""
-    poles = np.linalg.eigvals(A)
+def _shapes(sizes: Sizes) -> list[Shape]:
+    n, m, p = sizes
+    return [(n, n), (n, m), (p, n), (p, m)]
+
+
+def _stabilised(integers: Array, dt: Any) -> Array:
+    """Return a matrix of integers with its diagonal spread, shifted or divided by a simple number until it is stable.
+
+    Spread, because a matrix of zeros would make n equal poles, a special case that simple examples should not be.
+    """
+    spread = np.diag(np.arange(float(len(integers))))
     if is_discrete(dt):
-        radius = float(np.max(np.abs(poles), initial=0.0))
+        A = integers + spread
+        radius = float(np.max(np.abs(np.linalg.eigvals(A)), initial=0.0))
         return A * 2.0 ** -max(0.0, np.ceil(np.log2(max(radius, 1e-9) * 8 / 7)))
-    return A - (np.ceil(2 * float(np.max(poles.real, initial=0.0))) / 2 + 0.5) * np.eye(len(A))
+    A = integers - spread
+    abscissa = float(np.max(np.linalg.eigvals(A).real, initial=0.0))
+    return A - (np.ceil(2 * abscissa) / 2 + 0.5) * np.eye(len(A))
 
 
 def diagonal(
-    draw: Draw, n: int, m: int, p: int, dt: Any, kind: bool, output: Any, rates: bool | None = None
+    draw: Draw, sizes: Sizes, most: Sizes, dt: Any, kind: bool, output: Any, rates: bool | None = None
 ) -> DiagonalSystem:
-    B, C, D = draw.matrix((n, m), kind), draw.matrix((p, n), kind), draw.matrix((p, m), kind and output == "complex")
-    decay = draw.integers(n, 1, 16) / 8
-    eighths = draw.integers(n, -7, 8) if kind else np.zeros(n)
+    """Return a stable diagonal system of the given sizes, of `most` that there could be."""
+    n, room = sizes[0], most[0]
+    (_, *shapes), (_, *rooms) = _shapes(sizes), _shapes(most)
+    B, C, D = (
+        draw.matrix(shape, largest, complex_data)
+        for shape, largest, complex_data in zip(shapes, rooms, (kind, kind, kind and output == "complex"), strict=True)
+    )
+    decay = (draw.spread(n, room, 16) + 1) / 8
+    eighths = draw.integers(room, -7, 8)[:n]
     if not is_discrete(dt):
         return DiagonalSystem(-decay + 1j * eighths if kind else -decay, B, C, D, dt=dt, output=output)
-    z = -decay + 1j * np.pi * eighths / 8 if kind else -decay
     if draw.kind(rates):
+        z = -decay + 1j * np.pi * eighths / 8 if kind else -decay
         return DiagonalSystem.from_rates(z, B, C, D, dt=dt, output=output)
-    lam: Array = draw.integers(n, -5, 5) / 8
+    lam: Array = ((draw.spread(n, room, 11) + 5) % 11 - 5) / 8  # with the imaginary parts up to the radius 0.81
     if kind:
-        lam = lam + 1j * draw.integers(n, -4, 4) / 8  # up to the radius 0.81
+        lam = lam + 1j * draw.integers(room, -4, 4)[:n] / 8
     return DiagonalSystem(lam, B, C, D, dt=dt, output=output)
 
 
 def prescribed(draw: Draw, hsv: Array | None, max_states: int, dt: Any, kind: bool) -> tuple[StateSpace, Array]:
-    values = 2.0 ** (4 - np.cumsum(draw.integers(draw.integer(1, max_states), 1, 4))) if hsv is None else hsv
-    n = len(values)
-    signs = 1 - 2 * draw.integers(n, 0, 1)
-    system = system_with_hsv(values, signs=signs, gains=draw.integers(n, 1, LARGEST), dt=dt)
+    """Return a system with the given Hankel singular values, or with drawn ones, and these."""
+    room = max_states if hsv is None else len(hsv)
+    n = draw.integer(1, room) if hsv is None else room
+    values = 2.0 ** (4 - np.cumsum(draw.integers(room, 1, 4)))[:n] if hsv is None else hsv
+    signs = 1 - 2 * draw.integers(room, 0, 1)[:n]
+    system = system_with_hsv(values, signs=signs, gains=draw.integers(room, 1, LARGEST)[:n], dt=dt)
     if kind:
-        turn = np.array([1, 1j, -1, -1j])[draw.integers(n, 0, 3)]  # quarter turns of the states, which are exact
+        turn = np.array([1, 1j, -1, -1j])[draw.integers(room, 0, 3)[:n]]  # quarter turns of the states, which are exact
         A, B, C = system.A * turn[:, None] / turn, system.B * turn[:, None], system.C / turn
         system = StateSpace(A, B, C, system.D, dt)
     return system, values

@@ -61,8 +61,8 @@ def stable_systems(
 
     def build(draw: Draw) -> StateSpace:
         time, kind = draw.choice(times), draw.kind(complex_data)
-        n, m, p = draw.integer(min_states, max_states), draw.integer(1, max_inputs), draw.integer(1, max_outputs)
-        return dense(draw, n, m, p, time, kind)
+        sizes = draw.integer(min_states, max_states), draw.integer(1, max_inputs), draw.integer(1, max_outputs)
+        return dense(draw, sizes, (max_states, max_inputs, max_outputs), time, kind)
 
     return strategy(build)
 
@@ -100,8 +100,8 @@ def diagonal_systems(
 
     def build(draw: Draw) -> DiagonalSystem:
         time, output, kind = draw.choice(times), draw.choice(kinds), draw.kind(complex_data)
-        n, m, p = draw.integer(min_states, max_states), draw.integer(1, max_inputs), draw.integer(1, max_outputs)
-        return diagonal(draw, n, m, p, time, kind, output)
+        sizes = draw.integer(min_states, max_states), draw.integer(1, max_inputs), draw.integer(1, max_outputs)
+        return diagonal(draw, sizes, (max_states, max_inputs, max_outputs), time, kind, output)
 
     return strategy(build)
 
@@ -133,11 +133,12 @@ def near_boundary_systems(
     def build(draw: Draw) -> DiagonalSystem:
         time, kind = draw.choice(times), draw.kind(complex_data)
         n, m, p = draw.integer(1, max_states), draw.integer(1, 2), draw.integer(1, 2)
-        z: Array = -(10.0 ** -draw.integers(n, 0, max_digits).astype(float))
+        z: Array = -(10.0 ** -draw.spread(n, max_states, max_digits + 1).astype(float))
         if kind:
-            z = z + 1j * draw.integers(n, -7, 8) * (np.pi / 8 if is_discrete(time) else 1.0)
+            z = z + 1j * draw.integers(max_states, -7, 8)[:n] * (np.pi / 8 if is_discrete(time) else 1.0)
         make = DiagonalSystem.from_rates if is_discrete(time) else DiagonalSystem
-        return make(z, draw.matrix((n, m), kind), draw.matrix((p, n), kind), dt=time)
+        B, C = draw.matrix((n, m), (max_states, 2), kind), draw.matrix((p, n), (2, max_states), kind)
+        return make(z, B, C, dt=time)
 
     return strategy(build)
 
@@ -237,12 +238,13 @@ def non_minimal_systems(
     def build(draw: Draw) -> tuple[StateSpace, StateSpace]:
         time, kind = draw.choice(times), draw.kind(complex_data)
         n, hidden, m, p = (draw.integer(1, most) for most in (max_states, max_hidden, 2, 2))
-        core, rest = dense(draw, n, m, p, time, kind), dense(draw, hidden, m, p, time, kind)
+        core = dense(draw, (n, m, p), (max_states, 2, 2), time, kind)
+        rest = dense(draw, (hidden, m, p), (max_hidden, 2, 2), time, kind)
         reached = draw.choice([False, True])  # and not seen; or seen and not reached
         A = sla.block_diag(core.A, rest.A)
         B, C = np.vstack([core.B, rest.B * reached]), np.hstack([core.C, rest.C * (not reached)])
         mixing = np.eye(n + hidden)
-        mixing[n:, :n] = draw.matrix((hidden, n), False, largest=1)
+        mixing[n:, :n] = draw.matrix((hidden, n), (max_hidden, max_states), False, largest=1)
         inverse = 2 * np.eye(n + hidden) - mixing
         return StateSpace(mixing @ A @ inverse, mixing @ B, C @ inverse, core.D, time), core
 
@@ -274,9 +276,10 @@ def ill_scaled_systems(
     times = times_of(dt)
 
     def build(draw: Draw) -> tuple[StateSpace, StateSpace]:
-        time, kind, n = draw.choice(times), draw.kind(complex_data), draw.integer(1, max_states)
-        core = dense(draw, n, draw.integer(1, 2), draw.integer(1, 2), time, kind)
-        w = 2.0 ** draw.integers(n, -max_exponent, max_exponent)
+        time, kind = draw.choice(times), draw.kind(complex_data)
+        n, m, p = draw.integer(1, max_states), draw.integer(1, 2), draw.integer(1, 2)
+        core = dense(draw, (n, m, p), (max_states, 2, 2), time, kind)
+        w = 2.0 ** draw.integers(max_states, -max_exponent, max_exponent)[:n]
         return StateSpace(core.A * w[:, None] / w, core.B * w[:, None], core.C / w, core.D, time), core
 
     return strategy(build)
@@ -310,8 +313,8 @@ def diagonal_banks(
 
     def build(draw: Draw) -> list[DiagonalSystem]:
         time, kind, output = draw.choice(times), draw.kind(None), draw.choice(kinds)
-        n, m, p = draw.integer(1, max_states), draw.integer(1, 2), draw.integer(1, 2)
-        return [diagonal(draw, n, m, p, time, kind, output, False) for _ in range(draw.integer(1, max_systems))]
+        sizes, most = (draw.integer(1, max_states), draw.integer(1, 2), draw.integer(1, 2)), (max_states, 2, 2)
+        return [diagonal(draw, sizes, most, time, kind, output, False) for _ in range(draw.integer(1, max_systems))]
 
     return strategy(build)
 
@@ -343,18 +346,20 @@ def system_pairs(
         time, m, p = draw.choice(times), draw.integer(1, 2), draw.integer(1, 2)
 
         def one() -> StateSpace | DiagonalSystem:
-            kind, n, form = (
-                draw.kind(complex_data),
-                draw.integer(1, max_states),
-                draw.choice(["dense", "complex", "real"]),
-            )
-            return dense(draw, n, m, p, time, kind) if form == "dense" else diagonal(draw, n, m, p, time, kind, form)
+            kind, form = draw.kind(complex_data), draw.choice(["dense", "complex", "real"])
+            sizes, most = (draw.integer(1, max_states), m, p), (max_states, 2, 2)
+            if form == "dense":
+                return dense(draw, sizes, most, time, kind)
+            return diagonal(draw, sizes, most, time, kind, form)
 
         first = one()
         if draw.choice([True, False]):
             return first, one()
         step = 2.0 ** -draw.integer(1, 20)
-        B, C = (x + step * draw.matrix(x.shape, False, largest=1) for x in (first.B, first.C))
+        B, C = (
+            x + step * draw.matrix(x.shape, room, False, largest=1)
+            for x, room in ((first.B, (max_states, 2)), (first.C, (2, max_states)))
+        )
         if isinstance(first, StateSpace):
             return first, StateSpace(first.A, B, C, first.D, time)
         if first.rates is None:
