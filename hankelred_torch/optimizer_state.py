@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hankelred import Reduction
@@ -118,7 +119,7 @@ def carried_state(
     old = {name: _known_state(name, slot, adapter) for name, slot in slots.items()}
     if policy == "transport":
         return _transported(adapter, values, reduction, old, new)
-    return {name: _sliced(state, adapter.state_axes[name], slots[name], new[name]) for name, state in old.items()}
+    return {name: _sliced(state, name, adapter, new[name]) for name, state in old.items()}
 
 
 def _known_state(name: str, slot: Slot, adapter: Adapter) -> State | None:
@@ -214,16 +215,19 @@ def _in_order(state: State, old: State | None) -> State:
     return {key: state[key] for key in old}
 
 
-def _sliced(state: State | None, axis: int, slot: Slot, new: Tensor) -> State | None:
+def _sliced(state: State | None, name: str, adapter: Adapter, new: Tensor) -> State | None:
     """Cut every average to its first states, whatever they mean now."""
-    if state is None:
-        return None
-    old_size, size = slot.parameter.shape[axis], new.shape[axis]
+    axis = adapter.state_axes.get(name)
+    if state is None or axis is None:
+        return state
+    old = adapter.tensor(name)
+    first = np.arange(adapter.states_on(name, tuple(new.shape)))
+    places = torch.from_numpy(adapter.entries(name, first)).to(old.device)
     result = {}
     for key, value in state.items():
         # a factored average has size 1 on the axis it was summed over
-        carries_states = not _is_scalar(value) and value.shape[axis] == old_size
-        result[key] = value.narrow(axis, 0, size).clone() if carries_states else value
+        carries_states = not _is_scalar(value) and value.shape[axis] == old.shape[axis]
+        result[key] = value.index_select(axis, places) if carries_states else value
     return result
 
 

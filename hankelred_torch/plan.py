@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ from torch import nn
 from hankelred._checks import Array
 from hankelred.errors import DiagonalisationError, InputError
 
-from .adapters import Adapter, find_ssm_layers, module_types, refusal
+from .adapters import Adapter, SelectiveAdapter, find_ssm_layers, module_types, refusal
 from .adapters.analysis import Analysis, LayerReduction
+from .adapters.selective import twin
+from .adapters.statistics import LayerStatistics, gather, output_errors
 from .allocation import Allocation, allocate
 from .config import CompressionConfig
 
@@ -40,12 +42,18 @@ class LayerPlan:
         Share of the sum of Hankel singular values that is kept.
     error_bound : float
         Bound on the H-infinity norm of the difference the cut makes, in units of output per unit of input; 0 where
-        nothing is cut.
+        nothing is cut, infinite for a selective layer, which has none.
     hsv : (k,) ndarray
         Hankel singular values, decreasing, in the same units; of a bank, at every place the largest of its systems.
+        Of a selective layer, what stands in for them.
     reason : str
         Why the layer is left alone, or why the order is not the one asked for; empty otherwise.
-    reduction : Reduction or tuple of them or None
+    method : str
+        How the states of a selective layer become fewer: "rotation", "folded selection" or "selection".
+    output_error : float or None
+        Root mean square change that the cut makes to the output of a selective layer, relative to it, measured on the
+        first of the sample batches.
+    reduction : Reduction or tuple of them or StateMap or None
         The reduction behind the plan, which can measure its true error, one per system of a bank; None where nothing
         is cut.
     """
@@ -58,6 +66,8 @@ class LayerPlan:
     error_bound: float
     hsv: Array = field(repr=False)
     reason: str = ""
+    method: str = ""
+    output_error: float | None = None
     reduction: Any = field(default=None, repr=False)
     _values: Mapping[str, Array] = field(default_factory=dict, repr=False)
 
@@ -72,10 +82,11 @@ class LayerPlan:
         Returns
         -------
         dict of str to object
-            One entry per attribute.
+            One entry per attribute; None for a bound that is infinite.
         """
-        names = ("name", "n", "states", "order", "kept_energy", "error_bound", "reason")
-        return {name: getattr(self, name) for name in names} | {"hsv": self.hsv.tolist(), "cut": self.is_cut}
+        names = ("name", "n", "states", "order", "kept_energy", "error_bound", "reason", "method", "output_error")
+        found = {name: getattr(self, name) for name in names} | {"hsv": self.hsv.tolist(), "cut": self.is_cut}
+        return found | ({} if np.isfinite(self.error_bound) else {"error_bound": None})
 
     def fits(self, values: Mapping[str, Array]) -> bool:
         """Tell whether the layer still has the values it was planned for.
@@ -147,7 +158,8 @@ class CompressionPlan:
         Returns
         -------
         dict of str to float
-            ``prefix/layer/states``, ``.../kept_energy`` and ``.../error_bound``.
+            ``prefix/layer/states``, ``.../kept_energy`` and ``.../error_bound``, or for selective layers
+            ``.../output_error``.
         """
         return layer_scalars(self.layers, prefix)
 
@@ -161,7 +173,8 @@ def layer_scalars(layers: Mapping[str, LayerPlan], prefix: str) -> dict[str, flo
     return {
         f"{prefix}/{name or 'model'}/{figure}": float(getattr(layer, figure))
         for name, layer in layers.items()
-        for figure in ("states", "kept_energy", "error_bound")
+        for figure in ("states", "kept_energy", "error_bound", "output_error")
+        if getattr(layer, figure) is not None and np.isfinite(getattr(layer, figure))
     }
 
 
@@ -171,14 +184,17 @@ def layer_table(layers: Mapping[str, LayerPlan]) -> str:
     for layer in layers.values():
         states = f"{layer.n} -> {layer.states}" if layer.is_cut else f"{layer.n}"
         bound = f"{layer.error_bound:.3g}" if layer.is_cut else ""
-        rows.append((layer.name or "(model)", states, f"{layer.kept_energy:.2%}", bound, layer.reason))
+        if layer.method:
+            bound = "none" if layer.output_error is None else f"none; measured {layer.output_error:.2%}"
+        note = "; ".join(text for text in (layer.method, layer.reason) if text)
+        rows.append((layer.name or "(model)", states, f"{layer.kept_energy:.2%}", bound, note))
     widths = [max(len(row[k]) for row in rows) for k in range(5)]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
 
 
-def plan(model: nn.Module, config: CompressionConfig) -> CompressionPlan:
+def plan(model: nn.Module, config: CompressionConfig, batches: Any = None) -> CompressionPlan:
     """Decide how many states every state space layer keeps; change nothing.
 
     Parameters
@@ -187,6 +203,10 @@ def plan(model: nn.Module, config: CompressionConfig) -> CompressionPlan:
         A model or a single layer.
     config : CompressionConfig
         Criterion and limits.
+    batches : iterable or SampleStatistics, optional
+        Sample inputs of the model, as it is called with: tensors, tuples of positional or mappings of keyword
+        arguments. Needed for layers whose matrices depend on their input, and only for them. The model runs on them
+        without gradients and in evaluation mode; nothing about it changes.
 
     Returns
     -------
@@ -196,7 +216,8 @@ def plan(model: nn.Module, config: CompressionConfig) -> CompressionPlan:
     Raises
     ------
     InputError
-        If the model has no state space layers, `config` names one it has not, or a tensor is not finite.
+        If the model has no state space layers, `config` names one it has not, a tensor is not finite, or there are
+        selective layers and no batches.
 
     Examples
     --------
@@ -208,33 +229,40 @@ def plan(model: nn.Module, config: CompressionConfig) -> CompressionPlan:
     (True, True)
     """
     adapters = target_layers(model, config)
+    sampled = gather(model, adapters, batches)
     with one_blas_thread():
         values = {name: adapter.values() for name, adapter in adapters.items()}
-        analyses = {name: adapter.analyse(values[name]) for name, adapter in adapters.items()}
+        analyses = {name: _analysed(x, values[name], sampled.layers.get(name), config) for name, x in adapters.items()}
         wanted = allocate(analyses, config)
-        layers = {name: _plan_layer(name, x, wanted[name], config, values[name]) for name, x in analyses.items()}
-    return CompressionPlan(layers, config)
+        steps = {name: config.round_to or x.round_to for name, x in adapters.items()}
+        layers = {
+            name: _plan_layer(name, x, wanted[name], config, steps[name], values[name]) for name, x in analyses.items()
+        }
+    return CompressionPlan(_measured(model, adapters, layers, sampled.probe), config)
 
 
-def hankel_singular_values(model_or_layer: nn.Module) -> dict[str, Array]:
+def hankel_singular_values(model_or_layer: nn.Module, batches: Any = None) -> dict[str, Array]:
     """Compute the Hankel singular values of every state space layer.
 
     Parameters
     ----------
     model_or_layer : torch.nn.Module
         A model, or a single layer, whose name is then the empty string.
+    batches : iterable or SampleStatistics, optional
+        Sample inputs for layers whose matrices depend on their input, as for `plan`.
 
     Returns
     -------
     dict of str to (k,) ndarray
         Decreasing, in units of output per unit of input, by module name; two per stored state where the output is
         the real part of complex states. A layer that is a bank of systems has (channels, k). In double precision,
-        relative to the stored parameters.
+        relative to the stored parameters. Of a selective layer, what stands in for them on these batches: the roots
+        of the eigenvalues of ``E[h h^T] E[c c^T]``, (groups, n) where groups of channels have states of their own.
 
     Raises
     ------
     InputError
-        If the model has no state space layers or a tensor is not finite.
+        If the model has no state space layers, a tensor is not finite, or there are selective layers and no batches.
 
     Examples
     --------
@@ -243,8 +271,14 @@ def hankel_singular_values(model_or_layer: nn.Module) -> dict[str, Array]:
     (32,)
     """
     adapters = _ssm_layers(model_or_layer)
+    sampled = gather(model_or_layer, adapters, batches)
     with one_blas_thread():
-        return {name: x.hankel_singular_values(x.values()) for name, x in adapters.items()}
+        return {
+            name: sampled.layers[name].hankel_singular_values()
+            if name in sampled.layers
+            else x.hankel_singular_values(x.values())
+            for name, x in adapters.items()
+        }
 
 
 def target_layers(model: nn.Module, config: CompressionConfig) -> dict[str, Adapter]:
@@ -284,14 +318,43 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
+def _analysed(
+    adapter: Adapter, values: Mapping[str, Array], statistics: LayerStatistics | None, config: CompressionConfig
+) -> Analysis:
+    """Return what a cut of one layer could lose, by the method of the configuration where the layer leaves a choice."""
+    if isinstance(adapter, SelectiveAdapter):
+        return adapter.analyse(values, statistics, config.method)
+    return adapter.analyse(values)
+
+
+def _measured(
+    model: nn.Module, adapters: Mapping[str, Adapter], layers: dict[str, LayerPlan], probe: Any
+) -> dict[str, LayerPlan]:
+    """Let the error measured on a batch decide between the ways to reduce a selective layer, the first without one."""
+    ways = {name: layer.reduction for name, layer in layers.items() if isinstance(adapters[name], SelectiveAdapter)}
+    ways = {name: maps for name, maps in ways.items() if maps is not None}
+    if not ways:
+        return layers
+    errors: dict[str, list[float]] = {}
+    if probe is not None:
+        twins = {name: [twin(adapters[name], layers[name].states, x) for x in maps] for name, maps in ways.items()}
+        errors = output_errors(model, {name: (adapters[name].layer, x) for name, x in twins.items()}, probe)
+    decided = dict(layers)
+    for name, maps in ways.items():
+        best = int(np.argmin(errors[name])) if name in errors else 0
+        error = errors[name][best] if name in errors else None
+        decided[name] = replace(layers[name], reduction=maps[best], method=maps[best].core.method, output_error=error)
+    return decided
+
+
 def _plan_layer(
-    name: str, analysis: Analysis, wanted: Allocation, config: CompressionConfig, values: Mapping[str, Array]
+    name: str, analysis: Analysis, wanted: Allocation, config: CompressionConfig, step: int, values: Mapping[str, Array]
 ) -> LayerPlan:
     """Reduce one layer to the states it was allocated, unless there is a reason to leave it alone."""
     n = analysis.n
     if wanted.states is None:
         return _unchanged(name, analysis, wanted.reason)
-    states = min(_rounded(wanted.states, config), n)
+    states = min(_rounded(wanted.states, config, step), n)
     limit = (1 - config.min_cut) * n
     if not states < limit:
         return _unchanged(name, analysis, f"{states} of {n} states are needed; a cut keeps fewer than {limit:.4g}")
@@ -327,11 +390,9 @@ def _unchanged(name: str, analysis: Analysis, reason: str) -> LayerPlan:
     return LayerPlan(name, analysis.n, analysis.n, len(analysis.hsv), 1.0, 0.0, analysis.hsv, reason)
 
 
-def _rounded(states: int, config: CompressionConfig) -> int:
-    """Return the states rounded up, and at least the fewest allowed."""
-    if config.round_to is not None:
-        states = -(-states // config.round_to) * config.round_to
-    return max(states, config.min_order)
+def _rounded(states: int, config: CompressionConfig, step: int) -> int:
+    """Return the states rounded up to a multiple of `step`, and at least the fewest allowed."""
+    return max(-(-states // step) * step, config.min_order)
 
 
 def _ssm_layers(model: nn.Module) -> dict[str, Adapter]:

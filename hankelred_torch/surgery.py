@@ -109,7 +109,7 @@ def compress_(
         wrapper, by every rank: rank 0 decides, and the wrapper takes up the new parameters.
     plan_or_config : CompressionPlan or CompressionConfig
         What to cut, or how to decide it. Of a plan, the sizes count: if the layer has changed since, it is reduced
-        as it is now.
+        as it is now; a selective layer by the change of basis or selection that the plan found.
     optimizers : torch.optim.Optimizer or iterable of them, optional
         Every optimizer that trains a parameter of the model. None for a model that is not in training.
     ema : torch.nn.Module or iterable of them, optional
@@ -203,7 +203,7 @@ def check_trained(adapter: Adapter, name: str, optimizers: tuple[Any, ...]) -> d
     """Return where the optimizers hold the tensors of a layer, by tensor name."""
     slots = {}
     missing = []
-    for tensor_name in adapter.state_axes:
+    for tensor_name in adapter.replaced:
         tensor = stored_tensor(*adapter.owner(tensor_name))
         slot = find_slot(tensor, optimizers)
         if slot is not None:
@@ -274,9 +274,9 @@ def _prepare(model: nn.Module, todo: CompressionPlan, optimizers: tuple[Any, ...
 
 def _refuse_tied(name: str, adapters: Mapping[str, Adapter]) -> None:
     """Refuse a layer that shares a tensor with the state axis of another: one cut cannot serve both."""
-    own = {adapters[name].tensor(x): x for x in adapters[name].state_axes}
+    own = {adapters[name].tensor(x): x for x in adapters[name].replaced}
     for other, adapter in adapters.items():
-        shared = [own[adapter.tensor(x)] for x in adapter.state_axes if other != name and adapter.tensor(x) in own]
+        shared = [own[adapter.tensor(x)] for x in adapter.replaced if other != name and adapter.tensor(x) in own]
         if shared:
             raise InputError(
                 f"A layer to be cut must not share state space parameters with another; got {', '.join(shared)} in "
@@ -305,18 +305,18 @@ def _prepare_layer(
     slots = check_trained(adapter, layer.name, optimizers)
     values = adapter.values()
     reduction = layer.reduction
-    if reduction is None or not layer.fits(values):
+    if reduction is None or not (adapter.kind == "selective" or layer.fits(values)):
         layer = renewed(layer, adapter, values)
         reduction = layer.reduction
     assert reduction is not None
     written = adapter.rewrite(values, reduction)
-    olds = {name: stored_tensor(*adapter.owner(name)) for name in adapter.state_axes}
+    olds = {name: stored_tensor(*adapter.owner(name)) for name in adapter.replaced}
     news = {name: tensor_in_place_of(old, written[name]) for name, old in olds.items()}
     adapter.check(values | {name: to_array(new) for name, new in news.items()}, layer.name)
     states = carried_state(policy, adapter, values, reduction, slots, news)
     replacements = [
         _Replacement(name, olds[name], news[name], holders[olds[name]], slots.get(name), states.get(name))
-        for name in adapter.state_axes
+        for name in adapter.replaced
     ]
     return _Cut(adapter, layer, values, replacements)
 
@@ -330,7 +330,7 @@ def _prepare_copy(copy: nn.Module, cuts: list[_Cut]) -> list[_Cut]:
 
 def _prepare_copied_layer(adapter: Adapter, live: _Cut, holders: Mapping[Tensor, list[Holder]]) -> _Cut:
     copied = adapter.values()
-    olds = {name: stored_tensor(*adapter.owner(name)) for name in adapter.state_axes}
+    olds = {name: stored_tensor(*adapter.owner(name)) for name in adapter.replaced}
     restart = {x.name: to_array(x.new) for x in live.replacements}
     followed = followed_values(live.adapter, live.values, copied, live.layer.reduction)
     news = {name: tensor_in_place_of(old, (followed or restart)[name]) for name, old in olds.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,25 +15,35 @@ from .banks import Bank, BankAdapter
 from .base import Adapter, Systems, SystemTensors
 from .dense import diagonal_layer
 from .lru import LRUAdapter
+from .mamba import MambaAdapter
+from .mamba2 import GatedLinearAttentionAdapter, Mamba2Adapter
 from .refused import REFUSED
 from .s4_kernel import SSMKernelDiagAdapter
 from .s4d import S4DAdapter, S4DKernelAdapter
 from .s5 import S5Adapter, S5PytorchAdapter
+from .selective import SelectiveAdapter
+from .statistics import SampleStatistics, gather
 from .systems import SystemAdapter
 
 __all__ = [
     "Adapter",
     "Bank",
     "BankAdapter",
+    "GatedLinearAttentionAdapter",
     "LRUAdapter",
+    "Mamba2Adapter",
+    "MambaAdapter",
     "S4DAdapter",
     "S4DKernelAdapter",
     "S5Adapter",
     "S5PytorchAdapter",
     "SSMKernelDiagAdapter",
+    "SampleStatistics",
+    "SelectiveAdapter",
     "SystemAdapter",
     "SystemTensors",
     "adapter_of",
+    "collect_statistics",
     "diagonal_layer",
     "find_ssm_layers",
     "read_system",
@@ -136,6 +147,40 @@ def state_sizes(model: nn.Module) -> dict[str, int]:
     {'': 16}
     """
     return {name: adapter.states for name, adapter in find_ssm_layers(model).items()}
+
+
+def collect_statistics(model: nn.Module, batches: Any) -> SampleStatistics:
+    """Gather what the selective layers of a model do with sample batches, without keeping activations.
+
+    The functions that take `batches` do this themselves. Call it to merge what several processes have seen, and pass
+    the result as `batches`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Runs in evaluation mode without gradients; its modes, hooks and the random generators are afterwards as before.
+    batches : iterable
+        Inputs as the model is called with: tensors, tuples of positional or mappings of keyword arguments.
+
+    Returns
+    -------
+    SampleStatistics
+        Of every selective layer, in memory that grows with neither lengths nor batches.
+
+    Raises
+    ------
+    InputError
+        If the model does not call all of its selective layers, or one has data that are not finite.
+
+    Examples
+    --------
+    >>> import torch, hankelred_torch as ht
+    >>> layer = ht.layers.Mamba(channels=4, states=16)
+    >>> statistics = ht.adapters.collect_statistics(layer, [torch.randn(2, 50, 4) for _ in range(3)])
+    >>> statistics.layers[""].sums.steps
+    300
+    """
+    return gather(model, find_ssm_layers(model), batches)
 
 
 def read_system(layer: nn.Module) -> Systems:
@@ -314,3 +359,25 @@ register_adapter("hankelred_torch.layers.lru.LRU", LRUAdapter)
 register_adapter("hankelred_torch.layers.s5.S5", S5Adapter)
 register_adapter("s5.s5_model.S5SSM", S5PytorchAdapter)
 register_adapter("hankelred_torch.layers.s4d.S4D", S4DAdapter)
+register_adapter("hankelred_torch.layers.mamba.Mamba", MambaAdapter)
+for _name in (
+    "transformers.models.mamba.modeling_mamba.MambaMixer",
+    "transformers.models.falcon_mamba.modeling_falcon_mamba.FalconMambaMixer",
+    "transformers.models.jamba.modeling_jamba.JambaMambaMixer",
+    "mambapy.mamba.MambaBlock",
+    "mamba_ssm.modules.mamba_simple.Mamba",
+    "fla.layers.mamba.Mamba",
+):
+    register_adapter(_name, MambaAdapter)
+for _name in (
+    "transformers.models.mamba2.modeling_mamba2.Mamba2Mixer",
+    "transformers.models.bamba.modeling_bamba.BambaMixer",
+    "transformers.models.zamba2.modeling_zamba2.Zamba2MambaMixer",
+    "transformers.models.nemotron_h.modeling_nemotron_h.NemotronHMamba2Mixer",
+    "transformers.models.falcon_h1.modeling_falcon_h1.FalconH1Mixer",
+    "transformers.models.granitemoehybrid.modeling_granitemoehybrid.GraniteMoeHybridMambaLayer",
+    "mamba_ssm.modules.mamba2.Mamba2",
+    "fla.layers.mamba2.Mamba2",
+):
+    register_adapter(_name, Mamba2Adapter)
+register_adapter("fla.layers.gla.GatedLinearAttention", GatedLinearAttentionAdapter)

@@ -11,41 +11,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
 
-from hankelred import DiagonalSystem
 from hankelred._checks import Array
 from hankelred.errors import InputError
 
 from ..convert import to_array
 from .analysis import Analysis
-
-Systems = DiagonalSystem | tuple[DiagonalSystem, ...]
-
-
-class SystemTensors(NamedTuple):
-    """The system of a layer as tensors that the layer's parameters get gradients through, in double precision.
-
-    Attributes
-    ----------
-    rates : (..., n) Tensor
-        Logarithms of the poles; one leading axis where the layer is a bank of systems.
-    B, C : (..., n, m) and (..., p, n) Tensor
-        Input and output matrices.
-    dt : float or bool
-        Sampling time, as of the system that `Adapter.read` returns.
-    output : {"complex", "real"}
-        Whether the outputs are ``C x`` or their real parts.
-    """
-
-    rates: Tensor
-    B: Tensor
-    C: Tensor
-    dt: float | bool
-    output: Literal["complex", "real"]
+from .system_tensors import Systems as Systems
+from .system_tensors import SystemTensors as SystemTensors
 
 
 class Adapter(ABC):
@@ -69,7 +46,9 @@ class Adapter(ABC):
         Every tensor of the layer that is replaced in a cut, and which of its axes carries the states. A tensor of a
         submodule has a name with dots.
     constants : tuple of str
-        Other tensors of the layer that its system is read from; a cut leaves them as they are.
+        Other tensors of the layer that its system is read from; a cut leaves them as they are, but for `rescaled`.
+    round_to : int
+        Multiple of states that kernels of the layer ask for.
 
     Raises
     ------
@@ -97,11 +76,12 @@ class Adapter(ABC):
     kind: ClassVar[Literal["lti", "selective"]] = "lti"
     state_axes: ClassVar[Mapping[str, int]]
     constants: ClassVar[tuple[str, ...]] = ()
+    round_to: ClassVar[int] = 1
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
         shapes = {name: tuple(self.tensor(name).shape) for name in self.state_axes}
-        sizes = {self._states_on(name, shape) for name, shape in shapes.items()}
+        sizes = {self.states_on(name, shape) for name, shape in shapes.items()}
         if len(sizes) != 1:
             raise InputError(
                 f"The tensors of {type(layer).__name__} must agree on the number of states; got {shapes}. "
@@ -128,15 +108,84 @@ class Adapter(ABC):
     def states(self) -> int:
         """Number of stored states, from the shape of a tensor."""
         name = next(iter(self.state_axes))
-        return self._states_on(name, tuple(self.tensor(name).shape))
+        return self.states_on(name, tuple(self.tensor(name).shape))
 
-    def _states_on(self, name: str, shape: tuple[int, ...]) -> int:
-        """Return how many states a tensor of this shape carries; -1 if its axis is missing.
+    def states_on(self, name: str, shape: tuple[int, ...]) -> int:
+        """Return how many states a tensor of this shape carries; -1 if its axis is missing or does not fit.
 
         Override it where the axis holds more than the states, such as rows of several blocks.
         """
         axis = self.state_axes[name]
         return shape[axis] if axis < len(shape) else -1
+
+    @property
+    def rescaled(self) -> Mapping[str, int]:
+        """Constants that a cut multiplies by a number, and to which power of it; they keep their shape."""
+        return {}
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """Names of all tensors that a cut replaces."""
+        return (*self.state_axes, *self.rescaled)
+
+    def entries(self, name: str, kept: Array) -> Array:
+        """Return the places on the state axis of a tensor that stay where some states stay.
+
+        Parameters
+        ----------
+        name : str
+            One of `state_axes`.
+        kept : (k,) int ndarray
+            States that stay.
+
+        Returns
+        -------
+        int ndarray
+            Indices; `kept` itself, the default, where the axis holds the states and nothing else.
+        """
+        return kept
+
+    def resize(self, states: int) -> dict[str, Array]:
+        """Return tensors of the shapes of a number of states, to load others into.
+
+        Parameters
+        ----------
+        states : int
+            Any number from 1.
+
+        Returns
+        -------
+        dict of str to ndarray
+            For every name in `state_axes`, the entries of the first states, the last of them repeated if need be. What
+            belongs to no state is as before.
+        """
+        kept = np.minimum(np.arange(states), self.states - 1)
+        values = self.values()
+        return {name: values[name].take(self.entries(name, kept), axis) for name, axis in self.state_axes.items()}
+
+    def pad(self, values: Mapping[str, Array], states: int) -> dict[str, Array]:
+        """Return the values of the tensors with further states that change no output.
+
+        Parameters
+        ----------
+        values : mapping of str to ndarray
+            As from `values`.
+        states : int
+            States afterwards, at least as many as now.
+
+        Returns
+        -------
+        dict of str to ndarray
+            For every name in `state_axes`.
+
+        Raises
+        ------
+        InputError
+            If no state of such a layer leaves its output alone.
+        """
+        raise InputError(
+            f"{type(self).__name__} must have a method pad to add states to {type(self.layer).__qualname__}; got none."
+        )
 
     def owner(self, name: str) -> tuple[nn.Module, str]:
         """Return the module that holds a tensor or attribute, and its name there.
@@ -318,7 +367,7 @@ class Adapter(ABC):
         Returns
         -------
         dict of str to ndarray
-            For every name in `state_axes`.
+            For every name in `replaced`.
         """
 
     @abstractmethod
@@ -380,8 +429,8 @@ class Adapter(ABC):
             For every name in `state_axes`, not negative.
         """
 
-    def sizes(self, states: int) -> dict[str, int]:
-        """Return the integer attributes of the layer that hold a size, as they must be for a number of states.
+    def sizes(self, states: int) -> dict[str, Any]:
+        """Return the attributes of the layer that depend on its size, as they must be for a number of states.
 
         Parameters
         ----------
@@ -390,8 +439,8 @@ class Adapter(ABC):
 
         Returns
         -------
-        dict of str to int
+        dict of str to object
             By attribute name, with dots for those of submodules; empty, the default, where the layer reads its sizes
-            from its tensors.
+            from its tensors. Integers, and what else follows from them.
         """
         return {}

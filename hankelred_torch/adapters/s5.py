@@ -208,9 +208,14 @@ class S5PytorchAdapter(S5Adapter):
         C = torch.cat(C.chunk(2, dim=1)) if self._bidirectional else C
         return self._held(poles, self.tensor("log_step").double(), self.tensor("B").double(), C)
 
-    def _states_on(self, name: str, shape: tuple[int, ...]) -> int:
-        states = super()._states_on(name, shape)
+    def states_on(self, name: str, shape: tuple[int, ...]) -> int:
+        """Return how many states a tensor of this shape carries: C has those of both directions."""
+        states = super().states_on(name, shape)
         return states // 2 if name == "C" and self._bidirectional else states
+
+    def entries(self, name: str, kept: Array) -> Array:
+        """Return the places of some states, in C for both directions."""
+        return np.concatenate([kept, self.states + kept]) if name == "C" and self._bidirectional else kept
 
     def _parts(self, values: Mapping[str, Array]) -> _Parts:
         C = values["C"]

@@ -1,0 +1,205 @@
+"""Adapters of layers of heads with matrices as states: Mamba-2 and its relatives, and gated linear attention.
+
+``H_t = decay_t H_{t-1} + x_t B_t^T``, ``y_t = H_t C_t`` in every head, B and C shared by the heads of a group. In
+Mamba-2 both pass a convolution and SiLU behind the projection that makes them, so that no change of basis can be
+written into it: states are selected, the same for B and C, in every group by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, silu, softplus
+
+from .selective import Block, Layout, SelectiveAdapter
+from .statistics import Sequences
+
+
+class Mamba2Adapter(SelectiveAdapter):
+    """Adapter of Mamba-2 layers: of Hugging Face, mamba_ssm and flash-linear-attention.
+
+    Of Hugging Face these are Mamba2, Bamba, Zamba2, NemotronH, FalconH1 and GraniteMoeHybrid.
+
+    Parameters
+    ----------
+    layer : torch.nn.Module
+        The layer to adapt.
+
+    Raises
+    ------
+    InputError
+        As for `Adapter`.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> ht.adapters.Mamba2Adapter.round_to
+    8
+    """
+
+    # The fused convolution wants a number of channels that is a multiple of 8.
+    round_to: ClassVar[int] = 8
+
+    @classmethod
+    def refusal(cls, layer: nn.Module) -> str:
+        """Return whether the layer is split over devices, each of which has part of its rows."""
+        return "rows that are split over devices" if getattr(layer, "process_group", None) is not None else ""
+
+    def layout_of(self, layer: nn.Module) -> dict[str, Layout]:
+        """Return the projection with rows [.. z, x, B, C, dt], the convolution over x, B and C, and their biases."""
+        heads, _, inner = self._shape
+        rows = (Block("fixed", 2 * inner), Block("input"), Block("output"), Block("fixed", heads))
+        channels = (Block("fixed", self._width), Block("input"), Block("output"))
+        constant = (Block("fixed", 2 * inner), Block("state"), Block("state"), Block("fixed", heads))
+        layouts = {
+            "in_proj.weight": Layout(0, rows),
+            "in_proj.bias": Layout(0, rows),
+            "conv1d.weight": Layout(0, channels),
+            "conv1d.bias": Layout(0, channels),
+            "mup_vector": Layout(2, constant),
+        }
+        return {name: layout for name, layout in layouts.items() if self._has(name)}
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of heads that share B and C."""
+        return int(_first_of(self.layer, "n_groups", "ngroups"))
+
+    def sizes(self, states: int) -> dict[str, Any]:
+        """Return the sizes of the layer and of its projection and convolution."""
+        heads, _, inner = self._shape
+        channels = self._width + 2 * self.groups * states
+        found = {
+            "in_proj.out_features": 2 * inner + 2 * self.groups * states + heads,
+            "conv1d.in_channels": channels,
+            "conv1d.out_channels": channels,
+            "conv1d.groups": channels,
+        }
+        optional = {
+            "ssm_state_size": states,
+            "d_state": states,
+            "conv_dim": channels,
+            "groups_time_state_size": self.groups * states,
+        }
+        return found | {name: size for name, size in optional.items() if hasattr(self.layer, name)}
+
+    def sequences(self, inputs: Tensor, mask: Tensor | None) -> Sequences:
+        """Return decays, B, C, inputs times their steps, and gates, by the layer's own projection and convolution."""
+        layer: Any = self.layer
+        heads, size, _ = self._shape
+        batch, length = inputs.shape[:2]
+        kept = 1.0 if mask is None else mask[..., None].to(inputs.dtype)
+        projected = layer.in_proj(inputs * kept * getattr(layer, "ssm_in_multiplier", 1.0))
+        projected = projected * getattr(layer, "mup_vector", 1.0)
+        states = self.groups * self.states
+        channels = self._width + 2 * states
+        _, z, xBC, dt = projected.split(
+            [projected.shape[-1] - self._width - channels - heads, self._width, channels, heads], dim=-1
+        )
+        xBC = layer.act(layer.conv1d(xBC.transpose(1, 2))[..., :length]).transpose(1, 2) * kept
+        x, B, C = xBC.split([self._width, states, states], dim=-1)
+        delta = softplus(dt.float() + layer.dt_bias.float()).clamp(*_first_of(layer, "time_step_limit", "dt_limit"))
+        decay = torch.exp(delta * -torch.exp(layer.A_log.float()))
+        B, C = (y.reshape(batch, length, self.groups, self.states) for y in (B, C))
+        x, gate = (y.reshape(batch, length, heads, size).float() for y in (x, silu(z) * kept))
+        return Sequences(decay, B, C, x * delta[..., None], gate)
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """Return heads, channels of a head, and the width of z and x in the projection."""
+        heads = int(_first_of(self.layer, "num_heads", "nheads"))
+        return (
+            heads,
+            int(_first_of(self.layer, "head_dim", "headdim")),
+            int(_first_of(self.layer, "intermediate_size", "d_inner")),
+        )
+
+    @property
+    def _width(self) -> int:
+        """Return the channels that pass the state space model."""
+        heads, size, _ = self._shape
+        return heads * size
+
+    def _has(self, name: str) -> bool:
+        module, attribute = self.owner(name)
+        return isinstance(getattr(module, attribute, None), Tensor)
+
+
+class GatedLinearAttentionAdapter(SelectiveAdapter):
+    """Adapter of the gated linear attention of flash-linear-attention: its states are keys, with decays of their own.
+
+    Keys are selected, in every head by itself. Queries are linear in the weights, so that kept keys can stand in for
+    dropped ones, and take up what the scale ``key size ** -0.5`` changes.
+
+    Parameters
+    ----------
+    layer : torch.nn.Module
+        The layer to adapt.
+
+    Raises
+    ------
+    InputError
+        As for `Adapter`.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> issubclass(ht.adapters.GatedLinearAttentionAdapter, ht.adapters.SelectiveAdapter)
+    True
+    """
+
+    @classmethod
+    def refusal(cls, layer: nn.Module) -> str:
+        """Return what stands between the projections and the states."""
+        settings = {
+            "a feature map": getattr(layer, "feature_map_fn", None) is not None,
+            "a short convolution": bool(getattr(layer, "use_short_conv", False)),
+            "keys shared by heads": getattr(layer, "num_kv_groups", 1) != 1,
+        }
+        return ", ".join(what for what, is_so in settings.items() if is_so)
+
+    def layout_of(self, layer: nn.Module) -> dict[str, Layout]:
+        """Return the projections to queries, keys and the logits of the decays."""
+        return {
+            "q_proj.weight": Layout(0, (Block("scaled_output"),)),
+            "k_proj.weight": Layout(0, (Block("input"),)),
+            "gk_proj.1.weight": Layout(0, (Block("state"),)),
+            "gk_proj.1.bias": Layout(0, (Block("state"),)),
+        }
+
+    @property
+    def folds(self) -> bool:
+        """Queries are linear in their projection."""
+        return True
+
+    @property
+    def groups(self) -> int:
+        """Number of heads."""
+        return int(_first_of(self.layer, "num_heads"))
+
+    def sizes(self, states: int) -> dict[str, Any]:
+        """Return the sizes of keys."""
+        keys = self.groups * states
+        names = ("key_dim", "key_dim_per_group", "q_proj.out_features", "k_proj.out_features", "gk_proj.1.out_features")
+        return {"head_k_dim": states} | dict.fromkeys(names, keys)
+
+    def sequences(self, inputs: Tensor, mask: Tensor | None) -> Sequences:
+        """Return decays, keys, scaled queries and values."""
+        layer: Any = self.layer
+        shape = (*inputs.shape[:2], self.groups, -1)
+        q, k, v, logits = (x(inputs).reshape(shape) for x in (layer.q_proj, layer.k_proj, layer.v_proj, layer.gk_proj))
+        logarithms = logsigmoid(logits.float()) / layer.gate_logit_normalizer
+        if layer.clamp_min is not None:
+            logarithms = logarithms.clamp_min(layer.clamp_min)
+        kept = None if mask is None else mask[..., None, None].to(v.dtype).expand_as(v)
+        return Sequences(torch.exp(logarithms), k, q * self.states**-0.5, v if kept is None else v * kept, kept)
+
+
+def _first_of(layer: nn.Module, *names: str) -> Any:
+    """Return the first attribute a layer has of those that libraries call by different names."""
+    for name in names:
+        if hasattr(layer, name):
+            return getattr(layer, name)
+    raise AttributeError(f"{type(layer).__qualname__} must have {' or '.join(names)}; got neither.")

@@ -1,0 +1,399 @@
+"""Layers whose matrices depend on their input: which of their tensors carry states, and what a cut makes of these.
+
+Every such tensor is, along one axis, a row of blocks: entries that belong to no state, and entries of the states of
+every group, which go into the states, out of them, or are their rates. A cut maps blocks: inputs by ``Ti``, outputs by
+``T^T``, rates by what a rotation makes of them. Averaged gradients go by the contragredient maps.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+
+import hankelred as hr
+from hankelred._checks import Array
+from hankelred.errors import InputError, OrderError
+
+from ..convert import tensor_in_place_of
+from .analysis import Analysis, LayerReduction
+from .base import Adapter
+from .statistics import LayerStatistics, Sequences
+
+Role = Literal["fixed", "input", "output", "scaled_output", "input_gain", "output_gain", "state", "rate"]
+
+
+class Block(NamedTuple):
+    """Entries along the state axis of a tensor: `size` that belong to no state, or those of the states of all groups.
+
+    ``"scaled_output"`` entries are divided by the square root of the number of states when the layer runs, gains
+    multiply what a norm over the states makes of inputs or outputs, and ``"state"`` entries only go with their state.
+    """
+
+    role: Role
+    size: int = 0
+
+
+class Layout(NamedTuple):
+    """The axis of a tensor that carries the states, and its blocks."""
+
+    axis: int
+    blocks: tuple[Block, ...]
+
+    @property
+    def fixed(self) -> int:
+        """Return how many entries belong to no state."""
+        return sum(block.size for block in self.blocks)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StateMap:
+    """How the states of a layer become fewer, as a function of whatever tensors the layer has by then.
+
+    Attributes
+    ----------
+    core : SelectiveReduction
+        Bases for every group, or states that are kept, with the error predicted from the statistics.
+    gains : tuple of float
+        Factors that keep the size of inputs and outputs of the states where norms run over them.
+    """
+
+    core: hr.SelectiveReduction
+    gains: tuple[float, float] = (1.0, 1.0)
+
+    def __repr__(self) -> str:
+        """Return the core's own."""
+        return f"StateMap({self.core!r})"
+
+    def pair(self, role: Role) -> tuple[Array, Array]:
+        """Return ``X`` (groups, order, n) that maps entries of a role, and ``Y`` (groups, n, order) with ``X Y = I``."""
+        T, Ti = self.core.T, self.core.Ti
+        if role in ("output", "scaled_output"):
+            gain = (T.shape[2] / T.shape[1]) ** 0.5 if role == "scaled_output" else 1.0
+            return gain * T.transpose(0, 2, 1), Ti.transpose(0, 2, 1) / gain
+        if role in ("input_gain", "output_gain"):
+            gain = self.gains[role == "output_gain"]
+            return gain * Ti, T / gain
+        return Ti, T
+
+    def mixing(self) -> Array:
+        """Return the weights (n, order) by which new rates are means of old ones."""
+        return self.core.T[0] * self.core.Ti[0].T
+
+
+class SelectiveAnalysis(Analysis):
+    """The answers of a selective layer, from the covariances of its states and outputs on sample batches.
+
+    In place of Hankel singular values it has the square roots of the eigenvalues of the product of both covariances.
+    """
+
+    def __init__(self, statistics: LayerStatistics, reduce: Callable[[int], tuple[StateMap, ...]]) -> None:
+        self._spectra, self._reduce = statistics.sums.hankel_singular_values(), reduce
+        self.n, self.hsv = statistics.sums.n, self._spectra.max(axis=0)
+
+    def tail(self, states: int) -> float:
+        """Return the share of the values of all groups behind the first ones."""
+        total = float(self._spectra.sum())
+        return float(self._spectra[:, states:].sum()) / total if total > 0 else 0.0
+
+    def bound(self, states: int) -> float:
+        """Return infinity: there is no bound for all inputs; 0 where all states are kept."""
+        return np.inf if states < self.n else 0.0
+
+    def least_states(self, *, energy: float | None = None, max_error: float | None = None) -> tuple[int, str]:
+        """Return the fewest states whose values carry that share of the sum over all groups."""
+        if energy is None:
+            raise OrderError(
+                "A selective layer has no error bound that could be within max_error. Use tau, order or fraction, and "
+                "read the error measured on the sample batches"
+            )
+        kept = [1.0 - self.tail(states) for states in range(1, self.n + 1)]
+        return int(np.argmax(np.array(kept) >= energy - 1e-12)) + 1, ""
+
+    def reduce(self, states: int, *, prefer_larger: bool = False) -> LayerReduction:
+        """Return the ways to reduce to so many states, for measurements to choose from."""
+        return LayerReduction(
+            states=states,
+            order=states,
+            hsv=self.hsv,
+            kept_energy=1.0 - self.tail(states),
+            error_bound=self.bound(states),
+            reduction=self._reduce(states),
+        )
+
+
+class SelectiveAdapter(Adapter):
+    """The states of a layer whose matrices depend on its input; subclass it for a family of your own.
+
+    A subclass says by `layout_of` which tensors carry states, by `sequences` what the states are driven by and read
+    with, and by `sizes` which attributes hold a size.
+
+    Parameters
+    ----------
+    layer : torch.nn.Module
+        The layer to adapt.
+
+    Raises
+    ------
+    InputError
+        As for `Adapter`.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> adapter = ht.adapters.adapter_of(ht.layers.Mamba(channels=4, states=16))
+    >>> adapter.kind, adapter.states, sorted(adapter.state_axes)
+    ('selective', 16, ['A_log', 'x_proj.weight'])
+    """
+
+    kind: ClassVar[Literal["lti", "selective"]] = "selective"
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        self.layouts = self.layout_of(layer)
+        # which tensors there are depends on the layer: biases and norms are optional
+        self.state_axes = {name: layout.axis for name, layout in self.layouts.items()}  # type: ignore[misc]
+        self.constants = tuple(self.rescaled)  # type: ignore[misc]
+        super().__init__(layer)
+
+    @abstractmethod
+    def layout_of(self, layer: nn.Module) -> dict[str, Layout]:
+        """Return which tensors carry states and how.
+
+        Parameters
+        ----------
+        layer : torch.nn.Module
+            The layer.
+
+        Returns
+        -------
+        dict of str to Layout
+            By tensor name.
+        """
+
+    @abstractmethod
+    def sequences(self, inputs: Tensor, mask: Tensor | None) -> Sequences:
+        """Return what drives the states of the layer for an input, computed as in its forward pass.
+
+        Parameters
+        ----------
+        inputs : (batch, length, channels) Tensor
+            What the layer is called with.
+        mask : (batch, length) Tensor or None
+            0 at padding.
+
+        Returns
+        -------
+        Sequences
+            For the statistics.
+        """
+
+    @property
+    def rotates(self) -> bool:
+        """Whether a change of basis common to all channels can be written into the layer."""
+        return False
+
+    @property
+    def folds(self) -> bool:
+        """Whether outputs of states are linear in weights, so that kept states can stand in for dropped ones."""
+        return False
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of channels with states of their own."""
+        return 1
+
+    def states_on(self, name: str, shape: tuple[int, ...]) -> int:
+        """Return how many states a tensor of this shape carries, from its blocks; -1 if they do not fit."""
+        layout = self.layouts[name]
+        if len(shape) <= layout.axis:
+            return -1
+        blocks = self.groups * sum(block.role != "fixed" for block in layout.blocks)
+        states, rest = divmod(shape[layout.axis] - layout.fixed, blocks)
+        return states if states > 0 and not rest else -1
+
+    def entries(self, name: str, kept: Array) -> Array:
+        """Return the places on the state axis of a tensor that stay where some states stay, as in `Adapter.entries`."""
+        places = []
+        for block, places_of_block in self._slices(name, self.states):
+            whole = np.arange(places_of_block.start, places_of_block.stop)
+            places.append(whole if block.role == "fixed" else whole.reshape(self.groups, -1)[:, kept].ravel())
+        return np.concatenate(places)
+
+    def pad(self, values: Mapping[str, Array], states: int) -> dict[str, Array]:
+        """Return tensors with more states, that nothing goes into or comes out of, as in `Adapter.pad`."""
+        if self.rescaled or any(b.role.endswith("_gain") for x in self.layouts.values() for b in x.blocks):
+            raise InputError(
+                f"{type(self.layer).__qualname__} must have no norm over its states to be padded; got one, which more "
+                f"states would change. Keep its size, or load it with hankelred_torch.from_pretrained."
+            )
+        return {name: self._padded(name, values[name], states) for name in self.layouts}
+
+    def _padded(self, name: str, array: Array, states: int) -> Array:
+        """Return one tensor with more states: zero inputs and outputs, the rates of the last state."""
+        axis, old = self.layouts[name].axis, self.states_on(name, array.shape)
+        moved, parts = np.moveaxis(array, axis, 0), []
+        for block, places in self._slices(name, old):
+            part = moved[places]
+            if block.role != "fixed":
+                grouped = part.reshape(self.groups, old, *part.shape[1:])
+                last = grouped[:, -1:] if block.role in ("rate", "state") else np.zeros_like(grouped[:, -1:])
+                gain = (states / old) ** 0.5 if block.role == "scaled_output" else 1.0
+                grouped = np.concatenate([gain * grouped, np.repeat(last, states - old, axis=1)], axis=1)
+                part = grouped.reshape(self.groups * states, *part.shape[1:])
+            parts.append(part)
+        return np.moveaxis(np.concatenate(parts), 0, axis)
+
+    def _slices(self, name: str, states: int) -> Iterator[tuple[Block, slice]]:
+        """Yield the blocks of a tensor and where they lie at a number of states."""
+        start = 0
+        for block in self.layouts[name].blocks:
+            stop = start + (block.size if block.role == "fixed" else self.groups * states)
+            yield block, slice(start, stop)
+            start = stop
+
+    def analyse(self, values: Mapping[str, Array], statistics: Any = None, method: str = "auto") -> Analysis:
+        """Return what a cut could lose on the sample batches.
+
+        Parameters
+        ----------
+        values : mapping of str to ndarray
+            As from `values`.
+        statistics : LayerStatistics
+            From `collect_statistics`.
+        method : {"auto", "rotation", "selection", "selection_without_fold"}
+            As in `CompressionConfig`; ``"auto"`` offers all that fit the layer.
+
+        Returns
+        -------
+        SelectiveAnalysis
+            Its reductions are tuples of `StateMap`, one for every way offered.
+
+        Raises
+        ------
+        InputError
+            If there are no statistics, or the layer cannot represent the method.
+        """
+        holder = type(self.layer).__qualname__
+        if statistics is None:
+            raise InputError(
+                f"{holder} must be seen at work to be reduced, since its matrices depend on its input; got no sample "
+                f"data. Pass batches, an iterable of inputs of the model."
+            )
+        if method == "balanced_truncation" or (method == "rotation" and not self.rotates):
+            raise InputError(
+                f"method must be one that {holder} can represent; got {method!r}. "
+                f'Pass "auto" or "selection", or leave the layer out by target_modules.'
+            )
+        ways = ("rotation", "selection") if method == "auto" and self.rotates else (method,)
+        return SelectiveAnalysis(statistics, lambda states: self._reduced(ways, values, statistics, states))
+
+    def _reduced(
+        self, ways: tuple[str, ...], values: Mapping[str, Array], statistics: LayerStatistics, states: int
+    ) -> tuple[StateMap, ...]:
+        found = []
+        for way in ways:
+            if way == "rotation":
+                core = hr.reduce_by_rotation(statistics.sums, -np.exp(values["A_log"]), states)
+            else:
+                fold = self.folds and way != "selection_without_fold"
+                core = hr.reduce_by_selection(statistics.sums, states, fold=fold)
+            kept = None if core.kept is None else core.kept[0]
+            found.append(StateMap(core, statistics.gains(kept)))
+        return tuple(found)
+
+    def rewrite(self, values: Mapping[str, Array], reduction: StateMap) -> dict[str, Array]:
+        """Return the tensors after a reduction: rows mapped or selected, rates mixed, the rest rescaled."""
+        matrices = self._matrices(lambda X, Y: X, reduction)
+        written = {name: _mapped(values[name], layout, matrices) for name, layout in self.layouts.items()}
+        if reduction.core.kept is None and "A_log" in self.layouts:
+            written["A_log"] = np.log(np.exp(values["A_log"]) @ reduction.mixing())
+        return written | {name: values[name] * x for name, x in self._scales(reduction).items()}
+
+    def check(self, values: Mapping[str, Array], name: str) -> None:
+        """Accept every finite value: rates are negative by their form, and finiteness is checked on conversion."""
+
+    def carry_first(
+        self, values: Mapping[str, Array], reduction: StateMap, moments: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Return averaged gradients by the contragredient maps; of rates through ``A = -exp(A_log)``.
+
+        A rotation leaves to the rates of the new states the mean of the old ones' averages: gradients with respect to
+        entries off the diagonal of A, which the layer has none of, are not known.
+        """
+        matrices = self._matrices(lambda X, Y: Y.transpose(0, 2, 1), reduction)
+        carried = self._carried(moments, values, matrices)
+        if reduction.core.kept is None and "A_log" in self.layouts:
+            old, new = np.exp(values["A_log"]), np.exp(self.rewrite(values, reduction)["A_log"])
+            given = moments.get("A_log", np.zeros_like(old))
+            carried["A_log"] = new * ((given / old) @ reduction.mixing())
+        scales = self._scales(reduction)
+        return carried | {name: moments[name] / x for name, x in scales.items() if name in moments}
+
+    def carry_second(
+        self, values: Mapping[str, Array], reduction: StateMap, moments: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Return averaged squares of gradients by the squares of the same coefficients."""
+        matrices = self._matrices(lambda X, Y: Y.transpose(0, 2, 1) ** 2, reduction)
+        carried = self._carried(moments, values, matrices)
+        if reduction.core.kept is None and "A_log" in self.layouts:
+            old, new = np.exp(values["A_log"]), np.exp(self.rewrite(values, reduction)["A_log"])
+            given = moments.get("A_log", np.zeros_like(old))
+            carried["A_log"] = new**2 * ((given / old**2) @ reduction.mixing() ** 2)
+        scales = self._scales(reduction)
+        return carried | {name: moments[name] / x**2 for name, x in scales.items() if name in moments}
+
+    def _carried(
+        self, moments: Mapping[str, Array], values: Mapping[str, Array], matrices: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Return mapped moments, zeros for tensors that have none."""
+        given = {name: moments.get(name, np.zeros_like(values[name])) for name in self.layouts}
+        return {name: _mapped(given[name], layout, matrices) for name, layout in self.layouts.items()}
+
+    def _matrices(self, part: Callable[[Array, Array], Array], reduction: StateMap) -> dict[str, Array]:
+        roles = {block.role for layout in self.layouts.values() for block in layout.blocks} - {"fixed"}
+        return {role: part(*reduction.pair(role)) for role in roles}
+
+    def _scales(self, reduction: StateMap) -> dict[str, float]:
+        """Return the factors of tensors without states that make up for gains."""
+        product = reduction.gains[0] * reduction.gains[1]
+        return {name: product**power for name, power in self.rescaled.items()}
+
+
+def twin(adapter: Adapter, states: int, reduction: StateMap) -> nn.Module:
+    """Return the layer as it would be after a cut; it shares all tensors that the cut leaves alone."""
+    layer = adapter.layer
+    copied = copy.deepcopy(layer, {id(x): x for x in (*layer.parameters(), *layer.buffers())})
+    for module in copied.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    other = type(adapter)(copied)
+    sizes = other.sizes(states)
+    for name, value in adapter.rewrite(adapter.values(), reduction).items():
+        module, attribute = other.owner(name)
+        setattr(module, attribute, tensor_in_place_of(getattr(module, attribute), value))
+    for name, size in sizes.items():
+        module, attribute = other.owner(name)
+        setattr(module, attribute, size)
+    return copied
+
+
+def _mapped(array: Array, layout: Layout, matrices: Mapping[str, Array]) -> Array:
+    """Return a tensor with its blocks mapped along the state axis; fixed entries stay."""
+    moved, parts, start = np.moveaxis(array, layout.axis, 0), [], 0
+    for block in layout.blocks:
+        if block.role == "fixed":
+            parts.append(moved[start : start + block.size])
+            start += block.size
+            continue
+        X = matrices[block.role]
+        groups, order, n = X.shape
+        part = moved[start : start + groups * n].reshape(groups, n, -1)
+        parts.append((X @ part).reshape(groups * order, *moved.shape[1:]))
+        start += groups * n
+    return np.moveaxis(np.concatenate(parts), 0, layout.axis)
