@@ -34,8 +34,8 @@ class Measurement:
         Hankel singular values kept.
     kept_energy : float
         Share of their sum that is kept.
-    error_bound : float
-        Bound on the H-infinity norm of the difference the cut made; 0 without a cut.
+    error_bound : float or None
+        Bound on the H-infinity norm of the difference the cut made; 0 without a cut, None for a selective layer.
     hsv : list of float
         All Hankel singular values before the cut, decreasing.
     cut : bool
@@ -58,6 +58,10 @@ class Measurement:
         What the guard's metric was ``before`` and ``after`` the cut and, after a settling time, ``settled``.
     rolled_back : bool
         Whether the cut was undone.
+    method : str
+        How the states of a selective layer became fewer, as in its plan; empty otherwise.
+    output_error : float or None
+        Relative change of the output of a selective layer on the first of the sample batches; None otherwise.
     """
 
     step: int
@@ -66,7 +70,7 @@ class Measurement:
     states: int
     order: int
     kept_energy: float
-    error_bound: float
+    error_bound: float | None
     hsv: list[float]
     cut: bool
     reason: str
@@ -77,6 +81,8 @@ class Measurement:
     gap: float | None = None
     metric: dict[str, float] | None = None
     rolled_back: bool = False
+    method: str = ""
+    output_error: float | None = None
 
 
 class History(list[Measurement]):
@@ -174,8 +180,8 @@ class History(list[Measurement]):
             finite = [x for x in record.hsv if np.isfinite(x)]
             result[f"{name}/states"] = float(_states_now(record))
             result[f"{name}/hsv_max"], result[f"{name}/hsv_sum"] = max(finite, default=0.0), float(sum(finite))
-            result[f"{name}/kept_energy"], result[f"{name}/error_bound"] = record.kept_energy, record.error_bound
-            measured = {"error": record.error, "drift": record.drift}
+            result[f"{name}/kept_energy"] = record.kept_energy
+            measured = {key: getattr(record, key) for key in ("error_bound", "error", "output_error", "drift")}
             result |= {f"{name}/{key}": value for key, value in measured.items() if value is not None}
         result[f"{prefix}/cuts"] = float(sum(record.cut for record in self))
         # the layers of one attempt share its time
@@ -275,7 +281,7 @@ def _row(record: Measurement) -> tuple[str, ...]:
     metric = " -> ".join(f"{x:.4g}" for x in (record.metric or {}).values())
     gap = f"{record.gap:.3g}" if record.gap is not None else ""
     error, drift = (f"{x:.3g}" if x is not None else "" for x in (record.error, record.drift))
-    bound = f"{record.error_bound:.3g}" if record.states < record.n else ""
+    bound = f"{record.error_bound:.3g}" if record.states < record.n and record.error_bound is not None else ""
     return (
         f"{record.step}",
         record.layer or "(model)",
