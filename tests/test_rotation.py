@@ -53,6 +53,16 @@ def test_scaled_states_have_one_diagonal_in_both_gramians():
     np.testing.assert_allclose(np.diag(P) / d2, np.diag(Q) * d2, rtol=1e-12)
 
 
+def test_units_of_the_states_do_not_matter():
+    layer = MambaLayer(8, 16, spread=0.2)
+    data = layer.data(2, 60)
+    units = 10 ** np.linspace(-2, 2, 8)
+    scaled = data._replace(B=data.B * units, C=data.C / units)
+    one, other = (hr.reduce_by_rotation(statistics_of(x), layer.A, 3) for x in (data, scaled))
+    np.testing.assert_allclose(other.rates, one.rates, rtol=1e-9)
+    np.testing.assert_allclose(other.mamba_error(*scaled), one.mamba_error(*data), rtol=1e-9)
+
+
 def test_a_full_rotation_is_exact_where_channels_differ_by_a_factor():
     layer = MambaLayer(6, 16, spread=0.0)
     data = layer.data(2, 60)

@@ -69,6 +69,16 @@ def test_states_that_cancel_go_together():
     assert list(hr.select_states(M, 2)) == [0, 1]
 
 
+def test_states_are_dropped_one_by_one_at_the_least_cost():
+    signs = np.where(np.arange(12) % 3 == 0, -1, 1)
+    M, dropped, expected = form(3, 12) * np.outer(signs, signs), np.zeros(12, dtype=bool), [5]
+    kernels.drop_states(M, dropped, 5, 6)
+    while len(expected) < 6:
+        left = [i for i in range(12) if i not in expected]
+        expected.append(min(left, key=lambda i: M[np.ix_([*expected, i], [*expected, i])].sum()))
+    assert set(np.flatnonzero(dropped)) == set(expected)
+
+
 def test_exchanges_improve_what_dropping_one_by_one_leaves():
     improved = 0
     for seed in range(20):
@@ -165,11 +175,14 @@ def test_a_fold_of_dependent_states_stays_small_and_says_its_rank():
 
 
 def test_states_for_a_fold_explain_more_than_those_of_a_bare_selection():
+    ours, theirs = [], []
     for seed in range(4):
         statistics, _ = mamba(16, seed, 16)
         bare = hr.reduce_by_selection(statistics, 4, fold=False)
-        same_states = hr.reduce_by_selection(statistics, 4, kept=bare.kept)
-        assert hr.reduce_by_selection(statistics, 4).predicted_error <= same_states.predicted_error * (1 + 1e-12)
+        theirs.append(hr.reduce_by_selection(statistics, 4, kept=bare.kept).predicted_error)
+        ours.append(hr.reduce_by_selection(statistics, 4).predicted_error)
+        assert ours[-1] <= theirs[-1] * (1 + 1e-12)
+    assert np.mean(ours) < 0.95 * np.mean(theirs)
 
 
 def test_given_states_are_kept():

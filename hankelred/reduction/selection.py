@@ -230,18 +230,16 @@ def _selected_for_fold(P: Array, Q: Array, M: Array, order: int, rcond: float) -
 def _greedy_for_fold(P: Array, Q: Array, order: int) -> Array:
     """Return states one by one, each the one that explains most of what is left: elimination with weighted pivots.
 
-    State k takes ``P_:k^H Q P_:k / P_kk`` from the trace of Q times the Schur complement P. States that the output
-    does not see come last, although they might explain others: they are what a reduction must leave out.
+    State k takes ``P_:k^H Q P_:k / P_kk`` from the trace of Q times the Schur complement P.
     """
     rest, start = P.copy(), np.diagonal(P).real
-    open_ = np.diagonal(Q).real > 0
     kept: list[int] = []
     for _ in range(order):
         sizes = np.diagonal(rest).real
-        resolved = open_ & (sizes > len(P) * EPS * start)
+        resolved = sizes > len(P) * EPS * start
         explained = np.sum((rest.conj() * (Q @ rest)).real, axis=0) / np.where(resolved, sizes, 1.0)
-        explained = np.where(resolved, explained, np.where(open_, -1.0, -2.0))
-        explained[kept] = -3.0
+        explained[~resolved] = -1.0
+        explained[kept] = -2.0
         k = int(np.argmax(explained))
         kept.append(k)
         if resolved[k]:
