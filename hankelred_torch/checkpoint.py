@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hankelred.errors import InputError
 
-from .adapters import find_ssm_layers, state_sizes, stored_tensor
+from .adapters import Adapter, find_ssm_layers, state_sizes, stored_tensor
 from .convert import standing_in
 from .distributed import refresh_ddp_, unwrapped, wrapper_of
 from .ema import as_models
@@ -70,12 +70,17 @@ def resize_like(model: nn.Module, state_dict: Mapping[str, Tensor], optimizers: 
     journal = Journal()
     try:
         for name, adapter in find_ssm_layers(model).items():
+            prefix = f"{name}." if name else ""
+            unsaved = _unsaved(adapter, state_dict, prefix)
             for tensor_name in adapter.state_axes:
                 old = stored_tensor(*adapter.owner(tensor_name))
-                shape = _saved_shape(state_dict, f"{name}.{tensor_name}" if name else tensor_name, old)
-                if shape == tuple(old.shape):
+                if tensor_name in unsaved:
+                    new = standing_in(old, unsaved[tensor_name])
+                else:
+                    shape = _saved_shape(state_dict, prefix + tensor_name, old)
+                    new = standing_in(old, torch.zeros(shape, dtype=old.dtype, device=old.device))
+                if new.shape == old.shape:
                     continue
-                new = standing_in(old, torch.zeros(shape, dtype=old.dtype, device=old.device))
                 for store, key in holders[old]:
                     journal.set_item(store, key, new)
                 slot = find_slot(old, optimizers)
@@ -238,6 +243,18 @@ def load_checkpoint(
         compressor.load_state_dict(saved["compressor"])
     set_random_state(saved["random"])
     return saved["extra"]
+
+
+def _unsaved(adapter: Adapter, state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors of a layer that no state dict holds, buffers that are not persistent, at the saved size."""
+    owners = {name: adapter.owner(name) for name in adapter.state_axes}
+    names = [name for name, (module, x) in owners.items() if x in module._non_persistent_buffers_set]
+    if not names:
+        return {}
+    saved = next(name for name in adapter.state_axes if name not in names)
+    shape = _saved_shape(state_dict, prefix + saved, adapter.tensor(saved))
+    resized = adapter.resize(adapter.states_on(saved, shape))
+    return {name: resized[name] for name in names}
 
 
 def _saved_shape(state_dict: Mapping[str, Tensor], key: str, old: Tensor) -> tuple[int, ...]:

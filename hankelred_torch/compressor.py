@@ -18,6 +18,7 @@ from hankelred.errors import InputError
 
 from . import policy
 from .adapters import find_ssm_layers, state_sizes
+from .adapters.statistics import check_batches
 from .checkpoint import save_checkpoint
 from .config import CompressionConfig
 from .convert import to_array
@@ -126,7 +127,9 @@ class InTrainingCompressor:
         self._trial: _Trial | None = None
         self._measured: dict[str, dict[str, Array]] = {}  # tensors at the last measurement, where drift is asked for
         self.history = History()
-        for name, adapter in target_layers(self._model, config).items():
+        targets = target_layers(self._model, config)
+        check_batches(targets, self._batches)
+        for name, adapter in targets.items():
             check_trained(adapter, name, self._optimizers)
 
     def step(self) -> CompressionReport | None:

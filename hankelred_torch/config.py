@@ -37,13 +37,17 @@ class CompressionConfig:
     min_cut : float, default 0.05
         A layer is cut only if it keeps fewer than ``(1 - min_cut)`` of its states.
     round_to : int, optional
-        Ask for a multiple of this many states, rounded up. The result can be smaller where a conjugate pair would be
-        split, or where fewer states link inputs to outputs at all.
+        Ask for a multiple of this many states, rounded up; by default what the kernels of a layer ask for: 8 in Mamba-2
+        and its relatives, else 1. The result can be smaller where a conjugate pair would be split, or where fewer
+        states link inputs to outputs at all.
     budget : {"per_layer", "global"}, default "per_layer"
         Whether every layer meets the criterion by itself, or all layers together: states are then dropped where the
         predicted error is least.
-    method : {"auto", "balanced_truncation"}, default "auto"
-        Balanced truncation for time-invariant layers.
+    method : {"auto", "balanced_truncation", "rotation", "selection", "selection_without_fold"}, default "auto"
+        How selective layers lose states: by a rotation of scaled states that goes into the projections, or by selection,
+        with or without folding what kept states tell of dropped ones into the outputs. ``"auto"`` takes, layer by
+        layer, what changes the output on a sample batch least of what the layer can represent. Time-invariant layers
+        are truncated in balanced coordinates in any case.
     start_step : int, default 0
         Optimizer step at which the reduction window opens.
     end_step : int, optional
@@ -98,7 +102,7 @@ class CompressionConfig:
     min_cut: float = 0.05
     round_to: int | None = None
     budget: Literal["per_layer", "global"] = "per_layer"
-    method: Literal["auto", "balanced_truncation"] = "auto"
+    method: Literal["auto", "balanced_truncation", "rotation", "selection", "selection_without_fold"] = "auto"
     start_step: int = 0
     end_step: int | None = None
     total_steps: int | None = None
@@ -224,7 +228,7 @@ class CompressionConfig:
 
 _CHOICES = {
     "budget": ("per_layer", "global"),
-    "method": ("auto", "balanced_truncation"),
+    "method": ("auto", "balanced_truncation", "rotation", "selection", "selection_without_fold"),
     "optimizer_state": ("transport", "reset", "slice"),
 }
 

@@ -185,7 +185,7 @@ def layer_table(layers: Mapping[str, LayerPlan]) -> str:
         states = f"{layer.n} -> {layer.states}" if layer.is_cut else f"{layer.n}"
         bound = f"{layer.error_bound:.3g}" if layer.is_cut else ""
         if layer.method:
-            bound = "none" if layer.output_error is None else f"none; measured {layer.output_error:.2%}"
+            bound = "none" if layer.output_error is None else f"none; measured {layer.output_error:.3g}"
         note = "; ".join(text for text in (layer.method, layer.reason) if text)
         rows.append((layer.name or "(model)", states, f"{layer.kept_energy:.2%}", bound, note))
     widths = [max(len(row[k]) for row in rows) for k in range(5)]

@@ -80,6 +80,8 @@ def left_alone(layer: LayerPlan, reason: str) -> LayerPlan:
         kept_energy=1.0,
         error_bound=0.0,
         reason=reason,
+        method="",
+        output_error=None,
         reduction=None,
     )
 

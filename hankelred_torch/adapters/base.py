@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from hankelred._checks import Array
@@ -145,7 +146,7 @@ class Adapter(ABC):
         """
         return kept
 
-    def resize(self, states: int) -> dict[str, Array]:
+    def resize(self, states: int) -> dict[str, Tensor]:
         """Return tensors of the shapes of a number of states, to load others into.
 
         Parameters
@@ -155,13 +156,16 @@ class Adapter(ABC):
 
         Returns
         -------
-        dict of str to ndarray
+        dict of str to Tensor
             For every name in `state_axes`, the entries of the first states, the last of them repeated if need be. What
             belongs to no state is as before.
         """
         kept = np.minimum(np.arange(states), self.states - 1)
-        values = self.values()
-        return {name: values[name].take(self.entries(name, kept), axis) for name, axis in self.state_axes.items()}
+        tensors = {name: self.tensor(name).detach() for name in self.state_axes}
+        return {
+            name: x.index_select(self.state_axes[name], torch.as_tensor(self.entries(name, kept), device=x.device))
+            for name, x in tensors.items()
+        }
 
     def pad(self, values: Mapping[str, Array], states: int) -> dict[str, Array]:
         """Return the values of the tensors with further states that change no output.

@@ -71,7 +71,7 @@ class StateMap:
         return f"StateMap({self.core!r})"
 
     def pair(self, role: Role) -> tuple[Array, Array]:
-        """Return ``X`` (groups, order, n) that maps entries of a role, and ``Y`` (groups, n, order) with ``X Y = I``."""
+        """Return ``X`` (groups, order, n), which maps entries of a role, and ``Y`` with ``X Y = I``."""
         T, Ti = self.core.T, self.core.Ti
         if role in ("output", "scaled_output"):
             gain = (T.shape[2] / T.shape[1]) ** 0.5 if role == "scaled_output" else 1.0

@@ -7,7 +7,7 @@ changes.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -249,14 +249,13 @@ def gather(model: nn.Module, adapters: Mapping[str, Any], batches: Any) -> Sampl
         return listen
 
     probe = None
-    with running(model):
-        with ExitStack() as hooks:
-            for name, adapter in selective.items():
-                handle = adapter.layer.register_forward_pre_hook(listener(name), with_kwargs=True)
-                hooks.callback(handle.remove)
-            for batch in batches:
-                probe = batch if probe is None else probe
-                call(model, batch)
+    with running(model), ExitStack() as hooks:
+        for name, adapter in selective.items():
+            handle = adapter.layer.register_forward_pre_hook(listener(name), with_kwargs=True)
+            hooks.callback(handle.remove)
+        for batch in batches:
+            probe = batch if probe is None else probe
+            call(model, batch)
     unseen = [name or "(model)" for name, layer in layers.items() if layer.sums.steps == 0]
     if unseen:
         raise InputError(
@@ -307,6 +306,10 @@ def output_errors(
 def check_batches(adapters: Mapping[str, Adapter], batches: Any) -> None:
     """Raise if there are selective layers and nothing to see them at work on."""
     selective = [name or type(x.layer).__qualname__ for name, x in adapters.items() if x.kind == "selective"]
+    if selective and isinstance(batches, (Tensor, Mapping)):
+        raise InputError(
+            f"batches must be an iterable of inputs of the model; got one {type(batches).__name__}. Put it into a list."
+        )
     if selective and batches is None:
         raise InputError(
             f"batches must be given for layers whose matrices depend on their input; got none for "
@@ -333,12 +336,13 @@ def call_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tenso
 def running(model: nn.Module) -> Iterator[None]:
     """Run a model for measurements: evaluation mode, no gradients, no compiled code; put all back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    states = random.getstate(), np.random.get_state()
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the global state is what users' code draws from)
     devices = sorted({x.device.index or 0 for x in model.parameters() if x.device.type == "cuda"})
     compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module, _ in modes)
     compiled = compiled or hasattr(model, "_orig_mod")
     with ExitStack() as stack:
-        stack.callback(lambda: (random.setstate(states[0]), np.random.set_state(states[1])))
+        stack.callback(random.setstate, states[0])
+        stack.callback(np.random.set_state, states[1])  # noqa: NPY002
         stack.callback(lambda: [setattr(module, "training", mode) for module, mode in modes])
         stack.enter_context(torch.random.fork_rng(devices))
         stack.enter_context(torch.no_grad())
