@@ -1,5 +1,6 @@
 """Batched, differentiable operations on tensors: the recurrences that the layers run on."""
 
+from .averaged import averaged_gramians
 from .dense import dense_hankel_singular_values
 from .gramians import gramian_factors, hankel_singular_values
 from .linear import linear_recurrence
@@ -9,6 +10,7 @@ from .truncation import BalancedTruncation, balanced_truncation
 
 __all__ = [
     "BalancedTruncation",
+    "averaged_gramians",
     "balanced_truncation",
     "dense_hankel_singular_values",
     "diagonal_ssm",
