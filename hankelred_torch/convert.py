@@ -28,16 +28,32 @@ def to_array(tensor: Tensor) -> Array:
     InputError
         If the tensor holds neither real nor complex floating point numbers, or is spread over several ranks.
     """
+    check_whole(tensor)
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        raise InputError(f"A tensor of the model must be floating point or complex; got {tensor.dtype}.")
+    wide = torch.complex128 if tensor.is_complex() else torch.float64
+    return np.array(tensor.detach().to("cpu", wide).numpy())
+
+
+def check_whole(tensor: Tensor) -> None:
+    """Refuse a tensor that is spread over several ranks.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        A parameter or buffer.
+
+    Raises
+    ------
+    InputError
+        If it is, with the way round it.
+    """
     if hasattr(tensor, "device_mesh"):
         raise InputError(
             f"A tensor of the model must be whole on every rank; got a {type(tensor).__name__} spread over "
             f"{tensor.device_mesh.size()}. Gather full state dicts of model and optimizer, resize a plain model by "
             f"resize_like and cut it, and shard it again: see the guide on distributed training."
         )
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        raise InputError(f"A tensor of the model must be floating point or complex; got {tensor.dtype}.")
-    wide = torch.complex128 if tensor.is_complex() else torch.float64
-    return np.array(tensor.detach().to("cpu", wide).numpy())
 
 
 def to_tensor(array: Array, like: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hankelred.errors import InputError
 
 from .adapters import find_ssm_layers
-from .convert import to_array
+from .convert import check_whole, to_array
 from .errors import SurgeryError
 
 T = TypeVar("T")
@@ -138,9 +138,9 @@ def _arguments_of(ddp: DistributedDataParallel) -> dict[str, Any]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside `torch.compile` and `DistributedDataParallel`, in whatever order they were applied."""
+    """Return the model inside `torch.compile` and data parallel wrappers, in whatever order they were applied."""
     while True:
-        if isinstance(model, DistributedDataParallel):
+        if isinstance(model, (DistributedDataParallel, nn.DataParallel)):
             model = model.module
         elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # compiled
             model = inner
@@ -165,6 +165,9 @@ def wrapper_of(model: nn.Module) -> DistributedDataParallel | None:
                 f"model must hold whole parameters on every rank; got a {name}, which {_SHARDED[name]}. "
                 f"Gather a full state dict, cut a plain model, and wrap it again."
             )
+    for adapter in find_ssm_layers(unwrapped(model)).values():
+        for name in adapter.state_axes:
+            check_whole(adapter.tensor(name))
     return outer if isinstance(outer, DistributedDataParallel) else None
 
 

@@ -45,7 +45,7 @@ def save_pretrained(model: nn.Module, directory: StrPath) -> None:
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    manifest: dict[str, Any] = {"format": 1, "hankelred": hr.__version__, "state_sizes": state_sizes(model)}
+    manifest = manifest_of(model)
     if hasattr(model, "save_pretrained") and hasattr(model, "config"):
         cast(Any, model.config).hankelred = manifest
         cast(Any, model).save_pretrained(folder)
@@ -119,6 +119,11 @@ def from_pretrained(
     return built
 
 
+def manifest_of(model: nn.Module) -> dict[str, Any]:
+    """Return what is written down about a model beside its weights."""
+    return {"format": 1, "hankelred": hr.__version__, "state_sizes": state_sizes(model)}
+
+
 def _named_class(settings: dict[str, Any]) -> Any:
     """Return the class of transformers that a config.json names."""
     import transformers
@@ -136,7 +141,7 @@ def _from_hugging_face(folder: Path, model_class: Any, options: dict[str, Any]) 
     """
     if not hasattr(model_class, "from_pretrained"):
         raise InputError(f"model must be a class of Hugging Face for these files; got {model_class!r}.")
-    shapes, make = _shapes_in(folder), model_class.__init__
+    shapes, make = shapes_in(folder), model_class.__init__
 
     def make_resized(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
@@ -149,7 +154,7 @@ def _from_hugging_face(folder: Path, model_class: Any, options: dict[str, Any]) 
         model_class.__init__ = make
 
 
-def _shapes_in(folder: Path) -> dict[str, torch.Tensor]:
+def shapes_in(folder: Path) -> dict[str, torch.Tensor]:
     """Return tensors without values of the shapes in the weight files."""
     from safetensors import safe_open
 

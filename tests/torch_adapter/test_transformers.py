@@ -1,0 +1,217 @@
+"""Claims about models of Hugging Face and their Trainer, found out with the real libraries."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import hankelred as hr
+import hankelred_torch as ht
+
+from .adapter_models import assert_consistent
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+from hankelred_torch.integrations.transformers import CompressionCallback  # noqa: E402
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),  # the Trainer pins memory also without a GPU
+]
+
+STEPS, BATCH = 12, 4
+CUT = {"first": 7, "second": 5}
+
+
+class TinyConfig(transformers.PreTrainedConfig):
+    model_type = "tiny_lru"
+
+    def __init__(self, states=12, channels=3, dropout=0.2, **options):
+        self.states, self.channels, self.dropout = states, channels, dropout
+        super().__init__(**options)
+
+
+class Tiny(transformers.PreTrainedModel):
+    """Two LRU layers with dropout between them, which returns a loss as the Trainer wants it."""
+
+    config_class = TinyConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.first = ht.layers.LRU(config.channels, config.states, r_min=0.5, r_max=0.95)
+        self.dropout = nn.Dropout(config.dropout)
+        self.second = ht.layers.LRU(config.channels, 8, r_min=0.5, r_max=0.95)
+        self.post_init()
+
+    def _init_weights(self, module):
+        """Leave the layers as they were made."""
+
+    def forward(self, u, labels=None):
+        y = self.second(u + self.dropout(torch.tanh(self.first(u))))
+        return {"loss": (y - labels).square().mean(), "logits": y}
+
+
+class Sums(torch.utils.data.Dataset):
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        u = torch.randn(10, 3, generator=torch.Generator().manual_seed(index))
+        return {"u": u, "labels": u.cumsum(0) / 4}
+
+
+def trainer_of(folder, callback=None, *, model=None, attach=True, **arguments):
+    settings = {"max_steps": STEPS, "per_device_train_batch_size": BATCH, "learning_rate": 1e-2, "report_to": []}
+    settings |= {"save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "logging_steps": 4, "seed": 3}
+    args = transformers.TrainingArguments(output_dir=str(folder), **(settings | arguments))
+    torch.manual_seed(0)
+    callbacks = [] if callback is None else [callback]
+    trainer = transformers.Trainer(
+        model or Tiny(TinyConfig()), args, train_dataset=Sums(), eval_dataset=Sums(), callbacks=callbacks
+    )
+    trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+    if callback is not None and attach:
+        callback.attach(trainer)
+    return trainer
+
+
+def config(**values):
+    return ht.CompressionConfig(**({"fraction": 0.7, "end_step": 6, "attempts": 2, "force": True} | values))
+
+
+def optimizer_of(trainer):
+    return trainer.optimizer.optimizer
+
+
+def test_model_shrinks_with_its_optimizer(tmp_path):
+    callback = CompressionCallback(config())
+    trainer = trainer_of(tmp_path, callback, attach=False)
+    trainer.train()
+    assert [record.step for record in callback.history if record.layer == "first"] == [3, 6]
+    assert ht.state_sizes(trainer.model) == CUT
+    assert_consistent(trainer.model, optimizer_of(trainer))
+
+
+def test_window_is_the_first_tenth_of_the_steps_of_the_trainer(tmp_path):
+    callback = CompressionCallback(ht.CompressionConfig(tau=0.2, attempts=2))
+    trainer_of(tmp_path, callback, max_steps=40).train()
+    assert sorted({record.step for record in callback.history}) == [2, 4]
+
+
+def test_steps_are_counted_and_not_batches(tmp_path):
+    callback = CompressionCallback(config())
+    trainer = trainer_of(tmp_path, callback, gradient_accumulation_steps=3)
+    trainer.train()
+    assert callback.compressor.state_dict()["steps"] == STEPS
+    assert trainer.state.global_step == STEPS
+    assert sorted({record.step for record in callback.history}) == [3, 6]
+    assert_consistent(trainer.model, optimizer_of(trainer))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"bf16": True}, {"max_grad_norm": 0.5, "optim": "adafactor"}, {"torch_compile": True}],
+    ids=["bf16", "adafactor", "compiled"],
+)
+def test_runs_with_other_arguments_go_on_through_cuts(tmp_path, arguments):
+    if "torch_compile" in arguments:
+        arguments = arguments | {"torch_compile_backend": "eager"}
+    callback = CompressionCallback(config())
+    trainer = trainer_of(tmp_path, callback, **arguments)
+    result = trainer.train()
+    assert ht.state_sizes(trainer.model) == CUT
+    assert math.isfinite(result.training_loss)
+    assert callback.compressor.state_dict()["steps"] == STEPS
+    assert_consistent(trainer.model, optimizer_of(trainer))
+
+
+@pytest.mark.parametrize("stop", [2, 4, 8])
+def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop):
+    straight = trainer_of(tmp_path / "a", CompressionCallback(config(lr_rewarm_steps=3, certify=True)))
+    straight.train()
+    callback = CompressionCallback(config(lr_rewarm_steps=3, certify=True))
+    trainer_of(tmp_path / "b", callback, save_strategy="steps", save_steps=stop).train()
+    callback = CompressionCallback(config(lr_rewarm_steps=3, certify=True))
+    resumed = trainer_of(tmp_path / "c", callback)
+    path = callback.resume_from(tmp_path / "b" / f"checkpoint-{stop}", resumed.model)
+    resumed.train(resume_from_checkpoint=path)
+    wanted = straight.model.state_dict()
+    assert {name for name, x in resumed.model.state_dict().items() if not torch.equal(x, wanted[name])} == set()
+    assert [(x.step, x.layer, x.n, x.states) for x in callback.history] == [
+        (x.step, x.layer, x.n, x.states) for x in straight.callback_handler.callbacks[-1].history
+    ]
+
+
+def test_resume_without_its_sizes_is_refused(tmp_path):
+    trainer_of(tmp_path, CompressionCallback(config()), save_strategy="steps", save_steps=2).train()
+    resumed = trainer_of(tmp_path, CompressionCallback(config()))
+    with pytest.raises(hr.InputError, match="callback.resume_from"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path):
+    trainer_of(tmp_path, save_strategy="steps", save_steps=12).train()
+    with pytest.raises(hr.InputError, match=r"which has none"):
+        CompressionCallback(config()).resume_from(tmp_path / "checkpoint-12", Tiny(TinyConfig()))
+
+
+def test_checkpoint_of_the_trainer_loads_at_its_sizes(tmp_path):
+    trainer = trainer_of(tmp_path, CompressionCallback(config()), save_strategy="steps", save_steps=STEPS)
+    trainer.train()
+    loaded = ht.from_pretrained(tmp_path / f"checkpoint-{STEPS}", Tiny)
+    assert ht.state_sizes(loaded) == CUT
+    assert all(torch.equal(x, y) for x, y in zip(loaded.parameters(), trainer.model.parameters(), strict=True))
+
+
+def test_best_model_is_looked_for_after_the_last_cut(tmp_path):
+    callback = CompressionCallback(config())
+    saved = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+    trainer = trainer_of(tmp_path, callback, load_best_model_at_end=True, learning_rate=0.0, **saved)
+    trainer.train()  # nothing is learned: without cuts the first checkpoint would be the best
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-6")
+    assert ht.state_sizes(trainer.model) == CUT
+
+
+def test_figures_reach_the_log_of_the_trainer_beside_its_own(tmp_path):
+    trainer = trainer_of(tmp_path, CompressionCallback(config(end_step=8)))
+    trainer.train()
+    logged = {
+        entry["step"]: entry["hankelred/first/states"]
+        for entry in trainer.state.log_history
+        if "hankelred/first/states" in entry
+    }
+    assert logged == {4: 9.0, 8: 7.0}
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [4, 8, 12]
+
+
+def test_rollback_puts_the_schedule_of_the_trainer_back(tmp_path):
+    values = iter([1.0, 1.0, 0.0])
+    guard = ht.Guard(lambda: next(values), tolerance=0.5, on_fail="stop", settle_steps=2)
+    callback = CompressionCallback(config(end_step=3, attempts=1), guard)
+    trainer = trainer_of(tmp_path, callback, lr_scheduler_type="linear")
+    trainer.train()
+    assert [record.rolled_back for record in callback.history] == [True, True]
+    assert ht.state_sizes(trainer.model) == {"first": 12, "second": 8}
+    assert trainer.lr_scheduler.last_epoch == STEPS - 2  # the two steps of the settling time are taken back
+
+
+def test_trainer_without_the_callback_is_refused(tmp_path):
+    with pytest.raises(hr.InputError, match=r"Pass callbacks=\[callback\]"):
+        CompressionCallback(config()).attach(trainer_of(tmp_path))
+
+
+def test_saved_model_loads_with_options_of_hugging_face(tmp_path):
+    model = Tiny(TinyConfig())
+    ht.compress_(model, ht.CompressionConfig(order={"first": 5}))
+    ht.save_pretrained(model, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["hankelred"]["state_sizes"] == {"first": 5, "second": 8}
+    loaded = ht.from_pretrained(tmp_path, Tiny, dtype=torch.float64)
+    assert loaded.first.nu_log.dtype == torch.float64
+    u = torch.randn(2, 9, 3)
+    with torch.no_grad():
+        gap = loaded.eval()(u.double(), u.double())["logits"] - model.eval()(u, u)["logits"]
+    assert gap.abs().max() < 1e-4  # float32 rounding over 9 steps
