@@ -13,7 +13,7 @@ from types import FrameType
 
 from hankelred.errors import InputError
 
-from .settings import ARMS, Settings, check_arms
+from .settings import ARMS, LAYERS, METHODS, PRESETS, Settings, check_arms
 
 INTERRUPTED = 130  # what a shell expects of a program that SIGINT ended
 DESCRIPTION = """\
@@ -27,6 +27,7 @@ The same seed gives the same result on the same machine with the same number of 
   hankelred train --task digits                        64 states, cut by energy; three seeds; some minutes
   hankelred train --task digits --order 8 --out eight  to 8 states, whatever the cut costs
   hankelred train --task digits --seeds 1 --arms full  one plain training run
+  hankelred train --task text --order 12 --out text    a Mamba language model, from 128 states to 12
 """
 
 
@@ -41,7 +42,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     default = Settings()
     study = parser.add_argument_group("study")
-    study.add_argument("--task", default=default.task, help="what to learn: digits (default: %(default)s)")
+    study.add_argument(
+        "--task", default=default.task, help=f"what to learn: digits, {', '.join(PRESETS)} (default: %(default)s)"
+    )
     study.add_argument(
         "--arms", default=",".join(ARMS), metavar="ARM,...", help="of full, compressed, scratch (default: all)"
     )
@@ -56,20 +59,29 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     groups = {name: parser.add_argument_group(name) for name in ("model", "cuts", "training")}
     for group, name, metavar, text in OPTIONS:
         field = {f.name: f for f in dataclasses.fields(Settings)}[name]
-        kind = float if "float" in str(field.type) else int
-        shown = "" if field.default is None else f" (default: {field.default})"
+        kind = next(kind for kind in (float, int, str) if kind.__name__ in str(field.type))
         groups[group].add_argument(
-            f"--{name.replace('_', '-')}", type=kind, default=field.default, metavar=metavar, help=text + shown
+            f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text + _defaults(name, field.default)
         )
     parser.set_defaults(run=run)
 
 
+def _defaults(name: str, usual: object) -> str:
+    """Return what the help says of a default, and of those that tasks have for themselves."""
+    own = {task: preset[name] for task, preset in PRESETS.items() if preset.get(name, usual) != usual}
+    values = [] if usual is None else [str(usual)]
+    values += [f"{value} for {task}" for task, value in own.items()]
+    return f" (default: {', '.join(values)})" if values else ""
+
+
 OPTIONS = (
+    ("model", "layer", "LAYER", f"state space layer of each block, one of {', '.join(LAYERS)}"),
     ("model", "states", "N", "stored states of each layer at the start"),
     ("model", "channels", "N", "channels of the model"),
     ("model", "blocks", "N", "blocks, each with one state space layer"),
-    ("model", "memory", "M", "longest time constant of a state at the start, in lengths of a sequence"),
+    ("model", "memory", "M", "longest time constant of a state of an LRU at the start, in lengths of a sequence"),
     ("model", "dropout", "P", "share of channels switched off at random"),
+    ("cuts", "method", "M", f"one of {', '.join(METHODS)}"),
     ("cuts", "tau", "T", "a cut keeps the states whose Hankel singular values carry the share 1 - T of their sum"),
     ("cuts", "order", "N", "cut to N stored states instead, whatever it costs"),
     ("cuts", "window", "W", "share of the steps, from the first, in which cuts are attempted"),
@@ -85,8 +97,8 @@ OPTIONS = (
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the study that the arguments describe; return 0, or 130 after Ctrl-C."""
-    names = [field.name for field in dataclasses.fields(Settings)]
-    settings = Settings(**{name: getattr(arguments, name) for name in names})
+    given = {name: getattr(arguments, name) for _, name, _, _ in OPTIONS}
+    settings = Settings.of(arguments.task, **{name: value for name, value in given.items() if value is not None})
     arms = check_arms([arm for arm in arguments.arms.split(",") if arm])
     if arguments.seeds < 1:
         raise InputError(f"seeds must be at least 1; got {arguments.seeds}. One run of each arm is the least.")

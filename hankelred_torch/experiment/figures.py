@@ -64,8 +64,8 @@ def _name(arm: str, runs: Sequence[RunRecord]) -> str:
     return f"{arm}, {round(float(states), 1):g} states"
 
 
-def accuracy(study: Study) -> Figure:
-    """Draw validation accuracy against training time, and beside it the test accuracy of each run.
+def score(study: Study) -> Figure:
+    """Draw what the task measures by, on the validation part, against training time, and beside it each run's test.
 
     Parameters
     ----------
@@ -79,9 +79,10 @@ def accuracy(study: Study) -> Figure:
     """
     figure = _figure(9.2, 4.3)
     curves, tests = figure.subplots(1, 2, width_ratios=[4, 1], sharey=True)
-    _tidy(curves, "training time, seconds", "validation accuracy, %", "while it learns")
+    metric = study.task.metric
+    _tidy(curves, "training time, seconds", f"validation {metric.heading}", "while it learns")
     _tidy(tests, title="in the end: test")
-    lowest, labels = 100.0, []
+    shown, labels = [], []
     for arm in study.arms:
         runs = finished(study, arm) or [run for run in study.records if run.arm == arm and run.measurements]
         if not runs:
@@ -93,18 +94,28 @@ def accuracy(study: Study) -> Figure:
         cuts = sorted({cut["step"] for run in runs for cut in run.cuts})
         at = np.interp(cuts, steps, seconds)
         curves.plot(at, np.interp(at, seconds, mean), "v", color=colour, markersize=6, markeredgecolor="white")
-        lowest = min(lowest, mean[len(mean) // 4 :].min() if len(mean) > 3 else mean.min())
+        shown.append(mean[len(mean) // 4 :] if len(mean) > 3 else mean)  # the first quarter may leave the picture
         labels.append((seconds[-1], mean[-1], _name(arm, runs), colour))
-    for end, height, text, colour in _apart(labels, (100 - lowest) / 18):
+    limits = _limits(np.concatenate(shown), metric.rises)
+    for end, height, text, colour in _apart(labels, (limits[1] - limits[0]) / 20):
         curves.annotate(text, (end, height), (5, 0), textcoords="offset points", va="center", color=colour, fontsize=9)
     _draw_tests(tests, study)
-    curves.set_ylim(max(0.0, 10 * np.floor((lowest - 5) / 10)), 103)
+    curves.set_ylim(limits)
     curves.set_xlim(0, 1.3 * max((label[0] for label in labels), default=1.0))  # room for the names
     return figure
 
 
+def _limits(values: Array, percent: bool) -> tuple[float, float]:
+    """Return the limits of the axis: of percentages up to all of them, of bits with some room."""
+    low, high = float(values.min()), float(values.max())
+    if percent:
+        return max(0.0, 10.0 * float(np.floor((low - 5) / 10))), 103.0
+    room = 0.08 * (high - low) + 0.01
+    return low - room, high + room
+
+
 def _on_common_steps(runs: Sequence[RunRecord]) -> tuple[Array, Array, Array]:
-    """Return (steps, mean seconds, accuracy of each run), at the steps that all the runs were measured at."""
+    """Return (steps, mean seconds, validation of each run), at the steps that all the runs were measured at."""
     curves = [{m["step"]: m for m in run.measurements} for run in runs]
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
     seconds = np.mean([[curve[step]["seconds"] for step in steps] for curve in curves], axis=0)
@@ -128,7 +139,7 @@ def _draw_tests(axes: Axes, study: Study) -> None:
             axes.plot([place] * len(values), values, "o", color=colour, alpha=0.6, markersize=5, markeredgewidth=0)
             axes.hlines(np.mean(values), place - 0.3, place + 0.3, color=colour, linewidth=2)
             axes.annotate(
-                f"{np.mean(values):.1f}",
+                f"{np.mean(values):.{study.task.metric.digits}f}",
                 (place, max(values)),
                 (0, 6),
                 textcoords="offset points",

@@ -32,8 +32,14 @@ def write_report(study: Study, folder: Path) -> Path:
     """
     pictures = {}
     if any(record.measurements for record in study.records):
-        for name in ("accuracy", "states", "waterfall", "speed"):
-            figure = getattr(figures, name)(study)
+        drawings = {
+            study.task.metric.key: figures.score,
+            "states": figures.states,
+            "waterfall": figures.waterfall,
+            "speed": figures.speed,
+        }
+        for name, draw in drawings.items():
+            figure = draw(study)
             if figure is not None:
                 pictures[name] = figures.png(figure)
                 (folder / f"{name}.png").write_bytes(pictures[name])
@@ -46,10 +52,12 @@ def write_report(study: Study, folder: Path) -> Path:
         study=study,
         settings=study.settings,
         task=study.task,
+        metric=study.task.metric,
         rows=summary.table(study),
         sentences=summary.sentences(study),
         pictures={name: base64.b64encode(data).decode() for name, data in pictures.items()},
         shown=next((r for r in study.records if r.arm == "compressed"), None),
+        texts=summary.texts(study),
         environment=study.to_json()["environment"],
     )
     path = folder / "report.html"

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hankelred.errors import InputError
 
 ARMS = ("full", "compressed", "scratch")
+LAYERS = ("lru", "mamba", "s4d", "s5")
+METHODS = ("auto", "balanced_truncation", "rotation", "selection", "selection_without_fold")
+
+# What `Settings.of` changes for a task. Text and recall: a language model small enough that a thousand steps with all
+# states take a minute or two on one core, cut once at a tenth of training, when the learning rate has risen.
+_TOKENS: dict[str, Any] = {"layer": "mamba", "states": 128, "channels": 64, "blocks": 2, "dropout": 0.0, "tau": 0.1}
+_TOKENS |= {"window": 0.1, "attempts": 1, "steps": 1000, "batch": 8, "lr": 4e-3}
+PRESETS: dict[str, dict[str, Any]] = {"text": _TOKENS, "recall": _TOKENS | {"batch": 32}}
 
 
 @dataclass(frozen=True)
@@ -17,13 +26,17 @@ class Settings:
     ----------
     task : str
         Name of the task.
+    layer : str
+        State space layer of every block.
     states, channels, blocks : int
         Stored states of each layer at the start, channels of the model, number of blocks.
     memory : float
-        Longest time constant of a state at the start, in lengths of a sequence. Hankel singular values count a
-        response that outlasts the sequences in full, though no training example shows it.
+        Longest time constant of a state of an LRU at the start, in lengths of a sequence. Hankel singular values count
+        a response that outlasts the sequences in full, though no training example shows it.
     dropout : float
         Share of channels switched off at random in training, from 0 to below 1.
+    method : str
+        How states are cut, as in `CompressionConfig`.
     tau : float
         A cut keeps the states whose Hankel singular values carry the share 1 - tau of their sum.
     order : int or None
@@ -41,11 +54,13 @@ class Settings:
     """
 
     task: str = "digits"
+    layer: str = "lru"
     states: int = 64
     channels: int = 16
     blocks: int = 1
     memory: float = 1.0
     dropout: float = 0.1
+    method: str = "auto"
     tau: float = 0.25
     order: int | None = None
     window: float = 0.2
@@ -57,8 +72,16 @@ class Settings:
     weight_decay: float = 0.05
     threads: int = 1
 
+    @classmethod
+    def of(cls, task: str, **given: Any) -> Settings:
+        """Return the settings that suit a task, with those that are given in their place."""
+        return cls(task, **(PRESETS.get(task, {}) | given))
+
     def __post_init__(self) -> None:
         """Refuse what no run can be made of."""
+        for name, known in (("layer", LAYERS), ("method", METHODS)):
+            value = getattr(self, name)
+            _require(value in known, name, f"one of {', '.join(known)}", repr(value), "The help says what they are.")
         for name in ("states", "channels", "blocks", "attempts", "steps", "batch", "threads"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name), "Choose a positive number.")
         for name in ("lr", "alpha", "memory"):

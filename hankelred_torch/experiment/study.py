@@ -20,7 +20,7 @@ from hankelred.errors import InputError
 from .. import state_sizes
 from .probe import SpeedProbe, measure_speed
 from .settings import Settings
-from .tasks import Task, load_task
+from .tasks import Metric, Task, load_task
 from .training import Measurement, RunRecord, Trainer, train
 
 
@@ -61,6 +61,7 @@ class Study:
             "arms": self.arms,
             "seeds": self.seeds,
             "complete": not self.interrupted,
+            "metric": asdict(self.task.metric),
             "environment": {
                 "hankelred": hankelred.__version__,
                 "torch": torch.__version__,
@@ -103,7 +104,7 @@ def run_study(settings: Settings, arms: list[str], seeds: int, folder: Path, sto
     _refuse_other_settings(runs, settings)
     runs.mkdir(parents=True, exist_ok=True)
     study = Study(settings, task, arms, seeds, [])
-    with _computing_with(settings.threads), _Bars(len(arms) * seeds, settings.steps) as bars:
+    with _computing_with(settings.threads), _Bars(len(arms) * seeds, settings.steps, task.metric) as bars:
         paths = {(arm, seed): runs / f"{arm}-seed{seed}.json" for seed in range(seeds) for arm in arms}
         if not all(path.exists() for path in paths.values()):
             _compile_kernels(task, settings)
@@ -205,8 +206,8 @@ def _computing_with(threads: int) -> Iterator[None]:
 class _Bars:
     """Progress bars of the study and of the run in progress; on a terminal only, besides a line for each run."""
 
-    def __init__(self, runs: int, steps: int) -> None:
-        self._steps = steps
+    def __init__(self, runs: int, steps: int, metric: Metric) -> None:
+        self._steps, self._metric = steps, metric
         self._all = tqdm(total=runs * steps, desc="all runs", unit="step", position=0, disable=None)
         self._one: tqdm[Any] | None = None
 
@@ -231,7 +232,7 @@ class _Bars:
         if measured and self._one is not None:
             states = "+".join(str(n) for n in measured["states"].values())
             self._one.set_postfix_str(
-                f"loss {measured['loss']:.3f}, validation {measured['validation']:.1f} %, states {states}"
+                f"loss {measured['loss']:.3f}, validation {self._metric.text(measured['validation'])}, states {states}"
             )
 
     def finish(self, record: RunRecord) -> None:
@@ -242,5 +243,9 @@ class _Bars:
         else:  # it was found in the folder
             self._all.update(record.steps)
         states = "+".join(str(n) for n in record.final_states.values())
-        ending = f"test accuracy {record.test:.1f} %" if record.finished else f"interrupted at step {record.steps}"
+        ending = (
+            f"interrupted at step {record.steps}"
+            if record.test is None
+            else f"test {self._metric.name} {record.test:.{self._metric.digits}f} {self._metric.unit}".rstrip()
+        )
         self._all.write(f"{record.arm:>10}, seed {record.seed}: {ending}, {states} states, {record.seconds:.0f} s")

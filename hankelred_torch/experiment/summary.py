@@ -50,7 +50,7 @@ class Row:
 
     arm: str
     runs: int
-    accuracy: str
+    score: str
     states: str
     rate_before: str
     rate_after: str
@@ -60,7 +60,8 @@ class Row:
 
 def table(study: Study) -> list[Row]:
     """Return a row for each arm with a finished run."""
-    return [_row(arm, runs) for arm in study.arms if (runs := finished(study, arm))]
+    digits = study.task.metric.digits
+    return [_row(arm, runs, digits) for arm in study.arms if (runs := finished(study, arm))]
 
 
 def finished(study: Study, arm: str) -> list[RunRecord]:
@@ -68,15 +69,15 @@ def finished(study: Study, arm: str) -> list[RunRecord]:
     return [record for record in study.records if record.arm == arm and record.finished]
 
 
-def _row(arm: str, runs: list[RunRecord]) -> Row:
+def _row(arm: str, runs: list[RunRecord], digits: int) -> Row:
     sizes = [_count(run.final_states[layer] for run in runs) for layer in runs[0].final_states]
     return Row(
         arm=arm,
         runs=len(runs),
-        accuracy=_text((run.test for run in runs), 1),
+        score=_text((run.test for run in runs), digits),
         states=", ".join(sizes),
-        rate_before=_text((run.rate_before for run in runs), 0),
-        rate_after=_text((run.rate_after for run in runs), 0),
+        rate_before=_rate(run.rate_before for run in runs),
+        rate_after=_rate(run.rate_after for run in runs),
         seconds=_text((run.seconds for run in runs), 1),
         parameters=_count((run.parameters[1] for run in runs), 0),
     )
@@ -87,6 +88,12 @@ def _text(values: Iterable[float | None], digits: int) -> str:
     return spread.text(digits) if spread else "–"
 
 
+def _rate(values: Iterable[float | None]) -> str:
+    """Return rates in whole numbers, slow ones with a digit behind the point."""
+    known = [value for value in values if value is not None]
+    return _text(known, 0 if not known or min(known) >= 30 else 1)
+
+
 def _count(values: Iterable[int], digits: int = 1) -> str:
     """Return whole numbers as one where they agree."""
     known = list(values)
@@ -94,7 +101,7 @@ def _count(values: Iterable[int], digits: int = 1) -> str:
 
 
 def gain(study: Study, arm: str, over: str) -> Spread | None:
-    """Return the difference in test accuracy between two arms, seed by seed, in percentage points."""
+    """Return the difference between two arms on the test part, seed by seed; for accuracy in percentage points."""
     others = {run.seed: run.test for run in finished(study, over)}
     pairs = [(run.test, others[run.seed]) for run in finished(study, arm) if run.seed in others]
     return Spread.of(a - b for a, b in pairs if a is not None and b is not None)
@@ -104,6 +111,25 @@ def sentences(study: Study) -> list[str]:
     """Return what the study found, in plain words and in the order of interest."""
     found = [_sizes(study), _against_scratch(study), _against_full(study), _speed(study), _missing(study)]
     return [sentence for sentence in found if sentence]
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a language model wrote, and a line on which one it was."""
+
+    caption: str
+    text: str
+
+
+def texts(study: Study) -> list[Text]:
+    """Return what the models of the first seed wrote: before the first cut, after the last, and in the end."""
+    found = []
+    for run in (run for run in study.records if run.seed == 0):
+        around = [sample for sample in run.samples if sample["when"] != "in the end"]
+        for sample in around[:1] + around[-1:] + run.samples[len(around) :]:
+            states = "+".join(map(str, sample["states"].values()))
+            found.append(Text(f"{run.arm}, step {sample['step']}, {sample['when']}, {states} states", sample["text"]))
+    return found
 
 
 def _sizes(study: Study) -> str | None:
@@ -132,16 +158,19 @@ def _against_scratch(study: Study) -> str | None:
     difference = gain(study, "compressed", "scratch")
     if difference is None:
         return None
-    size = f"{abs(difference.mean):.1f} points of test accuracy {'above' if difference.mean > 0 else 'below'}"
+    metric = study.task.metric
+    size = f"{abs(difference.mean):.{metric.digits}f} {metric.points} {'above' if difference.mean > 0 else 'below'}"
     found = f"It ended {size} a model that was as small from the start"
     interval = difference.interval()
     if interval is None:
         return f"{found}; one seed is no proof."
     low, high = interval
-    found += f" (95 % confidence interval over {difference.count} seeds: {low:+.1f} to {high:+.1f})"
-    if low > 0:
+    digits = metric.digits
+    found += f" (95 % confidence interval over {difference.count} seeds: {low:+.{digits}f} to {high:+.{digits}f})"
+    better, worse = (low > 0, high < 0) if metric.rises else (high < 0, low > 0)
+    if better:
         return f"{found}: shrinking while learning helped."
-    if high < 0:
+    if worse:
         return f"{found}: with these settings the method did harm. A smaller --tau cuts more carefully."
     return f"{found}: too few seeds, or too small a difference, to say that the method helped."
 
@@ -150,11 +179,12 @@ def _against_full(study: Study) -> str | None:
     difference = gain(study, "compressed", "full")
     if difference is None:
         return None
-    if difference.mean < 0:
-        return (
-            f"The full model, never cut, is {-difference.mean:.1f} points better: what was cut was not all superfluous."
-        )
-    return f"It lost nothing against the full model, never cut ({difference.mean:+.1f} points)."
+    metric = study.task.metric
+    unit = "points" if metric.unit else metric.name
+    if difference.mean < 0 if metric.rises else difference.mean > 0:
+        better = f"{abs(difference.mean):.{metric.digits}f} {unit} better"
+        return f"The full model, never cut, is {better}: what was cut was not all superfluous."
+    return f"It lost nothing against the full model, never cut ({difference.mean:+.{metric.digits}f} {unit})."
 
 
 def _speed(study: Study) -> str | None:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hankelred._checks import Array
 from hankelred.errors import NumericalError
 
 from .. import CompressionConfig, InTrainingCompressor, find_ssm_layers, hankel_singular_values, state_sizes
 from ..history import Measurement as Attempt
-from .model import SequenceClassifier
+from .model import SequenceClassifier, TokenModel
+from .sampling import write
 from .settings import Settings
-from .tasks import Part, Task
+from .tasks import UNLABELLED, Part, Task
 
 MEASUREMENTS = 40  # equally spaced over a run; as many again, at most, in its reduction window
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
+SAMPLES = 4  # batches of the training data on which layers whose matrices depend on their input are seen at work
+MEASURED_AT_ONCE = 32_768  # positions
 
 
 class Measurement(TypedDict):
@@ -51,6 +54,15 @@ class Cut(TypedDict):
     seconds: float
 
 
+class Sample(TypedDict):
+    """What a language model wrote after `step` steps: before or after a cut, or in the end."""
+
+    step: int
+    when: str
+    states: dict[str, int]
+    text: str
+
+
 @dataclass
 class RunRecord:
     """All that is kept of a run; JSON can hold it.
@@ -73,7 +85,9 @@ class RunRecord:
     parameters : tuple of two int
         Real numbers learned, at the start and at the end.
     test : float or None
-        Accuracy on the test part in percent, with the weights of the last step; None if the run was interrupted.
+        What the task measures by, on the test part with the weights of the last step; None if the run was interrupted.
+    samples : list
+        Texts of a language model.
     """
 
     arm: str
@@ -87,6 +101,7 @@ class RunRecord:
     rate_after: float | None = None
     parameters: tuple[int, int] = (0, 0)
     test: float | None = None
+    samples: list[Sample] = field(default_factory=list)
 
     @property
     def finished(self) -> bool:
@@ -121,12 +136,12 @@ class Trainer:
     def __init__(self, task: Task, settings: Settings, states: Sequence[int], seed: int, shrink: bool) -> None:
         torch.manual_seed(seed)
         memory = settings.memory * task.length
-        self.model = SequenceClassifier(
-            task.features, task.classes, settings.channels, states, memory, settings.dropout
+        kind = TokenModel if task.tokens else SequenceClassifier
+        self.model = kind(
+            task.features, task.classes, settings.channels, states, memory, settings.dropout, settings.layer
         )
-        layers = find_ssm_layers(self.model)
         modules = dict(self.model.named_modules())
-        slow = [p for name in layers for p in modules[name].parameters()]
+        slow = [p for name in find_ssm_layers(self.model) for p in _state_space_parameters(modules[name])]
         fast = [p for p in self.model.parameters() if not any(p is q for q in slow)]
         groups: list[dict[str, Any]] = [
             {"params": fast},
@@ -134,9 +149,15 @@ class Trainer:
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _warm_up_then_cosine(settings.steps))
-        self.compressor = _compressor(self.model, self.optimizer, settings) if shrink else None
-        self.data = task.train
+        self.data, self.metric = task.train, task.metric
         self.batch = min(settings.batch, len(task.train))
+        self.batches = list(self._samples(seed))
+        config = _config(settings)
+        self._attempts = config.attempt_steps()
+        self.compressor = (
+            InTrainingCompressor(self.model, [self.optimizer], config, batches=self.batches) if shrink else None
+        )
+        self._learned = 0
         self._shuffle = torch.Generator().manual_seed(seed)
         self._waiting = torch.empty(0, dtype=torch.int64)
 
@@ -150,32 +171,68 @@ class Trainer:
     def forward_backward(self) -> Tensor:
         """Return the cross entropy of the next batch, and add its gradient to those of the parameters."""
         inputs, labels = self.next_batch()
-        loss = F.cross_entropy(self.model(inputs), labels)
+        loss = _cross_entropy(self.model(inputs), labels)
         loss.backward()
         return loss.detach()
 
-    def step(self) -> tuple[Tensor, list[Cut]]:
-        """Make one optimizer step and, in the window of the compressed arm, perhaps a cut; return loss and cuts."""
+    def learn(self) -> Tensor:
+        """Make one optimizer step and return the loss before it."""
         loss = self.forward_backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
+        self._learned += 1
+        return loss
+
+    @property
+    def may_cut(self) -> bool:
+        """Whether `shrink` will look for something to cut at this step."""
+        return self.compressor is not None and self._learned in self._attempts
+
+    def shrink(self) -> list[Cut]:
+        """Cut, if this is the compressed arm and a step at which it may; return what was cut."""
         if self.compressor is None or self.compressor.step() is None:
-            return loss, []
+            return []
         now = self.compressor.history[-1].step
-        return loss, [_cut(attempt) for attempt in self.compressor.history if attempt.step == now and attempt.cut]
+        return [_cut(attempt) for attempt in self.compressor.history if attempt.step == now and attempt.cut]
+
+    def step(self) -> tuple[Tensor, list[Cut]]:
+        """Learn, and perhaps shrink; return loss and cuts."""
+        return self.learn(), self.shrink()
 
     def parameters(self) -> int:
         """Return the real numbers that the model learns now."""
         return sum(p.numel() * (2 if p.is_complex() else 1) for p in self.model.parameters())
 
+    def score(self, part: Part) -> float:
+        """Return what the task measures by, on `part`."""
+        return self.accuracy(part) if self.metric.rises else self.bits(part)
+
     def accuracy(self, part: Part) -> float:
-        """Return the percentage of `part` that the model labels right."""
+        """Return the percentage of the labels of `part` that the model gets right."""
+        labelled = part.labels != UNLABELLED
+        guesses = torch.cat([scores.argmax(dim=-1) for scores, _ in self._scores(part)])
+        return 100.0 * (guesses == part.labels)[labelled].double().mean().item()
+
+    def bits(self, part: Part) -> float:
+        """Return the mean of minus the logarithm to base 2 of what the model gives to the labels of `part`."""
+        sums = [_cross_entropy(scores, labels, "sum").double() for scores, labels in self._scores(part)]
+        return (sum(sums) / (part.labels != UNLABELLED).sum() / math.log(2)).item()
+
+    def _scores(self, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the scores and labels of a part, some sequences at a time."""
+        at_once = max(1, MEASURED_AT_ONCE // part.inputs.shape[1])
         self.model.eval()
         with torch.no_grad():
-            guesses = torch.cat([self.model(inputs).argmax(dim=1) for inputs in part.inputs.split(512)])
+            for inputs, labels in zip(part.inputs.split(at_once), part.labels.split(at_once), strict=True):
+                yield self.model(inputs), labels
         self.model.train()
-        return 100.0 * (guesses == part.labels).double().mean().item()
+
+    def _samples(self, seed: int) -> Iterator[Tensor]:
+        """Yield inputs of the training data, the same for all arms."""
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(SAMPLES):
+            yield self.data.inputs[torch.randint(len(self.data), (self.batch,), generator=generator)]
 
 
 def train(
@@ -206,10 +263,18 @@ def train(
     record.parameters = (trainer.parameters(),) * 2
     while record.steps < settings.steps and not stopped():
         start = time.perf_counter()
-        loss, cuts = trainer.step()
+        loss = trainer.learn()
         times[record.steps] = time.perf_counter() - start
+        before = write(trainer.model, task) if trainer.may_cut and task.vocabulary else ""
+        sizes = state_sizes(trainer.model)
+        start = time.perf_counter()
+        cuts = trainer.shrink()
+        times[record.steps] += time.perf_counter() - start
         record.steps += 1
         record.cuts += cuts
+        if cuts and task.vocabulary:
+            record.samples.append(Sample(step=record.steps, when="before the cut", states=sizes, text=before))
+            record.samples.append(_sample(trainer, task, record.steps, "after the cut"))
         measured = None
         if record.steps in moments or cuts:
             measured = _measure(trainer, record.steps, times.sum(), loss, task)
@@ -219,7 +284,9 @@ def train(
     record.parameters = (record.parameters[0], trainer.parameters())
     record.rate_before, record.rate_after = _rates(times[: record.steps], [cut["step"] for cut in record.cuts])
     if record.steps == settings.steps:
-        record.test = trainer.accuracy(task.test)
+        record.test = trainer.score(task.test)
+        if task.vocabulary:
+            record.samples.append(_sample(trainer, task, record.steps, "in the end"))
 
 
 def measurement_steps(settings: Settings) -> set[int]:
@@ -229,19 +296,31 @@ def measurement_steps(settings: Settings) -> set[int]:
     return {1} | {int(step) for step in np.ceil(np.concatenate([over_run, over_window]))}
 
 
-def _compressor(
-    model: SequenceClassifier, optimizer: torch.optim.Optimizer, settings: Settings
-) -> InTrainingCompressor:
-    """Return what cuts `model` in the window of `settings`."""
-    config = CompressionConfig(
+def _state_space_parameters(layer: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of a layer that the factor on the learning rate and no decay are for.
+
+    All of them, or, of a layer that marks those to spare as the published code of Mamba does, the marked ones.
+    """
+    own = list(layer.parameters())
+    return [p for p in own if getattr(p, "_no_weight_decay", False)] or own
+
+
+def _cross_entropy(scores: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the cross entropy over sequences, or over all positions that have a label."""
+    return F.cross_entropy(scores.flatten(0, -2), labels.flatten(), ignore_index=UNLABELLED, reduction=reduction)
+
+
+def _config(settings: Settings) -> CompressionConfig:
+    """Return how and when the compressed arm cuts."""
+    return CompressionConfig(
         tau=settings.tau,
         order=settings.order,
+        method=settings.method,  # type: ignore[arg-type]
         end_step=settings.window_steps,
         total_steps=settings.steps,
         attempts=settings.attempts,
         force=settings.order is not None,  # a given order is to be reached whatever it costs: so says the command line
     )
-    return InTrainingCompressor(model, [optimizer], config)
 
 
 def _cut(attempt: Attempt) -> Cut:
@@ -265,14 +344,24 @@ def _measure(trainer: Trainer, step: int, seconds: float, loss: Tensor, task: Ta
         raise NumericalError(
             f"the training loss must stay finite; got {loss.item()} at step {step}. Choose a smaller learning rate."
         )
+    values = hankel_singular_values(trainer.model, trainer.batches[:1])  # what is only looked at can do with less data
     return Measurement(
         step=step,
         seconds=float(seconds),
         loss=loss.item(),
-        validation=trainer.accuracy(task.validation),
+        validation=trainer.score(task.validation),
         states=state_sizes(trainer.model),
-        hsv={name: _digits(hsv) for name, hsv in hankel_singular_values(trainer.model).items()},
+        hsv={name: _digits(_largest(hsv)) for name, hsv in values.items()},
     )
+
+
+def _sample(trainer: Trainer, task: Task, step: int, when: str) -> Sample:
+    return Sample(step=step, when=when, states=state_sizes(trainer.model), text=write(trainer.model, task))
+
+
+def _largest(hsv: Array) -> Array:
+    """Return values of a layer; of a bank of systems, at every place the largest."""
+    return hsv.reshape(-1, hsv.shape[-1]).max(axis=0)
 
 
 def _digits(values: Iterable[float]) -> list[float]:
