@@ -66,6 +66,20 @@ def add_sequences(sums: Sums, data: Sequences, delta: Array | None, every: int) 
         _add_gramians(sums, data)
 
 
+def factor_pair(P: Array, Q: Array) -> tuple[Array, Array]:
+    """Return S and R with ``P = S S^H``, ``Q = R^H R``, states of any unit resolved alike."""
+    d = state_scale(P, Q)
+    square = np.outer(d, d)
+    return d[:, None] * psd_factor(P / square), psd_factor(Q * square).conj().T / d
+
+
+def state_scale(P: Array, Q: Array) -> Array:
+    """Return d with ``P_ii / d_i² = Q_ii d_i²``; 1 for states that the input does not reach or the output not see."""
+    reached, seen = np.diagonal(P).real, np.diagonal(Q).real
+    live = (reached > 0) & (seen > 0)
+    return np.where(live, np.where(live, reached, 1.0) / np.where(live, seen, 1.0), 1.0) ** 0.25
+
+
 def psd_factor(P: Array) -> Array:
     """Return S with ``P = S S^H``, columns by decreasing size, for a matrix that is semidefinite up to rounding."""
     values, vectors = sla.eigh(P)

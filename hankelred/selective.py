@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from ._checks import Array
 from ._selective_states import head_sequences, mamba_sequences
-from ._selective_sums import GRAMIANS, MOMENTS, add_sequences, add_steps, empty_sums, psd_factor
+from ._selective_sums import GRAMIANS, MOMENTS, add_sequences, add_steps, empty_sums, factor_pair
 from .averaged import Moments, check_steps, mean_gramians, second_moment_gramians
 from .errors import InputError
 from .gramians import padded
@@ -360,8 +360,8 @@ class SelectiveStatistics:
             the best projection to r states, for one decay per head and independent c and h.
         """
         P, Q = self.gramians(method)
-        products = [psd_factor(q).conj().T @ psd_factor(p) for p, q in zip(P, Q, strict=True)]
-        return np.stack([padded(sla.svdvals(product), self.n) for product in products])
+        factors = [factor_pair(p, q) for p, q in zip(P, Q, strict=True)]
+        return np.stack([padded(sla.svdvals(R @ S), self.n) for S, R in factors])
 
     def _count(self, sequences: int, length: int, width: int) -> None:
         steps = sequences * (length // self.every)

@@ -161,6 +161,17 @@ def test_the_fold_leaves_nothing_that_the_kept_states_could_explain():
     assert reduction.fold_ranks.tolist() == [3]
 
 
+def test_a_fold_does_not_depend_on_the_units_of_the_states():
+    statistics, data = mamba()
+    units = 10 ** np.linspace(-9, 9, 8)
+    other = hr.SelectiveStatistics(8)
+    other.update_mamba(*data._replace(B=data.B * units, C=data.C / units))
+    one, scaled = (hr.reduce_by_selection(x, 3) for x in (statistics, other))
+    np.testing.assert_array_equal(scaled.kept, one.kept)
+    expected = one.T[0] * units[:, None] / units[one.kept[0]]
+    np.testing.assert_allclose(scaled.T[0], expected, rtol=1e-6, atol=0)
+
+
 def test_a_fold_of_dependent_states_stays_small_and_says_its_rank():
     rng = np.random.default_rng(0)
     a, b, c = np.full((1, 400, 4), 0.5), rng.standard_normal((1, 400, 4)), np.ones((1, 400, 4))

@@ -261,3 +261,10 @@ def test_hsv_of_covariances_are_the_roots_of_the_eigenvalues_of_their_product():
     P, Q = statistics.gramians()
     expected = np.sqrt(np.sort(np.linalg.eigvals(P[0] @ Q[0]).real)[::-1])
     np.testing.assert_allclose(statistics.hankel_singular_values()[0], expected, rtol=1e-8)
+
+
+def test_hsv_do_not_depend_on_the_units_of_the_states():
+    data, units = mamba_data(), np.array([1e-9, 1.0, 1e9])
+    scaled = data._replace(B=data.B * units, C=data.C / units)
+    one, other = (mamba_statistics(x).hankel_singular_values() for x in (data, scaled))
+    np.testing.assert_allclose(other, one, rtol=1e-9)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from .._checks import Array
 from .._selective_states import real
-from .._selective_sums import psd_factor
+from .._selective_sums import factor_pair, psd_factor, state_scale
 from ..errors import InputError, OrderError
 from ..gramians import CrossProduct, padded
 from ..order import rounding_floor
@@ -99,7 +99,7 @@ def reduce_by_rotation(
     P, Q = (x[0] for x in statistics.gramians(method))
     if P.dtype.kind == "c":
         raise InputError("The states of a Mamba layer must be real; got statistics of complex steps.")
-    d = _scaling(P, Q)
+    d = state_scale(P, Q)
     W = _leading_directions(P / np.outer(d, d), Q * np.outer(d, d), order)
     W = W @ sla.eigh(W.T * mean @ W)[1][:, ::-1]  # slow states first
     rates = A @ W**2
@@ -158,7 +158,7 @@ def reduce_by_projection(statistics: SelectiveStatistics, order: int) -> Selecti
     P, Q = statistics.gramians()
     T, Ti, hsv = [], [], []
     for p, q in zip(P, Q, strict=True):
-        S, R = psd_factor(p), psd_factor(q).conj().T
+        S, R = factor_pair(p, q)
         product = CrossProduct(S, R)
         rank = int(np.sum(product.values > rounding_floor(product.values)))
         if order > rank:
@@ -173,13 +173,6 @@ def reduce_by_projection(statistics: SelectiveStatistics, order: int) -> Selecti
     bases = np.stack(T), np.stack(Ti)
     error = predicted_error(statistics, *bases)
     return SelectiveReduction("projection", order, *bases, None, None, np.stack(hsv), error)
-
-
-def _scaling(P: Array, Q: Array) -> Array:
-    """Return d with ``P_ii / d_i² = Q_ii d_i²``; 1 for states that the input does not reach or the output not see."""
-    reached, seen = np.diagonal(P).real, np.diagonal(Q).real
-    live = (reached > 0) & (seen > 0)
-    return np.where(live, np.where(live, reached, 1.0) / np.where(live, seen, 1.0), 1.0) ** 0.25
 
 
 def _leading_directions(P: Array, Q: Array, order: int) -> Array:

@@ -264,15 +264,15 @@ def _fold(P: Array, kept: Array, rcond: float) -> tuple[Array, int]:
 
     Kept states are reproduced as they are; states that stay at zero take no part.
     """
-    S = psd_factor(P)
-    sizes = np.linalg.norm(S, axis=1)
-    live = kept[sizes[kept] > 0]
+    sizes = np.sqrt(np.maximum(np.diagonal(P).real, 0.0))
+    unit = np.where(sizes > 0, sizes, 1.0)
+    S = psd_factor(P / np.outer(unit, unit))  # states of equal size
+    live = sizes[kept] > 0
     V = np.zeros((len(P), len(kept)), S.dtype)
     rank = 0
-    if len(live):
-        scaled = S[live] / sizes[live, None]
-        solution, _, rank, _ = sla.lstsq(scaled.T, S.T, cond=rcond, lapack_driver="gelsy")
-        V[:, sizes[kept] > 0] = solution.T / sizes[live]
+    if live.any():
+        solution, _, rank, _ = sla.lstsq(S[kept[live]].T, S.T, cond=rcond, lapack_driver="gelsy")
+        V[:, live] = unit[:, None] * solution.T / sizes[kept[live]]
     V[kept] = np.eye(len(kept))
     return V, int(rank)
 
