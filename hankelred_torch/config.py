@@ -44,10 +44,10 @@ class CompressionConfig:
         Whether every layer meets the criterion by itself, or all layers together: states are then dropped where the
         predicted error is least.
     method : {"auto", "balanced_truncation", "rotation", "selection", "selection_without_fold"}, default "auto"
-        How selective layers lose states: by a rotation of scaled states that goes into the projections, or by selection,
-        with or without folding what kept states tell of dropped ones into the outputs. ``"auto"`` takes, layer by
-        layer, what changes the output on a sample batch least of what the layer can represent. Time-invariant layers
-        are truncated in balanced coordinates in any case.
+        How selective layers lose states: by a rotation of scaled states that goes into the projections, or by
+        selection, with or without folding what kept states tell of dropped ones into the outputs. ``"auto"`` takes,
+        layer by layer, what changes the output on a sample batch least of what the layer can represent. Time-invariant
+        layers are truncated in balanced coordinates in any case.
     start_step : int, default 0
         Optimizer step at which the reduction window opens.
     end_step : int, optional

@@ -336,13 +336,13 @@ def call_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tenso
 def running(model: nn.Module) -> Iterator[None]:
     """Run a model for measurements: evaluation mode, no gradients, no compiled code; put all back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the global state is what users' code draws from)
+    states = random.getstate(), np.random.get_state()
     devices = sorted({x.device.index or 0 for x in model.parameters() if x.device.type == "cuda"})
     compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module, _ in modes)
     compiled = compiled or hasattr(model, "_orig_mod")
     with ExitStack() as stack:
         stack.callback(random.setstate, states[0])
-        stack.callback(np.random.set_state, states[1])  # noqa: NPY002
+        stack.callback(np.random.set_state, states[1])
         stack.callback(lambda: [setattr(module, "training", mode) for module, mode in modes])
         stack.enter_context(torch.random.fork_rng(devices))
         stack.enter_context(torch.no_grad())
