@@ -65,22 +65,40 @@ def resize_like(model: nn.Module, state_dict: Mapping[str, Tensor], optimizers: 
     >>> model.load_state_dict(small.state_dict())
     <All keys matched successfully>
     """
-    optimizers = as_optimizers(optimizers)
+
+    def saved(name: str, adapter: Adapter) -> dict[str, Tensor]:
+        return _saved_tensors(adapter, state_dict, f"{name}." if name else "")
+
+    _resize(model, as_optimizers(optimizers), saved)
+    return state_sizes(model)
+
+
+def resize_to(model: nn.Module, sizes: Mapping[str, int]) -> None:
+    """Give the state space layers of a model given sizes, with whatever values, to load others into.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Changed in place, or not at all.
+    sizes : mapping of str to int
+        Stored states by module name; layers that are not named keep theirs.
+    """
+    _resize(model, (), lambda name, adapter: adapter.resize(sizes.get(name, adapter.states)))
+
+
+def _resize(
+    model: nn.Module, optimizers: tuple[Any, ...], tensors_of: Callable[[str, Adapter], dict[str, Tensor]]
+) -> None:
+    """Put other tensors in place of those of every layer that have other shapes, and sizes to match; all or nothing."""
     holders = holders_of(model)
     journal = Journal()
     try:
         for name, adapter in find_ssm_layers(model).items():
-            prefix = f"{name}." if name else ""
-            unsaved = _unsaved(adapter, state_dict, prefix)
-            for tensor_name in adapter.state_axes:
+            for tensor_name, tensor in tensors_of(name, adapter).items():
                 old = stored_tensor(*adapter.owner(tensor_name))
-                if tensor_name in unsaved:
-                    new = standing_in(old, unsaved[tensor_name])
-                else:
-                    shape = _saved_shape(state_dict, prefix + tensor_name, old)
-                    new = standing_in(old, torch.zeros(shape, dtype=old.dtype, device=old.device))
-                if new.shape == old.shape:
+                if tensor.shape == old.shape:
                     continue
+                new = standing_in(old, tensor)
                 for store, key in holders[old]:
                     journal.set_item(store, key, new)
                 slot = find_slot(old, optimizers)
@@ -93,7 +111,6 @@ def resize_like(model: nn.Module, state_dict: Mapping[str, Tensor], optimizers: 
     except BaseException:
         journal.roll_back()
         raise
-    return state_sizes(model)
 
 
 def save_checkpoint(
@@ -245,16 +262,23 @@ def load_checkpoint(
     return saved["extra"]
 
 
-def _unsaved(adapter: Adapter, state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors of a layer that no state dict holds, buffers that are not persistent, at the saved size."""
-    owners = {name: adapter.owner(name) for name in adapter.state_axes}
-    names = [name for name, (module, x) in owners.items() if x in module._non_persistent_buffers_set]
-    if not names:
-        return {}
-    saved = next(name for name in adapter.state_axes if name not in names)
-    shape = _saved_shape(state_dict, prefix + saved, adapter.tensor(saved))
-    resized = adapter.resize(adapter.states_on(saved, shape))
-    return {name: resized[name] for name in names}
+def _saved_tensors(adapter: Adapter, state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return zeros of the shapes in a state dict, and buffers that it does not hold at the size of the others."""
+    tensors: dict[str, Tensor] = {}
+    unsaved = []
+    for name in adapter.state_axes:
+        module, attribute = adapter.owner(name)
+        old = stored_tensor(module, attribute)
+        if prefix + name not in state_dict and attribute in module._non_persistent_buffers_set:
+            unsaved.append(name)
+        else:
+            shape = _saved_shape(state_dict, prefix + name, old)
+            tensors[name] = torch.zeros(shape, dtype=old.dtype, device=old.device)
+    if unsaved:
+        first = next(iter(tensors))
+        resized = adapter.resize(adapter.states_on(first, tuple(tensors[first].shape)))
+        tensors |= {name: resized[name] for name in unsaved}
+    return tensors
 
 
 def _saved_shape(state_dict: Mapping[str, Tensor], key: str, old: Tensor) -> tuple[int, ...]:

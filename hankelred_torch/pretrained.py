@@ -17,7 +17,8 @@ import hankelred as hr
 from hankelred.errors import InputError
 
 from .adapters import find_ssm_layers, state_sizes, write_system
-from .checkpoint import StrPath, resize_like, write_safely
+from .checkpoint import StrPath, resize_like, resize_to, write_safely
+from .convert import to_tensor
 
 MANIFEST, WEIGHTS = "hankelred.json", "model.pt"
 
@@ -110,7 +111,7 @@ def from_pretrained(
                 f"{os.fspath(directory)!r}. Save with save_pretrained."
             )
         manifest = settings["hankelred"]
-        built = _from_hugging_face(folder, model or _named_class(settings), options)
+        built = _from_hugging_face(folder, model or _named_class(settings), manifest["state_sizes"], options)
     if state_sizes(built) != manifest["state_sizes"]:
         raise InputError(
             f"model must be of the structure that was saved, with layers {manifest['state_sizes']}; got "
@@ -134,18 +135,19 @@ def _named_class(settings: dict[str, Any]) -> Any:
     return getattr(transformers, name)
 
 
-def _from_hugging_face(folder: Path, model_class: Any, options: dict[str, Any]) -> nn.Module:
-    """Load by the class's own from_pretrained, whose new model gets the sizes in the files before the weights.
+def _from_hugging_face(folder: Path, model_class: Any, sizes: dict[str, int], options: dict[str, Any]) -> nn.Module:
+    """Load by the class's own from_pretrained, whose new model gets the sizes before the weights.
 
-    The class itself does it, not a subclass, so that dtype, device maps and what is saved later are as ever.
+    The class itself does it, not a subclass, so that dtype, device maps and what is saved later are as ever. Names in
+    the files may be others than those of the model, which is why sizes are not read from them.
     """
     if not hasattr(model_class, "from_pretrained"):
         raise InputError(f"model must be a class of Hugging Face for these files; got {model_class!r}.")
-    shapes, make = shapes_in(folder), model_class.__init__
+    make = model_class.__init__
 
     def make_resized(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
-        resize_like(self, shapes)
+        resize_to(self, sizes)
 
     model_class.__init__ = make_resized
     try:
@@ -186,7 +188,7 @@ def export_padded(model: nn.Module, states: int | None = None) -> nn.Module:
     Raises
     ------
     InputError
-        If a layer stores more states, or is not a single time-invariant system.
+        If a layer stores more states, is a bank of systems, or has a norm over its states.
 
     Examples
     --------
@@ -203,7 +205,16 @@ def export_padded(model: nn.Module, states: int | None = None) -> nn.Module:
             raise InputError(
                 f"states must be at least those of every layer; got {wanted} and {sizes[name]} in {name!r}."
             )
-        if sizes[name] < wanted:
+        if sizes[name] == wanted:
+            continue
+        if adapter.kind == "selective":
+            tensors = adapter.pad(adapter.values(), wanted)
+            resize_to(result, {name: wanted})
+            with torch.no_grad():
+                for tensor_name, value in tensors.items():
+                    tensor = adapter.tensor(tensor_name)
+                    tensor.copy_(to_tensor(value, tensor))
+        else:
             write_system(adapter.layer, _padded(name, adapter.read(adapter.values()), wanted - sizes[name]))
     return result
 

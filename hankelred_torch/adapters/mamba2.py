@@ -77,12 +77,14 @@ class Mamba2Adapter(SelectiveAdapter):
             "conv1d.out_channels": channels,
             "conv1d.groups": channels,
         }
-        optional = {
+        optional: dict[str, Any] = {
             "ssm_state_size": states,
             "d_state": states,
             "conv_dim": channels,
             "groups_time_state_size": self.groups * states,
         }
+        if self._has("mup_vector"):  # made from one size for all layers where it is not loaded
+            optional["_non_persistent_buffers_set"] = self.layer._non_persistent_buffers_set - {"mup_vector"}
         return found | {name: size for name, size in optional.items() if hasattr(self.layer, name)}
 
     def sequences(self, inputs: Tensor, mask: Tensor | None) -> Sequences:

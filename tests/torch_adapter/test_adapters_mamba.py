@@ -319,12 +319,37 @@ def test_states_that_pad_a_layer_change_nothing():
     assert relative(wide(u), before) < 1e-12
 
 
+@pytest.mark.parametrize("name", MAMBA)
+def test_models_of_hugging_face_are_saved_and_loaded_exactly(name, tmp_path):
+    pytest.importorskip("transformers")
+    model, ids = language_model(name), tokens()
+    sizes = dict(zip(ht.state_sizes(model), (5, 9), strict=False))
+    ht.compress_(model, ht.CompressionConfig(order=sizes), batches=[ids])
+    ht.save_pretrained(model, tmp_path)
+    loaded = ht.from_pretrained(tmp_path).eval()
+    assert ht.state_sizes(loaded) == sizes
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+def test_a_padded_mamba_model_is_loaded_by_its_own_class(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model, ids = language_model("Mamba"), tokens()
+    sizes = dict(zip(ht.state_sizes(model), (5, 9), strict=True))
+    ht.compress_(model, ht.CompressionConfig(order=sizes), batches=[ids])
+    padded = ht.export_padded(model)
+    padded.config.state_size = 9
+    padded.save_pretrained(tmp_path)
+    loaded = transformers.MambaForCausalLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.max(torch.abs(loaded(ids).logits - model(ids).logits)) < 1e-5  # of logits up to 6
+
+
 @pytest.mark.parametrize("name", ["FalconMamba", "Jamba"])
 def test_layers_with_norms_over_their_states_are_not_padded(name):
     pytest.importorskip("transformers")
-    adapter = next(iter(ht.find_ssm_layers(language_model(name)).values()))
     with pytest.raises(hr.InputError, match="norm"):
-        adapter.pad(adapter.values(), 20)
+        ht.export_padded(language_model(name), 20)
 
 
 def test_energy_decides_on_the_size_where_no_order_is_given():
