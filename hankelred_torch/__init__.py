@@ -3,7 +3,7 @@
 Tensors in, tensors out; the mathematics is that of `hankelred`.
 """
 
-from . import adapters, layers, ops
+from . import adapters, integrations, layers, ops
 from .adapters import find_ssm_layers, read_system, register_adapter, state_sizes, write_system
 from .checkpoint import load_checkpoint, resize_like, save_checkpoint
 from .compressor import InTrainingCompressor
@@ -38,6 +38,7 @@ __all__ = [
     "from_pretrained",
     "hankel_penalty",
     "hankel_singular_values",
+    "integrations",
     "layers",
     "load_checkpoint",
     "ops",

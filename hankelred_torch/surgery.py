@@ -100,7 +100,7 @@ def compress_(
 
     Call it between steps: after ``optimizer.step()``, before the next forward pass. Gradients of the parameters that
     are replaced are dropped with them. Learning-rate schedules go on. What `torch.compile` has compiled in this
-    process is compiled anew at its next call: it would stop to compile after 8 sizes, and say so in a log only.
+    process is compiled anew at its next call: torch would stop compiling after 8 sizes, and say so in a log only.
 
     Parameters
     ----------
