@@ -14,7 +14,7 @@ METHODS = ("auto", "balanced_truncation", "rotation", "selection", "selection_wi
 # What `Settings.of` changes for a task. Text and recall: a language model small enough that a thousand steps with all
 # states take a minute or two on one core, cut once at a tenth of training, when the learning rate has risen.
 _TOKENS: dict[str, Any] = {"layer": "mamba", "states": 128, "channels": 64, "blocks": 2, "dropout": 0.0, "tau": 0.1}
-_TOKENS |= {"window": 0.1, "attempts": 1, "steps": 1000, "batch": 8, "lr": 4e-3}
+_TOKENS |= {"window": 0.1, "attempts": 1, "steps": 1000, "batch": 8, "lr": 1e-2}
 PRESETS: dict[str, dict[str, Any]] = {"text": _TOKENS, "recall": _TOKENS | {"batch": 32}}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from .tasks import UNLABELLED, Part, Task
 
 MEASUREMENTS = 40  # equally spaced over a run; as many again, at most, in its reduction window
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
-SAMPLES = 4  # batches of the training data on which layers whose matrices depend on their input are seen at work
+SAMPLES = 1  # batches of the training data on which layers whose matrices depend on their input are seen at work
 MEASURED_AT_ONCE = 32_768  # positions
 
 
@@ -157,7 +158,7 @@ class Trainer:
         self.compressor = (
             InTrainingCompressor(self.model, [self.optimizer], config, batches=self.batches) if shrink else None
         )
-        self._learned = 0
+        self._made_of, self._learned = (task, settings, states, seed, shrink), 0
         self._shuffle = torch.Generator().manual_seed(seed)
         self._waiting = torch.empty(0, dtype=torch.int64)
 
@@ -199,6 +200,21 @@ class Trainer:
     def step(self) -> tuple[Tensor, list[Cut]]:
         """Learn, and perhaps shrink; return loss and cuts."""
         return self.learn(), self.shrink()
+
+    def branch(self) -> Trainer:
+        """Return a trainer that goes on from here just as this one would, and leaves this one alone.
+
+        Only of one that was never cut: its layers have the sizes they started with.
+        """
+        other = Trainer(*self._made_of)
+        other.model.load_state_dict(self.model.state_dict())
+        other.optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
+        other.schedule.load_state_dict(self.schedule.state_dict())
+        if other.compressor is not None and self.compressor is not None:
+            other.compressor.load_state_dict(self.compressor.state_dict())
+        other._learned, other._waiting = self._learned, self._waiting
+        other._shuffle.set_state(self._shuffle.get_state())
+        return other
 
     def parameters(self) -> int:
         """Return the real numbers that the model learns now."""
