@@ -186,7 +186,9 @@ def layer_table(layers: Mapping[str, LayerPlan]) -> str:
         bound = f"{layer.error_bound:.3g}" if layer.is_cut else ""
         if layer.method:
             bound = "none" if layer.output_error is None else f"none; measured {layer.output_error:.3g}"
-        note = "; ".join(text for text in (layer.method, layer.reason) if text)
+        spread = None if layer.reduction is None else getattr(layer.reduction, "spread", None)
+        method = layer.method if spread is None else f"{layer.method}, rates spread by {spread:.0%} over channels"
+        note = "; ".join(text for text in (method, layer.reason) if text)
         rows.append((layer.name or "(model)", states, f"{layer.kept_energy:.2%}", bound, note))
     widths = [max(len(row[k]) for row in rows) for k in range(5)]
     return "\n".join(

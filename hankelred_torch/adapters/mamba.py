@@ -53,10 +53,10 @@ class MambaAdapter(SelectiveAdapter):
 
     def layout_of(self, layer: nn.Module) -> dict[str, Layout]:
         """Return the rates, the projection to delta, B and C, and the weights of norms."""
-        rank = layer.get_submodule("dt_proj").weight.shape[1]
+        rank = self.tensor("dt_proj.weight").shape[1]
         layouts = {
             "A_log": Layout(1, (Block("rate"),)),
-            "x_proj.weight": Layout(0, (Block("fixed", int(rank)), Block("input"), Block("output"))),
+            "x_proj.weight": Layout(0, (Block("fixed", rank), Block("input"), Block("output"))),
         }
         gains = (Block("input_gain"), Block("output_gain"))
         for path, gain in zip(self._norm_names(), gains, strict=False):
@@ -89,7 +89,7 @@ class MambaAdapter(SelectiveAdapter):
         found: dict[str, Any] = {"x_proj.out_features": self.tensor("dt_proj.weight").shape[1] + 2 * states}
         found |= {name: states for name in SIZES if hasattr(layer, name)}
         old = next((getattr(layer, name) for name in SIZES if hasattr(layer, name)), None)
-        config = getattr(layer, "config", None)
+        config: Any = getattr(layer, "config", None)
         if hasattr(config, "d_state"):  # mambapy: one object for all blocks, which forward reads
             old = config.d_state
             found["config"] = copy.copy(config)

@@ -81,6 +81,11 @@ class StateMap:
             return gain * Ti, T / gain
         return Ti, T
 
+    @property
+    def spread(self) -> float | None:
+        """Root mean square of what rates differ from their mean over channels, relative to it, for a rotation."""
+        return self.core.spread
+
     def mixing(self) -> Array:
         """Return the weights (n, order) by which new rates are means of old ones."""
         return self.core.T[0] * self.core.Ti[0].T

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -148,6 +149,7 @@ class LayerStatistics:
         return found
 
 
+@dataclass(eq=False)
 class SampleStatistics:
     """What the selective layers of a model did with sample batches; made by `collect_statistics`.
 
@@ -162,8 +164,8 @@ class SampleStatistics:
         Inputs of the first batch, on which changes of the output are measured.
     """
 
-    def __init__(self, layers: dict[str, LayerStatistics], probe: Any = None) -> None:
-        self.layers, self.probe = layers, probe
+    layers: dict[str, LayerStatistics]
+    probe: Any = field(default=None, repr=False)
 
     def merge(self, other: SampleStatistics) -> None:
         """Add what another has seen; the probe stays.
@@ -343,7 +345,8 @@ def running(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(random.setstate, states[0])
         stack.callback(np.random.set_state, states[1])
-        stack.callback(lambda: [setattr(module, "training", mode) for module, mode in modes])
+        for module, mode in modes:
+            stack.callback(setattr, module, "training", mode)
         stack.enter_context(torch.random.fork_rng(devices))
         stack.enter_context(torch.no_grad())
         if compiled:  # hooks set after compilation would not run
