@@ -150,7 +150,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def wrapper_of(model: nn.Module) -> DistributedDataParallel | None:
     """Return the wrapper that makes a model distributed, None if there is none; refuse what cannot be cut inside."""
-    outer = model
+    outer: Any = model
     while not isinstance(outer, DistributedDataParallel) and isinstance(getattr(outer, "_orig_mod", None), nn.Module):
         outer = outer._orig_mod
     for module in unwrapped(model).modules():
@@ -210,9 +210,9 @@ def agreed(ddp: DistributedDataParallel | None, prepare: Callable[[], T], finger
     marks = _gathered(ddp, (mark, None if failure is None else str(failure)))
     if failure is not None:
         raise failure
-    for rank, (other, error) in enumerate(marks):
-        if error is not None:
-            raise SurgeryError(f"All ranks must be able to cut; rank {rank} was not: {error}")
+    for rank, (other, problem) in enumerate(marks):
+        if problem is not None:
+            raise SurgeryError(f"All ranks must be able to cut; rank {rank} was not: {problem}")
         if other != marks[0][0]:
             raise SurgeryError(
                 f"All ranks must have the same tensors in their state space layers and optimizers; those of rank "
