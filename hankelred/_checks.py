@@ -120,11 +120,13 @@ def check_stable(poles: Array, dt: Any, name: str = "A") -> None:
     if is_discrete(dt):
         raise StabilityError(
             f"{name} must be stable for dt={dt} (all |eig| < 1); got |eig| = {excess + 1:.6g}. "
-            f"Reduce the stable part (balance splits it off), or pass dt=0 if {name} is continuous."
+            f"Reduce the stable part (balance splits it off, with scale=True also where units differ by many "
+            f"orders), or pass dt=0 if {name} is continuous."
         )
     raise StabilityError(
         f"{name} must be stable for dt=0 (all real parts < 0); got max Re eig = {excess:.6g}. "
-        f"Reduce the stable part (balance splits it off), or pass dt if {name} is discrete."
+        f"Reduce the stable part (balance splits it off, with scale=True also where units differ by many "
+        f"orders), or pass dt if {name} is discrete."
     )
 
 
