@@ -338,7 +338,7 @@ def call_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tenso
 def running(model: nn.Module) -> Iterator[None]:
     """Run a model for measurements: evaluation mode, no gradients, no compiled code; put all back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    states = random.getstate(), np.random.get_state()
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the global state is what users' code draws from)
     devices = sorted({x.device.index or 0 for x in model.parameters() if x.device.type == "cuda"})
     compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module, _ in modes)
     compiled = compiled or hasattr(model, "_orig_mod")
