@@ -1,0 +1,52 @@
+"""Claims of the guide on training loops: its scripts run, and two lines are what compression adds to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import hankelred_torch as ht
+
+SCRIPTS = Path(__file__).parents[2] / "docs" / "guides" / "scripts"
+NEEDS = {"plain_loop": "torch", "hugging_face": "transformers", "lightning_module": "lightning"}
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\).*"),
+]
+
+
+def run(name, *, compressed):
+    """Run a script with its new lines or without them, and return its model and accuracy."""
+    pytest.importorskip(NEEDS[name])
+    lines = (SCRIPTS / f"{name}.py").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if compressed or not line.endswith("# new")]
+    namespace = {"__name__": name}
+    threads = torch.get_num_threads()
+    exec(compile("\n".join(kept), f"{name}.py", "exec"), namespace)
+    model, accuracy = namespace["main"]()
+    torch.set_num_threads(threads)
+    return model, accuracy
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_two_lines_are_new(name):
+    text = (SCRIPTS / f"{name}.py").read_text(encoding="utf-8")
+    assert text.count("  # new\n") == 2
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_script_trains_without_the_new_lines(name):
+    model, accuracy = run(name, compressed=False)
+    assert ht.state_sizes(model) == {"layer": 32}
+    assert accuracy > 0.9
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_script_trains_a_smaller_model_with_them(name):
+    model, accuracy = run(name, compressed=True)
+    assert ht.state_sizes(model)["layer"] < 24
+    assert accuracy > 0.9
