@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu, softplus
 
-from .selective import Block, Layout, SelectiveAdapter
+from .selective import SelectiveAdapter
+from .state_maps import Block, Layout
 from .statistics import Sequences
 
 # Norms over the states of B and of C, as Hugging Face and mambapy call them.
@@ -100,7 +101,7 @@ class MambaAdapter(SelectiveAdapter):
             found[f"{path}.{name}"] = getattr(norm, name) * old / states
         return found
 
-    def sequences(self, inputs: Tensor, mask: Tensor | None) -> Sequences:
+    def sequences(self, inputs: Tensor, mask: Tensor | None, normed: Tensor | None = None) -> Sequences:
         """Return steps, B, C, inputs and gates, by the layer's own projections, convolution and norms."""
         layer: Any = self.layer
         act: Callable[[Tensor], Tensor] = getattr(layer, "act", silu)

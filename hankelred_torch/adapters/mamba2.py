@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, silu, softplus
 
-from .selective import Block, Layout, SelectiveAdapter
+from .selective import SelectiveAdapter
+from .state_maps import Block, Layout
 from .statistics import Sequences
 
 
@@ -87,7 +88,7 @@ class Mamba2Adapter(SelectiveAdapter):
             optional["_non_persistent_buffers_set"] = self.layer._non_persistent_buffers_set - {"mup_vector"}
         return found | {name: size for name, size in optional.items() if hasattr(self.layer, name)}
 
-    def sequences(self, inputs: Tensor, mask: Tensor | None) -> Sequences:
+    def sequences(self, inputs: Tensor, mask: Tensor | None, normed: Tensor | None = None) -> Sequences:
         """Return decays, B, C, inputs times their steps, and gates, by the layer's own projection and convolution."""
         layer: Any = self.layer
         heads, size, _ = self._shape
@@ -105,8 +106,26 @@ class Mamba2Adapter(SelectiveAdapter):
         delta = softplus(dt.float() + layer.dt_bias.float()).clamp(*_first_of(layer, "time_step_limit", "dt_limit"))
         decay = torch.exp(delta * -torch.exp(layer.A_log.float()))
         B, C = (y.reshape(batch, length, self.groups, self.states) for y in (B, C))
-        x, gate = (y.reshape(batch, length, heads, size).float() for y in (x, silu(z) * kept))
+        gate = silu(z.float()) * kept
+        if normed is not None:
+            gate = gate * self._norm_weights(normed.float(), gate)
+        x, gate = (y.reshape(batch, length, heads, size).float() for y in (x, gate))
         return Sequences(decay, B, C, x * delta[..., None], gate)
+
+    @property
+    def output_norm(self) -> nn.Module | None:
+        """The gated norm, where the layer has one."""
+        norm = getattr(self.layer, "norm", None)
+        return norm if isinstance(norm, nn.Module) and self._has("norm.weight") else None
+
+    def _norm_weights(self, y: Tensor, gate: Tensor) -> Tensor:
+        """Return what the gated norm multiplies outputs by beside the gate: its weight over their root mean square."""
+        norm: Any = self.output_norm
+        seen = y if getattr(norm, "norm_before_gate", False) else y * gate
+        width = getattr(norm, "group_size", None) or y.shape[-1] // getattr(norm, "n_groups", 1)
+        squares = seen.unflatten(-1, (-1, width)).square().mean(dim=-1)
+        scale = torch.rsqrt(squares + _first_of(norm, "variance_epsilon", "eps"))
+        return scale.repeat_interleave(width, dim=-1) * norm.weight.float()
 
     @property
     def _shape(self) -> tuple[int, int, int]:
@@ -187,7 +206,7 @@ class GatedLinearAttentionAdapter(SelectiveAdapter):
         names = ("key_dim", "key_dim_per_group", "q_proj.out_features", "k_proj.out_features", "gk_proj.1.out_features")
         return {"head_k_dim": states} | dict.fromkeys(names, keys)
 
-    def sequences(self, inputs: Tensor, mask: Tensor | None) -> Sequences:
+    def sequences(self, inputs: Tensor, mask: Tensor | None, normed: Tensor | None = None) -> Sequences:
         """Return decays, keys, scaled queries and values."""
         layer: Any = self.layer
         shape = (*inputs.shape[:2], self.groups, -1)

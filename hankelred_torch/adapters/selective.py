@@ -1,8 +1,7 @@
-"""Layers whose matrices depend on their input: which of their tensors carry states, and what a cut makes of these.
+"""Layers whose matrices depend on their input: what a cut may lose, what it makes of their tensors and moments.
 
-Every such tensor is, along one axis, a row of blocks: entries that belong to no state, and entries of the states of
-every group, which go into the states, out of them, or are their rates. A cut maps blocks: inputs by ``Ti``, outputs by
-``T^T``, rates by what a rotation makes of them. Averaged gradients go by the contragredient maps.
+Which tensors carry states, and how, is written down as layouts; a cut maps their blocks, and averaged gradients go by
+the contragredient maps.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -23,72 +21,8 @@ from hankelred.errors import InputError, OrderError
 from ..convert import tensor_in_place_of
 from .analysis import Analysis, LayerReduction
 from .base import Adapter
+from .state_maps import Block, Layout, StateMap, mapped
 from .statistics import LayerStatistics, Sequences
-
-Role = Literal["fixed", "input", "output", "scaled_output", "input_gain", "output_gain", "state", "rate"]
-
-
-class Block(NamedTuple):
-    """Entries along the state axis of a tensor: `size` that belong to no state, or those of the states of all groups.
-
-    ``"scaled_output"`` entries are divided by the square root of the number of states when the layer runs, gains
-    multiply what a norm over the states makes of inputs or outputs, and ``"state"`` entries only go with their state.
-    """
-
-    role: Role
-    size: int = 0
-
-
-class Layout(NamedTuple):
-    """The axis of a tensor that carries the states, and its blocks."""
-
-    axis: int
-    blocks: tuple[Block, ...]
-
-    @property
-    def fixed(self) -> int:
-        """Return how many entries belong to no state."""
-        return sum(block.size for block in self.blocks)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class StateMap:
-    """How the states of a layer become fewer, as a function of whatever tensors the layer has by then.
-
-    Attributes
-    ----------
-    core : SelectiveReduction
-        Bases for every group, or states that are kept, with the error predicted from the statistics.
-    gains : tuple of float
-        Factors that keep the size of inputs and outputs of the states where norms run over them.
-    """
-
-    core: hr.SelectiveReduction
-    gains: tuple[float, float] = (1.0, 1.0)
-
-    def __repr__(self) -> str:
-        """Return the core's own."""
-        return f"StateMap({self.core!r})"
-
-    def pair(self, role: Role) -> tuple[Array, Array]:
-        """Return ``X`` (groups, order, n), which maps entries of a role, and ``Y`` with ``X Y = I``."""
-        T, Ti = self.core.T, self.core.Ti
-        if role in ("output", "scaled_output"):
-            gain = (T.shape[2] / T.shape[1]) ** 0.5 if role == "scaled_output" else 1.0
-            return gain * T.transpose(0, 2, 1), Ti.transpose(0, 2, 1) / gain
-        if role in ("input_gain", "output_gain"):
-            gain = self.gains[role == "output_gain"]
-            return gain * Ti, T / gain
-        return Ti, T
-
-    @property
-    def spread(self) -> float | None:
-        """Root mean square of what rates differ from their mean over channels, relative to it, for a rotation."""
-        return self.core.spread
-
-    def mixing(self) -> Array:
-        """Return the weights (n, order) by which new rates are means of old ones."""
-        return self.core.T[0] * self.core.Ti[0].T
 
 
 class SelectiveAnalysis(Analysis):
@@ -182,7 +116,7 @@ class SelectiveAdapter(Adapter):
         """
 
     @abstractmethod
-    def sequences(self, inputs: Tensor, mask: Tensor | None) -> Sequences:
+    def sequences(self, inputs: Tensor, mask: Tensor | None, normed: Tensor | None = None) -> Sequences:
         """Return what drives the states of the layer for an input, computed as in its forward pass.
 
         Parameters
@@ -191,6 +125,8 @@ class SelectiveAdapter(Adapter):
             What the layer is called with.
         mask : (batch, length) Tensor or None
             0 at padding.
+        normed : (batch, length, channels) Tensor or None
+            What `output_norm` was called with.
 
         Returns
         -------
@@ -212,6 +148,11 @@ class SelectiveAdapter(Adapter):
     def groups(self) -> int:
         """Number of groups of channels with states of their own."""
         return 1
+
+    @property
+    def output_norm(self) -> nn.Module | None:
+        """A norm behind the states whose input says how it weighs their outputs."""
+        return None
 
     def states_on(self, name: str, shape: tuple[int, ...]) -> int:
         """Return how many states a tensor of this shape carries, from its blocks; -1 if they do not fit."""
@@ -315,7 +256,7 @@ class SelectiveAdapter(Adapter):
     def rewrite(self, values: Mapping[str, Array], reduction: StateMap) -> dict[str, Array]:
         """Return the tensors after a reduction: rows mapped or selected, rates mixed, the rest rescaled."""
         matrices = self._matrices(lambda X, Y: X, reduction)
-        written = {name: _mapped(values[name], layout, matrices) for name, layout in self.layouts.items()}
+        written = {name: mapped(values[name], layout, matrices) for name, layout in self.layouts.items()}
         if reduction.core.kept is None and "A_log" in self.layouts:
             written["A_log"] = np.log(np.exp(values["A_log"]) @ reduction.mixing())
         return written | {name: values[name] * x for name, x in self._scales(reduction).items()}
@@ -358,7 +299,7 @@ class SelectiveAdapter(Adapter):
     ) -> dict[str, Array]:
         """Return mapped moments, zeros for tensors that have none."""
         given = {name: moments.get(name, np.zeros_like(values[name])) for name in self.layouts}
-        return {name: _mapped(given[name], layout, matrices) for name, layout in self.layouts.items()}
+        return {name: mapped(given[name], layout, matrices) for name, layout in self.layouts.items()}
 
     def _matrices(self, part: Callable[[Array, Array], Array], reduction: StateMap) -> dict[str, Array]:
         roles = {block.role for layout in self.layouts.values() for block in layout.blocks} - {"fixed"}
@@ -386,19 +327,3 @@ def twin(adapter: Adapter, states: int, reduction: StateMap) -> nn.Module:
         module, attribute = other.owner(name)
         setattr(module, attribute, size)
     return copied
-
-
-def _mapped(array: Array, layout: Layout, matrices: Mapping[str, Array]) -> Array:
-    """Return a tensor with its blocks mapped along the state axis; fixed entries stay."""
-    moved, parts, start = np.moveaxis(array, layout.axis, 0), [], 0
-    for block in layout.blocks:
-        if block.role == "fixed":
-            parts.append(moved[start : start + block.size])
-            start += block.size
-            continue
-        X = matrices[block.role]
-        groups, order, n = X.shape
-        part = moved[start : start + groups * n].reshape(groups, n, -1)
-        parts.append((X @ part).reshape(groups * order, *moved.shape[1:]))
-        start += groups * n
-    return np.moveaxis(np.concatenate(parts), 0, layout.axis)

@@ -244,17 +244,24 @@ def gather(model: nn.Module, adapters: Mapping[str, Any], batches: Any) -> Sampl
     if not layers:
         return SampleStatistics({})
 
+    normed: dict[str, Tensor] = {}
+
     def listener(name: str) -> Callable[..., None]:
-        def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            layers[name].update(selective[name].sequences(*call_inputs(args, kwargs)))
+        def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            data = selective[name].sequences(*call_inputs(args, kwargs), normed.pop(name, None))
+            layers[name].update(data)
 
         return listen
+
+    def norm_listener(name: str) -> Callable[..., None]:
+        return lambda module, args: normed.update({name: args[0]})
 
     probe = None
     with running(model), ExitStack() as hooks:
         for name, adapter in selective.items():
-            handle = adapter.layer.register_forward_pre_hook(listener(name), with_kwargs=True)
-            hooks.callback(handle.remove)
+            hooks.callback(adapter.layer.register_forward_hook(listener(name), with_kwargs=True).remove)
+            if adapter.output_norm is not None:
+                hooks.callback(adapter.output_norm.register_forward_pre_hook(norm_listener(name)).remove)
         for batch in batches:
             probe = batch if probe is None else probe
             call(model, batch)

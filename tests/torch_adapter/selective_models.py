@@ -39,12 +39,12 @@ MAMBA2 = {
 }
 
 
-def language_model(name, *, seed=0):
+def language_model(name, *, seed=0, **options):
     """Return a causal language model of Hugging Face with weights as large as if it were trained."""
     import transformers
 
     torch.manual_seed(seed)
-    config = getattr(transformers, f"{name}Config")(**(MAMBA | MAMBA2)[name])
+    config = getattr(transformers, f"{name}Config")(**(MAMBA | MAMBA2)[name] | options)
     return enlarged(transformers.AutoModelForCausalLM.from_config(config).eval(), seed=seed)
 
 

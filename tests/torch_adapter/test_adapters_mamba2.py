@@ -93,6 +93,19 @@ def test_selected_states_make_less_error_than_states_drawn_by_lot(name):
     assert chosen.output_error < np.median(errors)
 
 
+@pytest.mark.parametrize("name", ["Mamba2", "FalconH1", "Bamba"])
+def test_outputs_are_weighted_as_the_gated_norm_multiplies_them(name):
+    model = language_model(name, **({"mamba_rms_norm": True} if name == "FalconH1" else {}))
+    adapter = first_layer(model)[1]
+    u, seen = torch.randn(2, 5, 16), []
+    adapter.layer.norm.register_forward_hook(lambda module, args, output: seen.append((*args, output)))
+    with torch.no_grad():
+        adapter.layer(u)
+        y, _, output = seen[0]
+        weights = adapter.sequences(u, None, y).gate.flatten(2)
+    torch.testing.assert_close(weights * y.view_as(weights), output.view_as(weights), rtol=1e-4, atol=1e-5)
+
+
 def test_groups_keep_states_of_their_own():
     model, ids = language_model("Mamba2"), tokens(batch=4, length=24)
     path, adapter = first_layer(model)
