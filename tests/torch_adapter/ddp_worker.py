@@ -224,6 +224,97 @@ def sharded_parameters():
     return message(lambda: ht.compress_(model, CONFIG))
 
 
+@scenario
+def sharded_model_cut_by_its_full_state():
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_model_state_dict,
+        get_optimizer_state_dict,
+        set_model_state_dict,
+        set_optimizer_state_dict,
+    )
+    from torch.distributed.fsdp import fully_shard
+
+    def build_model():
+        return Stack(dtype=torch.float32)
+
+    def build_optimizer(model):
+        return torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+    def advance(model, optimizer, steps):
+        for step in range(steps):
+            model(batch(step).float()).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    whole, config = build_model(), ht.CompressionConfig(order=4)
+    single = build_optimizer(whole)
+    advance(whole, single, 3)
+    ht.compress_(whole, config, single)
+    advance(whole, single, 2)
+    wanted = {name: x.tolist() for name, x in whole.state_dict().items()}
+
+    model = fully_shard(build_model())
+    optimizer = build_optimizer(model)
+    advance(model, optimizer, 3)
+
+    # the recipe of docs/guides/integrations.md
+    gather = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = get_model_state_dict(model, options=gather)
+    states = get_optimizer_state_dict(model, optimizer, options=gather)
+    whole = build_model()
+    cut = [None, None]
+    if torch.distributed.get_rank() == 0:
+        ht.resize_like(whole, weights)
+        whole.load_state_dict(weights)
+        its_optimizer = build_optimizer(whole)
+        set_optimizer_state_dict(whole, its_optimizer, states, options=gather)
+        ht.compress_(whole, config, its_optimizer)
+        cut = [whole.state_dict(), get_optimizer_state_dict(whole, its_optimizer, options=gather)]
+    torch.distributed.broadcast_object_list(cut)
+    ht.resize_like(whole, cut[0])
+    model = fully_shard(whole)
+    optimizer = build_optimizer(model)
+    set_model_state_dict(model, cut[0], options=gather)
+    set_optimizer_state_dict(model, optimizer, cut[1], options=gather)
+
+    advance(model, optimizer, 2)
+    got = {name: x.full_tensor() for name, x in model.state_dict().items()}
+    return max((got[name] - torch.tensor(x)).abs().max().item() for name, x in wanted.items())
+
+
+@scenario
+def trainer_of_hugging_face():
+    try:
+        import transformers
+    except ImportError:
+        return None
+    from hankelred_torch.integrations.transformers import CompressionCallback
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stack = Stack(dtype=torch.float32)
+
+        def forward(self, u, labels):
+            return {"loss": (self.stack(u) - labels).square().mean()}
+
+    data = [{"u": u, "labels": u.cumsum(0)[..., :2]} for u in torch.randn(64, 10, 3)]
+    settings = {"max_steps": 6, "save_strategy": "no", "report_to": [], "disable_tqdm": True, "use_cpu": True}
+    arguments = transformers.TrainingArguments(output_dir=sys.argv[1], ddp_find_unused_parameters=False, **settings)
+    callback = CompressionCallback(CONFIG)
+    trainer = transformers.Trainer(Model(), arguments, train_dataset=data, callbacks=[callback])
+    unattached = message(trainer.train)
+    callback.attach(trainer)
+    trainer.train()
+    return [
+        unattached,
+        type(trainer.model_wrapped).__name__,
+        ht.state_sizes(trainer.model),
+        same_everywhere(trainer.model),
+    ]
+
+
 def main():
     torch.set_num_threads(1)
     dist.init_process_group("gloo")

@@ -150,6 +150,26 @@ def test_sharded_parameters_are_refused_with_the_way_round_them(found):
     assert "got a DTensor spread over 2. Gather full state dicts" in text
 
 
+@needs_gloo
+def test_sharded_run_cut_by_the_recipe_of_the_guide_is_the_run_on_one_rank(found):
+    # float32, 5 steps of AdamW at a rate of 0.01; the gradients of two ranks are averaged
+    assert [rank["sharded_model_cut_by_its_full_state"] < 1e-4 for rank in found] == [True, True]
+
+
+@needs_gloo
+def test_trainer_of_hugging_face_cuts_on_every_rank_once_it_is_attached(found):
+    pytest.importorskip("transformers")
+    for rank in found:
+        (kind, text), wrapper, sizes, same = rank["trainer_of_hugging_face"]
+        assert kind == "InputError"
+        assert "Call callback.attach(trainer)" in text
+        assert (wrapper, sizes, same) == (
+            "DistributedDataParallel",
+            {f"stack.{name}": size for name, size in CUT.items()},
+            True,
+        )
+
+
 def test_something_else_than_a_wrapper_is_refused():
     with pytest.raises(hr.InputError, match="ddp must be a DistributedDataParallel; got LRU"):
         ht.refresh_ddp_(lru())

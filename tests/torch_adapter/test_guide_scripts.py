@@ -34,8 +34,11 @@ def run(name, *, compressed):
 
 @pytest.mark.parametrize("name", NEEDS)
 def test_two_lines_are_new(name):
-    text = (SCRIPTS / f"{name}.py").read_text(encoding="utf-8")
-    assert text.count("  # new\n") == 2
+    lines = (SCRIPTS / f"{name}.py").read_text(encoding="utf-8").splitlines()
+    new = [number for number, line in enumerate(lines, 1) if line.endswith("  # new")]
+    assert len(new) == 2
+    guide = (SCRIPTS.parent / "integrations.md").read_text(encoding="utf-8")
+    assert f"scripts/{name}.py\n:emphasize-lines: {new[0]}, {new[1]}\n" in guide
 
 
 @pytest.mark.parametrize("name", NEEDS)
