@@ -17,6 +17,7 @@ from .plan import CompressionPlan, LayerPlan, hankel_singular_values, plan
 from .pretrained import export_padded, from_pretrained, save_pretrained
 from .report import CompressionReport
 from .surgery import compress_
+from .tracking import Tracker
 
 __all__ = [
     "CompressionConfig",
@@ -31,6 +32,7 @@ __all__ = [
     "OptimizerStateWarning",
     "RefusedCutWarning",
     "SurgeryError",
+    "Tracker",
     "adapters",
     "compress_",
     "export_padded",

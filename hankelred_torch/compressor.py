@@ -10,7 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from hankelred._checks import Array
@@ -21,7 +20,6 @@ from .adapters import find_ssm_layers, state_sizes
 from .adapters.statistics import check_batches
 from .checkpoint import save_checkpoint
 from .config import CompressionConfig
-from .convert import to_array
 from .distributed import averaged, decided, leads, refresh_ddp_, unwrapped, wrapper_of
 from .ema import as_copies, as_models
 from .errors import RefusedCutWarning
@@ -32,6 +30,7 @@ from .report import CompressionReport
 from .rewarm import Rewarmer
 from .snapshot import Snapshot, state_of
 from .surgery import as_optimizers, check_trained, compress_
+from .tracking import compare, from_tensors, to_tensors
 
 
 @dataclass
@@ -200,10 +199,7 @@ class InTrainingCompressor:
             "history": self.history.to_list(),
             "stopped": self._stopped,
             "rewarm": self._rewarmer.state_dict(),
-            "measured": {
-                layer: {name: torch.from_numpy(x.copy()) for name, x in values.items()}
-                for layer, values in self._measured.items()
-            },
+            "measured": to_tensors(self._measured),
             "trial": trial,
         }
 
@@ -236,18 +232,16 @@ class InTrainingCompressor:
             self._snapshot, self._cut_at = snapshot, int(trial["cut_at"])
         self._steps, self._stopped = int(state["steps"]), bool(state["stopped"])
         self._rewarmer.load_state_dict(state["rewarm"])
-        self._measured = {
-            layer: {name: to_array(x) for name, x in values.items()} for layer, values in state["measured"].items()
-        }
+        self._measured = from_tensors(state["measured"])
         self.history = History.from_list(state["history"])
 
     def _attempt(self, smaller: CompressionConfig | None = None) -> CompressionReport | None:
         """Measure, plan and cut, by the schedule or by the configuration of a smaller cut."""
         started = time.perf_counter()
-        todo, drifts = decided(self._ddp, self._plan if smaller is None else lambda: (self._planned(smaller), {}))
+        todo, compared = decided(self._ddp, self._plan if smaller is None else lambda: (self._planned(smaller), {}))
         analysis = time.perf_counter() - started
         if not todo.is_cut:
-            self._remember(todo.layers, drifts, analysis, analysis)
+            self._remember(todo.layers, compared, analysis, analysis)
             return None
         before = self._metric()
         self._save("before")
@@ -257,7 +251,7 @@ class InTrainingCompressor:
         report = replace(report, step=self._steps, seconds=analysis + time.perf_counter() - started)
         self._rewarmer.start()
         self._cut_at = len(self.history)
-        self._remember(report.layers, drifts, analysis, report.seconds)
+        self._remember(report.layers, compared, analysis, report.seconds)
         if self._guard is not None and before is not None:
             try:
                 self._note_metric(before=before, after=self._metric())
@@ -301,8 +295,8 @@ class InTrainingCompressor:
                 self.history[k] = replace(record, cut=False, rolled_back=True, reason=reason)
         self._measured = self._values_to_compare()
 
-    def _plan(self) -> tuple[CompressionPlan, dict[str, list[float]]]:
-        """Return what this attempt of the schedule is to cut, and the drifts since the last one by layer."""
+    def _plan(self) -> tuple[CompressionPlan, dict[str, dict[str, Any]]]:
+        """Return what this attempt of the schedule is to cut, and the figures of the drifts since the last by layer."""
         left = sum(step >= self._steps for step in self._attempts)
         config = policy.towards_order(self._config, state_sizes(self._model), left)
         asked = self._planned(config)
@@ -314,24 +308,28 @@ class InTrainingCompressor:
                 RefusedCutWarning,
                 stacklevel=5,
             )
-        adapters, drifts = find_ssm_layers(self._model), {}
+        adapters, compared, certificates = find_ssm_layers(self._model), {}, {}
         with one_blas_thread():
             for name, values in self._values_to_compare().items():
                 if name in self._measured:
-                    drifts[name] = policy.drift(adapters[name], self._measured[name], values)
-        return (policy.only_certified(todo, drifts) if config.certify and left > 1 else todo), drifts
+                    drift = compare(adapters[name], self._measured[name], values, follow=config.measure)
+                    compared[name] = drift.figures()
+                    found = certificates[name] = policy.certificate(todo.layers[name], drift)
+                    if found is not None:
+                        compared[name] |= {"gap": found.gap, "margin": found.margin}
+        return (policy.only_certified(todo, certificates) if config.certify and left > 1 else todo), compared
 
     def _planned(self, config: CompressionConfig) -> CompressionPlan:
         sampled = {} if self._batches is None else {"batches": self._batches}
         return plan(self._model, config, **sampled)
 
     def _remember(
-        self, layers: Mapping[str, LayerPlan], drifts: Mapping[str, list[float]], analysis: float, seconds: float
+        self, layers: Mapping[str, LayerPlan], compared: Mapping[str, dict[str, Any]], analysis: float, seconds: float
     ) -> None:
         """Write the records of an attempt, and keep what the next one compares with."""
         for name, layer in layers.items():
-            figures = layer.to_dict()
-            gaps = policy.gaps_at_cut(layer) if layer.is_cut else None
+            gaps = [x for x in policy.gaps_at_cut(layer) or () if x < float("inf")]
+            figures = {"gap": min(gaps, default=None)} | layer.to_dict() | compared.get(name, {})
             self.history.append(
                 Measurement(
                     step=self._steps,
@@ -339,8 +337,6 @@ class InTrainingCompressor:
                     seconds=seconds,
                     analysis_seconds=analysis,
                     error=policy.measured_error(layer) if layer.is_cut and self._config.measure else None,
-                    drift=max(drifts[name]) if name in drifts else None,
-                    gap=None if gaps is None or min(gaps) == float("inf") else min(gaps),
                     **figures,
                 )
             )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hankelred.errors import InputError
+from hankelred.errors import InputError, OrderError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,11 +50,12 @@ class Measurement:
     error : float or None
         H-infinity norm of the difference the cut made, where the configuration asks to measure it.
     drift : float or None
-        Hankel norm of what training changed since the last measurement: no hsv has moved by more. None at the first
-        measurement, for selective layers, and where the configuration asks neither to measure nor to certify.
+        Hankel norm of what training changed since the last measurement, and what rounding may add: no hsv has moved by
+        more. Of a bank, the largest. None at the first measurement, for selective layers, and where the configuration
+        asks neither to measure nor to certify.
     gap : float or None
-        Distance of the hsv on both sides of the cut, None without a cut or where nothing is dropped. If it exceeds
-        twice the drift, no hsv has crossed the cut since the last measurement.
+        Distance of the hsv on both sides of the cut, also of one that was put off for want of a certificate; None
+        without a cut or where nothing is dropped. Of a bank, that of the system with the least margin.
     metric : dict of str to float
         What the guard's metric was ``before`` and ``after`` the cut and, after a settling time, ``settled``.
     rolled_back : bool
@@ -62,6 +64,19 @@ class Measurement:
         How the states of a selective layer became fewer, as in its plan; empty otherwise.
     output_error : float or None
         Relative change of the output of a selective layer on the first of the sample batches; None otherwise.
+    fixed_drift : float or None
+        A second bound on the same movement, in the coordinates of the layer, for equal orders only; see
+        `hsv_drift_bound`.
+    moved : float or None
+        How far the hsv that moved most has moved.
+    margin : float or None
+        What is left of the gap after twice the drift. If it is positive, the cut is certified: no hsv has crossed it
+        since the last measurement.
+    certified_orders : list of int or None
+        All orders, in hsv, that are certified like that; of a bank, those certified for each of its systems.
+    matches : list of list of int, or None
+        For every system of the layer, the place at which each hsv of the last measurement continues, counted from 0,
+        or -1; see `match_hsv`. None where ``measure`` is off.
     """
 
     step: int
@@ -83,6 +98,38 @@ class Measurement:
     rolled_back: bool = False
     method: str = ""
     output_error: float | None = None
+    fixed_drift: float | None = None
+    moved: float | None = None
+    margin: float | None = None
+    certified_orders: list[int] | None = None
+    matches: list[list[int]] | None = None
+
+    @property
+    def drift_bound(self) -> float | None:
+        """The smaller of both bounds on how far an hsv has moved; None without a comparison."""
+        return min((x for x in (self.drift, self.fixed_drift) if x is not None), default=None)
+
+    @property
+    def certified(self) -> bool | None:
+        """Whether the cut is certified; None where there is no cut to certify or nothing to compare with."""
+        return None if self.margin is None else self.margin > 0
+
+    def keeps(self, order: int) -> bool | None:
+        """Tell whether the first `order` hsv continue those of the last measurement, in any order among themselves.
+
+        Parameters
+        ----------
+        order : int
+            Values kept.
+
+        Returns
+        -------
+        bool or None
+            None where they were not matched. A match is the best guess, not a proof; `certified_orders` are proven.
+        """
+        if self.matches is None:
+            return None
+        return all(0 <= place < order for match in self.matches for place in match[:order])
 
 
 class History(list[Measurement]):
@@ -172,7 +219,8 @@ class History(list[Measurement]):
         -------
         dict of str to float
             ``prefix/layer/states``, ``.../hsv_max``, ``.../hsv_sum``, ``.../kept_energy``, ``.../error_bound`` and,
-            where measured, ``.../error`` and ``.../drift``; ``prefix/cuts`` and ``prefix/seconds`` of the run so far.
+            where measured, ``.../error``, ``.../drift``, ``.../moved`` and ``.../margin``; ``prefix/cuts`` and
+            ``prefix/seconds`` of the run so far.
         """
         result = {}
         for record in {record.layer: record for record in self}.values():  # the last one of each layer
@@ -181,12 +229,65 @@ class History(list[Measurement]):
             result[f"{name}/states"] = float(_states_now(record))
             result[f"{name}/hsv_max"], result[f"{name}/hsv_sum"] = max(finite, default=0.0), float(sum(finite))
             result[f"{name}/kept_energy"] = record.kept_energy
-            measured = {key: getattr(record, key) for key in ("error_bound", "error", "output_error", "drift")}
+            measured = {key: getattr(record, key) for key in _MEASURED}
             result |= {f"{name}/{key}": value for key, value in measured.items() if value is not None}
         result[f"{prefix}/cuts"] = float(sum(record.cut for record in self))
         # the layers of one attempt share its time
         result[f"{prefix}/seconds"] = float(sum(seconds for _, seconds in {(x.step, x.seconds) for x in self}))
         return result
+
+    def settled(self, order: int, layer: str | None = None, *, proven: bool = False) -> int | None:
+        """Find the first step after which what an order keeps never changed.
+
+        What is kept are the subspaces of the first hsv, not coordinates: training may turn them, and values may change
+        places among themselves. What cuts do to a layer is not compared, only what training does between measurements.
+
+        Parameters
+        ----------
+        order : int
+            Hankel singular values kept; a stored complex state of a layer with real output counts twice.
+        layer : str, optional
+            Module name; may be left out where only one layer was measured.
+        proven : bool, default False
+            Ask for certificates instead of matches: no hsv can have crossed the cut, whatever happened in between.
+
+        Returns
+        -------
+        int or None
+            Step of the first measurement from which on every later one kept the set; None if the last did not.
+
+        Raises
+        ------
+        InputError
+            If the layer was not measured, or no two measurements of it were compared.
+        OrderError
+            If the layer has fewer hsv than `order`.
+
+        Examples
+        --------
+        >>> import hankelred_torch as ht
+        >>> history = ht.Tracker(ht.layers.LRU(channels=2, states=8), every=1).history
+        >>> history.settled(4)
+        Traceback (most recent call last):
+        ...
+        hankelred.errors.InputError: history must hold two measurements of '' ...
+        """
+        records = self._of_layer(layer)
+        fewest = min(len(record.hsv) for record in records)
+        if isinstance(order, bool) or not isinstance(order, (int, np.integer)) or not 1 <= order <= fewest:
+            raise OrderError(f"order must be an integer from 1 to {fewest}, the fewest hsv measured; got {order!r}.")
+        compared = [
+            (earlier.step, order in later.certified_orders if proven else later.keeps(int(order)))
+            for earlier, later in pairwise(records)
+            if later.certified_orders is not None and (proven or later.matches is not None)
+        ]
+        if not compared:
+            raise InputError(
+                f"history must hold two measurements of {records[0].layer!r} that were compared; got none. "
+                f"Use a Tracker, or a compressor with measure=True, for longer."
+            )
+        steps = [step for step, _ in takewhile(lambda pair: pair[1], reversed(compared))]
+        return steps[-1] if steps else None
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the states of every layer over the steps.
@@ -222,45 +323,70 @@ class History(list[Measurement]):
         ax.legend()
         return ax
 
-    def plot_hsv(self, layer: str, ax: Axes | None = None) -> Axes:
+    def plot_hsv(self, layer: str | None = None, ax: Axes | None = None, order: int | None = None) -> Axes:
         """Draw the Hankel singular values of a layer over the steps, on a logarithmic axis.
 
         Parameters
         ----------
-        layer : str
-            Module name.
+        layer : str, optional
+            Module name; may be left out where only one layer was measured.
         ax : matplotlib.axes.Axes, optional
             Where to draw; a new figure by default.
+        order : int, optional
+            Values to show as kept; by default what the last measurement kept.
 
         Returns
         -------
         matplotlib.axes.Axes
-            The axes drawn into: one line per place in the order, gray from where it is cut off.
+            The axes drawn into: one line per place in the order, gray from where it is cut off. Where measurements were
+            compared, error bars say how far each value can have come since the last one, unless that is more than
+            itself; and wherever the order was certified, a dashed line runs through the gap that nothing has crossed.
 
         Raises
         ------
         InputError
             If the layer was not measured yet.
         """
-        from hankelred.plotting import DROPPED, KEPT, new_axes
+        from hankelred.plotting import DROPPED, ERROR, KEPT, new_axes
 
-        records = [record for record in self if record.layer == layer and not record.rolled_back]
-        if not records:
-            self._require_records()
-            known = ", ".join(repr(x) for x in dict.fromkeys(record.layer for record in self))
-            raise InputError(f"layer must be one that was measured ({known}); got {layer!r}.")
+        records = [record for record in self._of_layer(layer) if not record.rolled_back]
         ax = ax or new_axes(1)[0]
         steps = [record.step for record in records]
         longest = max(len(record.hsv) for record in records)
-        curves = np.full((longest, len(records)), np.nan)
+        curves, bars = np.full((longest, len(records)), np.nan), np.full((longest, len(records)), np.nan)
         for k, record in enumerate(records):
             curves[: len(record.hsv), k] = record.hsv
+            bars[:, k] = np.nan if record.drift_bound is None else record.drift_bound
         curves[~(curves > 0)] = np.nan  # no place on a logarithmic axis
-        kept = records[-1].order
-        for place, curve in enumerate(curves):
-            ax.plot(steps, curve, ".-", color=KEPT if place < kept else DROPPED, linewidth=0.8, markersize=3)
-        ax.set(xlabel="optimizer step", ylabel="Hankel singular value (y per u)", yscale="log", title=layer or "model")
+        bars[~(bars < curves)] = np.nan
+        kept = records[-1].order if order is None else order
+        for place, (curve, bar) in enumerate(zip(curves, bars, strict=True)):
+            style: dict[str, Any] = {"color": KEPT if place < kept else DROPPED, "linewidth": 0.8, "markersize": 3}
+            ax.plot(steps, curve, ".-", **style)
+            if np.isfinite(bar).any():
+                ax.errorbar(steps, curve, bar, fmt="none", ecolor=style["color"], elinewidth=0.8)
+        label = f"order {kept} certified"
+        for k, (earlier, later) in enumerate(pairwise(records)):
+            if later.certified_orders is not None and kept in later.certified_orders and kept < longest:
+                middle = np.sqrt(curves[kept - 1, k : k + 2] * curves[kept, k : k + 2])
+                ax.plot([earlier.step, later.step], middle, "--", color=ERROR, linewidth=1.2, label=label)
+                label = "_"  # one entry in the legend
+        if label == "_":
+            ax.legend()
+        title = records[0].layer or "model"
+        ax.set(xlabel="optimizer step", ylabel="Hankel singular value (y per u)", yscale="log", title=title)
         return ax
+
+    def _of_layer(self, layer: str | None) -> list[Measurement]:
+        """Return the measurements of one layer, the only one if it is not named."""
+        self._require_records()
+        names = list(dict.fromkeys(record.layer for record in self))
+        known = ", ".join(map(repr, names))
+        if layer is None and len(names) > 1:
+            raise InputError(f"layer must be named where several were measured; got none of {known}.")
+        if layer is not None and layer not in names:
+            raise InputError(f"layer must be one that was measured ({known}); got {layer!r}.")
+        return [record for record in self if record.layer == (names[0] if layer is None else layer)]
 
     def _require_records(self) -> None:
         if not self:
@@ -272,6 +398,7 @@ def _states_now(record: Measurement) -> int:
     return record.n if record.rolled_back else record.states
 
 
+_MEASURED = ("error_bound", "error", "output_error", "drift", "moved", "margin")
 _HEADINGS = "step layer states kept bound error drift gap metric seconds note".split()
 
 

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-import hankelred as hr
-from hankelred import DiagonalSystem, Reduction
-from hankelred._checks import Array
+from hankelred import OrderCertificate, Reduction
 
-from .adapters import Adapter
 from .config import CompressionConfig
 from .plan import CompressionPlan, LayerPlan
-
-Values = Mapping[str, Array]
+from .tracking import LayerDrift
 
 
 def towards_order(config: CompressionConfig, sizes: Mapping[str, int], attempts: int) -> CompressionConfig:
@@ -45,21 +40,27 @@ def without_large_tails(todo: CompressionPlan, config: CompressionConfig) -> Com
     return replace(todo, layers=layers)
 
 
-def only_certified(todo: CompressionPlan, drifts: Mapping[str, list[float]]) -> CompressionPlan:
+def only_certified(todo: CompressionPlan, certificates: Mapping[str, OrderCertificate | None]) -> CompressionPlan:
     """Leave layers alone whose hsv may have crossed the cut since the last measurement."""
     layers = {}
     for name, layer in todo.layers.items():
-        gaps = gaps_at_cut(layer)
-        if layer.is_cut and gaps is not None:
-            drift = drifts.get(name)
-            if drift is None:
+        found = certificates.get(name)
+        if layer.is_cut and gaps_at_cut(layer) is not None:
+            if name not in certificates:
                 layer = left_alone(layer, "not certified: nothing to compare the first measurement with")
-            elif any(gap <= 2 * e for gap, e in zip(gaps, drift, strict=True)):
-                at = int(np.argmin(np.array(gaps) - 2 * np.array(drift)))
-                reason = f"the gap at the cut is {gaps[at]:.3g}, training moved hsv by up to {drift[at]:.3g}"
+            elif found is not None and not found.certified:
+                reason = f"the gap at the cut is {found.gap:.3g}, training moved hsv by up to {found.drift:.3g}"
                 layer = left_alone(layer, f"not certified: {reason}")
         layers[name] = layer
     return replace(todo, layers=layers)
+
+
+def certificate(layer: LayerPlan, drift: LayerDrift) -> OrderCertificate | None:
+    """Return what is certified of a cut, of a bank the certificate with the least margin; None if it drops nothing."""
+    reductions = _reductions(layer)
+    pairs = zip(reductions, drift.bounds, strict=True) if reductions else ()
+    found = [bound.certify(x.order) for x, bound in pairs if 0 < x.order < len(x.hsv)]
+    return min(found, key=lambda each: each.margin, default=None)
 
 
 def halved(layers: Mapping[str, LayerPlan], config: CompressionConfig) -> CompressionConfig | None:
@@ -86,34 +87,26 @@ def left_alone(layer: LayerPlan, reason: str) -> LayerPlan:
     )
 
 
-def drift(adapter: Adapter, before: Values, now: Values) -> list[float]:
-    """Return the Hankel norm of what changed in every system of a layer: no hsv has moved by more.
-
-    By Weyl's inequality for Hankel operators, whatever the two realisations and orders are.
-    """
-    pairs = zip(_systems(adapter, before), _systems(adapter, now), strict=True)
-    return [hr.hankel_norm(new - old) for old, new in pairs]
-
-
 def gaps_at_cut(layer: LayerPlan) -> list[float] | None:
     """Return, for every system of a layer, how far apart the hsv on both sides of the cut are.
 
     None where nothing is cut or the layer is no fixed linear system; infinite where nothing but zeros is dropped.
     """
-    reductions = layer.reduction if isinstance(layer.reduction, tuple) else (layer.reduction,)
-    if not all(isinstance(each, Reduction) for each in reductions):
+    reductions = _reductions(layer)
+    if not reductions:
         return None
     return [float(x.hsv[x.order - 1] - x.hsv[x.order]) if 0 < x.order < len(x.hsv) else np.inf for x in reductions]
 
 
 def measured_error(layer: LayerPlan) -> float | None:
     """Return the H-infinity norm of the difference a cut makes, of a bank the largest; None where it has none."""
-    reductions = layer.reduction if isinstance(layer.reduction, tuple) else (layer.reduction,)
-    if not all(isinstance(each, Reduction) for each in reductions):
+    reductions = _reductions(layer)
+    if not reductions:
         return None
     return max(each.hinf_error() for each in reductions)
 
 
-def _systems(adapter: Adapter, values: Values) -> tuple[DiagonalSystem, ...]:
-    found: Any = adapter.read(values)
-    return found if isinstance(found, tuple) else (found,)
+def _reductions(layer: LayerPlan) -> tuple[Reduction, ...]:
+    """Return the reductions of all systems of a layer; none where nothing is cut or it is no fixed linear system."""
+    found = layer.reduction if isinstance(layer.reduction, tuple) else (layer.reduction,)
+    return found if all(isinstance(each, Reduction) for each in found) else ()

@@ -26,7 +26,7 @@ CORE = """
 """
 ADAPTER = """
     errors convert config ops layers adapters distributed penalty allocation plan report optimizer_state ema surgery
-    history policy snapshot guard rewarm checkpoint pretrained compressor integrations __init__ experiment
+    history tracking policy snapshot guard rewarm checkpoint pretrained compressor integrations __init__ experiment
 """
 ORDER = {"hankelred": CORE.split(), "hankelred_torch": ADAPTER.split()}
 OPTIONAL = ["control", "hankelred_torch", "hypothesis", "jinja2", "matplotlib", "sklearn", "slycot", "torch", "tqdm"]

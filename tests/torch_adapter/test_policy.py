@@ -11,6 +11,7 @@ import torch
 import hankelred as hr
 import hankelred_torch as ht
 from hankelred_torch import policy
+from hankelred_torch.tracking import compare
 
 from .adapter_models import Stack, lru, train
 from .training_runs import Run
@@ -97,8 +98,11 @@ def test_certified_order_is_what_the_core_certifies():
     before = adapter.values()
     train(model, torch.optim.Adam(model.parameters(), lr=1e-3), 2)
     layer = ht.plan(model, ht.CompressionConfig(order=5)).layers[""]
-    drift = policy.drift(adapter, before, adapter.values())
-    assert drift == [pytest.approx(hr.hankel_norm(ht.read_system(model) - adapter.read(before)))]
+    after = adapter.values()
+    found = policy.certificate(layer, compare(adapter, before, after, follow=False))
+    expected = hr.certify_order(ht.read_system(model), adapter.read(before), layer.order)
+    assert (found.gap, found.drift, found.margin) == (expected.gap, expected.drift, expected.margin)
+    assert found.drift == pytest.approx(hr.hankel_norm(ht.read_system(model) - adapter.read(before)))
     gaps = policy.gaps_at_cut(layer)
     assert gaps == [layer.hsv[layer.order - 1] - layer.hsv[layer.order]]
 
