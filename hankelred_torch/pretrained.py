@@ -22,6 +22,9 @@ from .convert import to_tensor
 
 MANIFEST, WEIGHTS = "hankelred.json", "model.pt"
 
+# What configurations of transformers call the number of states, which they have one of for all layers.
+SIZE_NAMES = ("state_size", "mamba_d_state", "ssm_state_size")
+
 
 def save_pretrained(model: nn.Module, directory: StrPath) -> None:
     """Save a model whose layers were cut, with a manifest of their sizes.
@@ -47,8 +50,7 @@ def save_pretrained(model: nn.Module, directory: StrPath) -> None:
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = manifest_of(model)
-    if hasattr(model, "save_pretrained") and hasattr(model, "config"):
-        cast(Any, model.config).hankelred = manifest
+    if note_sizes(model):
         cast(Any, model).save_pretrained(folder)
         return
     manifest["class"] = f"{type(model).__module__}.{type(model).__qualname__}"
@@ -125,6 +127,22 @@ def manifest_of(model: nn.Module) -> dict[str, Any]:
     return {"format": 1, "hankelred": hr.__version__, "state_sizes": state_sizes(model)}
 
 
+def note_sizes(model: nn.Module) -> bool:
+    """Write the sizes of the layers into the configuration of a model of Hugging Face; tell whether it is one."""
+    config: Any = getattr(model, "config", None)
+    if config is None or not hasattr(model, "save_pretrained"):
+        return False
+    config.hankelred = manifest_of(model)
+    adapters = find_ssm_layers(model).values()
+    sizes = {adapter.states for adapter in adapters}
+    # layers of one size need nothing of ours to be loaded, unless a constant of theirs has changed with the size
+    constants = [x for adapter in adapters for x in adapter.sizes(adapter.states).values() if not isinstance(x, int)]
+    for name in SIZE_NAMES:
+        if len(sizes) == 1 and not constants and isinstance(getattr(config, name, None), int):
+            setattr(config, name, *sizes)
+    return True
+
+
 def _named_class(settings: dict[str, Any]) -> Any:
     """Return the class of transformers that a config.json names."""
     import transformers
@@ -172,6 +190,8 @@ def export_padded(model: nn.Module, states: int | None = None) -> nn.Module:
     """Return a copy of a model whose layers all store the same number of states, for code that knows no other.
 
     States are added that nothing drives and nothing reads: the outputs stay, to the rounding of writing a layer anew.
+    The configuration of a model of Hugging Face gets the number, so that what its ``save_pretrained`` writes is loaded
+    by its class without hankelred.
 
     Parameters
     ----------
@@ -216,6 +236,7 @@ def export_padded(model: nn.Module, states: int | None = None) -> nn.Module:
                     tensor.copy_(to_tensor(value, tensor))
         else:
             write_system(adapter.layer, _padded(name, adapter.read(adapter.values()), wanted - sizes[name]))
+    note_sizes(result)
     return result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ from ..compressor import InTrainingCompressor
 from ..config import CompressionConfig
 from ..guard import Guard
 from ..history import History
-from ..pretrained import manifest_of, shapes_in
+from ..pretrained import note_sizes, shapes_in
 from ._window import with_total_steps
 
 __all__ = ["CompressionCallback"]
@@ -191,8 +191,7 @@ class CompressionCallback(TrainerCallback):
     def _note_sizes(self, model: nn.Module) -> None:
         """Remember the sizes of the layers, here and in the configuration that the Trainer saves with the model."""
         self._sizes = state_sizes(model)
-        if hasattr(model, "config") and hasattr(model, "save_pretrained"):
-            cast(Any, model.config).hankelred = manifest_of(model)
+        note_sizes(model)
 
     def _states_of_trainer(self, objects: dict[str, Any]) -> list[Any]:
         """Return what of the Trainer a rollback puts back."""

@@ -200,6 +200,29 @@ def test_plan_made_in_another_process_is_carried_out_alike():
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters(), strict=True))
 
 
+def test_steps_that_the_scaler_skips_need_not_be_counted():
+    model = Stack(dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    config = ht.CompressionConfig(order=4, end_step=3, attempts=1, force=True)
+    compressor = ht.InTrainingCompressor(model, optimizer, config)
+    made = 0
+    for k in range(6):
+        loss = model(inputs(dtype=torch.float32)).square().mean() * (float("inf") if k in (0, 2) else 1.0)
+        scaler.scale(loss).backward()
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        if scaler.get_scale() >= scale:  # the recipe of docs/guides/integrations.md
+            compressor.step()
+            made += 1
+    assert made == 4
+    assert compressor.state_dict()["steps"] == int(optimizer.state[model.head.weight]["step"]) == made
+    assert {record.step for record in compressor.history} == {3}
+    assert_consistent(model, optimizer)
+
+
 def test_cut_in_a_hook_after_the_optimizer_step():
     model = lru()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

@@ -114,8 +114,8 @@ def test_steps_are_counted_and_not_batches(tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"bf16": True}, {"max_grad_norm": 0.5, "optim": "adafactor"}, {"torch_compile": True}],
-    ids=["bf16", "adafactor", "compiled"],
+    [{"bf16": True}, {"max_grad_norm": 0.5, "optim": "adamw_torch_fused"}, {"torch_compile": True}],
+    ids=["bf16", "fused", "compiled"],
 )
 def test_runs_with_other_arguments_go_on_through_cuts(tmp_path, arguments):
     if "torch_compile" in arguments:
@@ -127,6 +127,14 @@ def test_runs_with_other_arguments_go_on_through_cuts(tmp_path, arguments):
     assert math.isfinite(result.training_loss)
     assert callback.compressor.state_dict()["steps"] == STEPS
     assert_consistent(trainer.model, optimizer_of(trainer))
+
+
+def test_state_of_an_optimizer_of_another_kind_is_dropped_with_a_warning(tmp_path):
+    trainer = trainer_of(tmp_path, CompressionCallback(config()), optim="adafactor")  # not that of torch
+    with pytest.warns(ht.OptimizerStateWarning, match="exp_avg_sq_row"):
+        trainer.train()
+    assert ht.state_sizes(trainer.model) == CUT
+    assert set(optimizer_of(trainer).state) == set(trainer.model.parameters())  # it has made new ones
 
 
 @pytest.mark.parametrize("stop", [2, 4, 8])
@@ -149,7 +157,7 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop):
 def test_resume_without_its_sizes_is_refused(tmp_path):
     trainer_of(tmp_path, CompressionCallback(config()), save_strategy="steps", save_steps=2).train()
     resumed = trainer_of(tmp_path, CompressionCallback(config()))
-    with pytest.raises(hr.InputError, match="callback.resume_from"):
+    with pytest.raises(hr.InputError, match=r"callback\.resume_from"):
         resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
@@ -215,3 +223,44 @@ def test_saved_model_loads_with_options_of_hugging_face(tmp_path):
     with torch.no_grad():
         gap = loaded.eval()(u.double(), u.double())["logits"] - model.eval()(u, u)["logits"]
     assert gap.abs().max() < 1e-4  # float32 rounding over 9 steps
+
+
+def small_mamba(**options):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "hidden_size": 8, "state_size": 8, "num_hidden_layers": 2, "time_step_rank": 2}
+    return transformers.MambaForCausalLM(transformers.MambaConfig(**(sizes | options)))
+
+
+class Counting(torch.utils.data.Dataset):
+    """Tokens that count up, as a task for language models."""
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        ids = (torch.arange(12) + index) % 20
+        return {"input_ids": ids, "labels": ids}
+
+
+@pytest.mark.filterwarnings("ignore:.*sequential implementation of Mamba.*")
+def test_mamba_is_cut_by_what_it_does_with_sample_batches(tmp_path):
+    batches = [Counting()[index]["input_ids"][None] for index in range(4)]
+    callback = CompressionCallback(ht.CompressionConfig(order=4, end_step=6, attempts=1, force=True), batches=batches)
+    trainer = trainer_of(tmp_path, callback, model=small_mamba(), save_strategy="steps", save_steps=STEPS)
+    trainer.train_dataset = Counting()
+    trainer.train()
+    assert set(ht.state_sizes(trainer.model).values()) == {4}
+    assert_consistent(trainer.model, optimizer_of(trainer))
+    ids = batches[0]
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / f"checkpoint-{STEPS}").eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, trainer.model.eval()(ids).logits)
+
+
+def test_model_of_one_size_is_loaded_by_its_own_class(tmp_path):
+    model, ids = small_mamba(), Counting()[0]["input_ids"][None]
+    ht.compress_(model, ht.CompressionConfig(order=5), batches=[ids])
+    ht.save_pretrained(model, tmp_path)
+    loaded = transformers.MambaForCausalLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, model.eval()(ids).logits)
