@@ -1,12 +1,12 @@
 """Cutting a Mamba language model from 128 states to 12 while it learns: by a rotation, by selections, or not at all.
 
-    python -m benchmarks.studies.mamba                      # text; all arms and seeds, some twenty minutes on one core
+    python -m benchmarks.studies.mamba                      # text; all arms and seeds, half an hour on one core
     python -m benchmarks.studies.mamba --task recall        # associative recall, a task that needs states
     python -m benchmarks.studies.mamba --seeds 1 --steps 100 --out quick.json
 
-The model of `hankelred train --task text`, with 48 channels in place of 64. One cut takes every layer from 128 states
-to 12, at 10 or 30 % of training. All arms of a seed share the weights, the data and the training up to their cut, to
-the last bit: a run is trained once and branches there.
+The model is that of `hankelred train --task text`. One cut takes every layer from 128 states to 12, at 10 or 30 % of
+training. All arms of a seed share the weights, the data and the training up to their cut, to the last bit: a run is
+trained once and branches there.
 
 - `rotation` cuts by the covariances of states and outputs, `rotation, moments` by second moments of the steps.
 - `selection` keeps the states that explain most and folds into them what the others explain; `bare` does not fold.
@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 import hankelred as hr
 from benchmarks.studies.runs import Run, parser_of, run_missing, table
@@ -50,7 +51,6 @@ from hankelred_torch.layers import Mamba
 
 RESULTS = Path(__file__).parents[1] / "results"
 KEPT = 12
-CHANNELS = 48
 EVERY = 10  # steps between measurements until a loss has recovered
 CURVE = 100  # steps between measurements of the whole run
 PAIRED = ("rotation at 10 %", "scratch")  # arms that further seeds are spent on
@@ -230,6 +230,8 @@ class Study:
             course.times.append(found["cost"])
             recovered = course.run_to(steps, progress, watch=before)
             found["recovery"] = None if recovered is None else float(recovered - at)
+        if steps % CURVE:
+            course.note()
         states = float(sum(state_sizes(course.trainer.model).values()))
         found |= {"final": course.trainer.score(self.task.test), "test bits": [course.trainer.bits(self.task.test)]}
         found |= {"states": states, "rate": self._rate(course), "seconds": sum(course.times), "curve": course.curve}
@@ -275,7 +277,8 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out / f"mamba_{options.task}.json" if options.out.is_dir() else options.out
     torch.set_num_threads(1)
-    settings = Settings.of(options.task, channels=CHANNELS, steps=options.steps)
+    threadpool_limits(1)  # NumPy's linear algebra, too
+    settings = Settings.of(options.task, steps=options.steps)
     task = load_task(options.task)
     warm_up = Study(task, settings).fresh(0, 2 * KEPT)
     warm_up.trainer.learn()

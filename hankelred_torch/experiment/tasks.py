@@ -29,7 +29,7 @@ TRAINING = 32_000  # sequences to learn from at most, about four million charact
 # Folders of the standard library that are not written by its authors, or are tests of it.
 LEFT_OUT = {"__pycache__", "dist-packages", "ensurepip", "idle_test", "lib2to3", "site-packages", "test", "tests"}
 
-PAIRS, KEYS, VALUES = 16, 32, 32  # of associative recall
+PAIRS, KEYS, VALUES = 8, 16, 16  # of associative recall
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def recall() -> Task:
     return Task(
         name="recall",
         title=f"{PAIRS} keys with a value each, then the keys again in another order: which value belongs to each?",
-        source="Drawn at random, a sequence never twice",
+        source="Drawn at random",
         classes=KEYS + VALUES,
         train=train,
         validation=validation,

@@ -51,7 +51,7 @@ class Cut(TypedDict):
     order: int
     hsv: list[float]
     kept_energy: float
-    error_bound: float
+    error_bound: float | None
     seconds: float
 
 
