@@ -37,7 +37,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import hankelred as hr
-from benchmarks.studies.runs import Run, parser_of, run_missing, table
+from benchmarks.studies.runs import Run, parser_of, run_missing
 from hankelred._checks import Array
 from hankelred_torch import CompressionConfig, compress_, find_ssm_layers, register_adapter, state_sizes
 from hankelred_torch.adapters import MambaAdapter, SampleStatistics
@@ -54,15 +54,15 @@ KEPT = 12
 EVERY = 10  # steps between measurements until a loss has recovered
 CURVE = 100  # steps between measurements of the whole run
 PAIRED = ("rotation at 10 %", "scratch")  # arms that further seeds are spent on
-COLUMNS = {
-    "jump": "jump of the loss",
-    "recovery": "recovery, steps",
-    "final": "final loss",
-    "states": "states, sum",
-    "rate": "characters/s at the end",
-    "seconds": "seconds",
-    "reached": "seconds to full + 1 %",
-    "cost": "seconds of the cut",
+COLUMNS = {  # heading, and digits behind the point
+    "jump": ("jump", 4),
+    "recovery": ("recovery, steps", 0),
+    "final": ("final", 3),
+    "states": ("states", 0),
+    "rate": ("characters/s at the end", 0),
+    "seconds": ("seconds", 1),
+    "reached": ("seconds to full + 1 %", 1),
+    "cost": ("seconds of the cut", 2),
 }
 
 Reduce = Callable[[hr.SelectiveStatistics, Array, int], hr.SelectiveReduction]  # statistics, rates, order
@@ -251,14 +251,26 @@ def add_reached(runs: list[Run]) -> None:
         run["reached"] = float(seconds[below[0]]) if len(below) else None
 
 
+def table(runs: list[Run]) -> str:
+    """Return mean and standard deviation over the seeds, a row for each arm, in Markdown."""
+    lines = ["| arm | seeds | " + " | ".join(heading for heading, _ in COLUMNS.values()) + " |", "|---" * 10 + "|"]
+    for arm in ARMS:
+        rows = [run for run in runs if run["arm"] == arm]
+        spreads = [(Spread.of(row.get(name) for row in rows), digits) for name, (_, digits) in COLUMNS.items()]
+        cells = [spread.text(digits) if spread else "–" for spread, digits in spreads]
+        if rows:
+            lines.append(f"| {arm} | {len(rows)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def against(runs: list[Run], other: str) -> str:
     """Return the differences in the final loss to another arm, seed by seed, in Markdown."""
     base = {run["seed"]: run["test bits"][0] for run in runs if run["arm"] == other}
     lines = [f"| arm | seeds | final loss minus {other} | 95 % interval |", "|---|---|---|---|"]
-    for arm in dict.fromkeys(run["arm"] for run in runs if run["arm"] != other):
+    for arm in ARMS:
         pairs = [run["test bits"][0] - base[run["seed"]] for run in runs if run["arm"] == arm and run["seed"] in base]
         spread = Spread.of(pairs)
-        if spread is not None:
+        if spread is not None and arm != other:
             ends = spread.interval()
             interval = f"{ends[0]:+.4f} to {ends[1]:+.4f}" if ends else "–"
             lines.append(f"| {arm} | {spread.count} | {spread.mean:+.4f} | {interval} |")
@@ -299,7 +311,7 @@ def main() -> None:
         study.run,
     )
     add_reached(runs)
-    print(table(runs, "arm", COLUMNS), against(runs, "scratch"), against(runs, "full"), sep="\n\n")
+    print(table(runs), against(runs, "scratch"), against(runs, "full"), sep="\n\n")
 
 
 if __name__ == "__main__":
