@@ -42,7 +42,10 @@ class Measurement(TypedDict):
 
 
 class Cut(TypedDict):
-    """One reduction of one layer; `hsv` are those before it, of which the first `order` were kept."""
+    """One reduction of one layer; `hsv` are those before it, of which the first `order` were kept.
+
+    `method` and `output_error` are those of layers that have a choice of methods, as in `CompressionReport`.
+    """
 
     step: int
     layer: str
@@ -52,6 +55,8 @@ class Cut(TypedDict):
     hsv: list[float]
     kept_energy: float
     error_bound: float | None
+    method: str
+    output_error: float | None
     seconds: float
 
 
@@ -350,6 +355,8 @@ def _cut(attempt: Attempt) -> Cut:
         hsv=_digits(attempt.hsv),
         kept_energy=attempt.kept_energy,
         error_bound=attempt.error_bound,
+        method=attempt.method,
+        output_error=attempt.output_error,
         seconds=attempt.seconds,
     )
 

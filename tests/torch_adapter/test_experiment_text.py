@@ -193,6 +193,19 @@ def test_a_branch_cuts_where_its_trunk_does(text):
     assert cuts == [[], [], [4, 4]] * 2
 
 
+@pytest.mark.parametrize(
+    ("asked", "used"),
+    [("rotation", "rotation"), ("selection", "folded selection"), ("selection_without_fold", "selection")],
+)
+def test_the_method_that_is_asked_for_cuts(asked, used, text):
+    settings = Settings.of("text", **TINY | {"window": 0.1, "order": 3, "method": asked})
+    trainer = Trainer(text, settings, [6, 6], seed=0, shrink=True)
+    trainer.step()
+    _, cuts = trainer.step()
+    assert [cut["method"] for cut in cuts] == [used, used]
+    assert all(0 < cut["output_error"] < 1 for cut in cuts)
+
+
 def test_the_compressed_arm_is_cut_once_at_the_end_of_the_window(finished):
     found = runs(finished)["compressed"]
     assert [(cut["step"], cut["before"], cut["after"]) for cut in found["cuts"]] == [(2, 12, 4)] * 2
