@@ -178,8 +178,13 @@ def test_checkpoint_of_the_trainer_loads_at_its_sizes(tmp_path):
 def test_best_model_is_looked_for_after_the_last_cut(tmp_path):
     callback = CompressionCallback(config())
     saved = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
-    trainer = trainer_of(tmp_path, callback, load_best_model_at_end=True, learning_rate=0.0, **saved)
-    trainer.train()  # nothing is learned: without cuts the first checkpoint would be the best
+    best = {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "states",
+    }  # more are better: the first would be best
+    trainer = trainer_of(tmp_path, callback, **saved, **best, greater_is_better=True, label_names=["labels"])
+    trainer.compute_metrics = lambda _: {"states": sum(ht.state_sizes(trainer.model).values())}
+    trainer.train()
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-6")
     assert ht.state_sizes(trainer.model) == CUT
 
