@@ -68,9 +68,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _defaults(name: str, usual: object) -> str:
     """Return what the help says of a default, and of those that tasks have for themselves."""
-    own = {task: preset[name] for task, preset in PRESETS.items() if preset.get(name, usual) != usual}
+    own: dict[object, list[str]] = {}
+    for task, preset in PRESETS.items():
+        if preset.get(name, usual) != usual:
+            own.setdefault(preset[name], []).append(task)
     values = [] if usual is None else [str(usual)]
-    values += [f"{value} for {task}" for task, value in own.items()]
+    values += [f"{value} for {' and '.join(tasks)}" for value, tasks in own.items()]
     return f" (default: {', '.join(values)})" if values else ""
 
 

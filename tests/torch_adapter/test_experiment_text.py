@@ -263,7 +263,7 @@ def test_the_help_names_the_defaults_of_every_task(capsys):
     with pytest.raises(SystemExit):
         parsed("--help")
     said = " ".join(capsys.readouterr().out.split())
-    assert "stored states of each layer at the start (default: 64, 128 for text, 128 for recall)" in said
+    assert "stored states of each layer at the start (default: 64, 128 for text and recall)" in said
 
 
 @pytest.mark.parametrize(
