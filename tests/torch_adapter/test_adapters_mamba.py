@@ -103,12 +103,12 @@ def test_a_layer_whose_channels_share_rates_up_to_a_factor_loses_nothing_by_a_fu
 @pytest.mark.parametrize("method", METHODS)
 def test_inert_states_go_without_a_trace(method):
     layer, u = make_inert(mamba()), inputs()[0]
-    before = layer(u)
-    ht.compress_(layer, planned(layer, method, order=8))
-    if method == "rotation":  # mixes the rates of live states: exact only as far as channels agree
-        assert relative(layer(u), before) < 0.5
-    else:
-        assert relative(layer(u), before) < 1e-9
+    with torch.no_grad():
+        if method == "rotation":  # exact where channels share their rates
+            layer.A_log.copy_(layer.A_log[:1].expand_as(layer.A_log))
+        before = layer(u)
+        ht.compress_(layer, planned(layer, method, order=8))
+        assert relative(layer(u), before) < 1e-6  # eigenvectors of covariances summed from single precision
 
 
 def test_first_moments_of_a_selection_are_those_of_the_selected_entries():
@@ -221,6 +221,16 @@ def test_models_of_hugging_face_lose_inert_states_without_a_trace(name):
     options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
     cached, anew = (model.generate(ids, use_cache=use, **options) for use in (True, False))
     assert torch.equal(cached, anew)
+
+
+@pytest.mark.parametrize(("name", "option"), [("FalconMamba", "mixer_rms_eps"), ("Jamba", "rms_norm_eps")])
+def test_what_norms_add_to_mean_squares_shrinks_with_them(name, option):
+    pytest.importorskip("transformers")
+    model, ids = make_inert(language_model(name, **{option: 0.5})), tokens()
+    with torch.no_grad():
+        before = model(ids).logits
+        ht.compress_(model, ht.CompressionConfig(order=8, method="selection"), batches=[ids])
+        assert torch.max(torch.abs(model(ids).logits - before)) < 1e-5  # of logits up to 6
 
 
 @pytest.mark.parametrize("name", MAMBA)

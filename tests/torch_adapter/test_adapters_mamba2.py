@@ -93,6 +93,24 @@ def test_selected_states_make_less_error_than_states_drawn_by_lot(name):
     assert chosen.output_error < np.median(errors)
 
 
+@pytest.mark.parametrize("name", MAMBA2)
+@torch.no_grad()
+def test_the_recurrence_of_what_is_gathered_is_that_of_the_layer(name):
+    model = language_model(name, **({"mamba_rms_norm": True} if name == "FalconH1" else {}))
+    adapter = first_layer(model)[1]
+    u, seen = torch.randn(2, 7, 16), []
+    adapter.layer.norm.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    adapter.layer.D.zero_()
+    adapter.layer(u)
+    decay, B, C, x = adapter.sequences(u, None)[:4]
+    B, C = (y.repeat_interleave(x.shape[2] // B.shape[2], dim=2) for y in (B, C))
+    h, outputs = torch.zeros(*x[:, 0].shape, 16), []
+    for t in range(7):
+        h = decay[:, t, :, None, None] * h + x[:, t, ..., None] * B[:, t, :, None]
+        outputs.append((h * C[:, t, :, None]).sum(-1))
+    torch.testing.assert_close(torch.stack(outputs, 1).flatten(2), seen[0].flatten(2), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["Mamba2", "FalconH1", "Bamba"])
 def test_outputs_are_weighted_as_the_gated_norm_multiplies_them(name):
     model = language_model(name, **({"mamba_rms_norm": True} if name == "FalconH1" else {}))

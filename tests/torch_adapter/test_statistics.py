@@ -184,7 +184,7 @@ def test_dropout_takes_no_part():
 
 def test_padding_takes_no_part():
     pytest.importorskip("transformers")
-    model, ids = language_model("Mamba"), tokens(length=12)
+    model, ids = language_model("Mamba", use_bias=True), tokens(length=12)
     mask = torch.ones_like(ids)
     mask[:, 8:] = 0
     padded = collect_statistics(model, [{"input_ids": ids, "attention_mask": mask}])
