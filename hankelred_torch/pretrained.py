@@ -174,18 +174,6 @@ def _from_hugging_face(folder: Path, model_class: Any, sizes: dict[str, int], op
         model_class.__init__ = make
 
 
-def shapes_in(folder: Path) -> dict[str, torch.Tensor]:
-    """Return tensors without values of the shapes in the weight files."""
-    from safetensors import safe_open
-
-    shapes = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 (it is no mapping)
-                shapes[name] = torch.empty(weights.get_slice(name).get_shape(), device="meta")
-    return shapes
-
-
 def export_padded(model: nn.Module, states: int | None = None) -> nn.Module:
     """Return a copy of a model whose layers all store the same number of states, for code that knows no other.
 

@@ -15,12 +15,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hankelred.errors import InputError
 
 from ..adapters import state_sizes
-from ..checkpoint import StrPath, resize_like, write_safely
+from ..checkpoint import StrPath, resize_to, write_safely
 from ..compressor import InTrainingCompressor
 from ..config import CompressionConfig
 from ..guard import Guard
 from ..history import History
-from ..pretrained import note_sizes, shapes_in
+from ..pretrained import note_sizes
 from ._window import with_total_steps
 
 __all__ = ["CompressionCallback"]
@@ -132,7 +132,7 @@ class CompressionCallback(TrainerCallback):
                 f"{os.fspath(checkpoint)!r}, which has none."
             )
         self._resumed = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        resize_like(model, shapes_in(folder))
+        resize_to(model, self._resumed["sizes"])
         return os.fspath(checkpoint)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
