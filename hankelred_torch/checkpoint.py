@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from hankelred.errors import InputError
 
-from .adapters import Adapter, find_ssm_layers, state_sizes, stored_tensor
-from .convert import standing_in
+from .adapters import Adapter, find_ssm_layers, state_sizes
+from .convert import standing_in, stored_tensor
 from .distributed import refresh_ddp_, unwrapped, wrapper_of
 from .ema import as_models
 from .optimizer_state import find_slot

@@ -132,3 +132,25 @@ def standing_in(old: Tensor, tensor: Tensor) -> Tensor:
         if getattr(old, hooks) is not None:
             setattr(new, hooks, getattr(old, hooks))
     return new
+
+
+def stored_tensor(layer: nn.Module, name: str) -> torch.Tensor:
+    """Return a parameter or buffer that can be replaced, or raise with what to do first."""
+    for store in (layer._parameters, layer._buffers):
+        tensor = store.get(name)
+        if tensor is not None:
+            return tensor
+    if nn.utils.parametrize.is_parametrized(layer, name):
+        raise InputError(
+            f"{name} of {type(layer).__qualname__} must be a plain parameter to be replaced; got a parametrized one. "
+            f"Call torch.nn.utils.parametrize.remove_parametrizations(layer, {name!r}) first."
+        )
+    if f"{name}_orig" in layer._parameters:
+        raise InputError(
+            f"{name} of {type(layer).__qualname__} must be a plain parameter to be replaced; got a pruned one. "
+            f"Call torch.nn.utils.prune.remove(layer, {name!r}) first."
+        )
+    kind = type(getattr(layer, name)).__name__
+    raise InputError(
+        f"{name} of {type(layer).__qualname__} must be a parameter or buffer to be replaced; got a plain {kind}."
+    )

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from hankelred._checks import Array
 from hankelred.errors import InputError, NumericalError
 
-from .adapters import Adapter, find_ssm_layers, stored_tensor
+from .adapters import Adapter, find_ssm_layers
 from .config import CompressionConfig
-from .convert import tensor_in_place_of, to_array
+from .convert import stored_tensor, tensor_in_place_of, to_array
 from .distributed import agreed, check_refreshable, decided, digest, refresh_ddp_, unwrapped, wrapper_of
 from .ema import as_copies, followed_values
 from .errors import SurgeryError

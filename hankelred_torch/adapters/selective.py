@@ -18,7 +18,7 @@ import hankelred as hr
 from hankelred._checks import Array
 from hankelred.errors import InputError, OrderError
 
-from ..convert import tensor_in_place_of
+from ..convert import stored_tensor, tensor_in_place_of
 from .analysis import Analysis, LayerReduction
 from .base import Adapter
 from .state_maps import Block, Layout, StateMap, mapped
@@ -322,7 +322,7 @@ def twin(adapter: Adapter, states: int, reduction: StateMap) -> nn.Module:
     sizes = other.sizes(states)
     for name, value in adapter.rewrite(adapter.values(), reduction).items():
         module, attribute = other.owner(name)
-        setattr(module, attribute, tensor_in_place_of(getattr(module, attribute), value))
+        setattr(module, attribute, tensor_in_place_of(stored_tensor(module, attribute), value))
     for name, size in sizes.items():
         module, attribute = other.owner(name)
         setattr(module, attribute, size)

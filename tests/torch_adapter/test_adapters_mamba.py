@@ -390,6 +390,13 @@ def test_a_selective_layer_is_no_linear_system():
         ht.read_system(layer)
 
 
+def test_a_parametrized_projection_is_refused_with_the_way_out():
+    layer = mamba()
+    torch.nn.utils.parametrizations.weight_norm(layer.x_proj)
+    with pytest.raises(hr.InputError, match="remove_parametrizations"):
+        planned(layer, "auto")
+
+
 def test_a_compressor_shrinks_a_layer_while_it_trains():
     layer, batches = mamba(dtype=torch.float32), inputs(dtype=torch.float32)
     optimizer = torch.optim.AdamW(layer.parameters())
