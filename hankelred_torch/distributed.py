@@ -80,6 +80,7 @@ def refresh_ddp_(ddp: DistributedDataParallel) -> None:
     >>> report = ht.compress_(ddp.module, ht.CompressionConfig(order=4))
     >>> ht.refresh_ddp_(ddp)
     >>> ddp(torch.randn(1, 5, 2)).sum().backward()
+    >>> del ddp  # a wrapper that outlives its process group can wait for its threads for ever
     >>> torch.distributed.destroy_process_group()
     """
     arguments = check_refreshable(ddp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import warnings
@@ -321,6 +322,7 @@ def main():
     warnings.simplefilter("error", hr.HankelredWarning)
     found = {name: function() for name, function in SCENARIOS.items()}
     (Path(sys.argv[1]) / f"rank_{dist.get_rank()}.json").write_text(json.dumps(found))
+    gc.collect()  # a wrapper that outlives its process group can wait for its threads for ever
     dist.destroy_process_group()
 
 
