@@ -48,7 +48,7 @@ class LayerDrift:
         certified = reduce(np.intersect1d, [x.certified_orders for x in self.bounds])
         return {
             "drift": max(x.hankel_norm + x.floor for x in self.bounds),
-            "fixed_drift": max(fixed) if len(fixed) == len(self.bounds) else None,
+            "fixed_drift": max(fixed, default=None),
             "moved": max(float(x.drift.max(initial=0.0)) for x in self.bounds),
             "certified_orders": certified.tolist(),
             "matches": None if self.matches is None else [x.tolist() for x in self.matches],

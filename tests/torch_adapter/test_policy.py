@@ -168,3 +168,16 @@ def test_sample_batches_that_can_be_read_once_are_refused():
         ht.InTrainingCompressor(
             model, torch.optim.SGD(model.parameters()), ht.CompressionConfig(total_steps=10), batches=iter([])
         )
+
+
+def test_certificate_of_a_bank_is_that_of_the_system_with_the_least_margin():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(ht.layers.S4D(4, 8).double(), torch.nn.Linear(4, 1).double())
+    adapter = ht.find_ssm_layers(model)["0"]
+    before = adapter.values()
+    train(model, torch.optim.Adam(model.parameters(), lr=1e-3), 2, channels=4)
+    layer = ht.plan(model, ht.CompressionConfig(order=4)).layers["0"]
+    drift = compare(adapter, before, adapter.values(), follow=False)
+    each = [bound.certify(x.order).margin for bound, x in zip(drift.bounds, layer.reduction, strict=True)]
+    assert len(set(each)) == 4
+    assert policy.certificate(layer, drift).margin == min(each)

@@ -105,12 +105,29 @@ def test_order_of_a_bank_is_certified_only_if_it_is_for_every_system():
     assert len(record.matches) == 3
 
 
+def test_drift_of_a_bank_is_the_largest_of_its_systems():
+    model = Bank()
+    adapter = ht.find_ssm_layers(model)["bank"]
+    tracker, before = ht.Tracker(model, every=1), adapter.read(adapter.values())
+    train(model, torch.optim.Adam(model.parameters(), lr=3e-4), 1)
+    (record,) = tracker.step()
+    each = [hr.hsv_drift_bound(*pair) for pair in zip(adapter.read(adapter.values()), before, strict=True)]
+    assert record.drift == max(bound.hankel_norm + bound.floor for bound in each)
+    assert record.fixed_drift == max(bound.fixed_coordinates + bound.floor for bound in each)
+    assert record.moved == max(bound.drift.max() for bound in each)
+
+
 def test_values_that_cross_are_followed():
     history = through([4.0, 2.0, 1.0], [4.0, 1.0, 2.0])
     assert history[1].matches[0][:3] == [0, 2, 1]
     assert history[1].keeps(1)
     assert not history[1].keeps(2)
     assert history[1].keeps(3)
+
+
+def test_match_tells_where_each_value_of_before_is_now():
+    history = through([4.0, 2.0, 1.0], [1.0, 4.0, 2.0])
+    assert history[1].matches[0][:3] == [2, 0, 1]
 
 
 def test_kept_set_settles_after_the_last_crossing_of_the_cut():
@@ -253,6 +270,11 @@ def test_picture_has_error_bars_and_the_certificate():
     assert (high - low) / 2 == pytest.approx(history[2].drift_bound)
     assert (high + low) / 2 == pytest.approx(history[2].hsv[0])
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["order 2 certified"]
+
+
+def test_value_smaller_than_its_bound_has_no_error_bar():
+    ax = through([4.0, 2.0, 0.1], [3.0, 2.0, 0.1]).plot_hsv()
+    assert len(ax.containers) == 2
 
 
 @pytest.mark.parametrize("order", [0, 7, 2.0, True])

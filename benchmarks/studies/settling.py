@@ -1,0 +1,193 @@
+"""When does the ranking of Hankel singular values settle, how tight are the bounds on it, do certificates pay?
+
+    python -m benchmarks.studies.settling                  # both layers, four seeds: some seven minutes on one core
+    python -m benchmarks.studies.settling --seeds 1 --steps 200 --out /tmp/settling.json
+
+The classifier of `hankelred train` learns the digits with one LRU or S5 layer of 64 states. Runs of one seed start from
+the same weights and see the same batches.
+
+- `full` is never cut. Its layer is measured 40 times, and each time once more a step later.
+- `fixed` cuts at four attempts in the first fifth of training, `certified` only where no value can have crossed the cut
+  since the attempt before, and at the last; with `order` to 16 states in the end, with `tau` a share of .25 at each.
+
+The orders followed in `full` are those that tau = .25, .1 and .05 would keep in the end. `settled` is the share of
+training after which the matched values never crossed the cut, `proven` the share after which that is certified; both
+are 1 if it never is. `agree` is the share of the values kept at a tenth, a fifth or half of training that continue as
+kept ones in the end. `ratio` is the largest movement of a value over its bound, by the Hankel norm of the difference or
+in fixed coordinates, the median over all comparisons; `sure` the share of comparisons in which the order is certified,
+by either bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import hankelred as hr
+import hankelred_torch as ht
+from benchmarks.studies.ablation import validation_loss
+from benchmarks.studies.runs import Run, parser_of, rounded, run_missing, table
+from hankelred_torch.experiment.settings import Settings
+from hankelred_torch.experiment.tasks import Task, load_task
+from hankelred_torch.experiment.training import Trainer
+
+RESULTS = Path(__file__).parents[1] / "results" / "settling.json"
+LAYERS = ("lru", "s5")
+TAUS = (0.25, 0.1, 0.05)
+MEASUREMENTS = 40
+WINDOW = 0.2  # share of training in which cuts are made
+DRAWN = 40  # values in the figure
+ALPHA = 0.25  # of the learning rate is for the layer, as usual for S5
+MEMORY = 32  # sequences, the longest time constant S5 starts with: nothing in the layer keeps its poles stable
+KEPT = 16
+TO_ORDER: dict[str, Any] = {"order": KEPT, "force": True}
+ARMS: dict[str, dict[str, Any] | None] = {
+    "full": None,
+    "order, fixed": TO_ORDER,
+    "order, certified": TO_ORDER | {"certify": True},
+    "tau, fixed": {"tau": TAUS[0]},
+    "tau, certified": {"tau": TAUS[0], "certify": True},
+}
+CUTTING = {
+    "jump": "jump of the loss",
+    "cuts": "cuts",
+    "first_cut": "first cut, share",
+    "wanted": "attempts that want a cut",
+    "certified": "of these certified",
+    "states": "states",
+    "final": "final accuracy, %",
+}
+
+
+def learn(trainer: Trainer) -> None:
+    """Make one step, and put poles of S5 back that have left what they may have."""
+    trainer.learn()
+    layer = trainer.model.blocks[0].ssm
+    if isinstance(layer, ht.layers.S5):
+        slowest = 1.0 / (MEMORY * trainer.data.inputs.shape[1])  # decay in one step of the sequence
+        with torch.no_grad():
+            layer.Lambda_re.clamp_(max=-slowest / layer.log_step.exp())
+
+
+def track(trainer: Trainer, settings: Settings, progress: Callable[[], Any]) -> dict[str, Any]:
+    """Train without cuts and return how the values of the layer moved."""
+    every = settings.steps // MEASUREMENTS
+    tracker, layer = ht.Tracker(trainer.model, every), trainer.model.blocks[0].ssm
+    systems, single, once = [ht.read_system(layer)], [], None
+    for _ in range(settings.steps):
+        learn(trainer)
+        if once is not None:
+            single += once.step()
+            once = None
+        if tracker.step():
+            systems.append(ht.read_system(layer))
+            once = ht.Tracker(trainer.model, 1)  # for the one step that follows
+        progress()
+    history = tracker.history
+    final = hr.balance(systems[-1])
+    orders = {tau: final.order(energy=1 - tau) for tau in TAUS}
+    figures: dict[str, Any] = {}
+    for tau, order in orders.items():
+        step, proven = history.settled(order), history.settled(order, proven=True)
+        figures[f"order {tau}"] = order
+        figures[f"settled {tau}"] = 1.0 if step is None else step / settings.steps
+        figures[f"proven {tau}"] = 1.0 if proven is None else proven / settings.steps
+        for share in (0.1, 0.2, 0.5):
+            match, _ = hr.match_hsv(systems[round(share * MEASUREMENTS)], systems[-1])
+            kept = match[:order]
+            figures[f"agree {share} {tau}"] = float(np.mean((kept >= 0) & (kept < order)))
+        for name, records in (("", history[1:]), (" of one step", single)):
+            figures[f"sure{name} {tau}"] = float(np.mean([order in x.certified_orders for x in records]))
+            gaps = [x.hsv[order - 1] - x.hsv[order] for x in records]
+            pairs = zip(gaps, records, strict=True)
+            figures[f"sure, fixed{name} {tau}"] = float(np.mean([gap > 2 * x.fixed_drift for gap, x in pairs]))
+    for name, records in (("", history[1:]), (" of one step", single)):
+        figures |= ratios(name, records)
+    return figures | {
+        "steps": [x.step for x in history],
+        "hsv": [[rounded(value) for value in x.hsv[:DRAWN]] for x in history],
+        "drift bound": [rounded(x.drift_bound) for x in history],
+        "certified orders": [x.certified_orders for x in history],
+    }
+
+
+def ratios(name: str, records: Sequence[ht.Measurement]) -> dict[str, float]:
+    """Return how tight both bounds are, and how far the values move."""
+    moved, drift, fixed = (np.array([getattr(x, k) for x in records]) for k in ("moved", "drift", "fixed_drift"))
+    return {
+        f"ratio{name}": float(np.median(moved / drift)),
+        f"ratio, fixed{name}": float(np.median(moved / fixed)),
+        f"largest ratio{name}": float(max(np.max(moved / drift), np.max(moved / fixed))),
+        f"moved{name}": float(np.median(moved / [x.hsv[0] for x in records])),
+    }
+
+
+def cut(trainer: Trainer, task: Task, settings: Settings, config: dict[str, Any], progress: Any) -> dict[str, Any]:
+    """Train with cuts and return what they did."""
+    wanted = ht.CompressionConfig(end_step=settings.window_steps, **config)
+    compressor = ht.InTrainingCompressor(trainer.model, [trainer.optimizer], wanted)
+    attempts, jump = wanted.attempt_steps(), 0.0
+    for step in range(1, settings.steps + 1):
+        learn(trainer)
+        before = validation_loss(trainer, task) if step in attempts else 0.0
+        if compressor.step() is not None:
+            jump += validation_loss(trainer, task) - before
+        progress()
+    records = compressor.history
+    steps = [x.step for x in records if x.cut]
+    refused = [x for x in records if x.reason.startswith("not certified")]
+    return {
+        "jump": jump,
+        "cuts": float(len(steps)),
+        "first_cut": min(steps) / settings.steps if steps else None,
+        "wanted": float(len(steps) + len(refused)),
+        "certified": float(sum(bool(x.certified) for x in records)) if wanted.certify else None,
+        "cut steps": steps,
+    }
+
+
+def run(task: Task, settings: Settings, arm: str, seed: int, progress: Callable[[], Any]) -> dict[str, Any]:
+    """Train one arm and return its figures."""
+    trainer = Trainer(task, settings, [settings.states], seed, shrink=False)
+    config = ARMS[arm]
+    figures = track(trainer, settings, progress) if config is None else cut(trainer, task, settings, config, progress)
+    states = float(sum(ht.state_sizes(trainer.model).values()))
+    return figures | {"final": trainer.accuracy(task.test), "states": states}
+
+
+def summary(runs: list[Run]) -> str:
+    """Return all tables in Markdown."""
+    full = [x for x in runs if x["arm"] == "full"]
+    columns = [k for k, value in full[0].items() if isinstance(value, float) and k not in ("final", "states")]
+    parts = []
+    for name in columns:
+        values = {layer: [x[name] for x in full if x["layer"] == layer] for layer in LAYERS}
+        cells = [f"{np.mean(x):.3g} ({min(x):.3g}–{max(x):.3g})" for x in values.values() if x]
+        parts.append(f"| {name} | " + " | ".join(cells) + " |")
+    tables = [f"{layer}\n\n" + table([x for x in runs if x["layer"] == layer], "arm", CUTTING) for layer in LAYERS]
+    return "\n\n".join(["\n".join(parts), *tables])
+
+
+def main() -> None:
+    options = parser_of(__doc__, 4, 800, RESULTS).parse_args()
+    torch.set_num_threads(1)
+    settings = replace(Settings(), steps=options.steps, window=WINDOW, alpha=ALPHA)
+    task = load_task(settings.task)
+    runs = run_missing(
+        options.out,
+        "settled, proven, first_cut: shares of training; ratio: movement over bound; jump: sum over the cuts",
+        asdict(settings) | {"layer": ", ".join(LAYERS)},
+        [{"layer": x, "arm": arm, "seed": seed} for seed in range(options.seeds) for x in LAYERS for arm in ARMS],
+        lambda key: settings.steps,
+        lambda key, progress: run(task, replace(settings, layer=key["layer"]), key["arm"], key["seed"], progress),
+    )
+    print(summary(runs))
+
+
+if __name__ == "__main__":
+    main()
