@@ -1,0 +1,182 @@
+"""The tensors of one layer that carry its states: where they lie, their values, and fewer of their entries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hankelred._checks import Array
+from hankelred.errors import InputError
+
+from ..convert import to_array
+
+
+class LayerTensors:
+    """What `Adapter` knows of a layer before any question of what its states are worth; documented there."""
+
+    layer: nn.Module
+    state_axes: ClassVar[Mapping[str, int]]
+    constants: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        shapes = {name: tuple(self.tensor(name).shape) for name in self.state_axes}
+        sizes = {self.states_on(name, shape) for name, shape in shapes.items()}
+        if len(sizes) != 1:
+            raise InputError(
+                f"The tensors of {type(layer).__name__} must agree on the number of states; got {shapes}. "
+                f"Is the layer half resized?"
+            )
+
+    @property
+    def states(self) -> int:
+        """Number of stored states, from the shape of a tensor."""
+        name = next(iter(self.state_axes))
+        return self.states_on(name, tuple(self.tensor(name).shape))
+
+    def states_on(self, name: str, shape: tuple[int, ...]) -> int:
+        """Return how many states a tensor of this shape carries; -1 if its axis is missing or does not fit.
+
+        Override it where the axis holds more than the states, such as rows of several blocks.
+        """
+        axis = self.state_axes[name]
+        return shape[axis] if axis < len(shape) else -1
+
+    @property
+    def rescaled(self) -> Mapping[str, int]:
+        """Constants that a cut multiplies by a number, and to which power of it; they keep their shape."""
+        return {}
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """Names of all tensors that a cut replaces."""
+        return (*self.state_axes, *self.rescaled)
+
+    def entries(self, name: str, kept: Array) -> Array:
+        """Return the places on the state axis of a tensor that stay where some states stay.
+
+        Parameters
+        ----------
+        name : str
+            One of `state_axes`.
+        kept : (k,) int ndarray
+            States that stay.
+
+        Returns
+        -------
+        int ndarray
+            Indices; `kept` itself, the default, where the axis holds the states and nothing else.
+        """
+        return kept
+
+    def resize(self, states: int) -> dict[str, Tensor]:
+        """Return tensors of the shapes of a number of states, to load others into.
+
+        Parameters
+        ----------
+        states : int
+            Any number from 1.
+
+        Returns
+        -------
+        dict of str to Tensor
+            For every name in `state_axes`, the entries of the first states, the last of them repeated if need be. What
+            belongs to no state is as before.
+        """
+        kept = np.minimum(np.arange(states), self.states - 1)
+        tensors = {name: self.tensor(name).detach() for name in self.state_axes}
+        return {
+            name: x.index_select(self.state_axes[name], torch.as_tensor(self.entries(name, kept), device=x.device))
+            for name, x in tensors.items()
+        }
+
+    def owner(self, name: str) -> tuple[nn.Module, str]:
+        """Return the module that holds a tensor or attribute, and its name there.
+
+        Parameters
+        ----------
+        name : str
+            Path from the layer, with dots where submodules lie between.
+
+        Returns
+        -------
+        module : torch.nn.Module
+            The layer or one of its submodules.
+        attribute : str
+            The last part of the path.
+        """
+        path, _, attribute = name.rpartition(".")
+        return self.layer.get_submodule(path), attribute
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a tensor of the layer.
+
+        Parameters
+        ----------
+        name : str
+            One of `state_axes` or `constants`.
+
+        Returns
+        -------
+        torch.Tensor
+            Parameter, buffer or, where it is parametrized, computed value.
+
+        Raises
+        ------
+        InputError
+            If the layer has no such tensor.
+        """
+        try:
+            module, attribute = self.owner(name)
+            tensor = getattr(module, attribute, None)
+        except AttributeError:
+            tensor = None
+        if not isinstance(tensor, Tensor):
+            raise InputError(
+                f"{type(self.layer).__qualname__} must have a tensor {name} to be read by {type(self).__name__}; "
+                f"got {type(tensor).__name__}. Register an adapter that fits this class."
+            )
+        return tensor
+
+    def values(self) -> dict[str, Array]:
+        """Return copies of all tensors the system is read from, in double precision.
+
+        Returns
+        -------
+        dict of str to ndarray
+            By tensor name.
+
+        Raises
+        ------
+        InputError
+            If one holds NaN or infinity.
+        """
+        values = {name: to_array(self.tensor(name)) for name in (*self.state_axes, *self.constants)}
+        for name, value in values.items():
+            if not np.isfinite(value).all():
+                bad = int(value.size - np.isfinite(value).sum())
+                raise InputError(
+                    f"{name} must be finite; got {bad} NaN or infinite of {value.size} entries in "
+                    f"{type(self.layer).__qualname__}. Look for the step at which training diverged."
+                )
+        return values
+
+    def sizes(self, states: int) -> dict[str, Any]:
+        """Return the attributes of the layer that depend on its size, as they must be for a number of states.
+
+        Parameters
+        ----------
+        states : int
+            Stored states of the layer after a cut.
+
+        Returns
+        -------
+        dict of str to object
+            By attribute name, with dots for those of submodules; empty, the default, where the layer reads its sizes
+            from its tensors. Integers, and what else follows from them.
+        """
+        return {}
