@@ -6,9 +6,12 @@ python -m benchmarks.plots      # reads benchmarks/results, writes docs/images
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+
+from hankelred_torch import History, Measurement
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -38,6 +41,25 @@ def diagonal_growth() -> None:
     figure.savefig(IMAGES / "diagonal_growth.png", dpi=120)
 
 
+def settling() -> None:
+    """Draw the leading values of two layers over training, how far they can have come, and what is certified."""
+    runs = json.loads((RESULTS / "settling.json").read_text(encoding="utf-8"))["runs"]
+    figure, row = plt.subplots(1, 2, figsize=(10.0, 4.4), layout="constrained")
+    for axes, layer in zip(row, ("lru", "s5"), strict=True):
+        run = next(x for x in runs if (x["layer"], x["arm"], x["seed"]) == (layer, "full", 0))
+        columns = zip(run["steps"], run["hsv"], run["drift bound"], run["certified orders"], strict=True)
+        history = History(
+            Measurement(step, layer, 64, 64, len(hsv), 1.0, 0.0, hsv, False, "", 0.0, drift=d, certified_orders=r)
+            for step, hsv, d, r in columns
+        )
+        orders = Counter(x for found in run["certified orders"] if found for x in found if x < len(run["hsv"][0]))
+        history.plot_hsv(order=orders.most_common(1)[0][0], ax=axes)
+        axes.set_title(layer.upper())
+        axes.set_ylim(bottom=min(run["hsv"][0]) / 2)  # some bars are longer
+    figure.savefig(IMAGES / "settling.png", dpi=120)
+
+
 if __name__ == "__main__":
     plt.switch_backend("Agg")
     diagonal_growth()
+    settling()
