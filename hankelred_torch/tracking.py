@@ -93,6 +93,12 @@ class Tracker:
     StabilityError
         If a layer has a pole on or beyond the stability boundary.
 
+    Notes
+    -----
+    A layer of 64 complex states with 16 inputs and outputs takes about 0.1 s of a core to measure, and every channel
+    of a bank with as many states about half of that; the history keeps the matches of all of them. Choose `every`
+    accordingly.
+
     Examples
     --------
     >>> import torch, hankelred_torch as ht
