@@ -19,6 +19,7 @@ from hankelred.errors import NumericalError
 
 from .. import CompressionConfig, InTrainingCompressor, find_ssm_layers, hankel_singular_values, state_sizes
 from ..history import Measurement as Attempt
+from ..layers import S5
 from .model import SequenceClassifier, TokenModel
 from .sampling import write
 from .settings import Settings
@@ -26,6 +27,7 @@ from .tasks import UNLABELLED, Part, Task
 
 MEASUREMENTS = 40  # equally spaced over a run; as many again, at most, in its reduction window
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
+LARGEST_REAL_PART = -1e-4  # of a pole of S5, which nothing else keeps stable: published as an option of the layer
 SAMPLES = 1  # batches of the training data on which layers whose matrices depend on their input are seen at work
 MEASURED_AT_ONCE = 32_768  # positions
 
@@ -187,6 +189,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
+        _keep_stable(self.model)
         self._learned += 1
         return loss
 
@@ -413,3 +416,11 @@ def _warm_up_then_cosine(steps: int) -> Callable[[int], float]:
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
 
     return factor
+
+
+@torch.no_grad()
+def _keep_stable(model: nn.Module) -> None:
+    """Put poles of S5 that training has moved to the right back to where they are stable."""
+    for module in model.modules():
+        if isinstance(module, S5):
+            module.Lambda_re.clamp_(max=LARGEST_REAL_PART)

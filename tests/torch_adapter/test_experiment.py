@@ -22,6 +22,7 @@ from hankelred_torch.experiment.cli import register
 from hankelred_torch.experiment.settings import Settings
 from hankelred_torch.experiment.summary import Spread
 from hankelred_torch.experiment.tasks import load_task
+from hankelred_torch.layers import S5
 
 TINY = [
     *("--states", "8", "--channels", "4", "--dropout", "0.1"),
@@ -282,3 +283,13 @@ def test_the_confidence_interval_is_students():
     # 1, 2, 3: mean 2, deviation 1, quantile 4.303 of two degrees of freedom
     low, high = Spread.of([1.0, 2.0, 3.0]).interval()
     assert (low, high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
+
+
+def test_poles_of_s5_that_training_makes_unstable_are_put_back():
+    settings = Settings(layer="s5", states=8, channels=4, steps=24, batch=16)
+    trainer = training.Trainer(load_task("digits"), settings, [8], seed=0, shrink=False)
+    (layer,) = (module for module in trainer.model.modules() if isinstance(module, S5))
+    with torch.no_grad():
+        layer.Lambda_re[0] = 0.05
+    trainer.learn()
+    assert layer.Lambda_re.max() <= training.LARGEST_REAL_PART
