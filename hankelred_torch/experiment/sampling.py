@@ -7,9 +7,9 @@ from torch import nn
 
 from .tasks import Task
 
-PROMPT = "    def "
+PROMPT = "def "
 LENGTH = 120  # characters to write; with the prompt no more than a sequence of training has
-TEMPERATURE = 0.7
+TEMPERATURE = 1.0  # the chances as the model has them: colder, it writes little but indentation
 SEED = 0  # the same chances for every model
 
 
