@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from ._checks import Array
 from ._selective_states import head_sequences, mamba_sequences
 from ._selective_sums import GRAMIANS, MOMENTS, add_sequences, add_steps, empty_sums, factor_pair
+from ._threads import one_blas_thread
 from .averaged import Moments, check_steps, mean_gramians, second_moment_gramians
 from .errors import InputError
 from .gramians import padded
@@ -159,7 +160,8 @@ class SelectiveStatistics:
         if self.groups > 1:
             shape = (*data.B.shape[:2], self.groups, self.n)
             data = data._replace(B=np.broadcast_to(data.B, shape), C=np.broadcast_to(data.C, shape))
-        add_sequences(self._sums, data, np.asarray(delta), self.every)
+        with one_blas_thread(self.n):
+            add_sequences(self._sums, data, np.asarray(delta), self.every)
         self._count(data.v.shape[0], data.v.shape[1], data.group_width)
 
     def update_heads(
@@ -191,7 +193,8 @@ class SelectiveStatistics:
                 f"B and C must have {self.groups} groups of {self.n} states; got {data.B.shape[2]} of "
                 f"{data.B.shape[3]}."
             )
-        add_sequences(self._sums, data, None, self.every)
+        with one_blas_thread(self.n):
+            add_sequences(self._sums, data, None, self.every)
         self._count(data.v.shape[0], data.v.shape[1], data.group_width)
 
     def merge(self, other: SelectiveStatistics) -> None:
