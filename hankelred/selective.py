@@ -114,8 +114,9 @@ class SelectiveStatistics:
                 f"are several; got {a.shape}."
             )
         grouped = [x.reshape(self.groups, -1, *a.shape[-2:]) for x in (a, b, c)]
-        for group in range(self.groups):
-            add_steps(self._sums, group, grouped[0][group], grouped[1][group], grouped[2][group], self.every)
+        with one_blas_thread(self.n):
+            for group in range(self.groups):
+                add_steps(self._sums, group, grouped[0][group], grouped[1][group], grouped[2][group], self.every)
         self._count(grouped[0].shape[1], a.shape[-2], 1)
 
     def update_mamba(

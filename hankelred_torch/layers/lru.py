@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from hankelred.errors import InputError
 
 from ..ops.state_space import planar_ssm
+from ._inputs import check_sequences, check_step, in_single
 
 
 class LRU(nn.Module):
@@ -119,7 +120,7 @@ class LRU(nn.Module):
 
     def system_matrices(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the input matrix with the gain in it, the output matrix, both complex, and the feedthrough."""
-        B_re, B_im, C_re, C_im, gamma_log, D = self._single(
+        B_re, B_im, C_re, C_im, gamma_log, D = in_single(
             self.B_re, self.B_im, self.C_re, self.C_im, self.gamma_log, self.D
         )
         return torch.complex(B_re, B_im) * gamma_log.exp()[:, None], torch.complex(C_re, C_im), D
@@ -142,9 +143,9 @@ class LRU(nn.Module):
         InputError
             If `u` is complex or has another shape.
         """
-        self._check(u, 3, "(batch, length, channels)")
+        check_sequences(u, self.channels)
         logs = self.nu_log, self.theta_log, self.gamma_log
-        B_re, B_im, C_re, C_im, D = self._single(self.B_re, self.B_im, self.C_re, self.C_im, self.D)
+        B_re, B_im, C_re, C_im, D = in_single(self.B_re, self.B_im, self.C_re, self.C_im, self.D)
         rates, B, C = _PlanarSystem.apply(*logs, B_re, B_im, C_re, C_im)
         y = planar_ssm(rates, B, C, u.to(torch.promote_types(u.dtype, D.dtype)), D)
         return y.to(torch.promote_types(self.D.dtype, u.dtype))
@@ -186,12 +187,7 @@ class LRU(nn.Module):
         >>> torch.allclose(y, layer(u)[:, -1], atol=1e-5)
         True
         """
-        self._check(u, 2, "(batch, channels)")
-        if state.shape != (len(u), self.states):
-            raise InputError(
-                f"state must be (batch, states), here ({len(u)}, {self.states}); got {tuple(state.shape)}. "
-                f"Start from initial_state again where the layer was reduced."
-            )
+        check_step(u, state, self.channels, (self.states,), "states")
         B, C, D = self.system_matrices()
         state = self.rates().exp() * state + u.to(B.dtype) @ B.T
         y = (state.to(C.dtype) @ C.T).real + D * u
@@ -200,17 +196,6 @@ class LRU(nn.Module):
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
         return f"channels={self.channels}, states={self.states}"
-
-    def _single(self, *parameters: Tensor) -> list[Tensor]:
-        """Return parameters in single precision at least: there are no complex matrices below it."""
-        return [p.to(torch.promote_types(p.dtype, torch.float32)) for p in parameters]
-
-    def _check(self, u: Tensor, axes: int, shape: str) -> None:
-        if u.ndim != axes or u.shape[-1] != self.channels or u.is_complex():
-            raise InputError(
-                f"u must be real with shape {shape} and {self.channels} channels; got {u.dtype} of shape "
-                f"{tuple(u.shape)}."
-            )
 
 
 class _PlanarSystem(torch.autograd.Function):

@@ -12,6 +12,7 @@ from torch.nn.functional import pad, silu, softplus
 from hankelred.errors import InputError
 
 from ..ops import selective_scan
+from ._inputs import check_sequences, check_step, in_single
 
 # Range of the steps at the start, log-uniform, in the layer's unit of time; as published.
 STEP_MIN, STEP_MAX = 1e-3, 1e-1
@@ -151,10 +152,10 @@ class Mamba(nn.Module):
         InputError
             If `u` is complex or has another shape.
         """
-        self._check(u, 3, "(batch, length, channels)")
+        check_sequences(u, self.channels)
         x, z = self.in_proj(u).chunk(2, dim=-1)
         x = self._convolve(pad(x, (0, 0, self.conv1d.weight.shape[2] - 1, 0)))
-        y = selective_scan(x, *self._selected(x), self._single(self.D))
+        y = selective_scan(x, *self._selected(x), *in_single(self.D))
         return self.out_proj(y.to(z.dtype) * silu(z))
 
     def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
@@ -174,7 +175,7 @@ class Mamba(nn.Module):
         """
         inner, _, conv = self.conv1d.weight.shape
         inputs = self.in_proj.weight.new_zeros(batch, conv - 1, inner)
-        return inputs, self._single(self.A_log).new_zeros(batch, *self.A_log.shape)
+        return inputs, in_single(self.A_log)[0].new_zeros(batch, *self.A_log.shape)
 
     def step(self, u: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Advance by one time step, as in generation.
@@ -209,17 +210,12 @@ class Mamba(nn.Module):
         >>> torch.allclose(y, layer(u)[:, -1], atol=1e-5)
         True
         """
-        self._check(u, 2, "(batch, channels)")
         inputs, h = state
-        if h.shape != (len(u), *self.A_log.shape):
-            raise InputError(
-                f"state must hold (batch, inner, states), here {(len(u), *self.A_log.shape)}; got {tuple(h.shape)}. "
-                f"Start from initial_state again where the layer was reduced."
-            )
+        check_step(u, h, self.channels, tuple(self.A_log.shape), "inner, states")
         x, z = self.in_proj(u).chunk(2, dim=-1)
         inputs = torch.cat([inputs.to(x.dtype), x[:, None]], dim=1)
         x = self._convolve(inputs)[:, 0]
-        delta, A, B, C = (self._single(m) for m in self._selected(x))
+        delta, A, B, C = in_single(*self._selected(x))
         h = torch.exp(delta[..., None] * A) * h + (delta * x)[..., None] * B[:, None]
         y = (h * C[:, None]).sum(-1) + self.D * x
         return self.out_proj(y.to(z.dtype) * silu(z)), (inputs[:, 1:], h)
@@ -245,15 +241,4 @@ class Mamba(nn.Module):
         """Return delta, A, B and C for the inputs of the state space model."""
         n = self.states
         dt, B, C = self.x_proj(x).split([self.dt_proj.weight.shape[1], n, n], dim=-1)
-        return softplus(self.dt_proj(dt)), -torch.exp(self._single(self.A_log)), B, C
-
-    def _single(self, x: Tensor) -> Tensor:
-        """Return x in single precision at least: the states remember too long for less."""
-        return x.to(torch.promote_types(x.dtype, torch.float32))
-
-    def _check(self, u: Tensor, axes: int, shape: str) -> None:
-        if u.ndim != axes or u.shape[-1] != self.channels or u.is_complex():
-            raise InputError(
-                f"u must be real with shape {shape} and {self.channels} channels; got {u.dtype} of shape "
-                f"{tuple(u.shape)}."
-            )
+        return softplus(self.dt_proj(dt)), -torch.exp(in_single(self.A_log)[0]), B, C

@@ -12,7 +12,8 @@ from torch.autograd.function import once_differentiable
 from hankelred.errors import InputError
 
 from ..ops.convolution import fast_length, without_autocast
-from ._continuous import DT_MAX, DT_MIN, check_sequences, check_step, held_input, in_single
+from ._continuous import DT_MAX, DT_MIN, held_input
+from ._inputs import check_sequences, check_step, in_single
 
 # Bytes of sequences and spectra that pass through the convolution together: 1 to 4 MiB differ by less than a tenth.
 BLOCK = 1 << 21

@@ -12,7 +12,8 @@ from hankelred._checks import Array
 from hankelred.errors import InputError
 
 from ..ops.state_space import planar_ssm
-from ._continuous import DT_MAX, DT_MIN, check_sequences, check_step, held_input, in_single
+from ._continuous import DT_MAX, DT_MIN, held_input
+from ._inputs import check_sequences, check_step, in_single
 
 
 class S5(nn.Module):
