@@ -1,13 +1,10 @@
-"""Balanced truncation of linear systems, dense or diagonal, with a proof of what was lost.
+"""Balanced truncation of linear systems, dense or diagonal, with a stated bound and a measured error.
 
 NumPy in, NumPy out. The companion package ``hankelred_torch`` applies it to state space layers in training.
 """
 
-from ._system_base import Labels
-from .averaged import averaged_gramians
-from .control_names import balred, dlyap, gram, hsvd, lyap
-from .diagonal import diagonal_factor
-from .diagonal_banks import batched_hankel_singular_values
+# systems
+# errors
 from .errors import (
     AccuracyWarning,
     DiagonalisationError,
@@ -20,93 +17,58 @@ from .errors import (
     RepeatedHsvWarning,
     StabilityError,
 )
-from .gramians import gramian_factors, gramians, hankel_singular_values
-from .interop import as_system, load_system, save_system, to_control, to_scipy
+
+# analysis
+from .hankel import gramian_factors, gramians, hankel_singular_values
+
+# equations
 from .lyapunov import lyapunov_factor, solve_lyapunov
 from .norms import h2_norm, hankel_norm, hinf_norm
+
+# reduction
 from .reduction import (
     Balancing,
     BankReduction,
     Reduction,
-    SelectionReport,
-    SelectiveReduction,
     balance,
+    balanced_realization,
     balanced_truncation,
-    batched_balanced_truncation,
-    reduce_by_projection,
-    reduce_by_rotation,
-    reduce_by_selection,
-    select_states,
-    selection_report,
+    minimal,
 )
-from .selective import SelectiveStatistics
-from .stability import (
-    AccumulatedDrift,
-    DriftBound,
-    OrderCertificate,
-    accumulated_drift,
-    certify_order,
-    hsv_drift_bound,
-    match_hsv,
-)
-from .systems import DiagonalSystem, StateSpace
+from .systems import DiagonalBank, DiagonalSystem, StateSpace, as_system, load_system, save_system
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
-    "AccumulatedDrift",
     "AccuracyWarning",
     "Balancing",
     "BankReduction",
+    "DiagonalBank",
     "DiagonalSystem",
     "DiagonalisationError",
-    "DriftBound",
     "HankelredError",
     "HankelredWarning",
     "InputError",
-    "Labels",
     "NonMinimalWarning",
     "NumericalError",
-    "OrderCertificate",
     "OrderError",
     "Reduction",
     "RepeatedHsvWarning",
-    "SelectionReport",
-    "SelectiveReduction",
-    "SelectiveStatistics",
     "StabilityError",
     "StateSpace",
-    "accumulated_drift",
     "as_system",
-    "averaged_gramians",
     "balance",
+    "balanced_realization",
     "balanced_truncation",
-    "balred",
-    "batched_balanced_truncation",
-    "batched_hankel_singular_values",
-    "certify_order",
-    "diagonal_factor",
-    "dlyap",
-    "gram",
     "gramian_factors",
     "gramians",
     "h2_norm",
     "hankel_norm",
     "hankel_singular_values",
     "hinf_norm",
-    "hsv_drift_bound",
-    "hsvd",
     "load_system",
-    "lyap",
     "lyapunov_factor",
-    "match_hsv",
-    "reduce_by_projection",
-    "reduce_by_rotation",
-    "reduce_by_selection",
+    "minimal",
     "save_system",
-    "select_states",
-    "selection_report",
     "solve_lyapunov",
-    "to_control",
-    "to_scipy",
 ]

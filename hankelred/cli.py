@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from .errors import HankelredError, HankelredWarning, InputError
-from .interop import check_suffix, load_system, save_system
+from .systems.files import check_suffix, load_system, save_system
 from .norms import h2_norm, hankel_norm, hinf_norm
 from .reduction import Balancing, Reduction, balance
 from .systems import DiagonalSystem, StateSpace
@@ -237,7 +237,7 @@ def _print_limits(bal: Balancing, order: int) -> None:
         print(f"H-infinity error of balanced truncation to order {order}: at most {bal.error_bound(order):.4e}")
 
 
-def _describe(system: StateSpace | DiagonalSystem) -> str:
+def _describe(system: LinearSystem) -> str:
     """Return one line: sizes, kind, time."""
     kind = "diagonal, " if isinstance(system, DiagonalSystem) else ""
     if isinstance(system, DiagonalSystem) and system.output == "real":

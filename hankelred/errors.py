@@ -1,10 +1,12 @@
-"""Exceptions and warnings of hankelred: classes only, no logic.
+"""Exceptions and warnings of hankelred: one class for each way out.
 
 Whatever is wrong with an argument is an `InputError` (also a ``ValueError``); whatever fails in the numerics of
 a correct argument is a `NumericalError` (also a ``numpy.linalg.LinAlgError``).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -30,7 +32,21 @@ class NumericalError(HankelredError, np.linalg.LinAlgError):
 
 
 class DiagonalisationError(NumericalError):
-    """A reduced diagonal system could not be brought back to diagonal form."""
+    """A reduced diagonal system could not be brought back to diagonal form.
+
+    Parameters
+    ----------
+    message : str
+        What was wrong, what was got, what to do.
+    orders : iterable of int, optional
+        The nearest orders that work, where they are known.
+    systems : iterable of int, optional
+        Which systems of a bank failed.
+    """
+
+    def __init__(self, message: str, orders: Iterable[int] = (), systems: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.orders, self.systems = list(orders), list(systems)
 
 
 class HankelredWarning(UserWarning):
@@ -46,4 +62,4 @@ class NonMinimalWarning(HankelredWarning):
 
 
 class AccuracyWarning(HankelredWarning):
-    """The result is usable, but less accurate than usual; the message holds the measured residual."""
+    """The result is usable, but less accurate than usual; the message holds its estimated rounding error."""

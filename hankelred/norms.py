@@ -1,6 +1,7 @@
 """H2, H-infinity and Hankel norms of a system; of an error system ``G - H`` they are the true errors.
 
-Unstable systems have infinite norms: none of the three is finite off the stability region.
+Unstable systems have infinite norms: none of the three is finite off the stability region. Of a bank, each function
+returns one norm per system.
 """
 
 from __future__ import annotations
@@ -9,35 +10,36 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.linalg as sla
 
-from ._checks import Array, double
-from .gramians import CrossProduct, accuracy, hankel_singular_values, padded, stable_factors, system_order
-from .interop import as_system
+from .checks import EPS, Array, check_flag, check_number, check_result
+from .hankel import DenseParts, Factored, Matrices, bank_of, factored, split
+from .linalg.gain import largest_singular_values, peak_gain
+from .linalg.threads import one_blas_thread
 from .order import error_bound
-from .projection import model_of, project, square_root_bases
-from .systems import DiagonalSystem, StateSpace
+from .systems import DiagonalBank, LinearSystem, StateSpace, as_system
 
 # Systems of this order and more are reduced before their level sets are computed: below, that costs more than it saves.
 COMPACT_FROM = 64
 
-# Local maxima of the gain that are climbed before the first level set.
-MAXIMA = 4
 
-
-def h2_norm(sys: Any) -> float:
+def h2_norm(sys: Any) -> Any:
     """Compute the H2 norm: the root mean square output under white noise of unit intensity.
 
     Parameters
     ----------
-    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
+    sys : StateSpace, DiagonalSystem, DiagonalBank or anything `as_system` accepts
         Continuous or discrete system.
 
     Returns
     -------
-    float
+    float or (batch,) ndarray
         ``||C S||_F``, with ``||D||_F`` added in quadrature in discrete time. Infinite for an unstable system and
         for a continuous one with feedthrough.
+
+    Raises
+    ------
+    NumericalError
+        If the norm overflows.
 
     Notes
     -----
@@ -50,33 +52,45 @@ def h2_norm(sys: Any) -> float:
     >>> print(f"{hr.h2_norm(hr.StateSpace([[-2.0]], [[1.0]], [[2.0]])):.4f}")  # sqrt(b^2 c^2 / (2 a))
     1.0000
     """
-    system = as_system(sys)
-    if not system.is_stable():
-        return np.inf
-    feedthrough = float(np.linalg.norm(system.D))
-    if not system.is_discrete and feedthrough > 0:
-        return np.inf
-    S, _ = stable_factors(system)
-    C = double(system.C)
-    if isinstance(system, DiagonalSystem) and system.output == "real":
-        C = np.sqrt(0.5) * np.hstack([C.real, -C.imag])  # the coordinates of S
-    elif isinstance(system, StateSpace):
-        C = double(system.standard().C)
-    return float(np.hypot(np.linalg.norm(C @ S), feedthrough))
+    return _for_each(as_system(sys), _h2_norm)
 
 
-def hankel_norm(sys: Any) -> float:
+def _h2_norm(system: Any) -> float:
+    feedthrough = _norm(system.D)
+    with one_blas_thread(system.order):
+        parts = split(system, 0.0)
+        if parts.kept or (not system.is_discrete and feedthrough > 0):
+            return np.inf
+        T, Ti = parts.lift(parts.S, parts.R[:0])
+        with np.errstate(over="ignore", invalid="ignore"):
+            norm = float(np.hypot(_norm(parts.project(T, Ti).C), feedthrough))
+    check_result("The H2 norm", norm)
+    return norm
+
+
+def _norm(x: Array) -> float:
+    """Return the Frobenius norm without overflow of squares."""
+    size = float(np.abs(x).max(initial=0.0))
+    return size * float(np.linalg.norm(x / size)) if 0 < size < np.inf else size
+
+
+def hankel_norm(sys: Any) -> Any:
     """Compute the Hankel norm: the largest Hankel singular value.
 
     Parameters
     ----------
-    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
+    sys : StateSpace, DiagonalSystem, DiagonalBank or anything `as_system` accepts
         Continuous or discrete system.
 
     Returns
     -------
-    float
+    float or (batch,) ndarray
         In units of y per unit of u; infinite for an unstable system.
+
+    Raises
+    ------
+    NumericalError
+        If the norm overflows.
 
     Examples
     --------
@@ -85,35 +99,43 @@ def hankel_norm(sys: Any) -> float:
     0.5000
     """
     system = as_system(sys)
-    if not system.is_stable():
-        return np.inf
-    return float(np.max(hankel_singular_values(system), initial=0.0))
+    if isinstance(system, DiagonalBank) and np.all(system.is_stable()):
+        return bank_of(system).hankel_singular_values().max(axis=1, initial=0.0)
+    return _for_each(system, lambda one: float(np.max(factored(one).hsv, initial=0.0)))
 
 
-def hinf_norm(sys: Any, return_peak: bool = False, *, rtol: float = 1e-8) -> Any:
+def hinf_norm(sys: Any, rtol: float = 1e-8, return_peak: bool = False) -> Any:
     """Compute the H-infinity norm: the largest gain over all frequencies.
 
-    Level sets of the gain are found as imaginary eigenvalues of a Hamiltonian matrix [1]_ and the interval
-    between neighbouring ones is searched next [2]_, which converges quadratically. The value returned is attained
-    at the frequency returned, so it is a lower bound in exact terms; that no frequency exceeds it by more than
-    the relative `rtol` follows from the absence of further level crossings, up to rounding in the eigenvalues.
+    Level sets of the gain are found as eigenvalues of a pencil on the stability boundary [1]_ and the interval
+    between neighbouring ones is searched next [2]_, which converges quadratically. Neither the feedthrough nor the
+    level is inverted. The value returned is the gain of the system given at the frequency returned, so it is a lower
+    bound in exact terms; that no frequency exceeds it by more than the relative `rtol` follows from the absence of
+    further level crossings, up to rounding in the eigenvalues.
 
     Parameters
     ----------
-    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
+    sys : StateSpace, DiagonalSystem, DiagonalBank or anything `as_system` accepts
         Continuous or discrete system.
+    rtol : float, default 1e-8
+        Relative accuracy of the norm, from 1e-14 to below 1.
     return_peak : bool, default False
         Return the frequency of the peak as well.
-    rtol : float, default 1e-8
-        Relative accuracy of the norm.
 
     Returns
     -------
-    norm : float
+    norm : float or (batch,) ndarray
         In units of y per unit of u; infinite for an unstable system.
-    peak : float
+    peak : float or (batch,) ndarray
         Only with `return_peak`: angular frequency of the largest gain, in rad per second (rad per sample for
-        ``dt=True``); negative values occur for complex systems only.
+        ``dt=True``); negative values occur for complex systems only; NaN for an unstable system.
+
+    Raises
+    ------
+    InputError
+        If `rtol` is out of its range.
+    NumericalError
+        If the norm overflows.
 
     References
     ----------
@@ -130,163 +152,86 @@ def hinf_norm(sys: Any, return_peak: bool = False, *, rtol: float = 1e-8) -> Any
     >>> print(f"{norm:.4f} at {peak:.4f} rad/s")  # 1 / (2 zeta sqrt(1 - zeta^2)) with zeta = 0.01
     50.0025 at 0.9999 rad/s
     """
+    rtol = check_number(rtol, "rtol", least=1e-14, below=1.0)
+    check_flag(return_peak, "return_peak")
     system = as_system(sys)
-    norm, peak = _peak_gain(system, rtol) if system.is_stable() else (np.inf, np.nan)
-    return (norm, peak) if return_peak else norm
+    if isinstance(system, DiagonalBank):
+        pairs = np.array([_hinf_norm(one, rtol) for one in system]).reshape(-1, 2)
+        norm, peak = pairs[:, 0], pairs[:, 1]
+        return (norm, peak) if return_peak else norm
+    found = _hinf_norm(system, rtol)
+    return found if return_peak else found[0]
 
 
-def _peak_gain(system: StateSpace | DiagonalSystem, rtol: float) -> tuple[float, float]:
-    """Return the largest gain and its frequency by repeated level sets."""
-    dense, slack = _compact(system, rtol)
-    gain = _gain_function(system)
-    norm, peak = _climb(gain, _first_frequencies(dense), rtol)
-    if norm == 0.0 or dense.n == 0:
-        return norm, peak
-    crossings = _discrete_crossings(dense) if dense.is_discrete else _continuous_crossings(dense)
-    while True:
-        level = (1 + rtol - slack) * norm
-        omega = np.sort(crossings(level))
-        if dense.dtype.kind != "c":
-            omega = np.abs(omega)
-        candidates = np.unique(np.concatenate([omega, (omega[1:] + omega[:-1]) / 2]))
-        if len(candidates) == 0:
-            return norm, peak
-        values = gain(candidates)
-        best = int(np.argmax(values))
-        if values[best] <= level:  # all candidates were rounding: the level is not exceeded
-            if values[best] > norm:
-                norm, peak = float(values[best]), float(candidates[best])
-            return norm, peak
-        norm, peak = float(values[best]), float(candidates[best])
+def _hinf_norm(system: Any, rtol: float) -> tuple[float, float]:
+    with one_blas_thread(system.order):
+        if not system.is_stable():
+            return np.inf, np.nan
+        if isinstance(system, StateSpace) and system.order < COMPACT_FROM:
+            G = system.dense()
+            norm, peak = peak_gain(G.A, G.B, G.C, G.D, system.is_discrete, rtol)
+        else:
+            A, B, C, D = _compact(system, rtol)
+            norm, peak = peak_gain(A, B, C, D, system.is_discrete, rtol, gain=gain_of(system))
+    check_result("The H-infinity norm", norm)
+    return norm, peak if system.dt is True or not system.is_discrete else peak / float(system.dt)
 
 
-def _compact(system: StateSpace | DiagonalSystem, rtol: float) -> tuple[StateSpace, float]:
-    """Return a dense system whose norm is that of `system` but for a share of it, as small as it can be; and the share.
+def gain_of(system: LinearSystem) -> Callable[[Array], Array]:
+    """Return the function from frequencies, in rad per unit of time, to the largest gain of a system."""
+    return lambda omega: largest_singular_values(system._response(omega))
 
-    Eigenvalues of a Hamiltonian matrix cost the cube of its size. A system of many states is therefore replaced by
-    its balanced truncation to an error bound of ``rtol / 4`` times the largest Hankel singular value, which is no
-    more than the norm, unless rounding forbids so small an error or it would not be much smaller.
+
+def _compact(system: LinearSystem, rtol: float) -> tuple[Array, Array, Array, Array]:
+    """Return matrices whose gain peaks where that of the system does, as few as can be; the gain itself is not theirs.
+
+    Eigenvalues of a pencil cost the cube of its size. A system of many states is therefore searched by its balanced
+    truncation to an error bound of ``rtol / 4`` times the largest Hankel singular value, which is no more than the
+    norm, unless rounding forbids so small an error or it would not be much smaller.
     """
-    n = system_order(system)
-    if n >= COMPACT_FROM:
-        S, R = stable_factors(system)
-        cross = CrossProduct(S, R)
-        hsv = padded(cross.values, n)
-        floor, rank = accuracy(hsv, S, R, system)
-        orders = range(min(rank, n // 2) + 1)
-        order = next((k for k in orders if error_bound(hsv, k, floor) <= rtol / 4 * hsv[0]), None)
+    if system.order >= COMPACT_FROM:
+        found = factored(system)
+        orders = range(min(found.rank, system.order // 2) + 1)
+        small = rtol / 4 * float(found.hsv[0])
+        order = next((k for k in orders if error_bound(found.hsv, k, found.floor) <= small), None)
         if order is not None:
-            bases = square_root_bases(S, R, cross.triples(order), slice(0, order))
-            reduced = project(model_of(system), *bases)
-            A = reduced.A + reduced.shift * np.eye(order)
-            return StateSpace(A, reduced.B, reduced.C, reduced.D, system.dt), rtol / 4
-    return system.to_state_space() if isinstance(system, DiagonalSystem) else system.standard(), 0.0
+            A, B, C, D, shift = compressed(found, order)
+            return A + shift * np.eye(order), B, C, D
+    G = system.dense()
+    return G.A, G.B, G.C, G.D
 
 
-def _gain_function(system: StateSpace | DiagonalSystem) -> Callable[[Array], Array]:
-    """Return the function from frequencies to largest singular values of the response."""
+def compressed(found: Factored, order: int) -> Matrices:
+    """Return the system projected to its first balanced states."""
+    projected: Matrices = found.parts.project(*found.parts.lift(*found.svd.bases(slice(0, order), order)))
+    return projected
+
+
+def stable_error(full: LinearSystem, reduced: LinearSystem, full_part: LinearSystem, reduced_part: LinearSystem) -> float:
+    """Measure the H-infinity norm of an error in which the same unstable and marginal poles cancel.
+
+    The parts are those without these poles; their difference says where to look. At each frequency the difference of
+    the systems themselves counts too, less the rounding of two gains that may be huge near a pole they share.
+    """
+    difference = full_part - reduced_part
+    parts = gain_of(difference)
 
     def gain(omega: Array) -> Array:
-        response = system.frequency_response(omega)
-        if min(response.shape[1:]) == 0:
-            return np.zeros(len(omega))
-        return np.linalg.norm(response, ord=2, axis=(1, 2))
+        G, H = full._response(omega), reduced._response(omega)
+        with np.errstate(invalid="ignore", over="ignore"):
+            rounding = full.order * EPS * largest_singular_values(G)
+            whole = np.where(np.isfinite(rounding), largest_singular_values(G - H) - rounding, 0.0)
+        return np.fmax(parts(omega), whole)
 
-    return gain
-
-
-def _climb(gain: Callable[[Array], Array], omega: Array, rtol: float) -> tuple[float, float]:
-    """Return the highest gain found by zooming in on the highest local maxima of a first sample, and where.
-
-    Only a lower bound, but a cheap one: each level set that it saves costs the eigenvalues of a Hamiltonian matrix.
-    """
-    finite = omega[np.isfinite(omega)]
-    omega = np.unique(np.concatenate([omega, (finite[1:] + finite[:-1]) / 2]))
-    values = gain(omega)
-    best = int(np.argmax(values))
-    norm, peak = float(values[best]), float(omega[best])
-    inner = np.flatnonzero((values[1:-1] >= values[:-2]) & (values[1:-1] >= values[2:]) & np.isfinite(omega[2:])) + 1
-    for k in inner[np.argsort(values[inner])[::-1][:MAXIMA]]:
-        left, right, last = omega[k - 1], omega[k + 1], 0.0
-        for _ in range(30):
-            points = np.linspace(left, right, 9)
-            values_here = gain(points)
-            top = int(np.argmax(values_here))
-            left, right = points[max(top - 1, 0)], points[min(top + 1, 8)]
-            if values_here[top] > norm:
-                norm, peak = float(values_here[top]), float(points[top])
-            if values_here[top] - last <= rtol / 100 * values_here[top]:
-                break
-            last = values_here[top]
-    return norm, peak
+    with one_blas_thread(difference.order):
+        dense = difference.dense()
+        if DenseParts(dense, 0.0).kept:
+            return np.inf
+        return peak_gain(dense.A, dense.B, dense.C, dense.D, full.is_discrete, 1e-8, gain=gain)[0]
 
 
-def _first_frequencies(dense: StateSpace) -> Array:
-    """Return where peaks are likely: at the ends of the axis and next to the poles."""
-    poles = dense.poles()
-    if dense.is_discrete:
-        step = 1.0 if dense.dt is True else float(dense.dt)
-        omega = np.concatenate([np.angle(poles), [0.0, np.pi]]) / step
-    else:
-        omega = np.concatenate([poles.imag, np.abs(poles), [0.0, np.inf]])
-    return np.unique(omega if dense.dtype.kind == "c" else np.abs(omega))
-
-
-def _continuous_crossings(dense: StateSpace) -> Callable[[float], Array]:
-    """Return the function from a level to the frequencies where a singular value of the response equals it."""
-    A, B, C, D = dense.A, dense.B, dense.C, dense.D
-    _Ah, Bh, Ch, Dh = (x.conj().T for x in (A, B, C, D))
-
-    def crossings(level: float) -> Array:
-        weight = level**2 * np.eye(dense.m) - Dh @ D
-        feedback = sla.solve(weight, np.hstack([Dh @ C, Bh]), assume_a="her")
-        FC, FB = feedback[:, : dense.n], feedback[:, dense.n :]
-        M = A + B @ FC
-        hamiltonian = np.block([[M, level * (B @ FB)], [-(Ch @ C + Ch @ D @ FC) / level, -M.conj().T]])
-        return _imaginary(sla.eigvals(hamiltonian))
-
-    return crossings
-
-
-def _discrete_crossings(dense: StateSpace) -> Callable[[float], Array]:
-    """Map the unit circle to the imaginary axis, ``z = z0 (s + 1) / (s - 1)``, and cross levels there.
-
-    The point z0 that goes to infinity is taken far from all poles: 1 or -1 keep real data real and are preferred,
-    unless a pole comes within 0.1 of them.
-    """
-    poles = dense.poles()
-    points = np.exp(2j * np.pi * np.arange(64) / 64)
-    room = np.abs(points[:, None] - poles).min(axis=1)
-    real_points = np.array([0, 32])
-    if dense.dtype.kind != "c" and room[real_points].max() >= 0.1:
-        z0 = float(points[real_points[np.argmax(room[real_points])]].real)
-    else:
-        z0 = points[np.argmax(room)]
-    shifted = z0 * np.eye(dense.n) - dense.A
-    CW = sla.solve(shifted.T, dense.C.T.astype(shifted.dtype)).T
-    image = StateSpace(
-        -sla.solve(shifted, z0 * np.eye(dense.n) + dense.A),
-        sla.solve(shifted, dense.B.astype(shifted.dtype)),
-        -2 * z0 * CW,
-        dense.D + CW @ dense.B,
-        dt=0,
-    )
-    continuous = _continuous_crossings(image)
-    step = 1.0 if dense.dt is True else float(dense.dt)
-
-    def crossings(level: float) -> Array:
-        s = 1j * continuous(level)
-        return np.angle(z0 * (s + 1) / (s - 1)) / step
-
-    return crossings
-
-
-def _imaginary(eigenvalues: Array) -> Array:
-    """Return the imaginary parts of the eigenvalues that may lie on the imaginary axis.
-
-    Two crossings about to meet are perturbed off the axis by the square root of rounding. Taking too many costs
-    evaluations of the gain only; missing one would cost the guarantee.
-    """
-    scale = np.abs(eigenvalues).max(initial=0.0)
-    near = np.abs(eigenvalues.real) <= 1e-6 * np.abs(eigenvalues) + 1e-8 * scale
-    return np.asarray(eigenvalues.imag[near])
+def _for_each(system: Any, function: Callable[[Any], float]) -> Any:
+    """Return the value of a function for a system, or for each of a bank."""
+    if isinstance(system, DiagonalBank):
+        return np.array([function(one) for one in system])
+    return function(system)

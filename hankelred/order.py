@@ -7,11 +7,12 @@ they count in `order`, and no tolerance can drop them.
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 
-from ._checks import EPS, Array
-from .errors import OrderError, RepeatedHsvWarning
+from .checks import EPS, Array, check_integer, check_number
+from .errors import InputError, OrderError, RepeatedHsvWarning
 
 # Values closer than this, relative to the larger one, count as one repeated value: a few rounding errors of a
 # stable algorithm. Wider clusters are summed one by one, which keeps the bound valid, only less tight.
@@ -110,17 +111,14 @@ def least_order(
     finite = hsv[kept:]
     largest = float(finite[0]) if len(finite) else 0.0
     if rtol is not None:
-        if not 0 <= rtol < 1:
-            raise OrderError(f"rtol must be from 0 to below 1, relative to the largest hsv; got {rtol}.")
+        rtol = _share(rtol, "rtol", below=1.0, hint="It is relative to the largest hsv.")
         return min(kept + int(np.sum(finite > rtol * largest)), rank)
     if energy is not None:
-        if not 0 < energy <= 1:
-            raise OrderError(f"energy must be a share above 0 and at most 1; got {energy}. Write 0.95 for 95 %.")
+        energy = _share(energy, "energy", least=5e-324, most=1.0, hint="Write 0.95 for 95 %.")
         tails = np.append(np.cumsum(finite[::-1])[::-1], 0.0)  # tails[k]: what is lost by keeping k
         rounding = 4 * EPS * tails[0] if energy < 1 else 0.0  # of 1 - energy: 12 of 15 is a share of 0.8
         return min(kept + int(np.argmax(tails <= (1 - energy) * tails[0] + rounding)), rank)
-    if max_error is None or not max_error >= 0:
-        raise OrderError(f"max_error must be a number from 0 up, in units of y per unit of u; got {max_error}.")
+    max_error = _share(max_error, "max_error", hint="It is in units of y per unit of u.")
     for order in [*range(kept, rank + 1), len(hsv)]:
         if error_bound(hsv, order, floor) <= max_error:
             return order
@@ -132,13 +130,26 @@ def least_order(
     )
 
 
-def check_order(order: int, hsv: Array, rank: int) -> int:
-    """Return `order` as an int if a model of that order exists, and warn if the cut splits a repeated value."""
+def _share(value: Any, name: str, least: float = 0.0, **limits: Any) -> float:
+    """Return a checked tolerance; a wrong one is an error of orders."""
+    try:
+        return check_number(value, name, least=least, **limits)
+    except InputError as error:
+        raise OrderError(str(error)) from None
+
+
+def check_count(count: Any, most: int, name: str = "order") -> int:
+    """Return a number of states from 0 to `most`."""
+    return check_integer(count, name, 0, most, f"The system has {most}.", OrderError)
+
+
+def check_order(order: Any, hsv: Array, rank: int, uncertain: float = 0.0, stacklevel: int = 4) -> int:
+    """Return `order` as an int if a model of that order exists, and warn if the cut splits a repeated value.
+
+    Values that differ by no more than twice `uncertain` are one value to rounding.
+    """
     kept, full = int(np.isinf(hsv).sum()), len(hsv)
-    if isinstance(order, (bool, np.bool_)) or not isinstance(order, (int, np.integer)):
-        raise OrderError(f"order must be an integer; got {order!r}.")
-    if not 0 <= order <= full:
-        raise OrderError(f"order must be from {kept} to {full}, the order of the system; got {order}.")
+    order = check_count(order, full)
     if order < kept:
         raise OrderError(
             f"order must be at least {kept}, the number of unstable or marginal poles, which are always kept; "
@@ -149,11 +160,11 @@ def check_order(order: int, hsv: Array, rank: int) -> int:
             f"order must be at most {rank}, the numerical rank of the system, or {full}, all of it; got {order}. "
             f"States past the rank link no input to any output: ask for order={rank}."
         )
-    if kept < order < rank and hsv[order - 1] - hsv[order] <= REPEATED * hsv[order - 1]:
+    if kept < order < rank and hsv[order - 1] - hsv[order] <= max(REPEATED * hsv[order - 1], 2 * uncertain):
         warnings.warn(
             f"The cut at order {order} splits a repeated Hankel singular value, {hsv[order]:.6g}: the reduced model "
             f"depends on the basis and may be marginally stable. Choose a neighbouring order.",
             RepeatedHsvWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
-    return int(order)
+    return order

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._checks import Array, check_array
+from .checks import Array, check_array
 from .errors import InputError
-from .interop import as_system
 from .order import error_bound
 from .reduction import Balancing, Reduction
-from .systems import DiagonalSystem, StateSpace
+from .systems import LinearSystem, as_system
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -252,7 +251,7 @@ def _whole_numbers(ax: Axes) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
-def _frequencies(G: StateSpace | DiagonalSystem, H: StateSpace | DiagonalSystem, dt: Any) -> Array:
+def _frequencies(G: LinearSystem, H: LinearSystem, dt: Any) -> Array:
     """Return frequencies that show everything: a decade past the poles, and close together at resonances."""
     step = float(dt)  # that of dt=True is 1
     poles = np.concatenate([G.poles(), H.poles()])
@@ -273,6 +272,6 @@ def _frequencies(G: StateSpace | DiagonalSystem, H: StateSpace | DiagonalSystem,
     return np.unique(np.concatenate([grid, resonances[(resonances >= low) & (resonances <= top)]]))
 
 
-def _is_complex(system: StateSpace | DiagonalSystem) -> bool:
+def _is_complex(system: LinearSystem) -> bool:
     """Tell whether the response at -omega is not the conjugate of that at omega."""
-    return system.dtype.kind == "c" and getattr(system, "output", "complex") == "complex"
+    return system.dtype.kind == "c" and not getattr(system, "has_real_output", False)

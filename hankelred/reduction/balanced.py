@@ -10,31 +10,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import scipy.linalg as sla
 
+from .. import norms
 from .. import order as orders
-from .._checks import Array
-from .._threads import one_blas_thread
-from ..errors import DiagonalisationError, OrderError
-from ..gramians import CrossProduct, accuracy, padded, stable_factors, system_order
-from ..interop import as_container, as_system
-from ..projection import (
-    Small,
-    balancing_free_bases,
-    model_of,
-    project,
-    residualise,
-    square_root_bases,
-)
-from ..systems import DiagonalSystem, StateSpace
-from .assemble import append, augmented, insert_states, single, single_array, surviving_labels
-from .rediagonalise import Diagonalised, rediagonalise, working_orders
+from ..checks import Array, check_flag, check_number, check_result, exactly_one, single
+from ..checks import SINGLE as SINGLE_PRECISION
+from ..errors import DiagonalisationError, InputError, OrderError
+from ..hankel import Factored, Matrices, factored, unstable_error, warn_if_inaccurate
+from ..linalg.threads import one_blas_thread
+from ..systems import DiagonalBank, DiagonalSystem, LinearSystem, StateSpace, as_container, as_system, real_output
+from .bank import BankReduction, reduce_bank
+from .bases import residualised, truncated
+from .rediagonalise import Diagonalised, eigenpairs, rediagonalise, working_orders
 from .result import Reduction
-from .scaling import scaled, state_scaling
-from .split import Split, check_offset, split_dense, split_diagonal
+from .split import joined, with_fixed_states
+
+OFFSET = 1e-8
 
 
-def balance(sys: Any, offset: float = 1e-8, *, scale: bool = False) -> Balancing:
+def balance(sys: Any, offset: float = OFFSET) -> Balancing:
     """Factor both Gramians of a system once, for reductions to any order.
 
     Parameters
@@ -43,10 +37,8 @@ def balance(sys: Any, offset: float = 1e-8, *, scale: bool = False) -> Balancing
         Continuous or discrete, real or complex.
     offset : float, default 1e-8
         Poles closer than this to the stability boundary, or beyond it, are split off and kept: a distance to the
-        imaginary axis in continuous time, to the unit circle in discrete time.
-    scale : bool, default False
-        Scale the states first, by powers of two: for models whose entries differ by many orders of magnitude.
-        Diagonal systems need no scaling, their factors bring their own.
+        imaginary axis in continuous time, to the unit circle in discrete time. So are, whatever the offset, poles
+        that lie within their own rounding error of it, as the rigid-body modes of a structure do.
 
     Returns
     -------
@@ -56,10 +48,14 @@ def balance(sys: Any, offset: float = 1e-8, *, scale: bool = False) -> Balancing
     Raises
     ------
     InputError
-        If `sys` is not a system or `offset` is out of range.
+        If `sys` is not a system, or a bank, or `offset` is out of range.
     NumericalError
-        If the states are scaled so badly that rounding makes stable poles unstable, or the unstable poles cannot be
-        separated from the others.
+        If a Gramian overflows, or the unstable poles cannot be separated from the others.
+
+    Warns
+    -----
+    AccuracyWarning
+        If rounding can have changed the Hankel singular values by more than 1e-6 of the largest.
 
     Examples
     --------
@@ -69,24 +65,16 @@ def balance(sys: Any, offset: float = 1e-8, *, scale: bool = False) -> Balancing
     >>> [bal.order(rtol=rtol) for rtol in (0.1, 0.02, 1e-3)]
     [1, 2, 3]
     """
-    system = as_system(sys)
-    offset, w = check_offset(offset), None
-    with one_blas_thread(system_order(system)):
-        if isinstance(system, DiagonalSystem):
-            split = split_diagonal(system, offset)
-        else:
-            standard = system.standard()
-            if scale:
-                w = state_scaling(standard)
-                standard = scaled(standard, w)
-            split = split_dense(standard, offset)
-        S, R = stable_factors(split.stable)
-        cross = CrossProduct(S, R)
-    found = padded(cross.values, system_order(split.stable))
-    kept = system_order(split.fixed)
-    hsv = np.concatenate([np.full(kept, np.inf), found])
-    floor, rank = accuracy(found, S, R, split.stable)
-    return Balancing(system, sys, split, hsv, kept, kept + rank, floor, w, S, R, cross)
+    return _balance(as_system(sys), sys, offset)
+
+
+def _balance(system: Any, container: Any, offset: float) -> Balancing:
+    if isinstance(system, DiagonalBank):
+        raise InputError(f"balance takes one system; got a bank of {len(system)}. Use balanced_truncation, or bank[i].")
+    offset = check_number(offset, "offset", least=0.0, hint="It is a distance from the stability boundary.")
+    found = factored(system, offset)
+    warn_if_inaccurate(found, stacklevel=4)
+    return Balancing(system, found.hsv, found.kept, found.rank, found.floor, container, found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,27 +88,22 @@ class Balancing:
     hsv : (n,) ndarray
         Hankel singular values, decreasing, infinite in front for unstable and marginal poles; 2n values for a
         `DiagonalSystem` with real output.
-    rank : int
-        Largest order of a reduced model besides the full one: the rest links no input to any output.
     unstable : int
         Poles split off as unstable or marginal, and kept.
+    rank : int
+        Largest order of a reduced model besides the full one: the numerical rank, beyond which states are
+        uncontrollable or unobservable to rounding.
     floor : float
         Rounding error of a Hankel singular value, in units of y per unit of u; every bound contains twice of it.
-    scaling : (n,) ndarray or None
-        The powers of two that the states were divided by, where scaling was asked for.
     """
 
-    system: StateSpace | DiagonalSystem
-    _container: Any = field(repr=False)
-    _split: Split = field(repr=False)
+    system: Any
     hsv: Array
     unstable: int
     rank: int
     floor: float
-    scaling: Array | None
-    _S: Array = field(repr=False)
-    _R: Array = field(repr=False)
-    _cross: CrossProduct = field(repr=False)
+    _container: Any = field(repr=False)
+    _found: Factored = field(repr=False)
 
     def error_bound(self, order: int) -> float:
         """Return the H-infinity error bound at an order, its rounding floor included.
@@ -140,9 +123,7 @@ class Balancing:
         OrderError
             If `order` is outside 0 to the order of the system.
         """
-        if not 0 <= order <= len(self.hsv):
-            raise OrderError(f"order must be from 0 to {len(self.hsv)}, the order of the system; got {order}.")
-        return orders.error_bound(self.hsv, order, self.floor)
+        return orders.error_bound(self.hsv, orders.check_count(order, len(self.hsv)), self.floor)
 
     def order(
         self,
@@ -176,10 +157,10 @@ class Balancing:
         OrderError
             If not exactly one criterion is given, or it cannot be met.
         """
-        given = _exactly_one(rtol=rtol, energy=energy, max_error=max_error, states=states)
-        if given == "states":
-            return self._order_of_states(states)
-        return orders.least_order(self.hsv, self.rank, rtol=rtol, energy=energy, max_error=max_error, floor=self.floor)
+        name, value = exactly_one(rtol=rtol, energy=energy, max_error=max_error, states=states)
+        if name == "states":
+            return self._order_of_states(value)
+        return orders.least_order(self.hsv, self.rank, **{name: value}, floor=self.floor)
 
     def reduce(
         self,
@@ -190,7 +171,6 @@ class Balancing:
         energy: float | None = None,
         max_error: float | None = None,
         match_dc: bool = False,
-        balancing_free: bool = False,
     ) -> Reduction:
         """Reduce to an order, or to the order a criterion asks for; exactly one must be given.
 
@@ -203,9 +183,6 @@ class Balancing:
         match_dc : bool, default False
             Match the system exactly at s = 0 or z = 1, by singular perturbation instead of truncation. The bound
             is the same; the feedthrough D changes.
-        balancing_free : bool, default False
-            Use orthonormal bases T of the same subspaces: the same model in coordinates that are not balanced,
-            with no division by small Hankel singular values.
 
         Returns
         -------
@@ -224,114 +201,135 @@ class Balancing:
         RepeatedHsvWarning
             If the cut separates equal Hankel singular values.
         """
-        _exactly_one(order=order, states=states, rtol=rtol, energy=energy, max_error=max_error)
+        name, value = exactly_one(order=order, states=states, rtol=rtol, energy=energy, max_error=max_error)
+        check_flag(match_dc, "match_dc")
         if order is None:
-            order = self.order(rtol=rtol, energy=energy, max_error=max_error, states=states)
-        order = orders.check_order(order, self.hsv, self.rank)
+            order = self.order(**{name: value})
+        order = orders.check_order(order, self.hsv, self.rank, self._found.uncertain)
+        reduction = self._reduce(order, match_dc)
+        while max_error is not None and reduction.error_bound > max_error:  # what rounding to the result adds
+            if order == len(self.hsv):
+                raise OrderError(
+                    f"max_error={max_error:.3g} cannot be met by the model as it is stored; got a bound of "
+                    f"{reduction.error_bound:.3g} at the full order. Ask for more than that."
+                )
+            order = order + 1 if order < self.rank else len(self.hsv)
+            reduction = self._reduce(order, match_dc)
+        return reduction
+
+    def _reduce(self, order: int, match_dc: bool) -> Reduction:
         if order == len(self.hsv) and (order > self.rank or isinstance(self.system, DiagonalSystem)):
             return self._unchanged()
-        with one_blas_thread(len(self.hsv)):
-            T, Ti, small = self._reduce_stable(order - self.unstable, match_dc, balancing_free)
-        if isinstance(self.system, DiagonalSystem):
-            return self._diagonal_result(order, T, Ti, self._diagonalise(small, order, match_dc), match_dc)
-        return self._dense_result(order, T, Ti, small, match_dc)
+        with one_blas_thread(len(self.hsv)), np.errstate(over="ignore", invalid="ignore"):
+            T, Ti, small = self._reduce_stable(order, match_dc)
+            method = "singular perturbation" if match_dc else "balanced truncation"
+            if isinstance(self.system, DiagonalSystem):
+                return self._diagonal_result(order, T, Ti, self._diagonalise(small, order, match_dc), method)
+            return self._dense_result(order, T, Ti, small, method)
 
-    def _reduce_stable(self, order: int, match_dc: bool, balancing_free: bool = False) -> tuple[Array, Array, Small]:
+    def _reduce_stable(self, order: int, match_dc: bool) -> tuple[Array, Array, Matrices]:
         """Return bases and matrices of the reduced stable part."""
-        stable = self._split.stable
-        model = model_of(stable)
-        bases = balancing_free_bases if balancing_free else square_root_bases
-        rank = self.rank - self.unstable
-        triples = self._cross.triples(rank if match_dc else order)
-        T, Ti = bases(self._S, self._R, triples, slice(0, order))
-        if not match_dc:
-            return T, Ti, project(model, T, Ti)
-        rest_T, rest_Ti = bases(self._S, self._R, triples, slice(order, rank))
-        minimal = project(model, np.hstack([T, rest_T]), np.vstack([Ti, rest_Ti]))
-        return T, Ti, residualise(minimal, order, stable.dt)
+        T, Ti, small = (residualised if match_dc else truncated)(self._found, order - self.unstable)
+        check_result("The reduced model", *small[:4])
+        return T, Ti, small
 
-    def _diagonalise(self, small: Small, order: int, match_dc: bool) -> Diagonalised:
-        assert isinstance(self._split.stable, DiagonalSystem)
+    def _diagonalise(self, small: Matrices, order: int, match_dc: bool) -> Diagonalised:
         try:
-            return rediagonalise(small, self._split.stable)
+            return rediagonalise(small, self._found.parts.stable)
         except DiagonalisationError as error:
-            error.orders = working_orders(lambda k: self._works(k, match_dc), order, self.unstable, self.rank)  # type: ignore[attr-defined]
-            names = " and ".join(map(str, error.orders)) or "none"  # type: ignore[attr-defined]
-            error.args = (f"{error} Nearest orders that work: {names}.",)
-            raise
+            nearest = working_orders(lambda k: self._works(k, match_dc), order, self.unstable, self.rank)
+            names = " and ".join(map(str, nearest)) or "none"
+            raise DiagonalisationError(f"{error} Nearest orders that work: {names}.", nearest) from error
 
     def _works(self, order: int, match_dc: bool) -> bool:
         """Tell whether a diagonal model of this order exists."""
-        assert isinstance(self._split.stable, DiagonalSystem)
         try:
-            rediagonalise(self._reduce_stable(order - self.unstable, match_dc)[2], self._split.stable)
+            rediagonalise(self._reduce_stable(order, match_dc)[2], self._found.parts.stable)
         except DiagonalisationError:
             return False
         return True
 
     def _order_of_states(self, states: Any) -> int:
-        """Return the largest order that fits `states` stored states."""
-        full = self.system.n
-        if isinstance(states, bool) or not isinstance(states, (int, np.integer)) or not 0 <= states <= full:
-            raise OrderError(f"states must be an integer from 0 to {full}, the stored states; got {states!r}.")
-        if states == full:
+        """Return the largest order whose model stores at most so many states."""
+        states = orders.check_count(states, self.system.n, "states")
+        if states == self.system.n:
             return len(self.hsv)
-        if not isinstance(self.system, DiagonalSystem) or self.system.output == "complex":
-            return min(int(states), self.rank)
-        fixed = self._split.fixed.n
-        if states < fixed:
-            raise OrderError(f"states must be at least {fixed}, the unstable or marginal states; got {states}.")
-        for order in range(min(2 * int(states), self.rank), self.unstable - 1, -1):
-            poles: Array = sla.eigvals(self._reduce_stable(order - self.unstable, False)[2].A)
-            if fixed + int(np.sum(np.imag(poles) >= 0)) <= states:
+        if len(self.hsv) == self.system.n:
+            return min(states, self.rank)
+        fixed = self._found.parts.fixed_system.n
+        for order in range(min(2 * states, self.rank), self.unstable - 1, -1):
+            poles, _ = eigenpairs(self._reduce_stable(order, False)[2].A)
+            if fixed + int(np.sum(poles.imag >= 0)) <= states:
                 return order
-        raise OrderError(f"No reduced model fits states={states}; got none down to order {self.unstable}.")
+        raise OrderError(
+            f"states must be at least {fixed}, the unstable and marginal ones, which are always kept; got {states}."
+        )
 
     def _unchanged(self) -> Reduction:
-        """Return the system itself, which is the only model of full order if the system is not minimal."""
-        full = len(self.hsv)
-        identity = np.eye(full)
-        bound = orders.error_bound(self.hsv, full, self.floor)
-        system = as_container(self.system, self._container)
-        return Reduction(system, full, self.hsv, bound, identity, identity, self.unstable)
+        """Return the system itself as its only model of full order."""
+        identity = np.eye(len(self.hsv))
+        order, method = len(self.hsv), "none (full order keeps the system as it is)"
+        system, bound = as_container(self.system, self._container), self.error_bound(order)
+        return Reduction(
+            system, self.system, order, self.hsv, bound, identity, identity, self.unstable, method, self.system
+        )
 
-    def _dense_result(self, order: int, T: Array, Ti: Array, small: Small, match_dc: bool) -> Reduction:
-        fixed, stable = self._split.fixed, self._split.stable
-        assert isinstance(fixed, StateSpace)
-        assert isinstance(self.system, StateSpace)
-        A = sla.block_diag(fixed.A, small.A).reshape(order, order)
-        B, C = np.vstack([fixed.B, small.B]), np.hstack([fixed.C, small.C])
-        if self._split.bases is not None:
-            full_T, full_Ti = self._split.bases
-            k = self.unstable
-            T = np.hstack([full_T[:, :k], full_T[:, k:] @ T])
-            Ti = np.vstack([full_Ti[:k], Ti @ full_Ti[k:]])
-        if self.scaling is not None:
-            T, Ti = self.scaling[:, None] * T, Ti / self.scaling
-        reduced = StateSpace(A, B, C, small.D, self.system.dt, labels=surviving_labels(self.system.labels))
-        pair = (stable, StateSpace(small.A, small.B, small.C, small.D, stable.dt))
-        return self._result(reduced, order, T, Ti, match_dc, pair)
+    def _dense_result(self, order: int, T: Array, Ti: Array, small: Matrices, method: str) -> Reduction:
+        G, parts = self.system, self._found.parts
+        A, B, C, D, _ = parts.whole(small)
+        pair = None
+        if parts.kept:
+            fixed_T, fixed_Ti = parts.fixed_bases()
+            T, Ti = np.hstack([fixed_T, T]), np.vstack([fixed_Ti, Ti])
+            stable = (StateSpace.trusted(*x[:4], G.dt) for x in (parts.stable_part(), small))
+            pair = (next(stable), next(stable))
+        names = {"name": G.name, "inputs": G.inputs, "outputs": G.outputs}
+        return self._result(StateSpace.trusted(A, B, C, D, G.dt, names), order, T, Ti, method, pair, 0.0)
 
-    def _diagonal_result(self, order: int, T: Array, Ti: Array, found: Diagonalised, match_dc: bool) -> Reduction:
-        fixed, stable, full = self._split.fixed, self._split.stable, self.system
-        assert isinstance(full, DiagonalSystem)
-        assert isinstance(fixed, DiagonalSystem)
+    def _diagonal_result(self, order: int, T: Array, Ti: Array, found: Diagonalised, method: str) -> Reduction:
+        parts = self._found.parts
         T, Ti = T @ found.X, found.Xi @ Ti
-        if full.output == "real":
-            T, Ti = augmented(T, Ti)
-        T, Ti = insert_states(T, Ti, self._split, full, found.system)
-        reduced = append(fixed, found.system, full)
-        return self._result(reduced, order, T, Ti, match_dc, (stable, found.system))
+        if self.system.has_real_output:
+            T, Ti = real_output.to_conjugates(T, Ti)
+        T, Ti = with_fixed_states(T, Ti, parts, found.system)
+        pair = (parts.stable, found.system) if parts.kept else None
+        return self._result(joined(parts.fixed_system, found.system), order, T, Ti, method, pair, found.change)
 
     def _result(
-        self, reduced: Any, order: int, T: Array, Ti: Array, match_dc: bool, pair: tuple[Any, Any]
+        self, reduced: Any, order: int, T: Array, Ti: Array, method: str, pair: Any, change: float
     ) -> Reduction:
-        """Wrap a reduced system in the class and precision of the original."""
-        if self.system.dtype in (np.float32, np.complex64):
-            reduced, T, Ti = single(reduced), single_array(T), single_array(Ti)
-        bound = orders.error_bound(self.hsv, order, self.floor)
+        """Wrap a reduced system in the class and precision of the original; `change` came on top of the truncation."""
+        bound = self.error_bound(order) + 2 * change
+        if self.system.dtype in SINGLE_PRECISION:
+            stored, T, Ti = rounded(reduced), single(T), single(Ti)
+            if pair is None:
+                bound += float(norms.hinf_norm(reduced - stored))
+            else:
+                first = reduced.n - pair[1].n
+                pair = (pair[0], tail(stored, first))
+                bound += float(norms.hinf_norm(tail(reduced, first) - pair[1]))
+            reduced = stored
         system = as_container(reduced, self._container)
-        return Reduction(system, order, self.hsv, bound, T, Ti, self.unstable, match_dc, pair)
+        return Reduction(
+            system, self.system, order, self.hsv, bound, T, Ti, self.unstable, method, reduced, pair
+        )
+
+
+def rounded(system: LinearSystem) -> Any:
+    """Return a system rounded to single precision."""
+    names = {key: getattr(system, key) for key in ("name", "inputs", "outputs")}
+    B, C, D = single(system.B), single(system.C), single(system.D)
+    if isinstance(system, DiagonalSystem):
+        return DiagonalSystem.trusted(system.spectrum.map(single), B, C, D, system.dt, system.output, names)
+    return StateSpace.trusted(single(system.A), B, C, D, system.dt, names)
+
+
+def tail(system: Any, first: int) -> Any:
+    """Return the states of a system from `first` on, which the others before them do not touch."""
+    if isinstance(system, DiagonalSystem):
+        return system.take(np.arange(first, system.n))
+    A, B, C = system.A[first:, first:], system.B[first:], system.C[:, first:]
+    return StateSpace.trusted(A.copy(), B.copy(), C.copy(), system.D.copy(), system.dt)
 
 
 def balanced_truncation(
@@ -343,18 +341,17 @@ def balanced_truncation(
     energy: float | None = None,
     max_error: float | None = None,
     match_dc: bool = False,
-    offset: float = 1e-8,
-    balancing_free: bool = False,
-    scale: bool = False,
-) -> Reduction:
-    """Reduce a system by balanced truncation; for several orders of one system use `balance`.
+    offset: float = OFFSET,
+) -> Any:
+    """Reduce a system, or a bank of them, by balanced truncation; for several orders of one system use `balance`.
 
     Parameters
     ----------
-    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
-        Continuous or discrete, real or complex.
+    sys : StateSpace, DiagonalSystem, DiagonalBank or anything `as_system` accepts
+        Continuous or discrete, real or complex. The systems of a bank must be stable.
     order : int, optional
-        Hankel singular values to keep, unstable poles included.
+        Hankel singular values to keep, unstable poles included. Of a system of a bank that has a smaller numerical
+        rank, that many are kept.
     states : int, optional
         Largest number of stored states of the result; differs from `order` for real output only.
     rtol : float, optional
@@ -364,17 +361,13 @@ def balanced_truncation(
     max_error : float, optional
         Keep the least order whose H-infinity error bound is no larger, in units of y per unit of u.
     match_dc : bool, default False
-        Match the system exactly at s = 0 or z = 1.
+        Match the system exactly at s = 0 or z = 1; not for banks.
     offset : float, default 1e-8
-        Distance from the stability boundary within which poles are split off and kept.
-    balancing_free : bool, default False
-        Use orthonormal bases T of the same subspaces.
-    scale : bool, default False
-        Scale the states first, by powers of two.
+        Distance from the stability boundary within which poles are split off and kept; not for banks.
 
     Returns
     -------
-    Reduction
+    Reduction or BankReduction
         The reduced system in the class of `sys`, with Hankel singular values, error bound and bases.
 
     Raises
@@ -383,6 +376,8 @@ def balanced_truncation(
         If `sys` is not a system.
     OrderError
         If not exactly one of `order`, `states`, `rtol`, `energy`, `max_error` is given, or it cannot be met.
+    StabilityError
+        If a system of a bank is not stable.
     DiagonalisationError
         If a diagonal system cannot be kept diagonal at that order.
 
@@ -394,23 +389,84 @@ def balanced_truncation(
     >>> reduction.system.n, reduction.hinf_error() <= reduction.error_bound
     (2, True)
     """
-    return balance(sys, offset, scale=scale).reduce(
-        order,
-        states=states,
-        rtol=rtol,
-        energy=energy,
-        max_error=max_error,
-        match_dc=match_dc,
-        balancing_free=balancing_free,
-    )
+    criteria = {"order": order, "states": states, "rtol": rtol, "energy": energy, "max_error": max_error}
+    system = as_system(sys)
+    if isinstance(system, DiagonalBank):
+        if match_dc is not False or offset != OFFSET:
+            raise InputError("match_dc and offset are for one system; got a bank. Reduce bank[i] with them.")
+        return reduce_bank(system, lambda one: _balance(one, one, 0.0), **criteria)
+    return _balance(system, sys, offset).reduce(**criteria, match_dc=match_dc)
 
 
-def _exactly_one(**criteria: Any) -> str:
-    """Return the name of the one criterion given."""
-    given = [name for name, value in criteria.items() if value is not None]
-    if len(given) != 1:
-        raise OrderError(
-            f"Exactly one of {', '.join(criteria)} must be given; got {', '.join(given) or 'none'}. "
-            f"For example rtol=1e-3 keeps every Hankel singular value above a thousandth of the largest."
-        )
-    return given[0]
+def minimal(sys: Any, rtol: float | None = None) -> Reduction:
+    """Leave out the states that link no input to any output.
+
+    Parameters
+    ----------
+    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
+        Continuous or discrete, real or complex. Unstable and marginal poles are kept.
+    rtol : float, optional
+        Drop Hankel singular values up to ``rtol * hsv[0]``; by default those that are rounding.
+
+    Returns
+    -------
+    Reduction
+        To the numerical rank; of a minimal system the system itself.
+
+    Raises
+    ------
+    InputError
+        If `sys` is not a system or `rtol` is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> twice = hr.StateSpace(-np.eye(2), [[1.0], [1.0]], [[1.0, 1.0]])  # the same state twice
+    >>> hr.minimal(twice).system.n
+    1
+    """
+    bal = _balance(as_system(sys), sys, OFFSET)
+    order = bal.rank if rtol is None else bal.order(rtol=rtol)
+    return bal._unchanged() if order == len(bal.hsv) else bal.reduce(order)
+
+
+def balanced_realization(sys: Any) -> tuple[Any, Array, Array, Array]:
+    """Return a system in balanced coordinates, in which both Gramians are the diagonal matrix of its hsv.
+
+    Parameters
+    ----------
+    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
+        Stable system, continuous or discrete, real or complex; a diagonal one is balanced as a `StateSpace`.
+
+    Returns
+    -------
+    system : StateSpace, or of the class of `sys` if that is a model of another library
+        Balanced, of the order of the numerical rank: states beyond it cannot be balanced.
+    hsv : (n,) ndarray
+        All Hankel singular values, decreasing, in units of y per unit of u.
+    T, Ti : (n, rank) and (rank, n) ndarray
+        Bases, ``(Ti A T, Ti B, C T, D)``.
+
+    Raises
+    ------
+    StabilityError
+        If a pole lies on or beyond the stability boundary.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> plant = hr.StateSpace([[-1.0, 0.5], [0.0, -3.0]], [[1.0], [1.0]], [[1.0, 0.0]])
+    >>> system, hsv, T, Ti = hr.balanced_realization(plant)
+    >>> P, Q = hr.gramians(system)
+    >>> bool(np.allclose(P, np.diag(hsv)) and np.allclose(Q, np.diag(hsv)))
+    True
+    """
+    system = as_system(sys)
+    if isinstance(system, DiagonalBank):
+        raise InputError(f"balanced_realization takes one system; got a bank of {len(system)}. Pass bank[i].")
+    bal = _balance(system.dense(), sys, 0.0)
+    if bal.unstable:
+        raise unstable_error(bal._found.parts.poles[: bal.unstable], system.dt)
+    with one_blas_thread(bal.rank):
+        reduction = bal._dense_result(bal.rank, *bal._reduce_stable(bal.rank, False), "balanced realisation")
+    return reduction.system, bal.hsv, reduction.T, reduction.Ti

@@ -6,25 +6,30 @@ eigenvectors. Orders may differ from system to system; arrays are then filled up
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
-from numpy.typing import ArrayLike
 
 from .. import order as orders
-from .._checks import Array, is_discrete
-from .._threads import one_blas_thread
-from ..diagonal import NEARLY_REAL
-from ..diagonal_banks import Bank, batched_hankel_singular_values, checked_bank, factors
-from ..errors import DiagonalisationError, OrderError
-from ..gramians import GRADED_BELOW
-from ..systems import DiagonalSystem
-from .assemble import single_array
-from .balanced import balance
-from .rediagonalise import CONDITION_LIMIT, log1p
+from ..checks import SINGLE, Array, check_result, exactly_one, in_family
+from ..errors import DiagonalisationError
+from ..hankel import bank_of
+from ..linalg.cauchy import NEARLY_REAL
+from ..linalg.cauchy_bank import Bank, factors
+from ..linalg.hankel_svd import GRADED_BELOW
+from ..linalg.threads import one_blas_thread
+from ..systems import DiagonalBank, DiagonalSystem, Poles
+from .rediagonalise import CONDITION_LIMIT
 from .result import Reduction
+
+Alone = Callable[[DiagonalSystem], Any]
+
+# Systems whose poles lie at distances from the stability boundary that differ by more than this are reduced one by one,
+# where eigenpairs of graded matrices are corrected.
+GRADED_FROM = 1e5
 
 # Up to this size LAPACK's divide and conquer does not divide and keeps the digits of every singular value.
 UNDIVIDED = 25
@@ -52,6 +57,8 @@ class BankReduction:
         Bounds on the H-infinity norms of the errors, with their rounding floors.
     T, Ti : (batch, n, order) and (batch, order, n) ndarray
         Bases as in `Reduction`, filled up with zeros.
+    original : DiagonalBank
+        The bank that was reduced.
     """
 
     lam: Array
@@ -64,7 +71,7 @@ class BankReduction:
     error_bound: Array
     T: Array
     Ti: Array
-    _bank: Bank
+    original: DiagonalBank
 
     @property
     def states(self) -> Array:
@@ -82,96 +89,41 @@ class BankReduction:
 
     def __getitem__(self, i: int) -> Reduction:
         """Return the reduction of one system, which can measure its errors."""
+        original = self.original[i]
         order, stored = int(self.order[i]), int(self.states[i])
-        kind: dict[str, Any] = {"dt": self._bank.dt, "output": self._bank.output}
         B, C = self.B[i, :stored], self.C[i][:, :stored]
-        if self.rates is None:
-            reduced = DiagonalSystem(self.lam[i, :stored], B, C, **kind)
-        else:
-            reduced = DiagonalSystem.from_rates(self.rates[i, :stored], B, C, **kind)
-        T, Ti = self.T[i][:, :order], self.Ti[i][:order]
-        pair = (self._bank.system(i), reduced)
-        return Reduction(reduced, order, self.hsv[i], float(self.error_bound[i]), T, Ti, 0, False, pair)
+        poles = Poles(self.lam[i, :stored]) if self.rates is None else Poles.of_rates(self.rates[i, :stored])
+        names = {key: getattr(original, key) for key in ("name", "inputs", "outputs")}
+        reduced = DiagonalSystem.trusted(poles, B, C, original.D, original.dt, original.output, names)
+        T, Ti, bound = self.T[i][:, :order], self.Ti[i][:order], float(self.error_bound[i])
+        return Reduction(reduced, original, order, self.hsv[i], bound, T, Ti, _reduced=reduced)
+
+    @property
+    def systems(self) -> list[DiagonalSystem]:
+        """The reduced systems, each of its own size."""
+        return [self[i].system for i in range(len(self))]
 
 
-def batched_balanced_truncation(
-    lam: ArrayLike,
-    B: ArrayLike,
-    C: ArrayLike,
-    *,
-    dt: Any,
-    order: int | None = None,
-    states: int | None = None,
-    rtol: float | None = None,
-    energy: float | None = None,
-    output: Literal["complex", "real"] = "complex",
-    rates: ArrayLike | None = None,
-) -> BankReduction:
-    """Reduce many diagonal systems of one size by balanced truncation; they stay diagonal.
-
-    Parameters
-    ----------
-    lam : (batch, n) array_like
-        Poles of each system, strictly stable.
-    B : (batch, n, m) array_like
-        Input matrices.
-    C : (batch, p, n) array_like
-        Output matrices.
-    dt : float or bool
-        Sampling time in seconds; 0 is continuous, True is discrete without a stated time.
-    order : int, optional
-        Hankel singular values to keep in every system; in those of a smaller numerical rank, that many.
-    states : int, optional
-        Keep the largest order that fits this many stored states; with real output conjugate pairs stay together.
-    rtol, energy : float, optional
-        As for `balanced_truncation`, for each system by itself: orders may differ.
-    output : {"complex", "real"}, default "complex"
-        Whether the outputs are ``C x`` or their real parts.
-    rates : (batch, n) array_like, optional
-        Logarithms of discrete poles, as for `diagonal_factor`; `lam` is then not read.
-
-    Returns
-    -------
-    BankReduction
-        All reduced systems, with a mask where they differ in size; item i is the `Reduction` of one of them.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree or an entry is not finite.
-    OrderError
-        If not exactly one of `order`, `states`, `rtol`, `energy` is given, or it is out of its range.
-    StabilityError
-        If a pole is not strictly stable.
-    DiagonalisationError
-        If a reduced system cannot be kept diagonal; its attribute `systems` lists those that cannot.
-
-    See Also
-    --------
-    batched_hankel_singular_values : The values alone.
-
-    Examples
-    --------
-    >>> import numpy as np, hankelred as hr
-    >>> lam = -np.arange(1.0, 9.0) * np.linspace(1, 2, 1000)[:, None]  # a thousand times eight poles
-    >>> bank = hr.batched_balanced_truncation(lam, np.ones((1000, 8, 1)), np.ones((1000, 1, 8)), dt=0, order=3)
-    >>> bank.lam.shape, bool(bank[7].hinf_error() <= bank.error_bound[7])
-    ((1000, 3), True)
-    """
-    bank = checked_bank(lam, B, C, dt, output, rates)
-    name, value = _criterion(bank, order=order, states=states, rtol=rtol, energy=energy)
-    hsv, parts = np.zeros((len(bank.B), bank.order)), []
-    if name in ("order", "states") and value == (bank.order if name == "order" else bank.B.shape[1]):
-        hsv = batched_hankel_singular_values(lam, B, C, dt=dt, output=output, rates=rates).astype(float)
-        return _assembled(bank, [_unchanged(bank)], hsv)
+def reduce_bank(system: DiagonalBank, alone: Alone, **criteria: Any) -> BankReduction:
+    """Reduce the systems of a bank, all of them stable, by one criterion; `alone` balances one that needs care."""
+    name, value = exactly_one(**criteria)
+    if name in ("order", "states"):
+        value = orders.check_count(value, system.order if name == "order" else system.n, name)
+    else:
+        orders.least_order(np.ones(1), 1, **{name: value}, floor=0.0)  # raises where the value is out of its range
+    bank = bank_of(system)
+    hsv, parts = np.zeros((len(system), system.order)), []
+    if name in ("order", "states") and value == (system.order if name == "order" else system.n):
+        return _assembled(system, bank, [_unchanged(system)], bank.hankel_singular_values())
     if not bank.is_silent:
-        with one_blas_thread(bank.order):
+        with one_blas_thread(system.order):
             for piece in bank.pieces():
-                systems = np.arange(len(bank.B))[piece]
-                hsv[piece], found = _reduce_piece(bank, systems, name, value)
+                systems = np.arange(len(system))[piece]
+                hsv[piece], found = _reduce_piece(system, bank, systems, alone, name, value)
                 parts += found
         _refuse_failed(parts)
-    return _assembled(bank, parts, hsv)
+    check_result("Hankel singular values", hsv)
+    return _assembled(system, bank, parts, hsv)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,26 +139,12 @@ class _Part:
     Ti: Array
     stored: Array
     failed: Array
+    condition: Array
 
     def take(self, some: Array) -> _Part:
         """Return some of the systems."""
         parts: dict[str, Any] = {name: None if x is None else x[some] for name, x in vars(self).items()}
         return _Part(**parts)
-
-
-def _criterion(bank: Bank, **criteria: Any) -> tuple[str, Any]:
-    """Return name and value of the one criterion given, checked."""
-    given = {name: value for name, value in criteria.items() if value is not None}
-    if len(given) != 1:
-        raise OrderError(f"Exactly one of {', '.join(criteria)} must be given; got {', '.join(given) or 'none'}.")
-    name, value = given.popitem()
-    if name in ("order", "states"):
-        limit = bank.order if name == "order" else bank.B.shape[1]
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= limit:
-            raise OrderError(f"{name} must be an integer from 0 to {limit}; got {value!r}.")
-    else:
-        orders.least_order(np.ones(1), 1, **{name: value})  # raises where the value is out of its range
-    return name, value
 
 
 def _orders(hsv: Array, name: str, value: Any, pairs: bool) -> Array:
@@ -219,21 +157,25 @@ def _orders(hsv: Array, name: str, value: Any, pairs: bool) -> Array:
     return np.minimum(wanted, rank)
 
 
-def _reduce_piece(bank: Bank, systems: Array, name: str, value: Any) -> tuple[Array, list[_Part]]:
+def _reduce_piece(
+    system: DiagonalBank, bank: Bank, systems: Array, alone: Alone, name: str, value: Any
+) -> tuple[Array, list[_Part]]:
     """Return the Hankel singular values of some systems of a bank and these systems reduced."""
     piece = bank.take(systems)
     S, R, w, distance = factors(piece)
     M = (R @ S).real if bank.pairs else R @ S
     hsv = np.zeros((len(M), bank.order))
     hsv[:, : M.shape[1]] = np.linalg.svd(M, compute_uv=False)
-    wanted = _orders(hsv, name, value, bank.pairs)
+    unit = 1.0 if name in ("order", "states", "rtol", "energy") else piece.unit
+    wanted = _orders(hsv * unit, name, value, bank.pairs)
     U, Vh = _vectors(M, hsv, wanted)
     hsv *= piece.unit
-    # pairs lose digits near the real axis, and real data stored as half of a pair have none: one by one
-    is_alone = distance < NEARLY_REAL if bank.pairs else np.full(len(M), bank.output == "real")
+    # pairs lose digits near the real axis, and real data stored as half of a pair have none
+    is_alone = piece.poles.gap.max(axis=1) > GRADED_FROM * piece.poles.gap.min(axis=1)
+    is_alone |= distance < NEARLY_REAL if bank.pairs else np.full(len(M), system.has_real_output)
     parts = []
     for i in np.flatnonzero(is_alone):
-        hsv[i], part = _reduce_alone(bank, int(systems[i]), name, value)
+        hsv[i], part = _reduce_alone(system[int(systems[i])], alone, int(systems[i]), name, value)
         parts.append(part)
     pending = np.flatnonzero(~is_alone)
     while len(pending):
@@ -242,7 +184,7 @@ def _reduce_piece(bank: Bank, systems: Array, name: str, value: Any) -> tuple[Ar
         root = np.sqrt(hsv[group, None, :order] / piece.unit[group, :, None])
         T = S[group] @ (Vh[group, :order].conj().swapaxes(1, 2) / root)
         Ti = (U[group][:, :, :order] / root).conj().swapaxes(1, 2) @ R[group]
-        part = _diagonalised(piece.take(group), T, Ti, w[group], systems[group])
+        part = _diagonalised(piece.take(group), T, Ti, w[group], systems[group], system.is_discrete)
         if name == "states":
             fits = part.stored <= value
             part = part.take(fits)
@@ -252,16 +194,15 @@ def _reduce_piece(bank: Bank, systems: Array, name: str, value: Any) -> tuple[Ar
     return hsv, parts
 
 
-def _reduce_alone(bank: Bank, i: int, name: str, value: Any) -> tuple[Array, _Part]:
+def _reduce_alone(one: DiagonalSystem, alone: Alone, i: int, name: str, value: Any) -> tuple[Array, _Part]:
     """Return the Hankel singular values of one system and what `_diagonalised` returns for many."""
-    balancing = balance(bank.system(i))
-    criterion = {name: min(value, balancing.rank) if name == "order" else value}
-    found = balancing.reduce(**criterion)
+    balancing = alone(one)
+    found = balancing.reduce(**{name: min(value, balancing.rank) if name == "order" else value})
     system = found.system
-    rates = None if bank.poles.z is None else np.log(system.lam) if system.rates is None else system.rates
+    rates = None if one.rates is None else np.log(system.lam) if system.rates is None else system.rates
     arrays: list[Any] = [system.lam, rates, system.B, system.C, found.T, found.Ti, np.array(system.n), np.array(False)]
     parts: list[Any] = [x if x is None else x[None] for x in arrays]
-    return found.hsv, _Part(np.array([i]), *parts)
+    return found.hsv, _Part(np.array([i]), *parts, np.ones(1))
 
 
 def _vectors(M: Array, hsv: Array, wanted: Array) -> tuple[Array, Array]:
@@ -274,7 +215,7 @@ def _vectors(M: Array, hsv: Array, wanted: Array) -> tuple[Array, Array]:
     return U, Vh
 
 
-def _diagonalised(bank: Bank, T: Array, Ti: Array, w: Array, systems: Array) -> _Part:
+def _diagonalised(bank: Bank, T: Array, Ti: Array, w: Array, systems: Array, discrete: bool) -> _Part:
     """Project systems with bases of their scaled states, and bring them back to diagonal form."""
     shift = 0.0 if bank.poles.z is None else 1.0
     poles = bank.poles.lam if bank.poles.z is None else np.expm1(bank.poles.z)
@@ -295,12 +236,12 @@ def _diagonalised(bank: Bank, T: Array, Ti: Array, w: Array, systems: Array) -> 
     condition = np.linalg.cond(X) if X.shape[1] else np.ones(len(X))
     failed = ~(condition <= CONDITION_LIMIT)
     X = np.where(failed[:, None, None], np.eye(X.shape[1]), X)  # not used; an exactly singular one stops the others
-    B, C = np.linalg.solve(X, bank.split[:, :, None] * B), (bank.unit / bank.split)[:, :, None] * C @ X
+    B, C = np.linalg.solve(X, bank.divisor[:, :, None] * B), (bank.unit / bank.divisor)[:, :, None] * C @ X
     scale = _balancing_scales(B, C)
     X, B, C = X * scale[:, None, :], B / scale[:, :, None], C * scale[:, None, :]
     T, Ti = T @ X, np.linalg.inv(X) @ Ti
     lam = poles + shift
-    failed |= np.any(_instability(poles, shift, bank.dt) >= 0, axis=1)
+    failed |= np.any(_excess(poles, shift, discrete) >= 0, axis=1)
     if bank.pairs:
         real = kind == 2
         B = np.where(real[:, :, None], B.real, B)
@@ -308,8 +249,8 @@ def _diagonalised(bank: Bank, T: Array, Ti: Array, w: Array, systems: Array) -> 
         first = np.argsort(~stored, axis=1, kind="stable")
         lam, poles = np.take_along_axis(lam, first, 1), np.take_along_axis(poles, first, 1)
         B, C = np.take_along_axis(B, first[:, :, None], 1), np.take_along_axis(C, first[:, None, :], 2)
-    rates = None if bank.poles.z is None else log1p(poles)
-    return _Part(systems, lam, rates, B, C, T, Ti, stored.sum(axis=1), failed)
+    rates = None if bank.poles.z is None else Poles(bank.poles.lam, bank.poles.z).like(poles, shift).rates
+    return _Part(systems, lam, rates, B, C, T, Ti, stored.sum(axis=1), failed, condition)
 
 
 def _balancing_scales(B: Array, C: Array) -> Array:
@@ -319,51 +260,49 @@ def _balancing_scales(B: Array, C: Array) -> Array:
     return np.sqrt(np.divide(rows, columns, out=np.ones_like(rows), where=linked))
 
 
-def _instability(poles: Array, shift: float, dt: Any) -> Array:
+def _excess(poles: Array, shift: float, discrete: bool) -> Array:
     """Return how far poles are beyond the stability boundary, negative inside; discrete ones given less `shift`."""
-    if not is_discrete(dt):
+    if not discrete:
         return poles.real
     if shift:
         return 2 * poles.real + np.abs(poles) ** 2  # |1 + x|^2 - 1
     return np.abs(poles) - 1
 
 
-def _unchanged(bank: Bank) -> _Part:
+def _unchanged(system: DiagonalBank) -> _Part:
     """Return the bank itself, which is its only model of full order where a system is not minimal."""
-    batch, n = bank.B.shape[:2]
-    B, C = bank.split[:, :, None] * bank.B, (bank.unit / bank.split)[:, :, None] * bank.C
-    identity = np.broadcast_to(np.eye(bank.order), (batch, bank.order, bank.order))
-    every = np.arange(batch)
-    return _Part(
-        every, bank.poles.lam, bank.poles.z, B, C, identity, identity, np.full(batch, n), np.zeros(batch, bool)
-    )
+    batch, n = len(system), system.n
+    B, C, _ = system.double_matrices()
+    identity = np.broadcast_to(np.eye(system.order), (batch, system.order, system.order))
+    poles = system.spectrum
+    sizes = np.full(batch, n), np.zeros(batch, bool), np.ones(batch)
+    return _Part(np.arange(batch), poles.values(), poles.logarithms(), B, C, identity, identity, *sizes)
 
 
 def _refuse_failed(parts: list[_Part]) -> None:
     failed = np.sort(np.concatenate([part.systems[part.failed] for part in parts]))
     if len(failed) == 0:
         return
-    error = DiagonalisationError(
+    raise DiagonalisationError(
         f"Every reduced system of a bank must be a stable diagonal one; got {len(failed)} that are not, the first of "
-        f"them number {failed[0]}. Choose another order, or reduce these alone: balance names orders that work."
+        f"them number {failed[0]}. Choose another order, or reduce these alone: balance names orders that work.",
+        systems=failed.tolist(),
     )
-    error.systems = failed.tolist()  # type: ignore[attr-defined]
-    raise error
 
 
-def _assembled(bank: Bank, parts: list[_Part], hsv: Array) -> BankReduction:
+def _assembled(system: DiagonalBank, bank: Bank, parts: list[_Part], hsv: Array) -> BankReduction:
     """Put the parts together, filled up with zeros to one size."""
-    batch, full = len(bank.B), bank.order
+    batch, full = len(system), system.order
     most = max((int(part.stored.max(initial=0)) for part in parts), default=0)
-    order = np.zeros(batch, dtype=int)
+    order, condition = np.zeros(batch, dtype=int), np.ones(batch)
     for part in parts:
-        order[part.systems] = part.T.shape[2]
+        order[part.systems], condition[part.systems] = part.T.shape[2], part.condition
     widest = int(order.max(initial=0))
     dtype = np.result_type(bank.B, *(part.lam for part in parts))
     basis = np.result_type(dtype, *(part.T for part in parts))
     lam, mask = np.zeros((batch, most), dtype), np.zeros((batch, most), dtype=bool)
-    rates = None if bank.poles.z is None else np.zeros((batch, most), dtype)
-    B, C = np.zeros((batch, most, bank.B.shape[2]), dtype), np.zeros((batch, bank.C.shape[1], most), dtype)
+    rates = None if system.rates is None else np.zeros((batch, most), dtype)
+    B, C = np.zeros((batch, most, system.m), dtype), np.zeros((batch, system.p, most), dtype)
     T, Ti = np.zeros((batch, full, widest), basis), np.zeros((batch, widest, full), basis)
     for part in parts:
         k, i = min(most, part.lam.shape[1]), part.systems
@@ -375,8 +314,23 @@ def _assembled(bank: Bank, parts: list[_Part], hsv: Array) -> BankReduction:
         B[i, :k] = np.where(kept[:, :, None], part.B[:, :k], 0.0)
         C[i, :, :k] = np.where(kept[:, None, :], part.C[:, :, :k], 0.0)
         T[i, :, : part.T.shape[2]], Ti[i, : part.T.shape[2]] = part.T, part.Ti
-    bound = np.array([orders.error_bound(values, k) for values, k in zip(hsv, order, strict=True)])
-    arrays: list[Any] = [lam, rates, B, C, mask, order, hsv, bound, T, Ti]
-    if bank.dtype in (np.float32, np.complex64):
-        arrays = [single_array(x) if x is not None and x.dtype.kind in "fc" else x for x in arrays]
-    return BankReduction(*[*arrays, bank])
+    floors = np.array([orders.rounding_floor(values) for values in hsv]) * condition
+    bound = np.array([orders.error_bound(*row) for row in zip(hsv, order, floors, strict=True)])
+    if system.dtype in SINGLE and order.max(initial=0) < full:
+        bound += _rounding(lam if rates is None else rates, rates is not None or not system.is_discrete, mask, B, C)
+    arrays: list[Any] = [lam, rates, B, C]
+    arrays = [x if x is None else in_family(x, system.dtype) for x in arrays]
+    T, Ti = in_family(T, system.dtype), in_family(Ti, system.dtype)
+    return BankReduction(*arrays, mask, order, hsv, bound, T, Ti, system)
+
+
+def _rounding(poles: Array, are_rates: bool, mask: Array, B: Array, C: Array) -> Array:
+    """Bound what storing poles (or rates), B and C in single precision changes, to first order, term by term.
+
+    ``|c_i| |b_i| / d_i`` times the rounding of ``1 / (s - lam_i)``, ``|lam_i| / d_i`` or for rates ``|z_i| / d_i``, and
+    of b and c, d_i the distance from the stability boundary.
+    """
+    unit = float(np.finfo(np.float32).eps) / 2
+    margin = np.where(mask, -poles.real if are_rates else 1.0 - np.abs(poles), 1.0)
+    gain = np.linalg.norm(B, axis=2) * np.linalg.norm(C, axis=1) / np.minimum(margin, 1.0)
+    return np.sum(gain * unit * (2.0 + np.abs(poles) / margin), axis=1)

@@ -1,32 +1,43 @@
-"""What a reduction returns: the reduced system together with the proof of what was lost."""
+"""What a reduction returns: the reduced system with a stated bound, and ways to measure the true error."""
 
 from __future__ import annotations
 
+import html
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .. import norms
-from .._checks import Array
-from ..systems import DiagonalSystem, StateSpace
+from ..checks import EPS, Array
+from ..hankel import largest_gain, sample_frequencies
+from ..systems import LinearSystem
+
+# A difference of two gains is not known better than to this many roundings of either.
+RESOLUTION = 4 * EPS
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Reduction:
     """A reduced system, its Hankel singular values, its error bound and ways to measure the true error.
 
+    Every error is that of the model in `system` against the system that was given.
+
     Attributes
     ----------
     system : same class as the system reduced
-        The reduced model, with the dt, input and output names of the original.
+        The reduced model, with the dt, input and output names of the original. Transfer functions come back as
+        state space models of their library.
+    original : StateSpace or DiagonalSystem
+        The system that was given, as `as_system` reads it.
     order : int
         Hankel singular values kept, those of unstable poles included.
     hsv : (n,) ndarray
         All Hankel singular values, decreasing, in units of y per unit of u; infinite for poles that were split
         off and kept.
     error_bound : float
-        Bound on the H-infinity norm of the error, with its rounding floor.
+        Bound on the H-infinity norm of the error, with what rounding adds; infinite where no bound holds.
     T, Ti : (n, order) and (order, n) ndarray
         Bases with ``Ti T = I``: ``x ≈ T x_r`` and ``x_r = Ti x``; the truncated model is
         ``(Ti A T, Ti B, C T, D)``. For diagonal systems the eigenvectors that restore the diagonal form are
@@ -34,24 +45,30 @@ class Reduction:
         are the complex poles, their conjugates and the real poles, in this order.
     unstable : int
         Poles split off as unstable or marginal, and kept.
-    match_dc : bool
-        Whether the model was matched at s = 0 or z = 1 instead of truncated; T and Ti are then the bases of the
-        states kept.
+    method : str
+        How the model was made; with "singular perturbation" T and Ti are the bases of the states kept.
     """
 
     system: Any
+    original: Any
     order: int
     hsv: Array
     error_bound: float
     T: Array
     Ti: Array
     unstable: int = 0
-    match_dc: bool = False
-    _stable: tuple[StateSpace | DiagonalSystem, StateSpace | DiagonalSystem] | None = field(default=None, repr=False)
+    method: str = "balanced truncation"
+    _reduced: Any = field(default=None, repr=False)
+    _stable: tuple[LinearSystem, LinearSystem] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         """Return orders and bound, not the matrices."""
         return f"Reduction(order {len(self.hsv)} -> {self.order}, error_bound={self.error_bound:.4g})"
+
+    def _repr_html_(self) -> str:
+        """Return the summary for notebooks."""
+        rows = "".join(f"<tr><td>{html.escape(line)}</td></tr>" for line in self.summary().splitlines())
+        return f"<table>{rows}</table>"
 
     def hinf_error(self) -> float:
         """Measure the H-infinity norm of the error, by `hinf_norm`.
@@ -59,9 +76,27 @@ class Reduction:
         Returns
         -------
         float
-            In units of y per unit of u. Kept unstable poles cancel in the error.
+            In units of y per unit of u; never less than the rounding of the two gains whose difference it is. Kept
+            unstable poles cancel in the error.
+
+        Examples
+        --------
+        >>> import numpy as np, hankelred as hr
+        >>> plant = hr.StateSpace(np.diag([-1.0, -2.0, -30.0]), np.ones((3, 1)), np.ones((1, 3)))
+        >>> reduction = hr.balanced_truncation(plant, order=2)
+        >>> hr.hinf_norm(plant - reduction.system) == reduction.hinf_error()
+        True
         """
-        return float(norms.hinf_norm(self._error_system())) if self._stable else 0.0
+        if self._reduced is self.original:
+            return 0.0
+        if self._stable is None:
+            error = float(norms.hinf_norm(self.original - self._reduced))
+        else:
+            error = norms.stable_error(self.original, self._reduced, *self._stable)
+        poles, both = self._reduced.poles()[self.unstable :], self.original.dtype.kind == "c"
+        omega = sample_frequencies(poles, self.original.is_discrete, both)
+        full = self.original if self._stable is None else self._stable[0]
+        return max(error, RESOLUTION * largest_gain(full._response(omega)))
 
     def h2_error(self) -> float:
         """Measure the H2 norm of the error, by `h2_norm`.
@@ -71,7 +106,7 @@ class Reduction:
         float
             Infinite in continuous time if the feedthrough differs, as it does with `match_dc`.
         """
-        return norms.h2_norm(self._error_system()) if self._stable else 0.0
+        return 0.0 if self._reduced is self.original else float(norms.h2_norm(self._error_system()))
 
     def hankel_error(self) -> float:
         """Measure the Hankel norm of the error, by `hankel_norm`; at least ``hsv[order]``.
@@ -81,7 +116,7 @@ class Reduction:
         float
             In units of y per unit of u.
         """
-        return norms.hankel_norm(self._error_system()) if self._stable else 0.0
+        return 0.0 if self._reduced is self.original else float(norms.hankel_norm(self._error_system()))
 
     def summary(self) -> str:
         """Return one paragraph for people: orders, bound, what decided.
@@ -91,9 +126,8 @@ class Reduction:
         str
             A few lines of text.
         """
-        method = "singular perturbation (match_dc)" if self.match_dc else "balanced truncation"
         lines = [
-            f"{method}: order {len(self.hsv)} -> {self.order}",
+            f"{self.method}: order {len(self.hsv)} -> {self.order}",
             f"H-infinity error bound {self.error_bound:.4g}",
         ]
         if self.unstable:
@@ -106,7 +140,32 @@ class Reduction:
             lines.append(f"first hsv dropped {finite[kept]:.4g}")
         return "\n".join(lines)
 
-    def _error_system(self) -> StateSpace | DiagonalSystem:
-        assert self._stable is not None
-        full, reduced = self._stable
+    def to_json(self) -> str:
+        """Return figures and versions as JSON, without the matrices.
+
+        Returns
+        -------
+        str
+            An object with method, orders, hsv (null for infinite ones), bound, sizes, dt and the versions used.
+        """
+        import scipy
+
+        from .. import __version__
+
+        finite = [float(value) if np.isfinite(value) else None for value in self.hsv]
+        record = {
+            "method": self.method,
+            "order": self.order,
+            "full_order": len(self.hsv),
+            "unstable": self.unstable,
+            "hsv": finite,
+            "error_bound": float(self.error_bound) if np.isfinite(self.error_bound) else None,
+            "dt": self.original.dt,
+            "sizes": {"n": self.original.n, "m": self.original.m, "p": self.original.p},
+            "versions": {"hankelred": __version__, "numpy": np.__version__, "scipy": scipy.__version__},
+        }
+        return json.dumps(record)
+
+    def _error_system(self) -> Any:
+        full, reduced = self._stable or (self.original, self._reduced)
         return full - reduced

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from .._checks import Array, check_dt, is_discrete
+from ..checks import Array, check_dt, is_discrete
 from ..systems import DiagonalSystem, StateSpace
 from .systems import system_code, system_with_hsv
 

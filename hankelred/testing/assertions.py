@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._checks import EPS, Array, double
-from .._rounding import Factored, well_scaled
+from ..checks import EPS, Array, double
+from ..drift import SAFETY, drift_bound
 from ..errors import InputError
-from ..gramians import padded, stable_factors, system_order
-from ..interop import as_system
+from ..hankel import gramian_factors, stable
+from ..linalg.hankel_svd import padded
 from ..norms import hinf_norm
 from ..order import tail_sum
 from ..reduction import Reduction
-from ..stability import hsv_drift_bound
-from ..systems import DiagonalSystem, StateSpace
+from ..systems import LinearSystem, as_system
 from .systems import system_code
 
 # Rows of a table of values in a message.
@@ -117,7 +116,7 @@ def assert_error_bound(full: Any, reduced: Any, *, bound: float | None = None, r
         reduced = reduced.system
     G, Gr = as_system(full), as_system(reduced)
     true, floor = _values_and_floor(G)
-    order = system_order(Gr)
+    order = Gr.order
     if order > len(true):
         raise AssertionError(f"The reduced model must not be larger than the full one; got order {order} for {G!r}.")
     limit = 2 * (tail_sum(true, order) + floor) if bound is None else bound
@@ -163,7 +162,7 @@ def assert_weyl(G: Any, H: Any, hsv: Callable[[Any], ArrayLike] | None = None) -
     >>> assert_weyl(slow, fast)
     """
     first, second = as_system(G), as_system(H)
-    drift = hsv_drift_bound(first, second)
+    drift = drift_bound(first, second)
     before, after = drift.hsv, drift.hsv_after
     if hsv is not None:
         before, after = _claimed(hsv, G, first), _claimed(hsv, H, second)
@@ -189,7 +188,7 @@ def assert_factors(sys: Any, S: ArrayLike, R: ArrayLike, *, rtol: float = 1e-10)
     Parameters
     ----------
     sys : StateSpace, DiagonalSystem or anything `as_system` accepts
-        Stable system. Coordinates of a `DiagonalSystem` with real output are those of ``sys.to_state_space()``.
+        Stable system. Coordinates of a `DiagonalSystem` with real output are those of ``sys.dense()``.
     S : (n, k) array_like
         Controllability factor; a Gramian P that is not factored is tested by its Cholesky factor.
     R : (l, n) array_like
@@ -210,7 +209,7 @@ def assert_factors(sys: Any, S: ArrayLike, R: ArrayLike, *, rtol: float = 1e-10)
     >>> assert_factors(lag, *hr.gramian_factors(lag))
     """
     system = as_system(sys)
-    G = system.to_state_space() if isinstance(system, DiagonalSystem) else system.standard()
+    G = system.dense()
     S, R = np.asarray(S), np.asarray(R)
     A, B, C = G.A, G.B, G.C
     equations = [
@@ -260,7 +259,7 @@ def assert_balanced(sys: Any, hsv: ArrayLike | None = None, *, rtol: float = 1e-
     >>> assert_balanced(system_with_hsv([3.0, 1.0]), [3.0, 1.0])
     """
     system = as_system(sys)
-    S, R = stable_factors(system)
+    S, R = gramian_factors(system)
     true, floor = _values_and_floor(system)
     expected = true if hsv is None else _claimed(hsv, sys, system)
     if len(expected) != len(S):
@@ -277,13 +276,13 @@ def assert_balanced(sys: Any, hsv: ArrayLike | None = None, *, rtol: float = 1e-
             )
 
 
-def _values_and_floor(system: StateSpace | DiagonalSystem) -> tuple[Array, float]:
-    """Return the Hankel singular values, computed in well-scaled states, and what rounding can do to one of them."""
-    factored = Factored(well_scaled(system)[0])
-    return factored.hsv, factored.floor
+def _values_and_floor(system: LinearSystem) -> tuple[Array, float]:
+    """Return the Hankel singular values and what rounding in two programs can do to one of them."""
+    found = stable(system)
+    return found.hsv, SAFETY * found.floor
 
 
-def _claimed(hsv: ArrayLike | Callable[[Any], ArrayLike], sys: Any, system: StateSpace | DiagonalSystem) -> Array:
+def _claimed(hsv: ArrayLike | Callable[[Any], ArrayLike], sys: Any, system: LinearSystem) -> Array:
     """Return claimed values as floats, or say why they cannot be Hankel singular values."""
     values = np.asarray(hsv(sys) if callable(hsv) else hsv)
     problem = None

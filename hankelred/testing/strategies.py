@@ -14,7 +14,7 @@ import numpy as np
 import scipy.linalg as sla
 from numpy.typing import ArrayLike
 
-from .._checks import Array, is_discrete
+from ..checks import Array, is_discrete
 from ..systems import DiagonalSystem, StateSpace
 from ._drawing import Draw, dense, diagonal, prescribed, strategy, times_of
 
@@ -302,7 +302,7 @@ def diagonal_banks(
     Returns
     -------
     hypothesis strategy of list of DiagonalSystem
-        Stack their ``lam``, ``B`` and ``C`` for `batched_hankel_singular_values`.
+        Stack their ``lam``, ``B`` and ``C`` for a `DiagonalBank`.
 
     Examples
     --------
@@ -360,10 +360,6 @@ def system_pairs(
             x + step * draw.matrix(x.shape, room, False, largest=1)
             for x, room in ((first.B, (max_states, 2)), (first.C, (2, max_states)))
         )
-        if isinstance(first, StateSpace):
-            return first, StateSpace(first.A, B, C, first.D, time)
-        if first.rates is None:
-            return first, DiagonalSystem(first.lam, B, C, first.D, dt=time, output=first.output)
-        return first, DiagonalSystem.from_rates(first.rates, B, C, first.D, dt=time, output=first.output)
+        return first, first.with_(B=B, C=C)
 
     return strategy(build)

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._checks import check_array, check_dt, is_discrete
+from ..checks import check_array, check_dt, is_discrete
 from ..errors import InputError
-from ..interop import as_system
-from ..systems import DiagonalSystem, StateSpace
+from ..systems import StateSpace, as_system
 
 # Systems of more states than this are summed up in words: nobody reads their matrices.
 SHOWN_STATES = 8
@@ -101,10 +100,10 @@ def system_code(sys: Any) -> str:
         outermost = poles[np.argmax(np.abs(poles) if system.is_discrete else poles.real)]
         return f"{system!r}, outermost pole {outermost:.6g}"
     matrices = [f"{name}={getattr(system, name).tolist()}" for name in "BCD" if name != "D" or system.D.any()]
-    if isinstance(system, DiagonalSystem):
-        start = "hr.DiagonalSystem(" if system.rates is None else "hr.DiagonalSystem.from_rates("
-        first = (system.lam if system.rates is None else system.rates).tolist()
-        rest = [f"dt={system.dt!r}"] + (['output="real"'] if system.output == "real" else [])
-        return f"{start}{first}, {', '.join(matrices + rest)})"
+    if not isinstance(system, StateSpace):
+        (name, poles), *_ = system.spectrum.data.items()
+        start = f"hr.{type(system).__name__}" + (".from_rates(" if name == "rates" else "(")
+        rest = [f"dt={system.dt!r}"] + (['output="real"'] if system.has_real_output else [])
+        return f"{start}{poles.tolist()}, {', '.join(matrices + rest)})"
     descriptor = [] if system.E is None else [f"E={system.E.tolist()}"]
     return f"hr.StateSpace({', '.join([f'A={system.A.tolist()}', *matrices, f'dt={system.dt!r}', *descriptor])})"

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: Schur forms, Lyapunov factors, Cauchy-like Gramians, their products, responses and norms."""

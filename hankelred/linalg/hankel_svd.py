@@ -1,0 +1,187 @@
+"""The product of two Gramian factors, ``R S = U diag(hsv) V^H``: its values, vectors and bases. The only place.
+
+How that product is formed and decomposed decides how many digits the small Hankel singular values keep. Factors come
+graded, large columns of S and rows of R first; then LAPACK's singular values without vectors (dqds) and its implicit
+QR driver (gesvd) keep the digits of every value, divide and conquer those of the large ones.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.linalg as sla
+from scipy.linalg import lapack
+
+from ..checks import EPS, Array
+from .bidiagonal import Triples, bidiagonalised
+
+# Columns of a dense factor below this share of the largest are noise: an entry's own rounding error is half of eps.
+# With both factors cut here, Hankel singular values down to 1e-34 of the largest are still resolved.
+NOISE = EPS / 16
+
+# Singular vectors of values above this share of the largest lose at most four of their sixteen digits to the faster
+# algorithms; below it they are computed by the one that keeps the digits of every value.
+GRADED_BELOW = 1e-4
+
+# Up to this size the implicit QR driver costs no more than anything else, values and vectors at once.
+SMALL = 40
+
+
+def graded(S: Array) -> Array:
+    """Return a factor of the same Gramian with columns of falling size, those that are rounding noise left out.
+
+    A pivoted QR of ``S^H``: without it the product ``R S`` buries the small Hankel singular values under the
+    rounding errors of the large ones.
+    """
+    if S.size == 0:
+        return S
+    triangle, pivots = _pivoted_triangle(S.conj().T)
+    sizes = np.abs(np.diag(triangle))
+    if sizes[-1] <= NOISE * sizes[0]:
+        triangle = triangle[: int(np.sum(sizes > NOISE * sizes[0]))]
+    factor = np.empty((len(S), len(triangle)), dtype=S.dtype)
+    factor[pivots] = triangle.conj().T  # S^H P = Q triangle, hence S S^H = P triangle^H triangle P^H
+    return factor
+
+
+def _pivoted_triangle(M: Array) -> tuple[Array, Array]:
+    """Return the triangle and the pivots of a QR with column pivoting."""
+    if len(M) > SMALL:
+        return sla.qr(M, mode="r", pivoting=True, check_finite=False)
+    geqp3 = lapack.zgeqp3 if M.dtype.kind == "c" else lapack.dgeqp3
+    found, pivots, *_ = geqp3(M)
+    return np.triu(found[: min(M.shape)]), pivots - 1
+
+
+class HankelSVD:
+    """``R S = U diag(hsv) V^H``: the values at once, vectors when they are asked for.
+
+    Attributes
+    ----------
+    values : (k,) ndarray
+        Singular values, decreasing; small ones of graded factors keep their digits.
+    """
+
+    def __init__(self, S: Array, R: Array) -> None:
+        self.S, self.R = S, R
+        product = R @ S
+        self._small = max(product.shape, default=0) <= SMALL
+        self._wide = product.shape[0] < product.shape[1]
+        self._form: Any = None
+        if product.size == 0:
+            self.values = np.zeros(0)
+        elif self._small:
+            self.values = self._graded[1]
+        else:
+            self._form = bidiagonalised(product.conj().T if self._wide else product)
+            self.values = self._form.values()
+
+    def triples(self, count: int) -> Triples:
+        """Return ``U, hsv, V^H`` for the first `count` singular values, or for more.
+
+        Vectors of values above `GRADED_BELOW` are right to rounding relative to the largest value; where smaller
+        ones are asked for, all are right relative to their own. The largest entry of each column of U is positive,
+        so that equal questions have equal answers whatever was asked before.
+        """
+        hsv = self.values
+        if not hsv.size or count == 0:
+            return np.zeros((len(self.R), 0)), np.zeros(0), np.zeros((0, self.S.shape[1]))
+        if self._small or hsv[count - 1] < GRADED_BELOW * hsv[0]:
+            return self._graded
+        found = self._form.leading(count)
+        if found is None:
+            return self._fast
+        U, hsv, Vh = found
+        return _signed(Vh.conj().T, hsv, U.conj().T) if self._wide else _signed(*found)
+
+    @cached_property
+    def _graded(self) -> Triples:
+        product = self.R @ self.S
+        if not self._small:
+            return _signed(*sla.svd(product, full_matrices=False, lapack_driver="gesvd"))
+        gesvd = lapack.zgesvd if product.dtype.kind == "c" else lapack.dgesvd
+        U, hsv, Vh, info = gesvd(product, full_matrices=0)
+        if info:
+            raise np.linalg.LinAlgError(f"LAPACK's gesvd must converge; got info={info}.")
+        return _signed(U, hsv, Vh)
+
+    @cached_property
+    def _fast(self) -> Triples:
+        return _signed(*sla.svd(self.R @ self.S, full_matrices=False, lapack_driver="gesdd"))  # divide and conquer
+
+    def bases(self, kept: slice, count: int) -> tuple[Array, Array]:
+        """Compute the two bases of square-root balanced truncation for some of the first `count` states.
+
+        ``T = S V hsv^-1/2`` and ``Ti = hsv^-1/2 U^H R``, so that ``Ti T = I`` [1]_.
+
+        References
+        ----------
+        .. [1] M. S. Tombs, I. Postlethwaite, "Truncated balanced realization of a stable non-minimal state-space
+           system", Int. J. Control 46, 1987, pp. 1319-1330.
+        """
+        U, hsv, Vh = self.triples(count)
+        root = np.sqrt(hsv[kept])
+        return self.S @ (Vh[kept].conj().T / root), (U[:, kept] / root).conj().T @ self.R
+
+
+def _signed(U: Array, hsv: Array, Vh: Array) -> Triples:
+    """Return the triples whose largest entries of U are positive."""
+    largest = U[np.abs(U).argmax(axis=0), np.arange(U.shape[1])]
+    size = np.abs(largest)
+    phase = np.divide(largest, size, out=np.ones_like(largest), where=size > 0)
+    return U * phase.conj(), hsv, Vh * phase[:, None]
+
+
+def padded(values: Array, order: int) -> Array:
+    """Return `order` Hankel singular values: zeros appended where the factors are thin."""
+    hsv = np.zeros(order)
+    found = values[:order]
+    hsv[: len(found)] = found
+    return hsv
+
+
+def norm_estimate(S: Array) -> float:
+    """Estimate the spectral norm of a factor, from below, by a few power steps from its largest column."""
+    if S.size == 0:
+        return 0.0
+    x, norm = S[:, np.argmax(np.einsum("ij,ij->j", S, S.conj()).real)], 0.0
+    for _ in range(6):
+        length = np.linalg.norm(x)
+        if length == 0:
+            return 0.0
+        y = S.conj().T @ (x / length)
+        x, norm = S @ y, float(np.linalg.norm(y))
+    return norm
+
+
+def real_pair(S: Array, R: Array, divide_and_conquer: bool) -> tuple[Array, Array]:
+    """Return real factors of real Gramians for complex ones in real coordinates.
+
+    A pole next to its conjugate makes a pair of columns nearly dependent, while the unpaired elimination of both is as
+    accurate as ever; only its factors are not real. But a singular vector of a simple hsv is real up to its phase: so
+    balance first, ``R S = U hsv V^H``, and turn the phases of ``S V`` and ``U^H R``.
+    """
+    if min(S.shape[1], len(R)) > 0:
+        U, _, Vh = sla.svd(R @ S, lapack_driver="gesdd" if divide_and_conquer else "gesvd")
+        S, R = S @ Vh.conj().T, U.conj().T @ R
+    return _real_columns(S), _real_columns(R.T).T
+
+
+def _real_columns(S: Array) -> Array:
+    """Return a real factor of the real matrix ``S S^H``, column by column where each is real up to a phase.
+
+    Neighbours that are not, which belong to equal singular values, are replaced together by as many real ones.
+    """
+    phase = np.sqrt((S * S).sum(axis=0))
+    modulus = np.abs(phase)
+    S = S * np.where(modulus > 0, modulus, 1.0) / np.where(modulus > 0, phase, 1.0)
+    mixed = np.linalg.norm(S.imag, axis=0) > 1e-7 * np.linalg.norm(S, axis=0)  # its square is dropped with Im S
+    out = S.real.copy()
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mixed, [False]])))
+    for start, stop in edges.reshape(-1, 2):
+        group = np.hstack([S[:, start:stop].real, S[:, start:stop].imag])
+        left, s, _ = sla.svd(group, full_matrices=False, lapack_driver="gesvd")
+        out[:, start:stop] = (left * s)[:, : stop - start]
+    return out

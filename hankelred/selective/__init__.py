@@ -1,0 +1,20 @@
+"""Models whose matrices change at every step: averaged Gramians, statistics of data, and reductions by them."""
+
+from .gramians import averaged_gramians
+from .projection import project
+from .result import SelectiveReduction
+from .rotation import rotate
+from .selection import SelectionReport, select, select_states, selection_report
+from .statistics import SelectiveStatistics
+
+__all__ = [
+    "SelectionReport",
+    "SelectiveReduction",
+    "SelectiveStatistics",
+    "averaged_gramians",
+    "project",
+    "rotate",
+    "select",
+    "select_states",
+    "selection_report",
+]

@@ -1,0 +1,211 @@
+"""Averaged Gramians of models whose decays, inputs and outputs change at every step.
+
+``h_t = a_t h_{t-1} + b_t`` and ``y_t = c_t . h_t`` with diagonal decays, along sequences of data. What such a model has
+in place of one pair of Gramians are averages over steps and sequences: of the recursions themselves, from second
+moments of the steps, or from mean steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..linalg.compiled import Kernels
+
+kernels = Kernels("hankelred.selective._kernels")
+from ..checks import Array, double
+from ..errors import InputError, StabilityError
+
+METHODS = ("exact", "second_moment", "mean")
+
+# Steps handled at a time: memory does not grow with the length of the sequences.
+PIECE = 512
+
+
+class StepMoments(NamedTuple):
+    """Averages over steps: ``E[a]``, ``E[b]``, ``E[a a^H]``, ... ``E[conj(c) c^T]``; ``acac`` has a c in place of c."""
+
+    a: Array
+    b: Array
+    aa: Array
+    bb: Array
+    ab: Array
+    cc: Array
+    acac: Array
+
+
+def averaged_gramians(
+    a: ArrayLike, b: ArrayLike, c: ArrayLike, method: Literal["exact", "second_moment", "mean"] = "exact"
+) -> tuple[Array, Array]:
+    """Compute averaged Gramians of one channel of a selective model from its steps.
+
+    The model is ``h_t = a_t h_{t-1} + b_t``, ``y_t = sum_i c_ti h_ti``, every sequence from rest.
+
+    Parameters
+    ----------
+    a : (..., batch, length, n) array_like
+        Decays, real or complex.
+    b : (..., batch, length, n) array_like
+        Whole increments of the states, the input included. For the published form of ``"mean"`` leave the input out.
+    c : (..., batch, length, n) array_like
+        Output rows.
+    method : {"exact", "second_moment", "mean"}
+        ``"exact"`` averages ``P_t = A_t P_{t-1} A_t^H + b_t b_t^H`` and ``Q_t = A_{t+1}^H Q_{t+1} A_{t+1} + c_t^H c_t``
+        over steps and sequences. ``"second_moment"`` assumes steps independent in time and solves for the stationary
+        covariance of the states, mean terms included. ``"mean"`` takes the Gramians of the mean step.
+
+    Returns
+    -------
+    P, Q : (..., n, n) ndarray
+        Hermitian, in double precision; leading axes as given.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree, an entry is not finite or the method is unknown.
+    StabilityError
+        If the moments have no stationary Gramians: ``E|a|^2`` (``|E a|`` for ``"mean"``) reaches 1. The exact
+        averages exist always.
+
+    See Also
+    --------
+    SelectiveStatistics : The same for data that come in batches, and for layers of many channels.
+
+    Notes
+    -----
+    With steps that do not change and long sequences all three become the Gramians of a fixed system. The sum of the
+    Q_t is formed forward in time (see `the theory page <../../theory/selective.html>`_), in memory that does not
+    depend on the length.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hankelred.selective import averaged_gramians
+    >>> rng = np.random.default_rng(0)
+    >>> a, b, c = rng.uniform(0.5, 0.9, (3, 8, 500, 4))  # (batch, length, n) each
+    >>> b -= 0.7  # independent steps, zero mean: both methods estimate the same matrices
+    >>> P, Q = averaged_gramians(a, b, c)
+    >>> P2, Q2 = averaged_gramians(a, b, c, "second_moment")
+    >>> bool(np.allclose(P, P2, rtol=0.3, atol=0.02) and np.allclose(Q, Q2, rtol=0.05))
+    True
+    """
+    if method not in METHODS:
+        raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}.")
+    steps = check_steps(a, b, c)
+    lead, n = steps[0].shape[:-3], steps[0].shape[-1]
+    rows = [x.reshape(-1, *x.shape[-3:]) for x in steps]
+    complex_data = any(x.dtype.kind == "c" for x in steps)
+    P, Q = (np.empty((len(rows[0]), n, n), np.complex128 if complex_data else np.float64) for _ in range(2))
+    for k, channel in enumerate(zip(*rows, strict=True)):
+        P[k], Q[k] = _of_channel(channel, method)
+    return P.reshape(*lead, n, n), Q.reshape(*lead, n, n)
+
+
+def check_steps(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> tuple[Array, Array, Array]:
+    """Return decays, increments and output rows of one shape (..., batch, length, n), finite."""
+    steps = tuple(check_finite(x, name) for x, name in ((a, "a"), (b, "b"), (c, "c")))
+    shapes = [x.shape for x in steps]
+    if len(set(shapes)) != 1 or len(shapes[0]) < 3 or 0 in shapes[0]:
+        raise InputError(
+            f"a, b and c must have one shape (..., batch, length, n) without empty axes; got {shapes[0]}, {shapes[1]} "
+            f"and {shapes[2]}. Use numpy.broadcast_to for what does not change."
+        )
+    return steps[0], steps[1], steps[2]
+
+
+def check_finite(x: ArrayLike, name: str, copy: bool = False) -> Array:
+    """Return x as a floating point array without NaN or infinity, any number of axes, without a copy where it is."""
+    array = np.array(x) if copy else np.asarray(x)
+    if array.dtype.kind not in "biufc":
+        raise InputError(f"{name} must hold real or complex numbers; got dtype {array.dtype}.")
+    if array.dtype not in (np.float32, np.float64, np.complex64, np.complex128):
+        array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+    if not np.isfinite(array).all():
+        raise InputError(
+            f"{name} must be finite; got {array.size - int(np.isfinite(array).sum())} NaN or infinite of {array.size} "
+            f"entries. Look for the first step that produced them."
+        )
+    return array
+
+
+def _of_channel(steps: tuple[Array, ...], method: str) -> tuple[Array, Array]:
+    a, b, c = steps
+    count = a.shape[0] * a.shape[1]
+    if method == "exact":
+        P, Q = gramian_sums(a, b, c)
+        return P / count, Q / count
+    if method == "mean":
+        means = [double(x).mean(axis=(0, 1)) for x in steps]
+        return mean_gramians(means[0], means[1], means[2])
+    sums = moment_sums(a, b, c)
+    return second_moment_gramians(StepMoments(*(x / count for x in sums)))
+
+
+def gramian_sums(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
+    """Return the sums of P_t and Q_t over the steps of sequences (batch, length, n)."""
+    n = a.shape[-1]
+    dtype = np.result_type(np.float64, a, b, c)
+    P, Q = np.zeros((n, n), dtype), np.zeros((n, n), dtype)
+    for row in range(len(a)):
+        X, W = np.zeros((n, n), dtype), np.zeros((n, n), dtype)
+        for steps in pieces(a.shape[1]):
+            kernels.add_gramians(*(x[row, steps].astype(dtype) for x in (a, b, c)), X, W, P, Q)
+    return mirrored(P), mirrored(Q)
+
+
+def moment_sums(a: Array, b: Array, c: Array) -> StepMoments:
+    """Return the sums behind `StepMoments` over the steps of sequences (batch, length, n)."""
+    n = a.shape[-1]
+    dtype = np.result_type(np.float64, a, b, c)
+    total = StepMoments(*(np.zeros(n, dtype) for _ in range(2)), *(np.zeros((n, n), dtype) for _ in range(5)))
+    for steps in pieces(a.shape[1]):
+        A, B, C = (double(x[:, steps]).reshape(-1, n) for x in (a, b, c))
+        AC = A * C
+        parts = (A.sum(0), B.sum(0), A.T @ A.conj(), B.T @ B.conj(), A.T @ B.conj(), C.conj().T @ C, AC.conj().T @ AC)
+        for sum_, part in zip(total, parts, strict=True):
+            sum_ += part
+    return total
+
+
+def mean_gramians(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
+    """Return the Gramians of the fixed system (diag(a), b, c^T)."""
+    if not np.all(np.abs(a) < 1):
+        raise StabilityError(
+            f"Mean decays must be below 1 in modulus; got {np.abs(a).max():.6g}. "
+            f'Without decay there is no stationary Gramian: use method="exact".'
+        )
+    gap = 1 - np.multiply.outer(a, a.conj())
+    return np.multiply.outer(b, b.conj()) / gap, np.multiply.outer(c.conj(), c) / gap.conj()
+
+
+def second_moment_gramians(moments: StepMoments) -> tuple[Array, Array]:
+    """Return the stationary Gramians for steps that are independent in time, from their moments.
+
+    ``P_ij (1 - E[a_i conj a_j]) = E[b_i conj b_j] + E[a_i conj b_j] mu_i + conj(E[a_j conj b_i] mu_j)`` with the
+    stationary mean ``mu = E[b] / (1 - E[a])``, and
+    ``Q_ij = E[conj c_i c_j] + E[conj(a_i c_i) a_j c_j] / (1 - E[conj a_i a_j])``.
+    """
+    a, b, aa, bb, ab, cc, acac = moments
+    largest = float(np.diagonal(aa).real.max())
+    if not largest < 1:
+        raise StabilityError(
+            f"Decays must have mean squares below 1; got {largest:.6g}. "
+            f'Without decay there is no stationary Gramian: use method="exact".'
+        )
+    drift = ab * (b / (1 - a))[:, None]
+    gap = 1 - aa
+    return (bb + drift + drift.conj().T) / gap, cc + acac / gap.conj()
+
+
+def pieces(length: int, size: int = PIECE) -> Iterator[slice]:
+    """Yield the slices of a sequence that are handled at a time."""
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))
+
+
+def mirrored(lower: Array) -> Array:
+    """Return the Hermitian matrix of a lower triangle."""
+    return np.tril(lower) + np.tril(lower, -1).conj().T

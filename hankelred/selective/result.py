@@ -1,0 +1,166 @@
+"""The result of reducing a selective layer: bases, rates, predicted error, and a way to measure the true one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..checks import Array
+from .states import Sequences, head_sequences, mamba_sequences, outputs, real
+from ..errors import InputError, OrderError
+from .statistics import SelectiveStatistics
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SelectiveReduction:
+    """A smaller state for a selective layer: ``B_t`` becomes ``Ti B_t``, ``C_t`` becomes ``T^T C_t``.
+
+    Both are folded into the weights that make B and C where these are linear; a bare selection only takes entries.
+
+    Attributes
+    ----------
+    method : str
+        "selection", "folded selection", "rotation" or "projection".
+    order : int
+        States kept.
+    T, Ti : (groups, n, order) and (groups, order, n) ndarray
+        Bases with ``Ti T = I``, one pair for each group of channels.
+    kept : (groups, order) int ndarray or None
+        Indices of the states that were selected.
+    rates : (channels, order) ndarray or None
+        Rates of the rotated states of a Mamba layer. Selected states keep theirs, heads their decays.
+    hsv : (groups, n) ndarray
+        Square roots of the eigenvalues of P Q, which stand in for Hankel singular values.
+    predicted_error : float
+        Root mean square error of the (gated) outputs relative to the outputs, from the statistics. For a bare
+        selection it is the error on the data of the statistics itself; else it takes c and h as independent, and for a
+        rotation the rotated rates as exact.
+    spread : float or None
+        Root mean square of ``A - mean A``, the mean over channels, relative to that of mean A, for a rotation.
+    neglected : float or None
+        Share of the rotated rates that stands off their diagonals and is left out, in norm, over all channels.
+    fold_ranks : (groups,) int ndarray or None
+        Directions that the least-squares fold resolved; fewer than `order` where kept states are nearly dependent.
+    """
+
+    method: str
+    order: int
+    T: Array
+    Ti: Array
+    kept: Array | None
+    rates: Array | None
+    hsv: Array
+    predicted_error: float
+    spread: float | None = None
+    neglected: float | None = None
+    fold_ranks: Array | None = None
+
+    def __repr__(self) -> str:
+        """Return sizes and predicted error, not the matrices."""
+        return (
+            f"SelectiveReduction({self.method}, {self.T.shape[1]} -> {self.order} states, "
+            f"predicted_error={self.predicted_error:.3g})"
+        )
+
+    def mamba_error(
+        self,
+        delta: ArrayLike,
+        A: ArrayLike,
+        B: ArrayLike,
+        C: ArrayLike,
+        u: ArrayLike,
+        gate: ArrayLike | None = None,
+    ) -> float:
+        """Measure the output error on sequences of a Mamba layer, by running both recurrences.
+
+        Parameters
+        ----------
+        delta, A, B, C, u, gate
+            As for `SelectiveStatistics.update_mamba`.
+
+        Returns
+        -------
+        float
+            Root mean square of the change of the (gated) outputs, relative to that of the outputs.
+
+        Raises
+        ------
+        InputError
+            If shapes do not fit, or the states were projected, which heads with one decay admit only.
+        """
+        A = real(A, "A")
+        if A.ndim != 2 or A.shape[1] != self.T.shape[1]:
+            raise InputError(f"A must be (channels, {self.T.shape[1]}); got {A.shape}.")
+        if self.rates is not None and len(self.rates) != len(A):
+            raise InputError(f"A must have the {len(self.rates)} channels that were rotated; got {len(A)}.")
+        if len(self.T) > 1 or self.method == "projection":
+            raise InputError(
+                f"A Mamba layer has one group of channels and rates of its own in each; got a {self.method} of "
+                f"{len(self.T)} groups. Use heads_error."
+            )
+        full = mamba_sequences(delta, A, B, C, u, gate)
+        rates = self.rates if self.kept is None else A[:, self.kept[0]]
+        assert rates is not None
+        small = mamba_sequences(delta, rates, full.B[:, :, 0] @ self.Ti[0].T, full.C[:, :, 0] @ self.T[0], u, gate)
+        return _relative_error(full, small)
+
+    def heads_error(
+        self, decay: ArrayLike, B: ArrayLike, C: ArrayLike, x: ArrayLike, gate: ArrayLike | None = None
+    ) -> float:
+        """Measure the output error on sequences of a layer of heads, by running both recurrences.
+
+        Parameters
+        ----------
+        decay, B, C, x, gate
+            As for `SelectiveStatistics.update_heads`.
+
+        Returns
+        -------
+        float
+            Root mean square of the change of the (gated) outputs, relative to that of the outputs.
+
+        Raises
+        ------
+        InputError
+            If shapes do not fit, or decays differ from state to state and the states were not selected.
+        """
+        decay = real(decay, "decay")
+        full = head_sequences(decay, B, C, x, gate)
+        if full.B.shape[2:] != self.T.shape[:2]:
+            raise InputError(f"B must have groups and states {self.T.shape[:2]}; got {full.B.shape[2:]}.")
+        if decay.ndim == 4:
+            if self.kept is None:
+                raise InputError(f"Decays that differ from state to state admit selection only; got a {self.method}.")
+            group = np.arange(decay.shape[2]) // (decay.shape[2] // len(self.T))
+            decay = np.take_along_axis(decay, self.kept[group][None, None], axis=3)
+        B = np.einsum("blgn,grn->blgr", full.B, self.Ti)
+        C = np.einsum("blgn,gnr->blgr", full.C, self.T)
+        return _relative_error(full, head_sequences(decay, B, C, x, gate))
+
+
+def check_order(order: int, n: int) -> int:
+    """Return the number of states to keep, from 1 to n."""
+    if isinstance(order, (bool, np.bool_)) or not isinstance(order, (int, np.integer)) or not 1 <= order <= n:
+        raise OrderError(f"order must be an integer from 1 to {n}, the states of a channel; got {order!r}.")
+    return int(order)
+
+
+def predicted_error(statistics: SelectiveStatistics, T: Array, Ti: Array) -> float:
+    """Return the relative output error of ``h -> T Ti h`` if c and h were independent.
+
+    ``E|c^T (I - T Ti) h|^2 = tr(Q E P E^H)`` with ``E = I - T Ti``, over ``1^T M 1``.
+    """
+    P, Q = statistics.gramians()
+    E = np.eye(statistics.n) - T @ Ti
+    error = np.trace(Q @ E @ P @ E.conj().transpose(0, 2, 1), axis1=1, axis2=2).real.sum()
+    power = statistics.output_form().sum().real * statistics.steps / statistics.samples  # of one channel
+    return float(np.sqrt(max(error, 0.0) / power)) if power > 0 else 0.0
+
+
+def _relative_error(full: Sequences, small: Sequences) -> float:
+    y, y_small = outputs(full), outputs(small)
+    gate = 1.0 if full.gate is None else full.gate
+    size = np.linalg.norm((gate * y).ravel())
+    return float(np.linalg.norm((gate * (y - y_small)).ravel()) / size) if size > 0 else 0.0

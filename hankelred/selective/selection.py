@@ -1,0 +1,324 @@
+"""Which states of a selective layer to keep where no change of basis is allowed, and what the others leave behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg as sla
+from numpy.typing import ArrayLike
+
+from ..linalg.compiled import Kernels
+
+kernels = Kernels("hankelred.selective._kernels")
+from ..checks import EPS, Array, check_square, double
+from .sums import psd_factor
+from ..errors import InputError, OrderError
+from .statistics import SelectiveStatistics
+from .result import SelectiveReduction, check_order, predicted_error
+
+# States up to which all subsets are tried: 65,536 of them, a second at most.
+EXHAUSTIVE = 16
+
+# Least-squares folds resolve directions of the kept states down to this share of the largest, states scaled to equal
+# size. Covariances of data in single precision are right to 1e-7, their factors to the root of that.
+RCOND = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class SelectionReport:
+    """A selection of states, its error, and how far it may be from the best there is.
+
+    Attributes
+    ----------
+    kept : (order,) int ndarray
+        Indices of the states kept, increasing.
+    error : float
+        ``1_D^T M 1_D`` of the states dropped, in units of M.
+    relative_error : float
+        Root of its share of ``1^T M 1``.
+    exhaustive : bool
+        Whether all selections were tried, as for up to 16 states, so that no other has less error.
+    gap : float or None
+        Where all were tried: by how much the error of the search that serves larger forms exceeds the least, relative
+        to that.
+    """
+
+    kept: Array
+    error: float
+    relative_error: float
+    exhaustive: bool
+    gap: float | None
+
+
+def select_states(M: ArrayLike, order: int) -> Array:
+    """Choose the states to keep so that leaving out the others changes the output least.
+
+    Minimises ``1_D^T M 1_D`` over the sets D of n - order states to drop. Up to 16 states all sets are tried. Beyond,
+    states are dropped one after the other, each the one that adds least; then a dropped is exchanged for a kept state,
+    the best pair each time, until none helps. That is done from n starts, each of which drops another state first.
+
+    Parameters
+    ----------
+    M : (n, n) array_like
+        Output-error form, ``M_ij = E[conj(c_i h_i) c_j h_j]``, Hermitian; `SelectiveStatistics.output_form` gives it.
+    order : int
+        States to keep, from 0 to n.
+
+    Returns
+    -------
+    (order,) int ndarray
+        Indices of the states to keep, increasing.
+
+    Raises
+    ------
+    InputError
+        If M is not finite, square and Hermitian.
+    OrderError
+        If `order` is outside its range.
+
+    See Also
+    --------
+    selection_report : The same with its error and the best selection.
+
+    Notes
+    -----
+    The result of the search cannot be improved by exchanging two states, but need not be the best; `selection_report`
+    measures on small forms by how much it misses. What one state contributes alone, ``M_ii``, is a poor guide: states
+    of a trained layer add coherently.
+
+    Examples
+    --------
+    >>> from hankelred.selective import select_states
+    >>> M = [[4.0, -3.9, 0.0], [-3.9, 4.0, 0.0], [0.0, 0.0, 1.0]]  # the first two nearly cancel
+    >>> print(select_states(M, 1))
+    [2]
+    """
+    return _selected(*_checked(M, order))
+
+
+def selection_report(M: ArrayLike, order: int) -> SelectionReport:
+    """Do what `select_states` does, and say how large the error is and what the search for large forms would miss.
+
+    Parameters
+    ----------
+    M : (n, n) array_like
+        Output-error form as for `select_states`.
+    order : int
+        States to keep, from 0 to n.
+
+    Returns
+    -------
+    SelectionReport
+        The selection, its error, and for up to 16 states the gap of the search to the best.
+
+    Raises
+    ------
+    InputError
+        If M is not finite, square and Hermitian.
+    OrderError
+        If `order` is outside its range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hankelred.selective import selection_report
+    >>> X = np.random.default_rng(0).standard_normal((40, 8))
+    >>> report = selection_report(X.T @ X, 5)
+    >>> len(report.kept), report.exhaustive, report.gap >= 0
+    (5, True, True)
+    """
+    form, order = _checked(M, order)
+    total, kept = float(form.sum()), _selected(form, order)
+    error = _form_of_dropped(form, kept)
+    exhaustive, gap = len(form) <= EXHAUSTIVE, None
+    if exhaustive:
+        missed = _form_of_dropped(form, _searched(form, order)) - error
+        gap = missed / error if error > 0 else 0.0 if missed <= 0 else np.inf
+    relative = float(np.sqrt(max(error, 0.0) / total)) if total > 0 else 0.0
+    return SelectionReport(kept, error, relative, exhaustive, gap)
+
+
+def select(
+    statistics: SelectiveStatistics,
+    order: int,
+    *,
+    fold: bool = True,
+    kept: ArrayLike | None = None,
+    rcond: float = RCOND,
+) -> SelectiveReduction:
+    """Reduce a selective layer to some of its states.
+
+    Every layer can represent a selection. Where C is linear in what it is made from, the kept states can in part stand
+    in for the dropped ones: with ``P = E[h h^H]``, ``h ≈ V h_K`` for ``V = P_:K P_KK^-1``, which is folded into C as
+    ``C_r = V^T C``. A bare selection keeps the states of `select_states`; for a fold they are chosen so that
+    ``tr(Q (P - P_:K P_KK^-1 P_K:))``, ``Q = E[conj(c) c^T]``, is small: the better of a greedy choice and that one.
+
+    Parameters
+    ----------
+    statistics : SelectiveStatistics
+        Of the layer, on sample data. Each group of channels gets states of its own.
+    order : int
+        States to keep, from 1 to n.
+    fold : bool, default True
+        Whether to fold. Pass False where a nonlinearity stands between the weights and C, as in Mamba-2.
+    kept : (order,) or (groups, order) array_like of int, optional
+        States to keep, chosen by other means.
+    rcond : float, default 1e-3
+        Directions of the kept states below this share of the largest, states scaled to equal size, take no part in
+        the fold. The solver is a least-squares one with pivoting; no inverse of ``P_KK`` is formed.
+
+    Returns
+    -------
+    SelectiveReduction
+        With `kept`, bases and predicted error.
+
+    Raises
+    ------
+    OrderError
+        If `order` is outside its range.
+    InputError
+        If the statistics have seen nothing, `kept` does not hold distinct states, or `rcond` is not from 0 to below 1.
+
+    See Also
+    --------
+    rotate : Far less error where the layer can absorb a change of basis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hankelred.selective import select, SelectiveStatistics
+    >>> rng = np.random.default_rng(0)
+    >>> data = rng.uniform(0.05, 0.1, (2, 99, 8)), -np.ones((8, 1)) * np.arange(1, 7)  # delta, A
+    >>> data += (*rng.standard_normal((2, 2, 99, 6)), rng.standard_normal((2, 99, 8)))  # B, C, u
+    >>> statistics = SelectiveStatistics(6)
+    >>> statistics.update_mamba(*data)
+    >>> reduction = select(statistics, 4, fold=False)
+    >>> bool(np.isclose(reduction.mamba_error(*data), reduction.predicted_error))  # exact on the same data
+    True
+    """
+    if not 0 <= rcond < 1:
+        raise InputError(f"rcond must be from 0 to below 1; got {rcond}.")
+    order = check_order(order, statistics.n)
+    forms, hsv = statistics.output_form(), statistics.hankel_singular_values()
+    P, Q = statistics.gramians()
+    if kept is not None:
+        chosen = _check_kept(kept, order, *forms.shape[:2])
+    elif fold:
+        chosen = np.stack([_selected_for_fold(*x, order, rcond) for x in zip(P, Q, forms, strict=True)])
+    else:
+        chosen = np.stack([select_states(M, order) for M in forms])
+    Ti = np.zeros((len(forms), order, statistics.n))
+    np.put_along_axis(Ti, chosen[:, :, None], 1.0, axis=2)
+    if not fold:
+        left = sum(_form_of_dropped(M.real, K) for M, K in zip(forms, chosen, strict=True))
+        power = forms.sum().real
+        error = float(np.sqrt(max(left, 0.0) / power)) if power > 0 else 0.0
+        return SelectiveReduction("selection", order, Ti.transpose(0, 2, 1).copy(), Ti, chosen, None, hsv, error)
+    folds = [_fold(P, K, rcond) for P, K in zip(P, chosen, strict=True)]
+    T, ranks = np.stack([V for V, _ in folds]), np.array([rank for _, rank in folds])
+    error = predicted_error(statistics, T, Ti)
+    return SelectiveReduction("folded selection", order, T, Ti, chosen, None, hsv, error, fold_ranks=ranks)
+
+
+def _selected_for_fold(P: Array, Q: Array, M: Array, order: int, rcond: float) -> Array:
+    """Return the states that leave least of ``tr(Q P)`` unexplained, of two candidates."""
+
+    def left(kept: Array) -> float:
+        E = np.eye(len(P)) - _fold(P, kept, rcond)[0] @ np.eye(len(P))[kept]
+        return float(np.trace(Q @ E @ P @ E.conj().T).real)
+
+    return min(_greedy_for_fold(P, Q, order), select_states(M, order), key=left)
+
+
+def _greedy_for_fold(P: Array, Q: Array, order: int) -> Array:
+    """Return states one by one, each the one that explains most of what is left: elimination with weighted pivots.
+
+    State k takes ``P_:k^H Q P_:k / P_kk`` from the trace of Q times the Schur complement P.
+    """
+    rest, start = P.copy(), np.diagonal(P).real
+    kept: list[int] = []
+    for _ in range(order):
+        sizes = np.diagonal(rest).real
+        resolved = sizes > len(P) * EPS * start
+        explained = np.sum((rest.conj() * (Q @ rest)).real, axis=0) / np.where(resolved, sizes, 1.0)
+        explained[~resolved] = -1.0
+        explained[kept] = -2.0
+        k = int(np.argmax(explained))
+        kept.append(k)
+        if resolved[k]:
+            rest = rest - np.outer(rest[:, k], rest[k]) / sizes[k]
+    return np.sort(kept)
+
+
+def _check_kept(kept: ArrayLike, order: int, groups: int, n: int) -> Array:
+    """Return the states of every group, increasing."""
+    indices = np.asarray(kept)
+    if indices.dtype.kind in "iu" and indices.shape in {(order,), (groups, order)}:
+        chosen = np.sort(np.broadcast_to(indices, (groups, order)), axis=1).astype(np.int64)
+        if chosen.min() >= 0 and chosen.max() < n and np.all(np.diff(chosen, axis=1) > 0):
+            return chosen
+    raise InputError(
+        f"kept must hold {order} distinct states from 0 to {n - 1}, once or for each of {groups} groups; got {kept!r}."
+    )
+
+
+def _fold(P: Array, kept: Array, rcond: float) -> tuple[Array, int]:
+    """Return ``V = P_:K P_KK^-1`` by least squares on a factor, ``S ≈ V S_K``, and the rank it found.
+
+    Kept states are reproduced as they are; states that stay at zero take no part.
+    """
+    sizes = np.sqrt(np.maximum(np.diagonal(P).real, 0.0))
+    unit = np.where(sizes > 0, sizes, 1.0)
+    S = psd_factor(P / np.outer(unit, unit))  # states of equal size
+    live = sizes[kept] > 0
+    V = np.zeros((len(P), len(kept)), S.dtype)
+    rank = 0
+    if live.any():
+        solution, _, rank, _ = sla.lstsq(S[kept[live]].T, S.T, cond=rcond, lapack_driver="gelsy")
+        V[:, live] = unit[:, None] * solution.T / sizes[kept[live]]
+    V[kept] = np.eye(len(kept))
+    return V, int(rank)
+
+
+def _checked(M: ArrayLike, order: int) -> tuple[Array, int]:
+    """Return the real part of M, which is all that sets of states see, and the order."""
+    form = double(check_square(M, "M"))
+    if not np.allclose(form, form.conj().T, rtol=0, atol=1e-6 * np.abs(form).max(initial=0.0)):
+        raise InputError(
+            f"M must be Hermitian; got a difference of {np.abs(form - form.conj().T).max():.3g} from its conjugate "
+            f"transpose. M_ij = E[conj(c_i h_i) c_j h_j]."
+        )
+    if isinstance(order, (bool, np.bool_)) or not isinstance(order, (int, np.integer)) or not 0 <= order <= len(form):
+        raise OrderError(f"order must be an integer from 0 to {len(form)}, the states of M; got {order!r}.")
+    return np.ascontiguousarray((form.real + form.real.T) / 2), int(order)
+
+
+def _selected(M: Array, order: int) -> Array:
+    n = len(M)
+    if n > EXHAUSTIVE:
+        return _searched(M, order)
+    bits, _ = kernels.best_set(M, n - order)
+    return np.flatnonzero([not (bits >> i) & 1 for i in range(n)])
+
+
+def _searched(M: Array, order: int) -> Array:
+    """Return the states that greedy starts and exchanges keep."""
+    n, best, least = len(M), np.arange(len(M)), np.inf
+    if order == n:
+        return best
+    tolerance = n * EPS * float(np.abs(M).sum())
+    for first in range(n):
+        dropped = np.zeros(n, dtype=np.bool_)
+        kernels.drop_states(M, dropped, first, n - order)
+        kernels.swap_states(M, dropped, tolerance)
+        kept = np.flatnonzero(~dropped)
+        error = _form_of_dropped(M, kept)
+        if error < least:
+            best, least = kept, error
+    return best
+
+
+def _form_of_dropped(M: Array, kept: Array) -> float:
+    dropped = np.setdiff1d(np.arange(len(M)), kept)
+    return float(M[np.ix_(dropped, dropped)].sum())

@@ -1,0 +1,381 @@
+"""Statistics of selective layers, gathered from batch to batch in memory that grows with neither length nor batches."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import scipy.linalg as sla
+from numpy.typing import ArrayLike
+
+from ..checks import Array
+from .states import head_sequences, mamba_sequences
+from .sums import GRAMIANS, MOMENTS, add_sequences, add_steps, covariance_factors, empty_sums
+from ..linalg.threads import one_blas_thread
+from .gramians import StepMoments, check_steps, mean_gramians, second_moment_gramians
+from ..errors import InputError
+from ..linalg.hankel_svd import padded
+
+COUNTS = ("n", "groups", "every", "steps", "samples")
+
+
+class SelectiveStatistics:
+    """What the reduction of a selective layer needs to know of the data, as running sums.
+
+    The layer computes ``h_t = a_t h_{t-1} + b_t`` and ``y_t = c_t . h_t`` in each of its channels, all sequences from
+    rest. Channels that share their states' coordinates form a group: all channels of a Mamba layer, the heads of
+    Mamba-2 that share B and C. Sums run over the channels of a group; one group per channel keeps them apart, at n^2
+    numbers per channel and sum.
+
+    Parameters
+    ----------
+    n : int
+        States of each channel.
+    groups : int, default 1
+        Groups of channels, of equal size.
+    moments : bool, default False
+        Whether to sum second moments of the steps, too, for ``gramians("second_moment")``. About doubles the time.
+    exact : bool, default False
+        Whether to run the Gramian recursions of every channel, for ``gramians("exact")``. They take n^2 operations
+        per channel and step outside of any matrix product: some tens of times the rest at n = 128.
+    every : int, default 1
+        Take the sums over every so many steps only. Neighbouring states differ little, and the products of states are
+        most of the cost: with 8 the statistics of n = 128 cost a third.
+
+    Attributes
+    ----------
+    n, groups, every : int
+        As given.
+    steps : int
+        Steps summed over, of all sequences.
+    samples : int
+        Steps times channels of a group.
+
+    Raises
+    ------
+    InputError
+        If a size is not positive.
+
+    See Also
+    --------
+    averaged_gramians : From the steps of one channel at once.
+    rotate, select, project : What to do with them.
+
+    Notes
+    -----
+    Data in single precision are multiplied in single precision, over the channels of one step, and summed in double.
+    Sums of parts, such as those of the ranks of a distributed run, `merge` into the sum of the whole.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hankelred.selective import SelectiveStatistics
+    >>> rng = np.random.default_rng(0)
+    >>> A, n = -np.tile(np.arange(1.0, 5.0), (8, 1)), 4  # 8 channels
+    >>> statistics = SelectiveStatistics(n)
+    >>> for _ in range(3):  # batches of 2 sequences of 50 steps
+    ...     delta, u = rng.uniform(0.01, 0.1, (2, 50, 8)), rng.standard_normal((2, 50, 8))
+    ...     B, C = rng.standard_normal((2, 2, 50, n))
+    ...     statistics.update_mamba(delta, A, B, C, u)
+    >>> statistics.steps, statistics.samples, statistics.output_form().shape
+    (300, 2400, (1, 4, 4))
+    """
+
+    def __init__(self, n: int, groups: int = 1, *, moments: bool = False, exact: bool = False, every: int = 1) -> None:
+        if n < 1 or groups < 1 or every < 1:
+            raise InputError(f"n, groups and every must be at least 1; got {n}, {groups} and {every}.")
+        if exact and every > 1:
+            raise InputError(f"Gramian recursions run over every step; got exact=True with every={every}. Drop one.")
+        self.n, self.groups, self.every = int(n), int(groups), int(every)
+        self.steps = self.samples = 0
+        self._sums = empty_sums(self.n, self.groups, moments, exact)
+
+    def __repr__(self) -> str:
+        """Return sizes and counts, not the sums."""
+        return f"SelectiveStatistics(n={self.n}, groups={self.groups}, steps={self.steps}, samples={self.samples})"
+
+    def update(self, a: ArrayLike, b: ArrayLike, c: ArrayLike) -> None:
+        """Add sequences given step by step.
+
+        Parameters
+        ----------
+        a, b, c : (..., batch, length, n) array_like
+            Decays, whole increments and output rows as for `averaged_gramians`. With one group, leading axes count as
+            further sequences; with more, there is one leading axis, the groups.
+
+        Raises
+        ------
+        InputError
+            If shapes do not fit or an entry is not finite; nothing is added then.
+        """
+        a, b, c = check_steps(a, b, c)
+        if a.shape[-1] != self.n or (self.groups > 1 and (a.ndim != 4 or len(a) != self.groups)):
+            raise InputError(
+                f"a, b and c must be (..., batch, length, {self.n}), led by one axis of {self.groups} groups if there "
+                f"are several; got {a.shape}."
+            )
+        grouped = [x.reshape(self.groups, -1, *a.shape[-2:]) for x in (a, b, c)]
+        with one_blas_thread(self.n):
+            for group in range(self.groups):
+                add_steps(self._sums, group, grouped[0][group], grouped[1][group], grouped[2][group], self.every)
+        self._count(grouped[0].shape[1], a.shape[-2], 1)
+
+    def update_mamba(
+        self,
+        delta: ArrayLike,
+        A: ArrayLike,
+        B: ArrayLike,
+        C: ArrayLike,
+        u: ArrayLike,
+        gate: ArrayLike | None = None,
+    ) -> None:
+        """Add sequences of a Mamba layer, ``h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t`` in every channel.
+
+        Parameters
+        ----------
+        delta : (batch, length, channels) array_like
+            Steps, after the softplus.
+        A : (channels, n) array_like
+            Rates, ``-exp(A_log)``.
+        B, C : (batch, length, n) array_like
+            Into and out of the states, shared by the channels.
+        u : (batch, length, channels) array_like
+            Inputs of the state space model.
+        gate : (batch, length, channels) array_like, optional
+            What multiplies the outputs afterwards, such as ``silu(z)``. It weights the covariance of the states and
+            the output form, ``E[gate² h h^T]``, not the decays, nor the moments and Gramians. Zeros leave padding out.
+
+        Raises
+        ------
+        InputError
+            If shapes do not fit, data are complex or an entry is not finite; nothing is added then.
+        StabilityError
+            If a rate is positive.
+        """
+        data = mamba_sequences(delta, A, B, C, u, gate)
+        channels = data.v.shape[2]
+        if channels % self.groups or data.B.shape[3] != self.n:
+            raise InputError(
+                f"The layer must have {self.n} states and channels in {self.groups} groups; got {data.B.shape[3]} "
+                f"states and {channels} channels."
+            )
+        if self.groups > 1:
+            shape = (*data.B.shape[:2], self.groups, self.n)
+            data = data._replace(B=np.broadcast_to(data.B, shape), C=np.broadcast_to(data.C, shape))
+        with one_blas_thread(self.n):
+            add_sequences(self._sums, data, np.asarray(delta), self.every)
+        self._count(data.v.shape[0], data.v.shape[1], data.group_width)
+
+    def update_heads(
+        self, decay: ArrayLike, B: ArrayLike, C: ArrayLike, x: ArrayLike, gate: ArrayLike | None = None
+    ) -> None:
+        """Add sequences of a layer of heads, ``h_t = decay_t h_{t-1} + x_t B_t`` in every channel of a head.
+
+        Parameters
+        ----------
+        decay : (batch, length, heads) or (batch, length, heads, n) array_like
+            One decay per head, as ``exp(delta A)`` in Mamba-2, or one per head and state, as in gated linear attention.
+        B, C : (batch, length, groups, n) array_like
+            Into and out of the states (keys and queries), shared by ``heads / groups`` heads side by side.
+        x : (batch, length, heads, head_dim) array_like
+            Inputs (values), multiplied by delta where the layer does so.
+        gate : (batch, length, heads, head_dim) array_like, optional
+            What multiplies the outputs afterwards, as for `update_mamba`.
+
+        Raises
+        ------
+        InputError
+            If shapes do not fit, data are complex or an entry is not finite; nothing is added then.
+        StabilityError
+            If a decay exceeds 1.
+        """
+        data = head_sequences(decay, B, C, x, gate)
+        if data.B.shape[2:] != (self.groups, self.n):
+            raise InputError(
+                f"B and C must have {self.groups} groups of {self.n} states; got {data.B.shape[2]} of "
+                f"{data.B.shape[3]}."
+            )
+        with one_blas_thread(self.n):
+            add_sequences(self._sums, data, None, self.every)
+        self._count(data.v.shape[0], data.v.shape[1], data.group_width)
+
+    def merge(self, other: SelectiveStatistics) -> None:
+        """Add what another has seen, as if this one had seen it.
+
+        Parameters
+        ----------
+        other : SelectiveStatistics
+            Of the same sizes and sums.
+
+        Raises
+        ------
+        InputError
+            If sizes or sums differ.
+        """
+        if (self.n, self.groups, self.every, set(self._sums)) != (other.n, other.groups, other.every, set(other._sums)):
+            raise InputError(f"Statistics must have the same sizes and sums to be merged; got {self!r} and {other!r}.")
+        for name, value in other._sums.items():
+            self._sums[name] = self._sums[name] + value
+        self.steps, self.samples = self.steps + other.steps, self.samples + other.samples
+
+    def pooled(self) -> SelectiveStatistics:
+        """Return the statistics of all groups as one.
+
+        Returns
+        -------
+        SelectiveStatistics
+            With one group; its channels are those of all groups.
+        """
+        found = SelectiveStatistics(self.n, every=self.every)
+        found._sums = {name: value.sum(axis=0, keepdims=True) for name, value in self._sums.items()}
+        found.steps, found.samples = self.steps, self.samples * self.groups
+        for name in ("c", "cc"):  # per step, not per channel; equal for groups that share C
+            found._sums[name] = found._sums[name] / self.groups
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as integers and copies of arrays.
+
+        Returns
+        -------
+        dict
+            For `from_dict`; sums of ranks are those of these arrays, entry by entry.
+        """
+        counts = {name: getattr(self, name) for name in COUNTS}
+        return {**counts, **{name: value.copy() for name, value in self._sums.items()}}
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> SelectiveStatistics:
+        """Make statistics from what `to_dict` returned.
+
+        Parameters
+        ----------
+        state : dict
+            Integers and arrays.
+
+        Returns
+        -------
+        SelectiveStatistics
+            A copy of those that were stored.
+
+        Raises
+        ------
+        InputError
+            If an entry is missing or has another shape.
+        """
+        state = dict(state)
+        try:
+            n, groups, every, steps, samples = (int(state.pop(name)) for name in COUNTS)
+            found = cls(n, groups, moments="aa" in state, exact="P" in state, every=every)
+            for name, empty in found._sums.items():
+                value = np.array(state.pop(name))
+                if value.shape != empty.shape:
+                    raise InputError(f"{name} must have shape {empty.shape} as stored by to_dict; got {value.shape}.")
+                found._sums[name] = value
+        except KeyError as missing:
+            raise InputError(f"state must be what to_dict returned; got none with {missing}.") from missing
+        found.steps, found.samples = steps, samples
+        return found
+
+    def state_covariance(self) -> Array:
+        """Return ``E[h h^H]`` over steps and channels, weighted by the squares of gates.
+
+        Returns
+        -------
+        (groups, n, n) ndarray
+            Hermitian.
+        """
+        return self._mean("hh", self.samples)
+
+    def output_covariance(self) -> Array:
+        """Return ``E[conj(c) c^T]`` over steps.
+
+        Returns
+        -------
+        (groups, n, n) ndarray
+            Hermitian.
+        """
+        return self._mean("cc", self.steps)
+
+    def output_form(self) -> Array:
+        """Return M, ``M_ij = E[conj(c_i h_i) c_j h_j]``, summed over the channels of a group.
+
+        Leaving out a set of states D changes the (gated) outputs by ``1_D^T M 1_D`` in mean square, exactly.
+
+        Returns
+        -------
+        (groups, n, n) ndarray
+            Hermitian.
+        """
+        return self._mean("M", self.steps)
+
+    def gramians(
+        self, method: Literal["covariance", "exact", "second_moment", "mean"] = "covariance"
+    ) -> tuple[Array, Array]:
+        """Return a pair of matrices that take the place of the Gramians.
+
+        Parameters
+        ----------
+        method : {"covariance", "exact", "second_moment", "mean"}
+            ``E[h h^H]`` and ``E[conj(c) c^T]``, or averages over steps and channels as for `averaged_gramians`. The
+            moments of a group are taken over its channels, too, as if one of them were drawn at each step. ``"mean"``
+            takes increments per unit of input.
+
+        Returns
+        -------
+        P, Q : (groups, n, n) ndarray
+            Hermitian.
+
+        Raises
+        ------
+        InputError
+            If nothing was seen yet, or the sums were not asked for when this object was made.
+        StabilityError
+            As for `averaged_gramians`.
+        """
+        if method == "covariance":
+            return self.state_covariance(), self.output_covariance()
+        if method == "exact":
+            return self._mean("P", self.samples), self._mean("Q", self.samples)
+        a, b, B = (self._mean(name, self.samples) for name in ("a", "b", "B"))
+        if method == "mean":
+            found = [mean_gramians(*x) for x in zip(a, B, self._mean("c", self.steps), strict=True)]
+        elif method == "second_moment":
+            aa, bb, ab, acac = (self._mean(name, self.samples) for name in MOMENTS)
+            cc = self.output_covariance()
+            found = [second_moment_gramians(StepMoments(*x)) for x in zip(a, b, aa, bb, ab, cc, acac, strict=True)]
+        else:
+            raise InputError(f'method must be "covariance", "exact", "second_moment" or "mean"; got {method!r}.')
+        return np.stack([P for P, _ in found]), np.stack([Q for _, Q in found])
+
+    def hankel_singular_values(
+        self, method: Literal["covariance", "exact", "second_moment", "mean"] = "covariance"
+    ) -> Array:
+        """Return the square roots of the eigenvalues of P Q, which stand in for Hankel singular values.
+
+        Parameters
+        ----------
+        method : {"covariance", "exact", "second_moment", "mean"}
+            Which pair, as for `gramians`.
+
+        Returns
+        -------
+        (groups, n) ndarray
+            Decreasing. With ``"covariance"`` the sum of squares from the r-th on is the mean squared output error of
+            the best projection to r states, for one decay per head and independent c and h.
+        """
+        P, Q = self.gramians(method)
+        factors = [covariance_factors(p, q) for p, q in zip(P, Q, strict=True)]
+        return np.stack([padded(sla.svdvals(R @ S), self.n) for S, R in factors])
+
+    def _count(self, sequences: int, length: int, width: int) -> None:
+        steps = sequences * (length // self.every)
+        self.steps, self.samples = self.steps + steps, self.samples + steps * width
+
+    def _mean(self, name: str, count: int) -> Array:
+        if count == 0:
+            raise InputError("Statistics must have seen data; got none. Call one of the update methods first.")
+        if name not in self._sums:
+            flag = "exact" if name in GRAMIANS else "moments"
+            raise InputError(f"These statistics have no such sums. Make them with {flag}=True before the first batch.")
+        return self._sums[name] / count

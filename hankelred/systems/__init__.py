@@ -1,0 +1,20 @@
+"""What a linear system is, and how it comes in and goes out. Nothing is solved here."""
+
+from .base import LinearSystem, boundary_points
+from .convert import as_container, as_system
+from .diagonal import DiagonalBank, DiagonalSystem, Poles
+from .files import load_system, save_system
+from .state_space import StateSpace
+
+__all__ = [
+    "DiagonalBank",
+    "DiagonalSystem",
+    "LinearSystem",
+    "Poles",
+    "StateSpace",
+    "as_container",
+    "as_system",
+    "boundary_points",
+    "load_system",
+    "save_system",
+]

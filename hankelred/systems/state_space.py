@@ -1,0 +1,160 @@
+"""Systems with any state matrix, ``E x' = A x + B u, y = C x + D u``, or ``E x+ = ...`` in discrete time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.linalg as sla
+from numpy.typing import ArrayLike
+
+from ..checks import B_HINT, C_HINT, Array, check_array, check_dt, check_feedthrough, check_square, double
+from ..errors import InputError
+from ..linalg.descriptor import standard_form
+from ..linalg.response import dense_response
+from ..linalg.schur import apply_units, balanced_units, ordered_schur
+from .base import LinearSystem, boundary_points
+
+
+class StateSpace(LinearSystem):
+    """A linear system ``E x' = A x + B u, y = C x + D u``, or ``E x+ = ...`` in discrete time.
+
+    Parameters
+    ----------
+    A : (n, n) array_like
+        State matrix, real or complex.
+    B : (n, m) array_like
+        Input matrix.
+    C : (p, n) array_like
+        Output matrix.
+    D : (p, m) array_like, optional
+        Feedthrough; zero by default. A scalar is accepted for one input and one output, and 0 always.
+    dt : float or bool, default 0
+        Sampling time in seconds; 0 is continuous, True is discrete without a stated time.
+    E : (n, n) array_like, optional
+        Descriptor matrix; the identity by default. It may be singular if the pencil has index 1: the algebraic
+        variables are then eliminated where the system is analysed, and the order is less than n.
+    name : str, optional
+        Name of the system.
+    inputs, outputs, states : sequence of str, optional
+        Names of its signals. A reduction keeps those of inputs and outputs; its states are new ones.
+
+    Attributes
+    ----------
+    A, B, C, D, E : ndarray
+        Read-only copies in one common dtype; E is None where it is the identity.
+    n, m, p : int
+        Numbers of states, inputs and outputs.
+    order : int
+        Number of Hankel singular values: n, less where E is singular.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree, an entry is not finite, `dt` is None or negative, a number of names is wrong, or the
+        pencil of A and E is singular or has an index above 1.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> plant = hr.StateSpace([[-1.0, 0.5], [0.0, -3.0]], [[1.0], [1.0]], [[1.0, 0.0]])
+    >>> plant.n, plant.m, plant.p, plant.is_stable()
+    (2, 1, 1, True)
+    """
+
+    A: Array
+    E: Array | None
+    _standard: StateSpace | None
+
+    def __init__(
+        self,
+        A: ArrayLike,
+        B: ArrayLike,
+        C: ArrayLike,
+        D: ArrayLike | None = None,
+        dt: Any = 0,
+        E: ArrayLike | None = None,
+        *,
+        name: str | None = None,
+        inputs: Sequence[str] | None = None,
+        outputs: Sequence[str] | None = None,
+        states: Sequence[str] | None = None,
+    ) -> None:
+        A, B, C = check_square(A), check_array(B, "B", 2, B_HINT), check_array(C, "C", 2, C_HINT)
+        n = len(A)
+        if len(B) != n:
+            hint = " Did you pass B transposed?" if B.shape[1] == n else ""
+            raise InputError(f"B must have as many rows as A; got A {A.shape} and B {B.shape}.{hint}")
+        if C.shape[1] != n:
+            hint = " Did you pass C transposed?" if len(C) == n else ""
+            raise InputError(f"C must have as many columns as A; got A {A.shape} and C {C.shape}.{hint}")
+        arrays = {"A": A, "B": B, "C": C, "D": check_feedthrough(D, len(C), B.shape[1])}
+        if E is not None:
+            arrays["E"] = check_square(E, "E")
+            if len(arrays["E"]) != n:
+                raise InputError(f"E must have the shape of A; got A {A.shape} and E {arrays['E'].shape}.")
+        names = {"name": name, "inputs": inputs, "outputs": outputs, "states": states}
+        self._build(check_dt(dt), {}, **arrays)
+        vars(self).update(self._checked_names(names))
+
+    def _build(self, dt: Any, names: dict[str, Any], **arrays: Array) -> None:
+        """Set checked arrays; a standard form is found at once, so that what cannot be analysed is not made."""
+        self._set(dt, names, **arrays)
+        vars(self).setdefault("E", None)
+        vars(self)["_standard"] = None
+        if self.E is not None:
+            found = standard_form(*(double(x) for x in (self.A, self.B, self.C, self.D, self.E)))
+            vars(self)["_standard"] = StateSpace.trusted(*found[:4], dt, {"name": self.name, **names})
+
+    @classmethod
+    def trusted(cls, A: Array, B: Array, C: Array, D: Array, dt: Any, names: dict[str, Any] | None = None) -> Any:
+        """Make a system of fresh arrays that need no checks."""
+        system = cls.__new__(cls)
+        system._build(dt, names or {}, A=A, B=B, C=C, D=D)
+        return system
+
+    def _arguments(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in "A B C D dt E name inputs outputs states".split()}
+
+    @property
+    def order(self) -> int:
+        """Number of Hankel singular values: n, less where E is singular."""
+        return self.n if self._standard is None else self._standard.n
+
+    def dense(self) -> StateSpace:
+        """Return the same system in double precision without E: ``(E^-1 A, E^-1 B, C, D)``."""
+        if self._standard is not None:
+            return self._standard.with_names(self)
+        if self.A.dtype in (np.float64, np.complex128):
+            return self
+        matrices = (double(x) for x in (self.A, self.B, self.C, self.D))
+        return StateSpace.trusted(*matrices, self.dt, self._arguments())
+
+    def with_names(self, other: LinearSystem, states: bool = True) -> StateSpace:
+        """Return the system with the names of another one, those of states if there are as many."""
+        names = {"name": other.name, "inputs": other.inputs, "outputs": other.outputs}
+        if states and other.n == self.n:
+            names["states"] = other.states
+        return StateSpace.trusted(self.A, self.B, self.C, self.D, self.dt, names)
+
+    def poles(self) -> Array:
+        """Return the eigenvalues of A, the finite ones of the pencil (A, E) where E is given, as (n,) complex array."""
+        G = self.dense()
+        A = apply_units(balanced_units(G.A, G.B, G.C), G.A, G.B, G.C)[0]
+        return sla.eigvals(A, check_finite=False).astype(np.complex128) if len(A) else np.empty(0, np.complex128)
+
+    def is_stable(self) -> bool:
+        """Tell whether every pole lies inside the stability region by more than its own rounding error."""
+        G = self.dense()
+        A = apply_units(balanced_units(G.A, G.B, G.C), G.A, G.B, G.C)[0]
+        return ordered_schur(A, self.is_discrete).kept == 0
+
+    def _response(self, omega: Array) -> Array:
+        G = self.dense()
+        return dense_response(G.A, G.B, G.C, G.D, boundary_points(omega, self.is_discrete))
+
+    def _minus(self, other: Any, dt: Any) -> StateSpace:
+        G, H = self.dense(), other.dense()
+        A = sla.block_diag(G.A, H.A).reshape(G.n + H.n, G.n + H.n)
+        return StateSpace.trusted(A, np.vstack([G.B, H.B]), np.hstack([G.C, -H.C]), G.D - H.D, dt)
