@@ -19,6 +19,7 @@ bar ``c eps |y|^T |A| |x| / |y^H x|``, which changes of units leave as it is.
 
 from __future__ import annotations
 
+import math
 from functools import cache, partial
 from typing import NamedTuple
 
