@@ -157,7 +157,7 @@ class DenseParts:
         if product == 0.0:
             return 0.0, 0
         size = self._size**2 if self.discrete else self._size
-        estimate = EPS * size * inverse_norm(self._T, self.discrete) * product
+        estimate = 2 * EPS * size * inverse_norm(self._T, self.discrete) * product
         if self.kept or not estimate <= MEASURE_FROM * svd.values[0]:
             estimate = self._measured(svd, floor)
         floor = max(floor, estimate)
