@@ -214,7 +214,9 @@ def compressed(found: Factored, order: int) -> Matrices:
     return projected
 
 
-def stable_error(full: LinearSystem, reduced: LinearSystem, full_part: LinearSystem, reduced_part: LinearSystem) -> float:
+def stable_error(
+    full: LinearSystem, reduced: LinearSystem, full_part: LinearSystem, reduced_part: LinearSystem
+) -> float:
     """Measure the H-infinity norm of an error in which the same unstable and marginal poles cancel.
 
     It is that of the parts without these poles. At the frequencies of the stable poles the difference of the systems

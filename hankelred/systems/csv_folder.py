@@ -15,9 +15,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from ..checks import Array
-from .mat_file import LIMIT
-from .npz_file import MATRICES, IN_FILES
 from ..errors import InputError
+from .mat_file import LIMIT
+from .npz_file import IN_FILES, MATRICES
 
 FILES = (*MATRICES, "signal_names", "dt")
 

@@ -6,6 +6,7 @@ nothing in a file is run, and whatever is wrong with it is an `InputError` that 
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
@@ -16,14 +17,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..checks import Array, check_dt
-from .csv_folder import FILES, read_folder, texts
-from .mat_file import LIMIT
-from .mat_system import read_mat_system, write_mat
-from .npz_file import MATRICES, IN_FILES, read_npz, write_npz
 from ..errors import InputError
 from .base import LinearSystem
 from .convert import as_system
+from .csv_folder import FILES, read_folder, texts
 from .diagonal import DiagonalBank, DiagonalSystem
+from .mat_file import LIMIT
+from .mat_system import read_mat_system, write_mat
+from .npz_file import IN_FILES, MATRICES, read_npz, write_npz
 from .state_space import StateSpace
 
 KINDS = "end in .npz or .mat, or be a folder of .csv files (no suffix, or a folder that exists)"

@@ -7,9 +7,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .mat_file import read_mat
-from .npz_file import MATRICES, IN_FILES
 from ..errors import InputError
+from .mat_file import read_mat
+from .npz_file import IN_FILES, MATRICES
 
 SMALL = tuple(key.lower() for key in MATRICES)
 # What MATLAB's structure calls the names, and what it says besides the matrices that would change the system.

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..checks import Array
-from .mat_file import LIMIT
 from ..errors import InputError
+from .mat_file import LIMIT
 
 MATRICES = ("A", "B", "C", "D", "E")
 # Keywords of the names of a system, and what they are called in files.
