@@ -93,7 +93,11 @@ def check_dt(dt: Any) -> Any:
         )
     if isinstance(dt, (bool, np.bool_)) or not isinstance(dt, Real):
         raise InputError(f"dt must be 0, a positive number of seconds, or True; got {dt!r}.")
-    step = check_number(dt, "dt", least=0.0, hint="Pass 0 if the system is continuous.")
+    if dt < 0:
+        raise InputError(f"dt must not be negative; got {dt!r}. Pass 0 if the system is continuous.")
+    step = check_number(dt, "dt", hint="Pass 0 if the system is continuous.")
+    if step == 0 and dt != 0:
+        raise InputError(f"dt must be a number that double precision can hold; got {dt!r}. Use another unit of time.")
     return int(dt) if isinstance(dt, Integral) else step
 
 

@@ -31,6 +31,9 @@ OFFSET = 1e-8
 # what was seen counts as this much higher.
 WEAKLY_DAMPED, MEASURED_UP_TO, SAMPLED = 1e4, 150, 0.01
 
+# Values closer than this, relative to themselves, may belong to one pair of poles.
+NEARLY_EQUAL = 1e-3
+
 
 def balance(sys: Any, offset: float = OFFSET) -> Balancing:
     """Factor both Gramians of a system once, for reductions to any order.
@@ -302,7 +305,8 @@ class Balancing:
         values = self._found.svd.values[: len(small.A)]
         damping = np.sum(np.abs(small.B) ** 2, axis=1)[: len(values)] / (2 * values)
         moved = float(np.abs(small.A).max(initial=0.0)) * self.floor / values
-        if parts.kept or not np.any(damping < WEAKLY_DAMPED * moved):
+        weakly_damped = bool(np.any(damping < WEAKLY_DAMPED * moved)) or self._splits_a_pair(order)
+        if parts.kept or not weakly_damped:
             return 0.0
         if not reduced.is_stable():
             return np.inf
@@ -313,6 +317,11 @@ class Balancing:
             omega = sample_frequencies(poles, parts.discrete, self.system.dtype.kind == "c")
             error = largest_gain(self.system._response(omega) - reduced._response(omega))
         return max(0.0, (1 + SAMPLED) * error - self.error_bound(order)) / 2
+
+    def _splits_a_pair(self, order: int) -> bool:
+        """Tell whether nearly equal values are cut apart, as those of a weakly damped pair of poles are."""
+        kept, dropped = self.hsv[order - 1 : order], self.hsv[order : order + 1]
+        return bool(len(kept) and len(dropped) and kept[0] - dropped[0] < NEARLY_EQUAL * kept[0])
 
     def _diagonal_result(self, order: int, T: Array, Ti: Array, found: Diagonalised, method: str) -> Reduction:
         parts = self._found.parts
