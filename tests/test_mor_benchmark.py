@@ -52,7 +52,7 @@ def test_transmission_line_agrees_with_slycot():
     """The values stored with this model are wrong; its E is well conditioned enough for ``E^-1 A``."""
     slycot = pytest.importorskip("slycot", reason="the second opinion for this model")
     system, _ = model("tline")
-    G = system.standard()
+    G = system.dense()
     hsv = hr.hankel_singular_values(system)
     theirs = slycot.ab09ad("C", "B", "N", G.n, G.m, G.p, np.array(G.A), np.array(G.B), np.array(G.C), nr=10)[-1]
     np.testing.assert_allclose(hsv[0], 3.2568e4, rtol=1e-4)

@@ -64,10 +64,10 @@ def test_dt_is_kept_as_given(dt):
         ((A * np.nan, B, C), "A must be finite; got 4 NaN or infinite of 4"),
         ((A, B, C, np.ones((2, 2))), r"D must be \(1, 1\)"),
         ((A, B, C, None, None), "dt must be given; got None"),
-        ((A, B, C, None, -1), "dt must not be negative; got -1"),
-        ((A, B, C, None, np.nan), "dt must be 0, a positive number of seconds, or True; got nan"),
+        ((A, B, C, None, -1), "dt must be at least 0; got -1"),
+        ((A, B, C, None, np.nan), "dt must be at least 0; got nan"),
         ((A, B, C, None, False), "dt must be 0"),
-        ((A, B, C, None, 0, np.diag([1.0, 0.0])), "E must be nonsingular; got numerical rank 1 of 2"),
+        ((A, B, C, None, "0.1"), "dt must be 0, a positive number of seconds, or True; got '0.1'"),
         ((A, B, C, None, 0, np.eye(3)), "E must have the shape of A"),
         (("text", B, C), "A must hold real or complex numbers; got dtype"),
         (([[1.0], [1.0, 2.0]], B, C), "A must be an array of numbers"),
@@ -86,7 +86,7 @@ def test_diagonal_system_has_no_default_dt():
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"output": "imaginary"}, 'output must be "complex" or "real"'),
+        ({"output": "imaginary"}, "output must be one of 'complex', 'real'"),
         ({"output": "real", "D": [[1j]]}, "D must be real"),
     ],
 )
@@ -109,7 +109,7 @@ def test_rates_tell_stability_where_values_round_to_the_circle():
 @given(diagonal_systems())
 def test_diagonal_response_equals_the_dense_one(system):
     omega = reference.grid(system, 20)
-    expected = system.to_state_space().frequency_response(omega)
+    expected = system.dense().frequency_response(omega)
     scale = np.abs(expected).max()
     np.testing.assert_allclose(system.frequency_response(omega), expected, atol=1e-10 * scale)  # poles at 1e-2
 
@@ -170,7 +170,7 @@ def test_difference_of_unlike_shapes_is_refused():
 def test_descriptor_matrix_is_absorbed():
     E = np.array([[2.0, 1.0], [0.0, 1.0]])
     system = StateSpace(E @ A, E @ B, C, E=E)
-    np.testing.assert_allclose(system.standard().A, A, atol=1e-15)
+    np.testing.assert_allclose(system.dense().A, A, atol=1e-15)
     np.testing.assert_allclose(np.sort(system.poles().real), [-2.0, -1.0])
 
 
