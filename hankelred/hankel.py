@@ -33,6 +33,9 @@ MEASURE_FROM = 1e-9
 # Frequencies at which it is measured, and how much more than the largest error seen there is granted.
 SAMPLES, SAFETY = 40, 4.0
 
+# A pole this many error bars beyond the stability boundary is unstable and not marginal.
+CLEAR = 1e3
+
 # Hankel singular values that are less certain than this, relative to the largest, come with a warning.
 WARN_FROM = 1e-6
 
@@ -70,7 +73,10 @@ class DenseParts:
         self.units: Units = balanced_units(G.A, G.B, G.C)
         A, B, C = apply_units(self.units, G.A, G.B, G.C)
         form = ordered_schur(A, G.is_discrete, offset)
-        self.kept, self.poles, self._size = form.kept, form.poles, float(np.linalg.norm(A)) if len(A) else 0.0
+        self.kept, self.poles, self._size = form.kept, form.poles, norm_estimate(A)
+        excess = np.abs(form.poles) - 1.0 if G.is_discrete else form.poles.real
+        self._clearly_unstable = (excess > CLEAR * form.error)[: form.kept]  # a response near others says nothing
+        self._on_schur_form = False
         self._Z, k = form.Z, form.kept
         self.fixed_A, self._T = form.T[:k, :k], form.T[k:, k:]
         left, right = self._Z[:, k:], self._Z[:, k:]
@@ -80,7 +86,8 @@ class DenseParts:
             right = right + self._fixed_right @ Y
             self._fixed_left = self._fixed_left - Y @ left.conj().T
         self._right, self._left = right, left.conj().T
-        self.S, self.R = _dense_factors(self._T, self._left @ B, C @ right, G.is_discrete)
+        self._B, self._C = self._left @ B, C @ right
+        self.S, self.R = _dense_factors(self._T, self._B, self._C, G.is_discrete)
 
     @property
     def discrete(self) -> bool:
@@ -109,10 +116,17 @@ class DenseParts:
         out /= w
         return out if gain == 1.0 else out * gain
 
-    def project(self, T: Array, Ti: Array) -> Matrices:
-        """Return the system in bases of its own coordinates."""
+    def reduced(self, X: Array, Y: Array) -> tuple[Array, Array, Matrices]:
+        """Return bases in the coordinates of the system, for bases of its stable part, and the system in them.
+
+        The system that was given is projected, unless its Schur form is seen to lose less: in oblique bases of
+        rotated stiff systems, products with entries of every size cancel.
+        """
+        T, Ti = self.lift(X, Y)
         G = self.system
-        return Matrices(Ti @ (G.A @ T), Ti @ G.B, G.C @ T, G.D)
+        if self._on_schur_form:
+            return T, Ti, Matrices(Y @ (self._T @ X), Y @ self._B, self._C @ X, G.D)
+        return T, Ti, Matrices(Ti @ (G.A @ T), Ti @ G.B, G.C @ T, G.D)
 
     def whole(self, stable: Matrices) -> Matrices:
         """Return a model of the stable part with the part that is kept beside it."""
@@ -124,39 +138,48 @@ class DenseParts:
 
     def stable_part(self) -> Matrices:
         """Return the stable part in its own coordinates, for measures of errors in which the rest cancels."""
-        T, Ti = self._out(self._right), self._in(self._left)
-        return Matrices(self._T, Ti @ self.system.B, self.system.C @ T, self.system.D)
+        return Matrices(self._T, self._B, self._C, self.system.D)
 
     def accuracy(self, svd: HankelSVD) -> tuple[float, int]:
         """Return the rounding error of the Hankel singular values and how many of them link inputs to outputs.
 
         The product of factors loses about ``n eps |R| |S|``. A backward error ``eps |A|`` of the Schur form changes
         the Gramians by a relative ``2 eps |A| |L^-1|``, L the Lyapunov operator, and |L^-1| is attained at the
-        identity. Where that is much, the system in all its balanced states is compared with the one given.
+        identity. Where that is much, or a part was split off, the system in all its balanced states is compared with
+        the one given.
         """
         product = norm_estimate(self.S) * norm_estimate(self.R.conj().T)
         floor = EPS * self.system.n * product
         if product == 0.0:
             return 0.0, 0
-        growth = inverse_norm(self._T, self.discrete)
         size = self._size**2 if self.discrete else self._size
-        estimate = 2 * EPS * size * growth * product
-        if not estimate <= MEASURE_FROM * svd.values[0]:
-            estimate = min(estimate, self._measured(svd, floor))
+        estimate = EPS * size * inverse_norm(self._T, self.discrete) * product
+        if self.kept or not estimate <= MEASURE_FROM * svd.values[0]:
+            estimate = self._measured(svd, floor)
         floor = max(floor, estimate)
         return floor, int(np.sum(svd.values > floor))
 
     def _measured(self, svd: HankelSVD, floor: float) -> float:
-        """Return a multiple of the largest difference seen between the system and its balanced realisation."""
+        """Return a multiple of the largest difference seen between the system and its balanced realisation.
+
+        Both ways to project are tried, and the better one is kept for all orders.
+        """
         rank = int(np.sum(svd.values > floor))
-        with np.errstate(all="ignore"):
-            model = self.whole(self.project(*self.lift(*svd.bases(slice(0, rank), rank))))
-            if not all(np.isfinite(x).all() for x in model[:4]):
-                return np.inf
-            omega = sample_frequencies(self.poles[self.kept :], self.discrete, self.system.dtype.kind == "c")
-            given = Matrices(*(getattr(self.system, key) for key in "ABCD"))
-            error = given.response(omega, self.discrete) - model.response(omega, self.discrete)
-        return SAFETY * float(np.nan_to_num(largest_gain(error), nan=np.inf))
+        poles = np.concatenate([self.poles[: self.kept][self._clearly_unstable], self.poles[self.kept :]])
+        omega = sample_frequencies(poles, self.discrete, self.system.dtype.kind == "c")
+        omega = omega[omega != 0] if self.kept else omega  # an integrator may be among those kept
+        given = self.system._response(omega)
+        X, Y = svd.bases(slice(0, rank), rank)
+        changes = []
+        for self._on_schur_form in (True, False):
+            with np.errstate(all="ignore"):
+                model = self.whole(self.reduced(X, Y)[2])
+                if all(np.isfinite(x).all() for x in model[:4]):
+                    changes.append(largest_gain(given - model.response(omega, self.discrete)))
+                else:
+                    changes.append(np.inf)
+        self._on_schur_form = changes[0] < changes[1]
+        return SAFETY * min(changes)
 
 
 class DiagonalParts:
@@ -186,14 +209,14 @@ class DiagonalParts:
         """Return the bases as they are: those of the stable part."""
         return T, Ti
 
-    def project(self, T: Array, Ti: Array) -> Matrices:
-        """Return the stable part in bases of its own coordinates, real ones where the output is real."""
+    def reduced(self, T: Array, Ti: Array) -> tuple[Array, Array, Matrices]:
+        """Return bases of the stable part, real ones where the output is real, and the stable part in them."""
         lam, shift = self.stable.spectrum.less_shift()
         B, C, D = self.stable.double_matrices()
         if not self.stable.has_real_output:
-            return Matrices(Ti @ (lam[:, None] * T), Ti @ B, C @ T, D, shift)
+            return T, Ti, Matrices(Ti @ (lam[:, None] * T), Ti @ B, C @ T, D, shift)
         B, C = real_output.real_matrices(B, C)
-        return Matrices(Ti @ real_output.real_product(lam, T), Ti @ B, C @ T, D, shift)
+        return T, Ti, Matrices(Ti @ real_output.real_product(lam, T), Ti @ B, C @ T, D, shift)
 
     def accuracy(self, svd: HankelSVD) -> tuple[float, int]:
         """Return the rounding error of the reduced matrices, and how many values are not zero.

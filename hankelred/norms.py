@@ -61,9 +61,8 @@ def _h2_norm(system: Any) -> float:
         parts = split(system, 0.0)
         if parts.kept or (not system.is_discrete and feedthrough > 0):
             return np.inf
-        T, Ti = parts.lift(parts.S, parts.R[:0])
         with np.errstate(over="ignore", invalid="ignore"):
-            norm = float(np.hypot(_norm(parts.project(T, Ti).C), feedthrough))
+            norm = float(np.hypot(_norm(parts.reduced(parts.S, parts.R[:0])[2].C), feedthrough))
     check_result("The H2 norm", norm)
     return norm
 
@@ -203,7 +202,7 @@ def _compact(system: LinearSystem, rtol: float) -> tuple[Array, Array, Array, Ar
 
 def compressed(found: Factored, order: int) -> Matrices:
     """Return the system projected to its first balanced states."""
-    projected: Matrices = found.parts.project(*found.parts.lift(*found.svd.bases(slice(0, order), order)))
+    projected: Matrices = found.parts.reduced(*found.svd.bases(slice(0, order), order))[2]
     return projected
 
 

@@ -129,7 +129,7 @@ class _Solver:
         self.rounding = EPS * (1.0 if exact else np.sqrt(max(len(left.T), len(right.T))))  # of what is substituted
 
     def __call__(self, F: Array) -> Array:
-        from .. import _triangular as triangular
+        from . import triangular
 
         T, U, M, V = self.left.T, self.left.Z, self.right.T, self.right.Z
         X = F.astype(T.dtype) if U is None else U.conj().T @ F  # a copy

@@ -10,8 +10,8 @@ from ..hankel import Factored, Matrices
 
 def truncated(found: Factored, order: int) -> tuple[np.ndarray, np.ndarray, Matrices]:
     """Return bases of `order` balanced states of the stable part and the system projected with them."""
-    T, Ti = found.parts.lift(*found.svd.bases(slice(0, order), order))
-    return T, Ti, found.parts.project(T, Ti)
+    T, Ti, small = found.parts.reduced(*found.svd.bases(slice(0, order), order))
+    return T, Ti, small
 
 
 def residualised(found: Factored, order: int) -> tuple[np.ndarray, np.ndarray, Matrices]:
