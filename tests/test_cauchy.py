@@ -33,9 +33,9 @@ def factor_pair(system):
 
 def factor_of(lam, B, dt, rates=None, rtol=None):
     """Factor the Gramian of poles and input matrix, and say how."""
-    states = np.arange(len(B))
-    poles = pole_data(np.asarray(lam, np.result_type(lam, float)), rates, dt is True or dt > 0)
-    return factor(poles, B, states, states[:0], default_rtol(len(B)) if rtol is None else rtol)
+    driven = np.flatnonzero(B.any(axis=1))
+    poles = pole_data(np.asarray(lam) + 0.0, rates, dt is True or dt > 0)
+    return factor(poles, B, driven, driven[:0], default_rtol(len(B)) if rtol is None else rtol)
 
 
 def ones(n):
