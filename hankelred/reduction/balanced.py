@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import norms
 from .. import order as orders
-from ..checks import Array, check_flag, check_number, check_result, exactly_one, single
+from ..checks import Array, check_flag, check_number, check_result, exactly_one, in_family, single
 from ..checks import SINGLE as SINGLE_PRECISION
 from ..errors import DiagonalisationError, InputError, OrderError
 from ..hankel import Factored, Matrices, factored, unstable_error, warn_if_inaccurate
@@ -267,7 +267,7 @@ class Balancing:
 
     def _unchanged(self) -> Reduction:
         """Return the system itself as its only model of full order."""
-        identity = np.eye(len(self.hsv))
+        identity = in_family(np.eye(len(self.hsv)), self.system.dtype)
         order, method = len(self.hsv), "none (full order keeps the system as it is)"
         system, bound = as_container(self.system, self._container), self.error_bound(order)
         return Reduction(
@@ -307,7 +307,7 @@ class Balancing:
             else:
                 first = reduced.n - pair[1].n
                 pair = (pair[0], tail(stored, first))
-                bound += float(norms.hinf_norm(tail(reduced, first) - pair[1]))
+                bound += norms.stable_error(reduced, stored, tail(reduced, first), pair[1])
             reduced = stored
         system = as_container(reduced, self._container)
         return Reduction(
