@@ -41,13 +41,17 @@ WARN_FROM = 1e-6
 
 
 class Matrices(NamedTuple):
-    """A projected system ``(A, B, C, D)``; A lacks `shift` times the identity, see `Poles.less_shift`."""
+    """A projected system ``(A, B, C, D)``; A lacks `shift` times the identity, see `Poles.less_shift`.
+
+    `terms` holds ``|Ti| |A| |T|`` of a diagonal system: the sizes of what was added up to A.
+    """
 
     A: Array
     B: Array
     C: Array
     D: Array
     shift: float = 0.0
+    terms: Array | None = None
 
     def response(self, omega: Array, discrete: bool) -> Array:
         """Return the response at frequencies in rad per unit of time."""
@@ -179,7 +183,17 @@ class DenseParts:
                 else:
                     changes.append(np.inf)
         self._on_schur_form = changes[0] < changes[1]
-        return SAFETY * min(changes)
+        return max(SAFETY * min(changes), self._sensitivity(omega))
+
+    def _sensitivity(self, omega: Array) -> float:
+        """Return what a rounding of every entry of A does to the response: ``eps |C R| (|A| + |s|) |R B|``."""
+        G, points = self.system, boundary_points(omega, self.discrete)
+        n, none = G.n, np.zeros
+        left = np.abs(dense_response(G.A, np.eye(n), G.C, none((G.p, n)), points))
+        right = np.abs(dense_response(G.A, G.B, np.eye(n), none((n, G.m)), points))
+        weight = np.abs(G.A)[None] + np.abs(points)[:, None, None] * np.eye(n)
+        with np.errstate(all="ignore"):
+            return EPS * largest_gain(left @ weight @ right)
 
 
 class DiagonalParts:
@@ -213,10 +227,12 @@ class DiagonalParts:
         """Return bases of the stable part, real ones where the output is real, and the stable part in them."""
         lam, shift = self.stable.spectrum.less_shift()
         B, C, D = self.stable.double_matrices()
+        size = np.tile(np.abs(lam), len(T) // max(1, len(lam)))[:, None]
+        terms = np.abs(Ti) @ (size * np.abs(T))
         if not self.stable.has_real_output:
-            return T, Ti, Matrices(Ti @ (lam[:, None] * T), Ti @ B, C @ T, D, shift)
+            return T, Ti, Matrices(Ti @ (lam[:, None] * T), Ti @ B, C @ T, D, shift, terms)
         B, C = real_output.real_matrices(B, C)
-        return T, Ti, Matrices(Ti @ real_output.real_product(lam, T), Ti @ B, C @ T, D, shift)
+        return T, Ti, Matrices(Ti @ real_output.real_product(lam, T), Ti @ B, C @ T, D, shift, terms)
 
     def accuracy(self, svd: HankelSVD) -> tuple[float, int]:
         """Return the rounding error of the reduced matrices, and how many values are not zero.

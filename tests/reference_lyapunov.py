@@ -18,6 +18,18 @@ def lyapunov_residual(A: np.ndarray, X: np.ndarray, Q: np.ndarray, discrete: boo
     return float(np.linalg.norm(left) / size) if size else 0.0
 
 
+def gramian_by_doubling(A: np.ndarray, F: np.ndarray, discrete: bool) -> np.ndarray:
+    """Sum ``A^k F F^H (A^H)^k`` by doubling (squared Smith iteration), a continuous pair after its bilinear map."""
+    if not discrete:
+        n, s = len(A), np.sqrt(np.linalg.norm(A, 1) / np.linalg.norm(np.linalg.inv(A), 1))  # amid the eigenvalues
+        mapped = np.linalg.solve(s * np.eye(n) - A, np.hstack([s * np.eye(n) + A, np.sqrt(2 * s) * F]))
+        A, F = mapped[:, :n], mapped[:, n:]
+    P = F @ F.conj().T
+    while np.linalg.norm(A) > 1e-20:
+        P, A = P + A @ P @ A.conj().T, A @ A
+    return P
+
+
 def exact_gramian(A: np.ndarray, F: np.ndarray, discrete: bool, digits: int = 60) -> mpmath.matrix:
     """Solve the Lyapunov equation with ``Q = F F^H`` as one linear system in `digits` decimal digits."""
     n = len(A)

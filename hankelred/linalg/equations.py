@@ -9,7 +9,7 @@ entry by entry, and refused if rounding the coefficients in their last digit cou
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg as sla
@@ -47,7 +47,7 @@ def balanced_schur(A: Array) -> BalancedSchur:
     n = len(A)
     if is_schur_form(A):  # substitution is as accurate in any units
         return BalancedSchur(A, np.ones(n), A.copy(), None)
-    (gebal,) = sla.get_lapack_funcs(("gebal",), (A,))
+    gebal: Any = sla.get_lapack_funcs("gebal", (A,))
     a, _, _, w, _ = gebal(A, scale=1, permute=0)
     order = np.argsort(-np.maximum(abs(a).max(axis=0), abs(a).max(axis=1)), kind="stable")
     T, Z = sla.schur(a[np.ix_(order, order)], output="complex" if A.dtype.kind == "c" else "real", check_finite=False)

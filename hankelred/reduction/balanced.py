@@ -276,7 +276,7 @@ class Balancing:
 
     def _dense_result(self, order: int, T: Array, Ti: Array, small: Matrices, method: str) -> Reduction:
         G, parts = self.system, self._found.parts
-        A, B, C, D, _ = parts.whole(small)
+        A, B, C, D = parts.whole(small)[:4]
         pair = None
         if parts.kept:
             fixed_T, fixed_Ti = parts.fixed_bases()

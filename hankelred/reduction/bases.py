@@ -41,5 +41,6 @@ def residualised(found: Factored, order: int) -> tuple[np.ndarray, np.ndarray, M
         minimal.C[:, kept] - minimal.C[:, fast] @ states,
         minimal.D - minimal.C[:, fast] @ inputs,
         minimal.shift,
+        None if minimal.terms is None else minimal.terms[kept, kept],
     )
     return T[:, kept], Ti[kept], reduced

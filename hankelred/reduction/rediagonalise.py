@@ -15,7 +15,7 @@ import scipy.linalg as sla
 from ..checks import EPS, Array
 from ..errors import DiagonalisationError
 from ..hankel import Matrices, largest_gain, sample_frequencies
-from ..systems import DiagonalSystem, real_output
+from ..systems import DiagonalSystem, boundary_points, real_output
 
 # Transforming with X costs a relative error of about cond(X) eps: 1e-8 at this limit, far below the truncation
 # error of any useful cut and below single precision.
@@ -23,6 +23,9 @@ CONDITION_LIMIT = 1e8
 
 # Diagonal entries of a reduced matrix that spread by more than this make eigenpairs of small poles lose digits.
 GRADED_FROM = 1e3
+
+# Share of its terms that a sum loses: some roundings, since errors of many terms do not all point one way.
+ROUNDING = 4 * EPS
 
 # Newton steps that correct them; each squares the error.
 CORRECTIONS = 3
@@ -74,9 +77,23 @@ def rediagonalise(small: Matrices, like: DiagonalSystem) -> Diagonalised:
             f"The reduced poles must be stable; got one {np.max(system.spectrum.excess(system.is_discrete)):.2e} beyond "
             f"the boundary. Choose a neighbouring order: a cut through nearly equal hsv can do this."
         )
-    omega = sample_frequencies(poles + small.shift, like.is_discrete, like.dtype.kind == "c")
-    change = largest_gain(small.response(omega, like.is_discrete) - system._response(omega))
-    return Diagonalised(system, X, Xi, change)
+    return Diagonalised(system, X, Xi, _change(small, poles, X, Xi, B, C, like.is_discrete))
+
+
+def _change(small: Matrices, poles: Array, X: Array, Xi: Array, B: Array, C: Array, discrete: bool) -> float:
+    """Bound what the projection and the change to eigenvectors add to the error, to first order.
+
+    With ``E = Xi (A X - X Lam)`` the response changes by ``C (s - Lam)^-1 E (s - Lam)^-1 B``; the rounding of the
+    sums that make A and E counts as a part of E.
+    """
+    if len(poles) == 0:
+        return 0.0
+    E = np.abs(Xi @ (small.A @ X - X * poles))
+    if small.terms is not None:
+        E += ROUNDING * (np.abs(Xi) @ small.terms @ np.abs(X))
+    omega = sample_frequencies(poles + small.shift, discrete, both_signs=True)
+    inverse = 1.0 / np.abs(boundary_points(omega, discrete)[:, None] - small.shift - poles)
+    return largest_gain((np.abs(C) * inverse[:, None, :]) @ E @ (inverse[:, :, None] * np.abs(B)))
 
 
 def eigenpairs(A: Array) -> tuple[Array, Array]:
