@@ -11,7 +11,9 @@ OMEGA = [0.0, 0.2, -1.5]
 NAMES = {"name": "heads", "inputs": ("a", "b"), "outputs": ("y", "z", "w"), "states": ("1", "2", "3", "4")}
 
 
-def bank(kind: str = "complex", seed: int = 0, batch: int = 5, dt: object = True, dtype: object = None) -> hr.DiagonalBank:
+def bank(
+    kind: str = "complex", seed: int = 0, batch: int = 5, dt: object = True, dtype: object = None
+) -> hr.DiagonalBank:
     """A bank of systems of four states: complex or real data, output of either kind, values or rates."""
     rng = np.random.default_rng(seed)
     shapes = (batch, 4), (batch, 4, 2), (batch, 3, 4)
@@ -45,7 +47,9 @@ def close(found, alone):
     alone = np.array(alone)
     assert found.shape == alone.shape
     assert found.dtype == alone.dtype
-    np.testing.assert_allclose(found, alone, rtol=1e-12, atol=1e-13 * np.abs(alone[np.isfinite(alone)]).max(initial=0.0))
+    np.testing.assert_allclose(
+        found, alone, rtol=1e-12, atol=1e-13 * np.abs(alone[np.isfinite(alone)]).max(initial=0.0)
+    )
 
 
 @EVERY_BANK

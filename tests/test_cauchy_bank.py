@@ -56,9 +56,7 @@ def test_nearly_real_poles_in_some_systems_cost_no_digits():
 
 def test_rates_next_to_the_circle_keep_their_digits():
     rates = np.array([[-1e-15, -3e-15], [-1e-15, -1.0]])
-    hsv = hr.hankel_singular_values(
-        hr.DiagonalBank.from_rates(rates, np.ones((2, 2, 1)), np.ones((2, 1, 2)), dt=True)
-    )
+    hsv = hr.hankel_singular_values(hr.DiagonalBank.from_rates(rates, np.ones((2, 2, 1)), np.ones((2, 1, 2)), dt=True))
     alone = [structured_hsv(DiagonalSystem.from_rates(z, np.ones((2, 1)), np.ones((1, 2)), dt=True)) for z in rates]
     np.testing.assert_allclose(hsv, alone, rtol=EVERY_HSV)
 

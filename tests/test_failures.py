@@ -33,7 +33,7 @@ def test_unstable_poles_are_kept_where_pymor_truncates_them():
 
 
 def test_hsv_of_an_unstable_system_are_refused_where_pymor_invents_them():
-    with pytest.raises(hr.StabilityError, match="must be stable for dt=0.* got 1"):
+    with pytest.raises(hr.StabilityError, match=r"must be stable for dt=0.* got 1"):
         hr.hankel_singular_values(hr.StateSpace(np.diag([1.0, -2.0, -3.0]), np.ones((3, 1)), np.ones((1, 3))))
 
 

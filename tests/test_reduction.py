@@ -311,7 +311,7 @@ def test_orders_out_of_range_are_refused(order):
 
 @pytest.mark.parametrize("states", [-1, 4, 1.5])
 def test_states_out_of_range_are_refused(states):
-    with pytest.raises(hr.OrderError, match="states must be (an integer|from 0 to 3)"):
+    with pytest.raises(hr.OrderError, match=r"states must be (an integer|from 0 to 3)"):
         hr.balanced_truncation(three_poles(), states=states)
 
 
@@ -519,7 +519,9 @@ def test_balanced_realizations_have_both_gramians_equal_to_the_hsv(system):
     rank = balanced.n
     expected = np.diag(hsv[:rank])
     for gramian in hr.gramians(balanced):
-        np.testing.assert_allclose(gramian, expected, atol=1e-7 * hsv[0])  # small hsv amplify rounding by hsv[0] / hsv[k]
+        np.testing.assert_allclose(
+            gramian, expected, atol=1e-7 * hsv[0]
+        )  # small hsv amplify rounding by hsv[0] / hsv[k]
     G = system.dense()
     assert isinstance(balanced, hr.StateSpace)
     np.testing.assert_array_equal(hsv, hr.balance(G, offset=0).hsv)

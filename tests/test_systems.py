@@ -29,7 +29,9 @@ EVERY_KIND = pytest.mark.parametrize("system", KINDS.values(), ids=KINDS)
 
 def fields(system):
     """Return everything that a system was made of."""
-    return {key: getattr(system, key, None) for key in "A B C D E lam rates dt output name inputs outputs states".split()}
+    return {
+        key: getattr(system, key, None) for key in "A B C D E lam rates dt output name inputs outputs states".split()
+    }
 
 
 def test_sizes_are_read_from_the_matrices():
@@ -53,7 +55,9 @@ def test_systems_are_frozen():
 
 @EVERY_KIND
 @pytest.mark.parametrize(
-    "remade", [copy.copy, copy.deepcopy, lambda system: pickle.loads(pickle.dumps(system))], ids="copy deepcopy pickle".split()
+    "remade",
+    [copy.copy, copy.deepcopy, lambda system: pickle.loads(pickle.dumps(system))],
+    ids="copy deepcopy pickle".split(),
 )
 def test_copies_are_equal_and_as_frozen_as_the_original(system, remade):
     other = remade(system)
@@ -92,7 +96,7 @@ def test_with_changes_what_is_named_and_nothing_else(system):
 def test_with_checks_as_the_constructor_does(system):
     with pytest.raises(InputError, match="B must be finite"):
         system.with_(B=np.nan * system.B)
-    with pytest.raises(InputError, match="with_ takes .*got .*color"):
+    with pytest.raises(InputError, match=r"with_ takes .*got .*color"):
         system.with_(color="red")
 
 

@@ -13,13 +13,13 @@ import numpy as np
 
 from .. import norms
 from .. import order as orders
-from ..checks import Array, check_flag, check_number, check_result, exactly_one, in_family, single
 from ..checks import SINGLE as SINGLE_PRECISION
+from ..checks import Array, check_flag, check_number, check_result, exactly_one, in_family, single
 from ..errors import DiagonalisationError, InputError, OrderError
 from ..hankel import Factored, Matrices, factored, unstable_error, warn_if_inaccurate
 from ..linalg.threads import one_blas_thread
 from ..systems import DiagonalBank, DiagonalSystem, LinearSystem, StateSpace, as_container, as_system, real_output
-from .bank import BankReduction, reduce_bank
+from .bank import reduce_bank
 from .bases import residualised, truncated
 from .rediagonalise import Diagonalised, eigenpairs, rediagonalise, working_orders
 from .result import Reduction
