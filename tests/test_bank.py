@@ -198,11 +198,12 @@ def test_reductions_of_a_bank_are_measured_against_its_systems(found):
 
 
 @pytest.mark.parametrize("kind", ["complex", "real output", "real data"])
-@pytest.mark.parametrize("order", [1, 3])
-def test_bounds_of_a_single_precision_bank_contain_its_rounding(kind, order):
+@pytest.mark.parametrize("lost", [1, 2])
+def test_bounds_of_a_single_precision_bank_contain_its_rounding(kind, lost):
     dtype = np.float32 if kind == "real data" else np.complex64
     found = bank(kind, dtype=dtype)
-    reductions = hr.balanced_truncation(found, order)
+    found = found.with_(B=found.B * np.array([1, 1, 1, 1e-12], np.float32)[:, None])  # dropping it costs nothing
+    reductions = hr.balanced_truncation(found, states=4 - lost)
     assert hr.hankel_singular_values(found).dtype == reductions.hsv.dtype == np.float32
     assert {x.dtype for x in (reductions.lam, reductions.B, reductions.C)} <= {np.dtype(dtype), np.dtype(np.complex64)}
     for i in range(5):

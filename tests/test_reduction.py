@@ -392,6 +392,19 @@ def test_the_same_question_has_the_same_answer_whatever_was_asked_before(kind, m
     same_model(before, bal.reduce(3, match_dc=match_dc))
 
 
+@pytest.mark.parametrize("complex_data", [False, True])
+def test_bases_of_a_small_order_are_the_first_of_those_of_a_large_one(complex_data):
+    # 3, 30 and 45 of 60 values come from three routines of LAPACK, each of which has signs of its own
+    rng = np.random.default_rng(1)
+    hsv = np.geomspace(1, 1e-6, 60)
+    plant = reference.balanced_canonical_form(hsv, rng.choice([-1, 1], 60), np.ones(60))
+    V = np.linalg.qr(rng.standard_normal((60, 60)) + 1j * complex_data * rng.standard_normal((60, 60)))[0]
+    bal = hr.balance(plant.with_(A=V.conj().T @ plant.A @ V, B=V.conj().T @ plant.B, C=plant.C @ V))
+    small, large, graded = (bal.reduce(order).T for order in (3, 30, 45))
+    np.testing.assert_allclose(large[:, :3], small, atol=1e-8)  # columns of length 1, values 21 % apart
+    np.testing.assert_allclose(graded[:, :3], small, atol=1e-8)
+
+
 @given(systems(6), st.data())
 def test_reductions_hold_the_system_that_was_given(system, data):
     bal = hr.balance(system, offset=0)
