@@ -2,29 +2,34 @@
 
 A package contributes a subcommand by an entry point in the group ``hankelred.commands``. The entry point has the name
 of the subcommand and loads to a function ``register(subparsers)``, whose parser sets ``run``, a function from the
-parsed arguments to an exit code. It is loaded only when its subcommand, or help, is asked for.
+parsed arguments to an exit code. It is loaded only when its subcommand is asked for; help lists it by its name.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from .checks import check_dt
 from .errors import HankelredError, HankelredWarning, InputError
-from .systems.files import check_suffix, load_system, save_system
 from .norms import h2_norm, hankel_norm, hinf_norm
 from .reduction import Balancing, Reduction, balance
-from .systems import DiagonalSystem, StateSpace
+from .systems import LinearSystem
+from .systems.files import check_place, check_target, load_system, save_system, write_atomically
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "hankelred.commands"
+DONE, FAILED, INTERRUPTED = 0, 1, 130  # wrong arguments are argparse's 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,30 +43,70 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0, or 2 for an error, whose message goes to stderr. Wrong arguments and ``--help`` raise
-        SystemExit, as everywhere in argparse.
+        Exit code: 0, 1 for an error, whose message goes to stderr in one line, or 130 after Ctrl-C. Wrong arguments
+        (code 2) and ``--help`` raise SystemExit, as everywhere in argparse.
 
     Examples
     --------
     >>> from hankelred.cli import main
     >>> main(["hsv", "missing.npz"])  # the message goes to stderr
-    2
+    1
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     with warnings.catch_warnings():
         warnings.simplefilter("always", HankelredWarning)
         warnings.showwarning = _show_warning
         try:
-            arguments = _parser(argv).parse_args(argv)
-            code = int(arguments.run(arguments))
-            sys.stdout.flush()
-            return code
+            try:
+                arguments = _parser(argv).parse_args(argv)
+                return int(arguments.run(arguments))
+            finally:
+                sys.stdout.flush()
         except BrokenPipeError:  # the reader, such as head, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-        except (HankelredError, ImportError, OSError) as error:
-            print(f"hankelred: error: {error}", file=sys.stderr)
-            return 2
+            _forget_output()
+            return FAILED
+        except KeyboardInterrupt:
+            return _fail("interrupted", INTERRUPTED)
+        except OSError as error:
+            _forget_output()  # where it is full, writing once more would fail once more
+            return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
+        except MemoryError:
+            return _fail("The memory does not suffice for this model. Use a machine with more, or a smaller model.")
+        except (HankelredError, ImportError) as error:
+            return _fail(error)
+        except Exception as error:  # the user of a command line has no use for a traceback
+            return _fail(f"{type(error).__name__}: {error}. This is a defect of hankelred: report it with the model.")
+
+
+def _fail(message: object, code: int = FAILED) -> int:
+    """Print an error in one line and return the exit code."""
+    _complain(f"hankelred: {message}")
+    return code
+
+
+def _complain(message: str) -> None:
+    with contextlib.suppress(OSError):  # nobody may be listening
+        print(" ".join(message.split()), file=sys.stderr)
+
+
+def _open_streams() -> None:
+    """Give closed streams a place to write to, and write what an encoding lacks as an escape."""
+    for name in ("stdout", "stderr"):
+        stream: Any = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _forget_output() -> None:
+    """Send what is still to be written nowhere, so that Python's exit does not fail on it."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
@@ -82,7 +127,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     size.add_argument("--energy", type=float, help="keep this share of the sum of all values, such as 0.99")
     size.add_argument("--max-error", type=float, help="keep the bound on the H-infinity error below this")
     reduce.add_argument("--match-dc", action="store_true", help="match the model exactly at frequency zero")
-    reduce.add_argument("-o", "--output", metavar="OUT", help="save the reduced model (.npz or .mat)")
+    reduce.add_argument("-o", "--output", metavar="OUT", help="save the reduced model (.npz, .mat, or a folder)")
     reduce.add_argument("--plot", metavar="FIG", help="draw singular values, bound and error into a file")
     reduce.set_defaults(run=_reduce)
 
@@ -97,7 +142,9 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
 def _add_model(parser: argparse.ArgumentParser, *names: str) -> None:
     for name in names:
-        parser.add_argument(name.lower(), metavar=name, help="file with the system matrices (.npz or .mat)")
+        parser.add_argument(
+            name.lower(), metavar=name, help="file with the system matrices (.npz, .mat), or a folder of .csv files"
+        )
     parser.add_argument(
         "--dt", type=_dt, help="sampling time if the file does not say it: seconds, 0 for continuous, or true"
     )
@@ -105,25 +152,27 @@ def _add_model(parser: argparse.ArgumentParser, *names: str) -> None:
 
 def _dt(text: str) -> float | bool:
     try:
-        return True if text.lower() == "true" else float(text)
+        return True if text.lower() == "true" else check_dt(float(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or true; got {text!r}") from None
 
 
 def _add_contributed(commands: Any, wanted: str | None) -> None:
-    """Add the subcommand that is wanted if a package contributes it; all of them where none of ours is."""
+    """Add the subcommands of other packages, by name only except the one that is wanted."""
     if wanted in commands.choices:
         return
-    contributed = {point.name: point for point in entry_points(group=GROUP)}
-    for name, point in contributed.items():
-        if name in commands.choices or (wanted in contributed and name != wanted):
+    from importlib.metadata import entry_points  # reads the metadata of every package
+
+    for point in entry_points(group=GROUP):
+        if point.name in commands.choices:
+            continue
+        if point.name != wanted:
+            commands.add_parser(point.name, help=f"from {point.dist.name if point.dist else point.value}")
             continue
         try:
             point.load()(commands)
-        except Exception as error:  # whatever is wrong with it, the others must work
-            if name == wanted:
-                raise ImportError(_what_to_install(point, error)) from error
-            commands.add_parser(name, help=f"not available: {error}")
+        except Exception as error:  # whatever is wrong with it
+            raise ImportError(_what_to_install(point, error)) from error
 
 
 def _what_to_install(point: EntryPoint, error: Exception) -> str:
@@ -140,6 +189,7 @@ def _what_to_install(point: EntryPoint, error: Exception) -> str:
 
 
 def _hsv(arguments: argparse.Namespace) -> int:
+    _check_picture(arguments.plot)
     system = load_system(arguments.model, arguments.dt)
     bal = balance(system)
     print(f"{arguments.model}: {_describe(system)}\n")
@@ -155,7 +205,7 @@ def _hsv(arguments: argparse.Namespace) -> int:
         plot_hsv(bal, ax=axes[0])
         plot_error_bound(bal, ax=axes[1])
         _save(figure, arguments.plot)
-    return 0
+    return DONE
 
 
 def _hsv_rows(bal: Balancing) -> Iterable[tuple[str, ...]]:
@@ -170,8 +220,8 @@ def _hsv_rows(bal: Balancing) -> Iterable[tuple[str, ...]]:
 
 
 def _reduce(arguments: argparse.Namespace) -> int:
-    if arguments.output:
-        check_suffix(arguments.output)  # before the work is done
+    suffix = check_target(arguments.output) if arguments.output else None  # before the work is done
+    _check_picture(arguments.plot)
     system = load_system(arguments.model, arguments.dt)
     criteria = {key: getattr(arguments, key) for key in ("order", "states", "rtol", "energy", "max_error")}
     bal = balance(system)
@@ -187,13 +237,13 @@ def _reduce(arguments: argparse.Namespace) -> int:
     _print_table(("norm of the error", "measured"), [(name, f"{error:.4e}") for name, error in errors])
     if arguments.output:
         reduced = reduction.system
-        if isinstance(reduced, DiagonalSystem) and check_suffix(arguments.output) == ".mat":
-            reduced = reduced.to_state_space()  # such a file holds A, and the line below says what became of it
+        if suffix != ".npz" and hasattr(reduced, "spectrum"):
+            reduced = reduced.dense()  # such a file holds A, and the line below says what became of it
         save_system(reduced, arguments.output)
         print(f"\n{arguments.output}: {_describe(reduced)}")
     if arguments.plot:
         _plot_reduction(system, bal, reduction, arguments.plot)
-    return 0
+    return DONE
 
 
 def _plot_reduction(system: Any, bal: Balancing, reduction: Reduction, path: str) -> None:
@@ -207,6 +257,7 @@ def _plot_reduction(system: Any, bal: Balancing, reduction: Reduction, path: str
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    _check_picture(arguments.plot)
     G, H = (load_system(path, arguments.dt) for path in (arguments.model, arguments.reduced))
     error = G - H
     print(f"{arguments.model}: {_describe(G)}\n{arguments.reduced}: {_describe(H)}\n")
@@ -227,7 +278,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         figure, axes = _figure(1)
         plot_frequency_error(G, H, ax=axes[0])
         _save(figure, arguments.plot)
-    return 0
+    return DONE
 
 
 def _print_limits(bal: Balancing, order: int) -> None:
@@ -239,8 +290,8 @@ def _print_limits(bal: Balancing, order: int) -> None:
 
 def _describe(system: LinearSystem) -> str:
     """Return one line: sizes, kind, time."""
-    kind = "diagonal, " if isinstance(system, DiagonalSystem) else ""
-    if isinstance(system, DiagonalSystem) and system.output == "real":
+    kind = "diagonal, " if hasattr(system, "spectrum") else ""
+    if getattr(system, "has_real_output", False):
         kind += "real output, "
     if not system.is_discrete:
         time = "continuous"
@@ -266,11 +317,25 @@ def _figure(columns: int) -> tuple[Any, Any]:
     return axes[0].figure, axes
 
 
+def _check_picture(path: str | None) -> None:
+    """Refuse a picture that could not be written, before the work is done."""
+    if path is None:
+        return
+    check_place(path)
+    _figure(1)  # says what to install where matplotlib is missing
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if _kind(path) not in kinds:
+        raise InputError(f"A picture must end in one of {', '.join(sorted(kinds))}; got {path}. Rename it.")
+
+
+def _kind(path: str) -> str:
+    return os.path.splitext(path)[1][1:].lower()
+
+
 def _save(figure: Any, path: str) -> None:
-    try:
-        figure.savefig(path, dpi=150)
-    except ValueError as error:  # matplotlib's way to say that it does not know the suffix
-        raise InputError(f"A picture must be of a kind matplotlib can write; got {path}. {error}") from error
+    write_atomically(path, lambda file: figure.savefig(file, format=_kind(path), dpi=150))
     print(f"\n{path}: written")
 
 
@@ -283,4 +348,4 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Print a warning like an error, without the place in our code it came from."""
-    print(f"hankelred: warning: {message}", file=sys.stderr)
+    _complain(f"hankelred: warning: {message}")

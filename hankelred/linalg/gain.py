@@ -259,12 +259,13 @@ def _first_frequencies(
         poles = np.log(poles[np.abs(poles) > EPS])
         ends = list(np.linspace(-np.pi, np.pi, 2 * len(A) + 17))
     centre, width, size = poles.imag, np.abs(poles.real), np.abs(poles)
+    damped = size[width > size / 4]  # the others have their peak at the centre
     size = size[(size > 0) & np.isfinite(size)]
     grid = np.empty(0)
     if len(size):
         low, high = np.log10(size.min()) - 3, np.log10(size.max()) + 3
         grid = 10 ** np.linspace(low, high, int(PER_DECADE * (high - low)) + 1)
-    omega = np.concatenate([centre, centre - width, centre + width, size, -size, grid, -grid, ends])
+    omega = np.concatenate([centre, centre - width, centre + width, damped, -damped, grid, -grid, ends])
     omega = np.unique(np.abs(omega) if real else omega)
     return omega[np.abs(omega) <= np.pi] if discrete else omega
 

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.linalg as sla
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Schur = tuple[Array, Array, list[list[tuple[int, int]]]]
 
 # From this size on, and from this many points in all, one Schur form and triangular solves beat one LU per point.
 SCHUR_FROM = 40
@@ -20,6 +21,9 @@ POINTS_PER_SCHUR = 50
 
 # Numbers that the stacked matrices of one piece of points may hold: they should stay in cache.
 PIECE = 2**17
+
+# Diagonal blocks of a Schur form that are eliminated together from the rows above.
+PANEL = 16
 
 # A refined solution is as good as a solve of its own where |b - M x| <= SMALL eps (|M| |x| + |b|), entry by entry.
 SMALL = 8.0
@@ -88,15 +92,14 @@ class _Solver:
     """Solutions X of ``(s I - A) X = B`` for many s, as a (k, n, m) array; undefined where s is a pole."""
 
     def __init__(self, A: Array, B: Array) -> None:
-        self.A, self.B, self.points, self.schur = A, B, 0, None
+        self.A, self.B, self.points = A, B, 0
+        self.schur: Schur | None = None
 
     def __call__(self, s: Array) -> Array:
         self.points += len(s)
         n, m = self.B.shape
         if n < SCHUR_FROM or self.points < POINTS_PER_SCHUR:
             return self._lu(s)
-        if self.schur is None:
-            self.schur = _schur(self.A)
         X = np.empty((len(s), n, m), dtype=np.result_type(s, self.A, self.B))
         for k in range(0, len(s), max(1, PIECE // (n * m))):
             piece = slice(k, k + max(1, PIECE // (n * m)))
@@ -133,37 +136,43 @@ class _Solver:
         X = self._by_schur(columns, F)
         for _ in range(2):
             X += self._by_schur(columns, F - (columns * X - _times(self.A, X)))
-        residual = np.abs(F - (columns * X - _times(self.A, X)))
-        size = np.abs(columns) * np.abs(X) + np.abs(self.A) @ np.abs(X) + np.abs(F)
-        good = (residual <= SMALL * np.finfo(float).eps * size).all(axis=0).reshape(k, m).all(axis=1)
-        return X.reshape(n, k, m).transpose(1, 0, 2), good
+            size = np.abs(columns) * np.abs(X) + np.abs(self.A) @ np.abs(X) + np.abs(F)
+            residual = np.abs(F - (columns * X - _times(self.A, X)))
+            good = (residual <= SMALL * np.finfo(float).eps * size).all(axis=0)
+            if good.all():
+                break
+        return X.reshape(n, k, m).transpose(1, 0, 2), good.reshape(k, m).all(axis=1)
 
     def _by_schur(self, s: Array, F: Array) -> Array:
         """Solve ``(s_j I - A) x_j = f_j`` with the Schur form alone: a back substitution for all columns at once."""
-        T, Z, blocks = self.schur
+        if self.schur is None:
+            self.schur = _schur(self.A)
+        T, Z, panels = self.schur
         Y = _times(Z.conj().T, F)
-        for i, j in blocks:
-            if j < len(T):
-                Y[i:j] += _times(T[i:j, j:], Y[j:])
-            if j == i + 1:
-                Y[i] /= s - T[i, i]
-            else:
-                (a, b), (c, d) = T[i:j, i:j]
-                y0, y1 = Y[i].copy(), Y[i + 1].copy()
-                determinant = (s - a) * (s - d) - b * c
-                Y[i], Y[i + 1] = ((s - d) * y0 + b * y1) / determinant, (c * y0 + (s - a) * y1) / determinant
+        for blocks in panels:
+            top, end = blocks[-1][0], blocks[0][1]
+            Y[top:end] += _times(T[top:end, end:], Y[end:])
+            for i, j in blocks:
+                Y[i:j] += _times(T[i:j, j:end], Y[j:end])
+                if j == i + 1:
+                    Y[i] /= s - T[i, i]
+                else:
+                    (a, b), (c, d) = T[i:j, i:j]
+                    y0, y1 = Y[i].copy(), Y[i + 1].copy()
+                    determinant = (s - a) * (s - d) - b * c
+                    Y[i], Y[i + 1] = ((s - d) * y0 + b * y1) / determinant, (c * y0 + (s - a) * y1) / determinant
         return _times(Z, Y)
 
 
-def _schur(A: Array) -> tuple[Array, Array, list[tuple[int, int]]]:
-    """Return the Schur form of A, real for real A, and its diagonal blocks from the last to the first."""
+def _schur(A: Array) -> Schur:
+    """Return the Schur form of A, real for real A, and panels of its diagonal blocks from the last to the first."""
     T, Z = sla.schur(A)
     blocks, j = [], len(T)
     while j > 0:
         i = j - 2 if j > 1 and T[j - 1, j - 2] != 0 else j - 1
         blocks.append((i, j))
         j = i
-    return T, Z, blocks
+    return T, Z, [blocks[k : k + PANEL] for k in range(0, len(blocks), PANEL)]
 
 
 def _times(M: Array, X: Array) -> Array:
@@ -178,7 +187,7 @@ def balancing(A: Array) -> Array:
     """Return integers t for which the units ``2^t`` of the states balance A: ``2^-t A 2^t`` has alike rows, columns."""
     if len(A) < 2:
         return np.zeros(len(A), dtype=int)
-    scale = sla.matrix_balance(np.abs(A), permute=False, separate=True)[1][0]
+    scale = sla.lapack.dgebal(np.abs(A), scale=1, permute=0)[3]
     return np.asarray(np.frexp(scale)[1] - 1)
 
 

@@ -16,7 +16,7 @@ from .. import order as orders
 from ..checks import SINGLE as SINGLE_PRECISION
 from ..checks import Array, check_flag, check_number, check_result, exactly_one, in_family, single
 from ..errors import DiagonalisationError, InputError, OrderError
-from ..hankel import Factored, Matrices, factored, unstable_error, warn_if_inaccurate
+from ..hankel import Factored, Matrices, factored, largest_gain, sample_frequencies, unstable_error, warn_if_inaccurate
 from ..linalg.threads import one_blas_thread
 from ..systems import DiagonalBank, DiagonalSystem, LinearSystem, StateSpace, as_container, as_system, real_output
 from .bank import reduce_bank
@@ -26,6 +26,10 @@ from .result import Reduction
 from .split import joined, with_fixed_states
 
 OFFSET = 1e-8
+
+# Damping below this many times what rounding can change is looked at, by a norm up to this order and by samples beyond;
+# what was seen counts as this much higher.
+WEAKLY_DAMPED, MEASURED_UP_TO, SAMPLED = 1e4, 150, 0.01
 
 
 def balance(sys: Any, offset: float = OFFSET) -> Balancing:
@@ -284,7 +288,31 @@ class Balancing:
             stable = (StateSpace.trusted(*x[:4], G.dt) for x in (parts.stable_part(), small))
             pair = (next(stable), next(stable))
         names = {"name": G.name, "inputs": G.inputs, "outputs": G.outputs}
-        return self._result(StateSpace.trusted(A, B, C, D, G.dt, names), order, T, Ti, method, pair, 0.0)
+        reduced = StateSpace.trusted(A, B, C, D, G.dt, names)
+        return self._result(reduced, order, T, Ti, method, pair, self._excess(small, reduced, order))
+
+    def _excess(self, small: Matrices, reduced: StateSpace, order: int) -> float:
+        """Return by how much an error exceeds the bound, where rounding can have moved a weakly damped pole that far.
+
+        A balanced state i decays at a rate of about ``|b_i|^2 / (2 hsv_i)``. Its basis is certain to ``floor / hsv_i``,
+        and so is A, relative to its norm. Where that is not much less than the damping, the error is measured, for
+        large systems at the frequencies of the poles.
+        """
+        parts = self._found.parts
+        values = self._found.svd.values[: len(small.A)]
+        damping = np.sum(np.abs(small.B) ** 2, axis=1)[: len(values)] / (2 * values)
+        moved = float(np.abs(small.A).max(initial=0.0)) * self.floor / values
+        if parts.kept or not np.any(damping < WEAKLY_DAMPED * moved):
+            return 0.0
+        if not reduced.is_stable():
+            return np.inf
+        if self.system.order <= MEASURED_UP_TO:
+            error = float(norms.hinf_norm(self.system - reduced))
+        else:
+            poles = np.concatenate([parts.poles, reduced.poles()])
+            omega = sample_frequencies(poles, parts.discrete, self.system.dtype.kind == "c")
+            error = largest_gain(self.system._response(omega) - reduced._response(omega))
+        return max(0.0, (1 + SAMPLED) * error - self.error_bound(order)) / 2
 
     def _diagonal_result(self, order: int, T: Array, Ti: Array, found: Diagonalised, method: str) -> Reduction:
         parts = self._found.parts
@@ -310,9 +338,7 @@ class Balancing:
                 bound += norms.stable_error(reduced, stored, tail(reduced, first), pair[1])
             reduced = stored
         system = as_container(reduced, self._container)
-        return Reduction(
-            system, self.system, order, self.hsv, bound, T, Ti, self.unstable, method, reduced, pair
-        )
+        return Reduction(system, self.system, order, self.hsv, bound, T, Ti, self.unstable, method, reduced, pair)
 
 
 def rounded(system: LinearSystem) -> Any:

@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from ..linalg.compiled import compiled
 
 # contract: multiply-adds in one instruction. Unlike the rest of fastmath it lets NaN and infinity through.

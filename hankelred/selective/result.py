@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..checks import Array
-from .states import Sequences, head_sequences, mamba_sequences, outputs, real
 from ..errors import InputError, OrderError
+from .states import Sequences, head_sequences, mamba_sequences, outputs, real
 from .statistics import SelectiveStatistics
 
 

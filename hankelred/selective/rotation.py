@@ -9,11 +9,11 @@ import scipy.linalg as sla
 from numpy.typing import ArrayLike
 
 from ..checks import Array
-from .states import real
-from .sums import psd_factor, state_scale
 from ..errors import InputError
-from .statistics import SelectiveStatistics
 from .result import SelectiveReduction, check_order, predicted_error
+from .states import real
+from .statistics import SelectiveStatistics
+from .sums import psd_factor, state_scale
 
 
 def rotate(

@@ -12,10 +12,10 @@ from ..linalg.compiled import Kernels
 
 kernels = Kernels("hankelred.selective._kernels")
 from ..checks import EPS, Array, check_square, double
-from .sums import psd_factor
 from ..errors import InputError, OrderError
-from .statistics import SelectiveStatistics
 from .result import SelectiveReduction, check_order, predicted_error
+from .statistics import SelectiveStatistics
+from .sums import psd_factor
 
 # States up to which all subsets are tried: 65,536 of them, a second at most.
 EXHAUSTIVE = 16

@@ -16,8 +16,8 @@ from ..linalg.compiled import Kernels
 
 kernels = Kernels("hankelred.selective._kernels")
 from ..checks import Array
-from .gramians import check_finite, pieces
 from ..errors import InputError, StabilityError
+from .gramians import check_finite, pieces
 
 # States in a piece: with decays and states in single precision half a megabyte.
 PIECE_STATES = 2**16

@@ -9,12 +9,12 @@ import scipy.linalg as sla
 from numpy.typing import ArrayLike
 
 from ..checks import Array
-from .states import head_sequences, mamba_sequences
-from .sums import GRAMIANS, MOMENTS, add_sequences, add_steps, covariance_factors, empty_sums
-from ..linalg.threads import one_blas_thread
-from .gramians import StepMoments, check_steps, mean_gramians, second_moment_gramians
 from ..errors import InputError
 from ..linalg.hankel_svd import padded
+from ..linalg.threads import one_blas_thread
+from .gramians import StepMoments, check_steps, mean_gramians, second_moment_gramians
+from .states import head_sequences, mamba_sequences
+from .sums import GRAMIANS, MOMENTS, add_sequences, add_steps, covariance_factors, empty_sums
 
 COUNTS = ("n", "groups", "every", "steps", "samples")
 

@@ -9,9 +9,9 @@ from ..linalg.compiled import Kernels
 
 kernels = Kernels("hankelred.selective._kernels")
 from ..checks import EPS, Array, double
-from .states import Piece, Sequences, state_pieces
-from .gramians import gramian_sums, mirrored, moment_sums, pieces
 from ..errors import InputError
+from .gramians import gramian_sums, mirrored, moment_sums, pieces
+from .states import Piece, Sequences, state_pieces
 
 # Sums always kept: of decays, increments, increments per unit of input and output rows, and of h h^H, conj(c) c^T and
 # conj(c h) (c h)^T; then the second moments of the steps and the Gramians, kept where asked for.

@@ -133,7 +133,9 @@ class Diagonal(LinearSystem):
     spectrum: Poles
     output: str
 
-    def _checked(self, name: str, poles: Any, B: Any, C: Any, D: Any, dt: Any, output: Any, names: dict[str, Any]) -> None:
+    def _checked(
+        self, name: str, poles: Any, B: Any, C: Any, D: Any, dt: Any, output: Any, names: dict[str, Any]
+    ) -> None:
         """Check all arguments and set them."""
         axes = len(self._AXES)
         values = check_array(poles, name, 1 + axes, self._hint("n"))
@@ -176,7 +178,14 @@ class Diagonal(LinearSystem):
 
     @classmethod
     def trusted(
-        cls: type[S], poles: Poles, B: Array, C: Array, D: Array, dt: Any, output: str, names: dict[str, Any] | None = None
+        cls: type[S],
+        poles: Poles,
+        B: Array,
+        C: Array,
+        D: Array,
+        dt: Any,
+        output: str,
+        names: dict[str, Any] | None = None,
     ) -> S:
         """Make a system of fresh arrays that need no checks."""
         system = cls.__new__(cls)
@@ -184,7 +193,10 @@ class Diagonal(LinearSystem):
         return system
 
     def _arguments(self) -> dict[str, Any]:
-        return {**self.spectrum.data, **{k: getattr(self, k) for k in "B C D dt output name inputs outputs states".split()}}
+        return {
+            **self.spectrum.data,
+            **{k: getattr(self, k) for k in "B C D dt output name inputs outputs states".split()},
+        }
 
     def with_(self: S, **changes: Any) -> S:
         """Return the system with some of its arguments changed.
@@ -395,9 +407,7 @@ class DiagonalSystem(Diagonal):
         """Return the system that keeps only the given states, by index."""
         poles = self.spectrum.map(lambda x: x[states])
         names = {"name": self.name, "inputs": self.inputs, "outputs": self.outputs}
-        return DiagonalSystem.trusted(
-            poles, self.B[states], self.C[:, states], self.D, self.dt, self.output, names
-        )
+        return DiagonalSystem.trusted(poles, self.B[states], self.C[:, states], self.D, self.dt, self.output, names)
 
     def dense(self) -> StateSpace:
         """Return the same system with a matrix A, in double precision.

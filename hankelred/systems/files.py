@@ -1,34 +1,46 @@
-"""Systems in files: one .npz or .mat, read with `dt` and names."""
+"""Systems in files: ``.npz``, ``.mat`` and folders of ``.csv``; what is written appears complete or not at all.
+
+A file is data from elsewhere: only the entries of a system are read, their declared sizes are checked before they are,
+nothing in a file is run, and whatever is wrong with it is an `InputError` that names the path.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-import zipfile
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..checks import Array, check_dt
 from ..errors import InputError
+from .base import LinearSystem
 from .convert import as_system
-from .diagonal import DiagonalSystem
+from .csv_folder import FILES, read_folder, texts
+from .diagonal import DiagonalBank, DiagonalSystem
+from .mat_file import LIMIT
+from .mat_system import read_mat_system, write_mat
+from .npz_file import IN_FILES, MATRICES, read_npz, write_npz
 from .state_space import StateSpace
 
-# Names of signals in files.
-_LABELS = {"name": "system_name", "inputs": "input_names", "outputs": "output_names", "states": "state_names"}
+KINDS = "end in .npz or .mat, or be a folder of .csv files (no suffix, or a folder that exists)"
 
 
-def load_system(path: str | os.PathLike[str], dt: Any = None) -> StateSpace | DiagonalSystem:
-    """Read a system from a file.
+def load_system(path: str | os.PathLike[str], dt: Any = None) -> Any:
+    """Read a system from a file or a folder.
 
     Parameters
     ----------
     path : path
-        ``.npz``, or ``.mat`` up to version 7, with the matrices A, B, C and, where they are there, D and E;
-        matrices of a ``.mat`` file may be sparse. A ``.npz`` with lam (or rates) in place of A holds a
-        `DiagonalSystem`.
+        ``.npz`` with A, B, C and, where they are there, D, E and dt; lam (or rates) in place of A makes a
+        `DiagonalSystem`. ``.mat`` up to version 7 with the same matrices, all in capitals or all in small letters,
+        and Ts or dt, as variables or as the fields of one structure, such as MATLAB's ``s = get(sys)``; matrices may
+        be sparse. A folder with A.csv, B.csv, C.csv and, where they are there, D.csv, E.csv and dt.csv: rows of
+        numbers between commas, complex ones as ``1+2j``, and in dt.csv one number or ``True``.
     dt : float or bool, optional
         Sampling time in seconds, 0 for continuous, True for an unspecified one; for files that do not say it
         themselves, as most collections of ``.mat`` benchmarks do not. In a ``.mat`` file -1 stands for True, as
@@ -37,13 +49,13 @@ def load_system(path: str | os.PathLike[str], dt: Any = None) -> StateSpace | Di
     Returns
     -------
     StateSpace or DiagonalSystem
-        With the names that `save_system` wrote.
+        With the names that `save_system` wrote, or those in MATLAB's structure.
 
     Raises
     ------
     InputError
-        If the file cannot be read, lacks a matrix, or neither it nor the caller gives `dt`, or both do and
-        disagree.
+        If the file cannot be read, lacks a matrix, holds two systems, declares more than 2 GiB of matrices, has
+        delays, or neither it nor the caller gives `dt`, or both do and disagree.
     OSError
         If there is no such file.
 
@@ -56,24 +68,15 @@ def load_system(path: str | os.PathLike[str], dt: Any = None) -> StateSpace | Di
     ...     hr.load_system(path).dt
     True
     """
-    path = Path(path)
-    read = {".npz": _read_npz, ".mat": _read_mat}[check_suffix(path)]
-    with open(path, "rb") as file:
-        try:
-            entries = read(file)
-        except NotImplementedError as error:  # version 7.3, an HDF5 file
-            raise InputError(f'{path} has MATLAB\'s version 7.3; save it with save(..., "-v7"). ({error})') from error
-        except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} cannot be read as a {path.suffix} file. ({error})") from error
-    stored = entries.pop("dt", None)
-    if stored is None and dt is None:
-        raise InputError(
-            f"{path} does not say its sampling time; got no entry dt. Pass dt to load_system (--dt on the command "
-            f"line): 0 for a continuous system, the seconds of a discrete one, or True if those are unknown."
-        )
-    if stored is not None and dt is not None and not _same_dt(stored, dt):
-        raise InputError(f"dt must be that of the file; got dt={dt} and {path} with dt={stored}. Leave dt out.")
-    return _from_entries(entries, dt if stored is None else stored, path)
+    if dt is not None:
+        dt = check_dt(dt)
+    path = _as_path(path)
+    suffix = check_suffix(path)
+    try:
+        entries = read_folder(path) if suffix == "" else _read_file(path, suffix)
+        return _from_entries(entries, dt)
+    except InputError as error:
+        raise InputError(f"{path} cannot be loaded: {error}") from error
 
 
 def save_system(sys: Any, path: str | os.PathLike[str]) -> None:
@@ -84,13 +87,22 @@ def save_system(sys: Any, path: str | os.PathLike[str]) -> None:
     sys : StateSpace, DiagonalSystem or anything `as_system` accepts
         System to save.
     path : path
-        ``.npz`` keeps everything; ``.mat`` (version 5, keys A B C D, E where there is one, and dt) takes a
-        `StateSpace`, with -1 for ``dt=True``, as in MATLAB.
+        ``.npz`` keeps everything. ``.mat`` (version 5, keys A B C D, E where there is one, and dt) takes a
+        `StateSpace`, with -1 for ``dt=True``, as in MATLAB. A folder (a path without suffix, or one that exists)
+        takes a `StateSpace` as A.csv, B.csv, C.csv, D.csv, dt.csv and, where needed, E.csv and signal_names.csv,
+        with all digits; float32 becomes float64.
 
     Raises
     ------
     InputError
-        If the suffix is another one, or a `DiagonalSystem` is to go into a ``.mat`` file.
+        If the path has another suffix or its folder is missing, if a `DiagonalSystem` is to go into a ``.mat`` file
+        or a folder, or if a name or dt cannot be stored; then nothing is written.
+
+    Notes
+    -----
+    Files are replaced at once: readers see the old one or the new one. The files of a folder are replaced one by one;
+    dt.csv is removed first and written last, so that a folder between two systems is refused by `load_system` for
+    want of a dt. Other files in the folder stay.
 
     Examples
     --------
@@ -100,105 +112,229 @@ def save_system(sys: Any, path: str | os.PathLike[str]) -> None:
     ...     os.listdir(folder)
     ['lag.mat']
     """
-    path, system = Path(path), as_system(sys)
-    suffix = check_suffix(path)
-    entries: dict[str, Any] = {"dt": system.dt, **_named_matrices(system)}
-    if suffix == ".mat":
-        if isinstance(system, DiagonalSystem):
-            raise InputError(
-                f"A .mat file holds A, B, C and D; got a DiagonalSystem for {path}. "
-                f"Save it as .npz, or save system.to_state_space()."
-            )
-        entries["dt"] = -1.0 if system.dt is True else float(system.dt)
-    entries |= {_LABELS[key]: names if isinstance(names, str) else list(names) for key in _LABELS if (names := getattr(system, key))}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path = _as_path(path)
+    suffix = check_target(path)
+    system = as_system(sys)
+    entries = _entries(system, suffix or "folder", path)
+    if suffix == ".npz":
+        write_atomically(path, lambda file: write_npz(file, entries))
+    elif suffix == ".mat":
+        write_atomically(path, lambda file: write_mat(file, entries))
+    else:
+        _write_folder(path, entries)
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+    """Write a file that appears under its name when it is complete and on the disk; until then the old one stays.
+
+    Parameters
+    ----------
+    path : path
+        File to write. Of a link, the file it names is written. The permissions of an existing file are kept.
+    write : callable
+        Called with a binary file to write into. Whatever it raises is passed on, and nothing is left behind.
+
+    Raises
+    ------
+    InputError
+        If the folder is missing, or something that is no file has the name.
+    OSError
+        If the file may not be written, or the disk is full.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from hankelred.systems.files import write_atomically
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_atomically(os.path.join(folder, "note.txt"), lambda file: file.write(b"done"))
+    ...     os.listdir(folder)
+    ['note.txt']
+    """
+    path = _as_path(path)
+    mode = check_place(path)
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".hankelred-{os.urandom(8).hex()}.tmp")  # of a fixed length, whatever the name
     try:
-        with open(temporary, "wb") as file:
-            if suffix == ".npz":
-                np.savez(file, **entries)
-            else:
-                _write_mat(file, entries)
-        os.replace(temporary, path)
+        # "x" makes a new file and follows no link; what is private is so from the start
+        with open(temporary, "xb", opener=lambda p, flags: os.open(p, flags, 0o666 if mode is None else 0o600)) as file:
+            write(file)
+            file.flush()
+            if mode is not None:
+                os.chmod(temporary, mode)
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+    _sync(target.parent)
 
 
 def check_suffix(path: str | os.PathLike[str]) -> str:
-    """Return the suffix of a path if `save_system` can write such a file."""
-    suffix = Path(path).suffix
-    if suffix not in (".npz", ".mat"):
-        raise InputError(f"A file of a system must end in .npz or .mat; got {path}. Rename it.")
+    """Return the suffix of a path that can hold a system, "" for a folder."""
+    path = _as_path(path)
+    if path.suffix in (".npz", ".mat"):
+        return path.suffix
+    if path.suffix == "" or path.is_dir():
+        return ""
+    raise InputError(f"A file of a system must {KINDS}; got {path}. Rename it.")
+
+
+def check_target(path: str | os.PathLike[str]) -> str:
+    """Return the suffix of a path that `save_system` can write; found before any work is done."""
+    path = _as_path(path)
+    suffix = check_suffix(path)
+    if suffix == "" and path.is_dir():
+        return suffix
+    check_place(path)
+    if suffix == "" and path.exists():
+        raise InputError(f"A file of a system must {KINDS}; got the file {path}. Give it a suffix.")
     return suffix
 
 
-def _named_matrices(system: StateSpace | DiagonalSystem) -> dict[str, Any]:
-    """Return what a file holds besides dt and names; of rates and lam only the rates, which determine lam."""
+def check_place(path: str | os.PathLike[str]) -> int | None:
+    """Return the permissions of the file that writing would replace, None for a new one; refuse what cannot be."""
+    path = _as_path(path)
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise InputError(f"The folder of a file must exist; got {path}. Make {target.parent} first.")
+    try:
+        status = os.stat(target)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"A file must be a new or a regular one; got {path}, which is something else. Rename it.")
+    if not os.access(target, os.W_OK):
+        raise PermissionError(13, "It is protected against writing", str(path))
+    return stat.S_IMODE(status.st_mode) & 0o777
+
+
+def _as_path(path: Any) -> Path:
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        text = None
+    if not isinstance(text, str) or text == "" or "\0" in text:
+        raise InputError(f"path must be the name of a file, a str or a path; got {path!r}.")
+    return Path(text)
+
+
+def _sync(folder: Path) -> None:
+    """Put the names in a folder on the disk, where the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# From a system to entries and back
+
+
+def _entries(system: LinearSystem, kind: str, path: Path) -> dict[str, Any]:
+    """Return what a file of this kind holds, all of which `load_system` can read."""
     if isinstance(system, StateSpace):
-        E = {} if system.E is None else {"E": system.E}
-        return {"A": system.A, "B": system.B, "C": system.C, "D": system.D, **E}
-    return {**system.spectrum.data, "B": system.B, "C": system.C, "D": system.D, "output": system.output}
-
-
-def _read_npz(file: Any) -> dict[str, Any]:
-    archive = np.load(file, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError("it holds one array without a name")
-    with archive:
-        entries = dict(archive)
-    if "dt" in entries:
-        entries["dt"] = entries["dt"].item()  # bool, int and float stay what they are
-    return entries
-
-
-def _read_mat(file: Any) -> dict[str, Any]:
-    import scipy.io
-
-    raw = scipy.io.loadmat(file)
-    entries = {key: x.toarray() if hasattr(x, "toarray") else x for key, x in raw.items() if not key.startswith("__")}
-    if "dt" in entries:
-        file.seek(0)  # once more, as MATLAB has it: a logical true is not the number 1 (for matrices it would cost
-        dt = scipy.io.loadmat(file, variable_names=("dt",), mat_dtype=True)["dt"].item()  # their imaginary parts)
-        entries["dt"] = True if dt == -1 else dt
-    if "D" in entries and not entries["D"].any():  # [], and a scalar 0 for a zero matrix
-        del entries["D"]
-    if "E" in entries and entries["E"].size == 0:
-        del entries["E"]
-    return entries
-
-
-def _write_mat(file: Any, entries: dict[str, Any]) -> None:
-    import scipy.io
-
-    cells = {key: np.array(value, dtype=object) for key, value in entries.items() if isinstance(value, list)}
-    scipy.io.savemat(file, {**entries, **cells})
-
-
-def _from_entries(entries: Mapping[str, Any], dt: Any, path: Path) -> StateSpace | DiagonalSystem:
-    """Build the system that the entries of a file describe."""
-    state_matrix = next((key for key in ("rates", "lam", "A") if key in entries), "A")
-    missing = [key for key in (state_matrix, "B", "C") if key not in entries]
-    if missing:
+        entries = {key: getattr(system, key) for key in MATRICES if getattr(system, key) is not None}
+    elif kind == ".npz":
+        arrays = {"B": system.B, "C": system.C, "D": system.D}
+        entries = {**system.spectrum.data, **arrays, "output": system.output}  # type: ignore[attr-defined]
+    else:
         raise InputError(
-            f"{path} must hold A, B and C; got {', '.join(entries) or 'nothing'}, without {' and '.join(missing)}. "
-            f"Rename the matrices in the file."
+            f"A .mat file or a folder holds A, B, C and D; got a {type(system).__name__} for {path}. "
+            f"Save it as .npz, or save system.dense()."
         )
-    names = {key: _strings(entries.get(label)) for key, label in _LABELS.items()}
-    labels: Any = {key: tuple(found) or None for key, found in names.items()}
-    labels["name"] = names["name"][0] if names["name"] else None
-    B, C, D = entries["B"], entries["C"], entries.get("D")
-    if state_matrix == "A":
-        return StateSpace(entries["A"], B, C, D, dt, entries.get("E"), **labels)
-    output: Any = str(entries.get("output", "complex"))
-    build = DiagonalSystem.from_rates if state_matrix == "rates" else DiagonalSystem
-    return build(entries[state_matrix], B, C, D, dt=check_dt(dt), output=output, **labels)
+    if kind == "folder" and system.n == 0 and not system.D.size and system.m + system.p:
+        raise InputError(
+            f"A folder of .csv files cannot hold a system without states and without inputs or outputs; "
+            f"got m={system.m}, p={system.p} for {path}. Save it as .npz."
+        )
+    entries["dt"] = system.dt if system.dt is True or system.dt < 2**53 else float(system.dt)
+    for key in IN_FILES:
+        value = getattr(system, key)
+        if value is None:
+            continue
+        names = [value] if key == "name" else list(value)
+        if not all(_is_storable(name) for name in names):
+            raise InputError(
+                f"The names of a system must be text without null characters to be saved; got {key}={value!r}. "
+                f"Rename them before saving."
+            )
+        entries[key] = value if key == "name" else names
+    return entries
 
 
-def _strings(entry: Array | None) -> list[str]:
-    """Return the strings of an array or of a cell array."""
-    return [] if entry is None else ["".join(np.ravel(x)) for x in np.ravel(entry)]
+def _is_storable(name: Any) -> bool:
+    try:
+        return isinstance(name, str) and "\0" not in name and bool(name.encode("utf-8") or True)
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return False
 
 
-def _same_dt(one: Any, other: Any) -> bool:
-    return one is other or (one is not True and other is not True and one == other)
+def _from_entries(entries: Mapping[str, Any], dt: Any) -> Any:
+    """Build the system that the entries of a file describe."""
+    stored = entries.get("dt")
+    if stored is None and dt is None:
+        raise InputError(
+            "It does not say its sampling time; got no entry dt. Pass dt to load_system (--dt on the command "
+            "line): 0 for a continuous system, the seconds of a discrete one, or True if those are unknown."
+        )
+    if stored is not None:
+        stored = check_dt(stored)
+        if dt is not None and (stored != dt or (stored is True) != (dt is True)):
+            raise InputError(f"dt must be that of the file; got dt={dt} and a file with dt={stored}. Leave dt out.")
+    dt = dt if stored is None else stored
+    kinds = [key for key in ("A", "lam", "rates") if key in entries]
+    if len(kinds) > 1:
+        raise InputError(f"It must hold one system; got {' and '.join(kinds)}. Save one of them under another name.")
+    matrix = kinds[0] if kinds else "A"
+    missing = [key for key in (matrix, "B", "C") if key not in entries]
+    if missing:
+        held = entries.get("held") or [key for key in entries if key != "held"]
+        raise InputError(
+            f"It must hold A, B and C; got {', '.join(sorted(held)[:20]) or 'nothing'}, without "
+            f"{' and '.join(missing)}. Rename the matrices in the file."
+        )
+    arrays = {key: _dense(entries[key]) for key in (matrix, "B", "C", "D", "E") if key in entries}
+    names: dict[str, Any] = {key: tuple(entries[key]) for key in IN_FILES if key in entries}
+    if "name" in names:
+        names["name"] = "".join(names["name"])
+    B, C, D = arrays["B"], arrays["C"], arrays.get("D")
+    if matrix == "A":
+        return StateSpace(arrays["A"], B, C, D, dt, arrays.get("E"), **names)
+    kind: Any = DiagonalBank if arrays[matrix].ndim == 2 else DiagonalSystem
+    output = "".join(entries.get("output", ["complex"]))
+    return (kind.from_rates if matrix == "rates" else kind)(arrays[matrix], B, C, D, dt=dt, output=output, **names)
 
 
+def _dense(x: Any) -> Array:
+    """Return a matrix of a file as an array; a sparse one must not exceed the limit."""
+    if not hasattr(x, "toarray"):
+        return np.asarray(x)
+    size = math.prod(x.shape) * x.dtype.itemsize
+    if size > LIMIT:
+        raise InputError(f"A sparse matrix must fit into {LIMIT} bytes when dense; got shape {x.shape}, {size} bytes.")
+    return np.asarray(x.toarray())
+
+
+def _read_file(path: Path, suffix: str) -> dict[str, Any]:
+    if path.exists() and not path.is_file():  # a pipe would wait, a device would never end
+        raise InputError("It must be a regular file. Check the path.")
+    with open(path, "rb") as file:
+        return read_npz(file) if suffix == ".npz" else read_mat_system(file)
+
+
+def _write_folder(folder: Path, entries: dict[str, Any]) -> None:
+    """Write the files of a system; dt.csv is away while the others change."""
+    folder.mkdir(exist_ok=True)
+    (folder / "dt.csv").unlink(missing_ok=True)
+    _sync(folder)
+    lines = texts(entries)
+    for key in FILES:
+        path = folder / f"{key}.csv"
+        if key in lines:
+            _write_lines(path, lines[key])
+        else:
+            path.unlink(missing_ok=True)  # of the system before
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    write_atomically(path, lambda file: file.writelines(line.encode("utf-8") for line in lines))

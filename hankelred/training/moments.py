@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..checks import Array, double
+from ..checks import Array
 from ..errors import InputError
 from ..reduction import Reduction
 from ..systems import DiagonalSystem, real_output
