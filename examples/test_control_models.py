@@ -24,7 +24,7 @@ def test_plant_has_the_values_of_its_data_sheet():
 @given(prescribed_systems(max_states=4, dt=0, complex_data=False))
 def test_python_control_finds_prescribed_values(known):
     system, hsv = known
-    assert_hsv_close(system, control.hankel_singular_values(hr.to_control(system)), atol=1e-7 * hsv[0])
+    assert_hsv_close(system, control.hankel_singular_values(system.to_control()), atol=1e-7 * hsv[0])
 
 
 @COMPILED
@@ -32,7 +32,7 @@ def test_python_control_finds_prescribed_values(known):
 def test_python_control_agrees_to_half_of_the_digits(system):
     S, R = hr.gramian_factors(system)
     size = float((S**2).sum() * (R**2).sum()) ** 0.5  # roots of the eigenvalues of P Q lose the other half, of this
-    assert_hsv_close(hr.to_control(system), control.hankel_singular_values, atol=1e-7 * size)
+    assert_hsv_close(system.to_control(), control.hankel_singular_values, atol=1e-7 * size)
 
 
 # No values have to be known for this one: two models cannot differ by less than their values do.

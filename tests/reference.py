@@ -9,7 +9,7 @@ from hankelred import DiagonalSystem, StateSpace
 
 def dense(system: StateSpace | DiagonalSystem) -> StateSpace:
     """Return a system in standard dense form."""
-    return system.to_state_space() if isinstance(system, DiagonalSystem) else system.standard()
+    return system.dense()
 
 
 def gramian_by_kronecker(A: np.ndarray, W: np.ndarray, dt: object) -> np.ndarray:

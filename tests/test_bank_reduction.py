@@ -36,12 +36,13 @@ CASES = [
 @pytest.mark.parametrize("criterion", [{"order": 4}, {"energy": 0.9}, {"rtol": 1e-2}, {"states": 3}])
 def test_a_system_of_a_bank_is_reduced_as_it_is_alone(dt, cplx, output, ports, criterion):
     lam, B, C = bank(5, 8, *ports, dt=dt, cplx=cplx)
-    found = hr.batched_balanced_truncation(lam, B, C, dt=dt, output=output, **criterion)
+    found = hr.balanced_truncation(hr.DiagonalBank(lam, B, C, dt=dt, output=output), **criterion)
     for i in range(5):
         alone = hr.balanced_truncation(hr.DiagonalSystem(lam[i], B[i], C[i], dt=dt, output=output), **criterion)
         assert found.order[i] == alone.order
         assert found.states[i] == alone.system.n
-        np.testing.assert_allclose(found.error_bound[i], alone.error_bound, rtol=1e-9)
+        # what rediagonalising is seen to change is added to the bound of the one alone: some roundings of hsv[0]
+        np.testing.assert_allclose(found.error_bound[i], alone.error_bound, rtol=1e-9, atol=1e-12 * alone.hsv[0])
         size = np.abs(response(alone)).max()
         # two ways of rounding, through eigenvectors of condition below some hundreds
         np.testing.assert_allclose(response(found[i]), response(alone), atol=1e-11 * size)
@@ -50,7 +51,7 @@ def test_a_system_of_a_bank_is_reduced_as_it_is_alone(dt, cplx, output, ports, c
 @pytest.mark.parametrize(("dt", "cplx", "output", "ports"), CASES)
 def test_bases_of_a_bank_make_the_reduced_systems(dt, cplx, output, ports):
     lam, B, C = bank(4, 7, *ports, dt=dt, cplx=cplx, seed=1)
-    found = hr.batched_balanced_truncation(lam, B, C, dt=dt, output=output, order=4)
+    found = hr.balanced_truncation(hr.DiagonalBank(lam, B, C, dt=dt, output=output), order=4)
     for i in range(4):
         one = found[i]
         poles, inputs = lam[i], B[i]
@@ -66,7 +67,7 @@ def test_bases_of_a_bank_make_the_reduced_systems(dt, cplx, output, ports):
 
 def test_every_error_is_within_its_bound():
     lam, B, C = bank(6, 10, 1, 1, dt=True, seed=2)
-    found = hr.batched_balanced_truncation(lam, B, C, dt=True, output="real", energy=0.8)
+    found = hr.balanced_truncation(hr.DiagonalBank(lam, B, C, dt=True, output="real"), energy=0.8)
     for i in range(6):
         assert found[i].hinf_error() <= found.error_bound[i]
 
@@ -74,14 +75,14 @@ def test_every_error_is_within_its_bound():
 def test_rates_keep_the_digits_of_poles_next_to_the_boundary():
     rates = np.array([[-1e-13 + 0.5j, -1e-3 + 1j, -0.3 + 2j, -1.0 + 3j]])
     B, C = np.ones((1, 4, 1)), np.ones((1, 1, 4))
-    found = hr.batched_balanced_truncation(np.exp(rates), B, C, dt=True, order=1, rates=rates)
+    found = hr.balanced_truncation(hr.DiagonalBank.from_rates(rates, B, C, dt=True), order=1)
     assert found.rates is not None
     assert found.rates[0, 0].real == pytest.approx(-1e-13, rel=1e-4)  # other states move it by about 1e-13
 
 
 def test_states_that_fill_up_are_zero_and_masked():
     lam, B, C = bank(8, 8, 1, 1, dt=0, seed=3)
-    found = hr.batched_balanced_truncation(lam, B, C, dt=0, rtol=0.05)
+    found = hr.balanced_truncation(hr.DiagonalBank(lam, B, C, dt=0), rtol=0.05)
     assert len(set(found.states)) > 1
     assert found.mask.sum() == found.states.sum()
     assert not found.lam[~found.mask].any()
@@ -91,7 +92,7 @@ def test_states_that_fill_up_are_zero_and_masked():
 def test_inert_states_are_dropped_exactly():
     lam, B, C = bank(3, 6, 1, 1, dt=True, seed=4)
     B[:, 1], C[:, :, 4] = 0.0, 0.0
-    found = hr.batched_balanced_truncation(lam, B, C, dt=True, order=4)
+    found = hr.balanced_truncation(hr.DiagonalBank(lam, B, C, dt=True), order=4)
     for i in range(3):
         full = hr.DiagonalSystem(lam[i], B[i], C[i], dt=True).frequency_response(np.array([0.3]))
         np.testing.assert_allclose(found[i].system.frequency_response(np.array([0.3])), full, rtol=1e-10)
@@ -99,7 +100,7 @@ def test_inert_states_are_dropped_exactly():
 
 def test_real_poles_stored_as_halves_of_pairs_are_reduced_one_by_one():
     lam, B, C = bank(2, 5, 1, 1, dt=True, cplx=False, seed=5)
-    found = hr.batched_balanced_truncation(lam + 0j, B, C, dt=True, output="real", states=2)
+    found = hr.balanced_truncation(hr.DiagonalBank(lam + 0j, B, C, dt=True, output="real"), states=2)
     for i in range(2):
         assert found[i].hinf_error() <= found.error_bound[i]
 
@@ -108,14 +109,14 @@ def test_real_poles_stored_as_halves_of_pairs_are_reduced_one_by_one():
 def test_full_order_and_order_zero_work(output):
     lam, B, C = bank(3, 4, 1, 1, dt=True, seed=6)
     size = {"states": 4}
-    same = hr.batched_balanced_truncation(lam, B, C, dt=True, output=output, **size)
+    same = hr.balanced_truncation(hr.DiagonalBank(lam, B, C, dt=True, output=output), **size)
     np.testing.assert_array_equal(same.lam, lam)
-    assert hr.batched_balanced_truncation(lam, B, C, dt=True, output=output, order=0).lam.shape == (3, 0)
+    assert hr.balanced_truncation(hr.DiagonalBank(lam, B, C, dt=True, output=output), order=0).lam.shape == (3, 0)
 
 
 def test_single_precision_comes_back_in_single_precision():
     lam, B, C = (x.astype(np.complex64) for x in bank(2, 5, 1, 1, dt=True, seed=7))
-    found = hr.batched_balanced_truncation(lam, B, C, dt=True, order=2)
+    found = hr.balanced_truncation(hr.DiagonalBank(lam, B, C, dt=True), order=2)
     assert found.lam.dtype == np.complex64
     assert found.hsv.dtype == np.float32
 
@@ -123,15 +124,15 @@ def test_single_precision_comes_back_in_single_precision():
 def test_more_than_one_criterion_is_refused():
     lam, B, C = bank(1, 3, 1, 1, dt=True)
     with pytest.raises(OrderError, match="Exactly one of"):
-        hr.batched_balanced_truncation(lam, B, C, dt=True, order=1, rtol=0.1)
+        hr.balanced_truncation(hr.DiagonalBank(lam, B, C, dt=True), order=1, rtol=0.1)
 
 
 def test_systems_that_cannot_be_diagonalised_are_named(monkeypatch):
     # poles within 1 % of each other have eigenvectors of condition some hundreds after reduction, poles apart do not
     lam = np.array([[-1.0, -1.01, -1.02, -50.0], [-1.0, -5.0, -20.0, -50.0]])
     C = np.array([[[0.5e4, -1e4, 0.5e4, 1e-9]], [[1.0, 1.0, 1.0, 1e-9]]])
-    hr.batched_balanced_truncation(lam, np.ones((2, 4, 1)), C, dt=0, order=3)
+    hr.balanced_truncation(hr.DiagonalBank(lam, np.ones((2, 4, 1)), C, dt=0), order=3)
     monkeypatch.setattr("hankelred.reduction.bank.CONDITION_LIMIT", 100.0)
     with pytest.raises(DiagonalisationError, match="number 0") as caught:
-        hr.batched_balanced_truncation(lam, np.ones((2, 4, 1)), C, dt=0, order=3)
+        hr.balanced_truncation(hr.DiagonalBank(lam, np.ones((2, 4, 1)), C, dt=0), order=3)
     assert caught.value.systems == [0]

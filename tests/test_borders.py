@@ -8,29 +8,36 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import control
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
 import hankelred
+from hankelred import checks
+from hankelred.systems import LinearSystem
 
 ROOT = Path(__file__).parents[1]
 
-# Imports go leftward only: a module or subpackage may import those before it. `__init__` is the package itself; what
-# stands to its right is imported by users and the command line, never by the library.
+# Imports go leftward only: to a room's own modules and to the layers before its own. `__init__` is the package itself;
+# what stands to its right is imported by users and the command line, never by the library.
 CORE = """
-    errors _checks _threads _averaged_kernels _diagonal_kernels _diagonal_pair _system_base systems order
-    _realisation interop _triangular _hammarling _smith lyapunov _diagonal_factors diagonal diagonal_banks
-    _bidiagonal gramians projection averaged _selective_states _selective_sums selective norms reduction _rounding
-    _drift stability moments following control_names __init__ testing plotting cli
+    errors | checks | linalg | systems | order | hankel | lyapunov norms weighting | reduction drift selective |
+    training | __init__ | control testing plotting | cli
 """
 ADAPTER = """
     errors convert config ops layers adapters distributed penalty allocation plan report optimizer_state ema surgery
     history tracking policy snapshot guard rewarm checkpoint pretrained compressor integrations __init__ experiment
 """
-ORDER = {"hankelred": CORE.split(), "hankelred_torch": ADAPTER.split()}
+LAYERS = {
+    "hankelred": [layer.split() for layer in CORE.split("|")],
+    "hankelred_torch": [[module] for module in ADAPTER.split()],
+}
 OPTIONAL = ["control", "hankelred_torch", "hypothesis", "jinja2", "matplotlib", "sklearn", "slycot", "torch", "tqdm"]
-FILES = [path.relative_to(ROOT) for package in ORDER for path in sorted((ROOT / package).rglob("*.py"))]
+LATE = ["numba", "scipy.io", "scipy.optimize", "scipy.signal"]  # together they take longer than all the rest
+FILES = [path.relative_to(ROOT) for package in LAYERS for path in sorted((ROOT / package).rglob("*.py"))]
 CORE_FILES = [path for path in FILES if path.parts[0] == "hankelred"]
 
 
@@ -40,8 +47,14 @@ def tree_of(path: Path) -> ast.Module:
 
 
 def place(path: Path) -> str:
-    """Return the entry of ORDER a file belongs to: its module, or the subpackage it lies in."""
+    """Return the room a file belongs to: its module, or the subpackage it lies in."""
     return Path(path.parts[1]).stem
+
+
+def layer(package: str, room: str) -> int:
+    """Return the number of the layer of a room; names of the package itself count as `__init__`."""
+    numbers = {name: number for number, names in enumerate(LAYERS[package]) for name in names}
+    return numbers.get(room, numbers["__init__"])
 
 
 def imported_modules(path: Path, nodes: Iterator[ast.AST]) -> Iterator[str]:
@@ -66,25 +79,109 @@ def run_on_import(tree: ast.AST) -> Iterator[ast.AST]:
         yield from run_on_import(node)
 
 
+def definitions(path: Path) -> Iterator[str]:
+    """Yield the functions and classes that a module defines at its top."""
+    yield from (node.name for node in tree_of(path).body if isinstance(node, (ast.FunctionDef, ast.ClassDef)))
+
+
+def last_name(node: ast.AST) -> str:
+    """Return ``c`` for ``c``, ``a.b.c`` and ``a.b.c[...]``, and nothing for other expressions."""
+    if isinstance(node, ast.Subscript):
+        return last_name(node.value)
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def core_nodes(kind: type[ast.AST]) -> Iterator[tuple[Path, Any]]:
+    """Yield every node of one kind in the core with its file."""
+    for path in CORE_FILES:
+        yield from ((path, node) for node in ast.walk(tree_of(path)) if isinstance(node, kind))
+
+
 @pytest.mark.parametrize("path", FILES, ids=str)
-def test_every_module_has_a_place_in_the_import_order(path: Path):
-    assert place(path) in ORDER[path.parts[0]]
+def test_every_module_has_a_place_in_the_layers(path: Path):
+    assert place(path) in [name for names in LAYERS[path.parts[0]] for name in names]
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_imports_go_leftward_only(path: Path):
-    order = ORDER[path.parts[0]]
+    here = layer(path.parts[0], place(path))
     rightward = []
     for name in imported_modules(path, ast.walk(tree_of(path))):
         package, _, rest = name.partition(".")
-        if package != path.parts[0]:
+        room = rest.split(".")[0]
+        inside_one_room = room == place(path) and len(path.parts) > 2
+        if package != path.parts[0] or inside_one_room or rest == "__version__":
             continue
-        part = rest.split(".")[0]
-        part = part if part in order else "__init__"  # a name of the package itself
-        inside_one_subpackage = part == place(path) and len(path.parts) > 2
-        if order.index(part) >= order.index(place(path)) and not inside_one_subpackage:
+        if layer(package, room) >= here:
             rightward.append(name)
     assert rightward == []
+
+
+def test_no_name_is_defined_in_two_modules_of_the_core():
+    modules: dict[str, list[str]] = {}
+    for path in CORE_FILES:
+        for name in definitions(path):
+            modules.setdefault(name, []).append(str(path))
+    assert {name: found for name, found in modules.items() if len(set(found)) > 1} == {}
+
+
+def test_no_module_of_the_core_bears_the_name_of_a_public_function():
+    functions = {name for path in CORE_FILES for name in definitions(path) if not name.startswith("_")}
+    assert functions & {Path(part).stem for path in CORE_FILES for part in path.parts[1:]} == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_private_modules_stay_inside_their_folder(path: Path):
+    foreign = []
+    for name in imported_modules(path, ast.walk(tree_of(path))):
+        parts = name.split(".")
+        for depth, part in enumerate(parts):
+            is_module = (ROOT / Path(*parts[: depth + 1])).with_suffix(".py").is_file()
+            if part.startswith("_") and is_module and path.parts[:depth] != tuple(parts[:depth]):
+                foreign.append(name)
+    assert foreign == []
+
+
+def test_the_adapter_names_no_private_module_of_the_core():
+    adapter = [path for path in FILES if path.parts[0] == "hankelred_torch"]
+    assert [str(path) for path in adapter if "hankelred._" in (ROOT / path).read_text(encoding="utf-8")] == []
+
+
+def test_the_kind_of_a_system_is_asked_for_at_most_eight_times():
+    kinds = {"StateSpace", "DiagonalSystem", "DiagonalBank", "LinearSystem"}
+    asked = [
+        f"{path}:{call.lineno}"
+        for path, call in core_nodes(ast.Call)
+        if last_name(call.func) == "isinstance" and kinds & {last_name(node) for node in ast.walk(call.args[1])}
+    ]
+    assert len(asked) <= 8, asked
+
+
+def test_one_file_asks_whether_poles_are_given_by_rates():
+    asked = {
+        str(path)
+        for path, node in core_nodes(ast.Compare)
+        if last_name(node.left) == "rates" and isinstance(node.ops[0], (ast.Is, ast.IsNot))
+    }
+    assert asked == {"hankelred/systems/diagonal.py"}
+
+
+def test_one_file_asks_whether_an_output_is_real():
+    asked = {
+        str(path)
+        for path, node in core_nodes(ast.Compare)
+        if any(isinstance(side, ast.Constant) and side.value == "real" for side in [node.left, *node.comparators])
+    }
+    assert asked == {"hankelred/systems/real_output.py"}
+
+
+def test_one_file_forms_the_product_of_gramian_factors():
+    formed = {
+        str(path)
+        for path, node in core_nodes(ast.BinOp)
+        if isinstance(node.op, ast.MatMult) and (last_name(node.left), last_name(node.right)) == ("R", "S")
+    }
+    assert formed == {"hankelred/linalg/hankel_svd.py"}
 
 
 @pytest.mark.parametrize("path", CORE_FILES, ids=str)
@@ -101,10 +198,38 @@ def test_core_imports_neither_torch_nor_the_adapter_anywhere(path: Path):
     assert {"torch", "hankelred_torch"}.isdisjoint(name.partition(".")[0] for name in names)
 
 
-def test_importing_the_core_loads_no_optional_package():
-    code = f"import sys, hankelred; print([name for name in {OPTIONAL} if name in sys.modules])"
+def test_importing_the_core_loads_nothing_that_only_some_need():
+    code = f"import sys, hankelred; print([name for name in {OPTIONAL + LATE} if name in sys.modules])"
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "[]"
+
+
+def test_the_package_has_few_names():
+    assert len(hankelred.__all__) <= 32
+
+
+def test_balanced_truncation_of_a_foreign_model_is_one_short_flow(monkeypatch):
+    plant = control.ss(np.diag([-1.0, -2.0, -30.0]), np.ones((3, 1)), np.ones((1, 3)), 0)
+    hankelred.balanced_truncation(plant, 2)  # what is imported and compiled at the first call
+    made, checked, files = [], [], set()
+    build, check = LinearSystem._set, checks.check_array
+    monkeypatch.setattr(LinearSystem, "_set", lambda *a, **k: (made.append(a[0]), build(*a, **k))[1])
+
+    def watch(frame, event, argument):
+        name = frame.f_code.co_filename
+        if event == "call" and name.startswith(str(ROOT / "hankelred")):
+            files.add(name)
+            if frame.f_code is check.__code__:
+                checked.append(frame.f_locals["name"])
+
+    sys.setprofile(watch)
+    try:
+        hankelred.balanced_truncation(plant, 2)
+    finally:
+        sys.setprofile(None)
+    assert len(made) <= 2, made
+    assert len(checked) <= 4, checked
+    assert len(files) <= 14, sorted(files)
 
 
 def test_installed_version_is_the_version_of_the_source():

@@ -37,7 +37,7 @@ def test_four_real_discrete_poles():
     system = hr.DiagonalSystem([0.95, 0.5, -0.3, 0.8], np.ones((4, 1)), [[1.0, 2.0, 3.0, 0.5]], dt=True)
     expected = [12.656823348225291403, 4.0349585195615627198, 0.84154912692178094773, 0.075338113960473598411]
     np.testing.assert_allclose(hr.hankel_singular_values(system), expected, rtol=1e-13)
-    np.testing.assert_allclose(hr.hankel_singular_values(system.to_state_space()), expected, rtol=1e-12)
+    np.testing.assert_allclose(hr.hankel_singular_values(system.dense()), expected, rtol=1e-12)
 
 
 def test_poles_a_billionth_from_the_circle_keep_their_digits_as_rates():
@@ -53,9 +53,9 @@ def test_complex_continuous_poles():
     three = hr.DiagonalSystem([-1 + 1j, -2 - 1j, -0.1 + 5j], np.ones((3, 1)), np.ones((1, 3)), dt=0)
     two = hr.DiagonalSystem([-1 + 1j, -2 - 1j], np.ones((2, 1)), np.ones((1, 2)), dt=0)
     expected = [4.9880619378133831217, 0.58838742323867128348, 0.078417733496582054976]
-    for system in (three, three.to_state_space()):
+    for system in (three, three.dense()):
         np.testing.assert_allclose(hr.hankel_singular_values(system), expected, rtol=1e-13)
-    for system in (two, two.to_state_space()):
+    for system in (two, two.dense()):
         np.testing.assert_allclose(
             hr.hankel_singular_values(system), [0.60443775591797923589, 0.079539907304279980976], rtol=1e-13
         )

@@ -10,6 +10,7 @@ import pytest
 import reference
 
 import hankelred as hr
+from hankelred.control import gram
 
 
 def random_system(seed: int = 0, n: int = 6, dt: object = 0) -> hr.StateSpace:
@@ -32,7 +33,7 @@ def test_unstable_poles_are_kept_where_pymor_truncates_them():
 
 
 def test_hsv_of_an_unstable_system_are_refused_where_pymor_invents_them():
-    with pytest.raises(hr.StabilityError, match="max Re eig = 1"):
+    with pytest.raises(hr.StabilityError, match=r"must be stable for dt=0.* got 1"):
         hr.hankel_singular_values(hr.StateSpace(np.diag([1.0, -2.0, -3.0]), np.ones((3, 1)), np.ones((1, 3))))
 
 
@@ -124,7 +125,7 @@ def test_order_zero_and_full_order_work_where_pymor_asserts(order):
 
 
 def test_orders_past_the_system_are_named():
-    with pytest.raises(hr.OrderError, match="order must be from 0 to 6, the order of the system; got 7"):
+    with pytest.raises(hr.OrderError, match="order must be from 0 to 6; got 7"):
         hr.balanced_truncation(random_system(), 7)
 
 
@@ -165,7 +166,7 @@ def test_hsv_are_real_numbers_where_python_control_returns_nan_or_complex():
 def test_wide_inputs_are_no_special_case_where_python_control_cannot_broadcast():
     rng = np.random.default_rng(0)
     system = hr.StateSpace(-np.eye(2), rng.standard_normal((2, 3)), rng.standard_normal((1, 2)))
-    factor = hr.gram(system, "cf")
+    factor = gram(system, "cf")
     np.testing.assert_allclose(factor.T @ factor, system.B @ system.B.T / 2, atol=1e-14)
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.linalg import norm
 
-from hankelred import _triangular
-from hankelred._triangular import (
+from hankelred.linalg import triangular
+from hankelred.linalg.triangular import (
     LEAF,
     flipped,
     halve,
@@ -91,7 +91,7 @@ def test_halving_down_to_single_blocks_changes_nothing(seed, k, l, kind):
     parts, parts_H = whole.copy(), whole_H.copy()
     solve_stein(T, M, whole, whole_H)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_triangular, "LEAF", 2)
+        patch.setattr(triangular, "LEAF", 2)
         solve_stein(T, M, parts, parts_H)
     assert norm(parts - whole) <= 1e-12 * norm(whole)  # |1 - lam conj(mu)| is at least 0.19
     assert norm(parts_H - whole_H) <= 1e-12 * norm(whole_H)

@@ -14,7 +14,7 @@ import numpy as np
 from .. import norms
 from .. import order as orders
 from ..checks import SINGLE as SINGLE_PRECISION
-from ..checks import Array, check_flag, check_number, check_result, exactly_one, single
+from ..checks import Array, check_flag, check_number, check_result, exactly_one, in_family, single
 from ..errors import DiagonalisationError, InputError, OrderError
 from ..hankel import Factored, Matrices, factored, largest_gain, sample_frequencies, unstable_error, warn_if_inaccurate
 from ..linalg.threads import one_blas_thread
@@ -274,7 +274,7 @@ class Balancing:
 
     def _unchanged(self) -> Reduction:
         """Return the system itself as its only model of full order."""
-        identity = np.eye(len(self.hsv))
+        identity = in_family(np.eye(len(self.hsv)), self.system.dtype)
         order, method = len(self.hsv), "none (full order keeps the system as it is)"
         system, bound = as_container(self.system, self._container), self.error_bound(order)
         return Reduction(
@@ -344,7 +344,7 @@ class Balancing:
             else:
                 first = reduced.n - pair[1].n
                 pair = (pair[0], tail(stored, first))
-                bound += float(norms.hinf_norm(tail(reduced, first) - pair[1]))
+                bound += norms.stable_error(reduced, stored, tail(reduced, first), pair[1])
             reduced = stored
         system = as_container(reduced, self._container)
         return Reduction(system, self.system, order, self.hsv, bound, T, Ti, self.unstable, method, reduced, pair)

@@ -321,7 +321,7 @@ def _assembled(system: DiagonalBank, bank: Bank, parts: list[_Part], hsv: Array)
     arrays: list[Any] = [lam, rates, B, C]
     arrays = [x if x is None else in_family(x, system.dtype) for x in arrays]
     T, Ti = in_family(T, system.dtype), in_family(Ti, system.dtype)
-    return BankReduction(*arrays, mask, order, hsv, bound, T, Ti, system)
+    return BankReduction(*arrays, mask, order, in_family(hsv, system.dtype), bound, T, Ti, system)
 
 
 def _rounding(poles: Array, are_rates: bool, mask: Array, B: Array, C: Array) -> Array:

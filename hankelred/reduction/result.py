@@ -76,8 +76,8 @@ class Reduction:
         Returns
         -------
         float
-            In units of y per unit of u; never less than the rounding of the two gains whose difference it is. Kept
-            unstable poles cancel in the error.
+            In units of y per unit of u; never less than the rounding of the two gains whose difference it is, or than
+            the bound where that is smaller. Kept unstable poles cancel in the error.
 
         Examples
         --------
@@ -96,7 +96,7 @@ class Reduction:
         poles, both = self._reduced.poles()[self.unstable :], self.original.dtype.kind == "c"
         omega = sample_frequencies(poles, self.original.is_discrete, both)
         full = self.original if self._stable is None else self._stable[0]
-        return max(error, RESOLUTION * largest_gain(full._response(omega)))
+        return max(error, min(RESOLUTION * largest_gain(full._response(omega)), self.error_bound))
 
     def h2_error(self) -> float:
         """Measure the H2 norm of the error, by `h2_norm`.

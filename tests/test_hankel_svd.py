@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.linalg as sla
 
-from hankelred._bidiagonal import SHARE, bidiagonalised
-from hankelred.gramians import GRADED_BELOW, CrossProduct
+from hankelred.linalg.bidiagonal import SHARE, bidiagonalised
+from hankelred.linalg.hankel_svd import GRADED_BELOW, HankelSVD
 
 
 def with_singular_values(values: np.ndarray, rows: int, cplx: bool, seed: int = 0) -> np.ndarray:
@@ -66,11 +66,11 @@ def test_a_subspace_that_is_not_invariant_is_not_returned(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(50, 120), (120, 50), (0, 3), (3, 0)])
 @pytest.mark.parametrize("count", [0, 5, 40])
-def test_a_cross_product_has_triples_of_any_shape(shape, count):
+def test_a_product_of_factors_has_triples_of_any_shape(shape, count):
     rng = np.random.default_rng(0)
     rows, columns = shape
     R, S = rng.standard_normal((rows, 130)), rng.standard_normal((130, columns)) * np.logspace(0, -1, columns)
-    cross = CrossProduct(S, R)
+    cross = HankelSVD(S, R)
     count = min(count, len(cross.values))
     U, hsv, Vh = cross.triples(count)
     np.testing.assert_allclose(R @ S @ Vh[:count].conj().T, U[:, :count] * hsv[:count], atol=1e-11)
@@ -80,7 +80,7 @@ def test_a_cross_product_has_triples_of_any_shape(shape, count):
 def test_small_values_are_decomposed_with_all_their_digits():
     n = 60
     S = np.triu(np.random.default_rng(0).standard_normal((n, n))) * np.logspace(0, -10, n)
-    cross = CrossProduct(S, S.T.copy())
+    cross = HankelSVD(S, S.T.copy())
     small = int(np.argmax(cross.values < GRADED_BELOW * cross.values[0])) + 1
     _, hsv, _ = cross.triples(small)
     np.testing.assert_allclose(hsv, cross.values, rtol=1e-10)  # divide and conquer is right to eps hsv[0] only

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 
 from hankelred import DiagonalSystem
-from hankelred.diagonal import _real_columns, factor_pair
+from hankelred.linalg.hankel_svd import real_pair
 from tests.reference_diagonal import exact_hsv
 from tests.strategies import diagonal_systems
-from tests.test_diagonal import EVERY_HSV, lru_like, normal, ones, s4d_like, structured_hsv
+from tests.test_cauchy import EVERY_HSV, factor_pair, lru_like, normal, ones, s4d_like, structured_hsv
 
 
 def real_output(lam, m, seed, dt=True, real_data=False):
@@ -23,7 +23,7 @@ def real_output(lam, m, seed, dt=True, real_data=False):
 @given(diagonal_systems(max_states=6, outputs=("real",)))
 def test_factors_are_real_and_of_the_gramians_in_real_coordinates(system):
     S, R = factor_pair(system)
-    G = system.to_state_space()
+    G = system.dense()
     P, Q = S @ S.T, R.T @ R
     if system.is_discrete:
         left, right = G.A @ P @ G.A.T - P + G.B @ G.B.T, G.A.T @ Q @ G.A - Q + G.C.T @ G.C
@@ -89,7 +89,7 @@ def test_nearly_real_poles_leave_no_imaginary_part_in_the_gramians(real_side):
     lam[::2] *= np.exp(1j * rng.uniform(0.3, 3, 3))
     system = DiagonalSystem(lam, B, C, dt=True, output="real")
     S, R = factor_pair(system)
-    G = system.to_state_space()
+    G = system.dense()
     P, Q = S @ S.T, R.T @ R
     assert np.abs(G.A @ P @ G.A.T - P + G.B @ G.B.T).max() <= 1e-13 * np.abs(P).max()
     assert np.abs(G.A.T @ Q @ G.A - Q + G.C.T @ G.C).max() <= 1e-13 * np.abs(Q).max()
@@ -103,7 +103,7 @@ def test_repeated_hsv_of_nearly_real_poles_still_give_factors_of_the_gramians():
     turn = np.array([[0.6, 0.8], [-0.8, 0.6]])
     system = DiagonalSystem(lam, B @ turn, turn.T @ C, dt=True, output="real")
     S, _ = factor_pair(system)
-    G = system.to_state_space()
+    G = system.dense()
     P = S @ S.T
     assert np.abs(G.A @ P @ G.A.T - P + G.B @ G.B.T).max() <= 1e-13 * np.abs(P).max()
     hsv = exact_hsv(system)
@@ -123,7 +123,7 @@ def test_columns_that_are_real_only_together_become_real_together():
     X, (U, _) = rng.standard_normal((6, 5)), np.linalg.qr(normal(rng, 3, 3))
     mixed = X * np.exp(1j * np.arange(5))
     mixed[:, 1:4] = X[:, 1:4] @ U
-    S = _real_columns(mixed)
+    S, _ = real_pair(mixed, np.zeros((0, 6), complex), divide_and_conquer=False)
     assert S.dtype == np.float64
     np.testing.assert_allclose(np.abs(S[:, [0, 4]]), np.abs(X[:, [0, 4]]), rtol=1e-14)
     np.testing.assert_allclose(S @ S.T, X @ X.T, atol=1e-14)
@@ -168,7 +168,7 @@ def test_states_that_link_no_input_to_an_output_leave_the_other_hsv_alone():
     lam = np.append(few.lam, [0.7j, 0.2 + 0.3j, 0.1])
     joined = DiagonalSystem(lam, np.vstack([few.B, B]), np.hstack([few.C, C]), dt=True, output="real")
     S, R = factor_pair(joined)
-    G = joined.to_state_space()
+    G = joined.dense()
     P, Q = S @ S.T, R.T @ R
     np.testing.assert_allclose(structured_hsv(joined)[:16], structured_hsv(few), rtol=EVERY_HSV)
     assert np.abs(G.A @ P @ G.A.T - P + G.B @ G.B.T).max() <= 1e-13 * np.abs(P).max()
@@ -178,7 +178,7 @@ def test_states_that_link_no_input_to_an_output_leave_the_other_hsv_alone():
 def test_dense_route_gives_real_factors_of_the_same_gramians():
     system = lru_like(40, 60, radii=(0.9, 0.99), output="real")
     S, R = factor_pair(system)
-    G = system.to_state_space()
+    G = system.dense()
     P, Q = S @ S.T, R.T @ R
     assert np.abs(G.A @ P @ G.A.T - P + G.B @ G.B.T).max() <= 1e-13 * np.abs(P).max()
     assert np.abs(G.A.T @ Q @ G.A - Q + G.C.T @ G.C).max() <= 1e-13 * np.abs(Q).max()

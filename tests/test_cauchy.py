@@ -12,9 +12,9 @@ import scipy.linalg as sla
 from hypothesis import given
 
 import hankelred as hr
-from hankelred import DiagonalSystem, diagonal_factor
-from hankelred._diagonal_factors import dense_is_faster
-from hankelred.diagonal import diagonal_factor_report, factor_pair
+from hankelred import DiagonalSystem
+from hankelred.hankel import factored
+from hankelred.linalg.cauchy import default_rtol, dense_is_faster, factor, pole_data
 from tests.reference_diagonal import cauchy_gramians, exact_hsv, published_hsv
 from tests.strategies import diagonal_systems
 
@@ -23,12 +23,19 @@ EVERY_HSV = 1e-12
 
 
 def structured_hsv(system):
-    S, R = factor_pair(system)
-    hsv = np.zeros(system.order)
-    if min(len(R), S.shape[1]):
-        found = sla.svdvals(R @ S)[: len(hsv)]
-        hsv[: len(found)] = found
-    return hsv
+    return factored(system).hsv  # in double precision
+
+
+def factor_pair(system):
+    parts = factored(system).parts
+    return parts.S, parts.R
+
+
+def factor_of(lam, B, dt, rates=None, rtol=None):
+    """Factor the Gramian of poles and input matrix, and say how."""
+    driven = np.flatnonzero(B.any(axis=1))
+    poles = pole_data(np.asarray(lam) + 0.0, rates, dt is True or dt > 0)
+    return factor(poles, B, driven, driven[:0], default_rtol(len(B)) if rtol is None else rtol)
 
 
 def ones(n):
@@ -55,7 +62,7 @@ def s4d_like(n, m, seed=0, output="complex"):
 @given(diagonal_systems(max_states=8))
 def test_factors_solve_both_lyapunov_equations(system):
     S, R = factor_pair(system)
-    G = system.to_state_space()
+    G = system.dense()
     P, Q = S @ S.conj().T, R.conj().T @ R
     if system.is_discrete:
         left = G.A @ P @ G.A.conj().T - P + G.B @ G.B.conj().T
@@ -74,7 +81,7 @@ def test_factor_times_its_adjoint_is_the_cauchy_form(dt, dtype):
     rng = np.random.default_rng(3)
     lam = rng.uniform(-0.9, -0.1, 9) * np.exp(1j * rng.uniform(-1, 1, 9) * (np.dtype(dtype).kind == "c"))
     lam, B = (lam if dtype().dtype.kind == "c" else lam.real).astype(dtype), normal(rng, 9, 2).real.astype(dtype)
-    S = diagonal_factor(lam, B, dt=dt)
+    S, _ = hr.gramian_factors(DiagonalSystem(lam, B, B.T, dt=dt))
     P, _ = cauchy_gramians(lam.astype(complex), B, B.T, discrete=dt != 0)
     assert S.dtype == dtype
     assert np.abs(S @ S.conj().T - P).max() <= 20 * np.finfo(dtype).eps * np.abs(P).max()
@@ -201,17 +208,17 @@ def test_systems_without_states_inputs_or_outputs_have_empty_factors(n, m, p):
 
 @pytest.mark.parametrize("scale", [1e-170, 1e160])
 def test_factor_is_proportional_to_its_input_matrix(scale):
-    lam, B = np.array([0.5, 0.9j, -0.3]), np.array([[1.0, 2.0], [2.0, 1.0], [3.0, 1.0]])
+    lam, B = np.array([0.5, 0.9j, -0.3]), np.array([[1.0, 2.0], [2.0, 1.0], [3.0, 1.0]], complex)
     np.testing.assert_allclose(
-        diagonal_factor(lam, scale * B, dt=True) / scale, diagonal_factor(lam, B, dt=True), rtol=1e-14, atol=1e-15
+        factor_of(lam, scale * B, dt=True).S / scale, factor_of(lam, B, dt=True).S, rtol=1e-14, atol=1e-15
     )
 
 
 @pytest.mark.parametrize("rtol", [1e-2, 1e-8, 1e-14])
 def test_remainder_is_what_the_factor_leaves_and_at_most_rtol(rtol):
     lam, B = -np.logspace(-2, 2, 60), np.ones((60, 1))
-    report = diagonal_factor_report(lam, B, dt=0, rtol=rtol)
-    full = diagonal_factor(lam, B, dt=0)
+    report = factor_of(lam, B, dt=0, rtol=rtol)
+    full = factor_of(lam, B, dt=0).S
     trace = np.linalg.norm(full) ** 2
     left = np.linalg.norm(full[:, report.S.shape[1] :]) ** 2 / trace  # same pivots: the columns not computed
     assert report.remainder <= rtol
@@ -219,7 +226,7 @@ def test_remainder_is_what_the_factor_leaves_and_at_most_rtol(rtol):
 
 
 def test_columns_fall_in_size():
-    S = diagonal_factor(-np.logspace(-2, 2, 40), np.ones((40, 1)), dt=0)
+    S = factor_of(-np.logspace(-2, 2, 40), np.ones((40, 1)), dt=0).S
     assert np.all(np.diff(np.abs(S).max(axis=0)) <= 0)
 
 
@@ -228,8 +235,8 @@ def test_many_states_need_few_columns_and_keep_hsv_to_the_bound_of_the_remainder
     rng = np.random.default_rng(6)
     lam, B, C = -np.logspace(-3, 3, n), normal(rng, n, 2).real, normal(rng, 2, n).real
     S, R = factor_pair(DiagonalSystem(lam, B, C, dt=0))
-    full_S = diagonal_factor(lam, B, dt=0, rtol=0)
-    full_R = diagonal_factor(lam, C.T, dt=0, rtol=0).T
+    full_S = factor_of(lam, B, dt=0, rtol=0).S
+    full_R = factor_of(lam, C.T, dt=0, rtol=0).S.T
     hsv = sla.svdvals(R @ S)
     full = sla.svdvals(full_R @ full_S)[: len(hsv)]
     assert len(hsv) < 300
@@ -238,7 +245,7 @@ def test_many_states_need_few_columns_and_keep_hsv_to_the_bound_of_the_remainder
 
 def test_many_inputs_take_the_dense_route_and_give_the_same_factor_up_to_rotation():
     system = lru_like(40, 60, radii=(0.9, 0.99))
-    report = diagonal_factor_report(system.lam, system.B, dt=True)
+    report = factor_of(system.lam, system.B, dt=True)
     P, _ = cauchy_gramians(system.lam, system.B, system.C, discrete=True)
     assert dense_is_faster(40, 60, complex_data=True)
     assert report.route == "dense"
@@ -255,7 +262,7 @@ def test_dense_route_keeps_the_zeros_of_states_that_link_no_input_to_an_output()
     B, C = system.B.copy(), system.C.copy()
     B[:3], C[:, 20:23] = 0, 0
     B[20:23], C[:, :3] = 1e3 * B[20:23], 1e3 * C[:, :3]  # larger than all others, and last all the same
-    assert diagonal_factor_report(system.lam, B, dt=True).route == "dense"
+    assert factor_of(system.lam, B, dt=True).route == "dense"
     assert not structured_hsv(DiagonalSystem(system.lam, B, C, dt=True))[-6:].any()
 
 
@@ -263,13 +270,13 @@ def test_many_inputs_with_an_ill_conditioned_gramian_take_the_structured_route()
     rng = np.random.default_rng(8)
     lam = -(np.arange(40) + 0.5)
     B = np.ones((40, 60)) + 1e-6 * rng.standard_normal((40, 60))
-    assert diagonal_factor_report(lam, B, dt=0).route == "structured"
+    assert factor_of(lam, B, dt=0).route == "structured"
 
 
 def test_arguments_are_left_as_they_were():
     lam, B = np.array([0.5, 0.9, -0.3]), np.array([[1.0], [2.0], [3.0]])
     copies = lam.copy(), B.copy()
-    diagonal_factor(lam, B, dt=True)
+    factor_of(lam, B, dt=True)
     np.testing.assert_array_equal(lam, copies[0])
     np.testing.assert_array_equal(B, copies[1])
 
@@ -280,34 +287,45 @@ def test_arguments_are_left_as_they_were():
         ({"lam": [0.5, 1.0]}, hr.StabilityError, "pole 1"),
         ({"lam": [0.5, 1.0j]}, hr.StabilityError, "lam"),
         ({"lam": [0.5, -1.0], "dt": 0}, hr.StabilityError, "Re lam = 0.5 for pole 0"),
-        ({"lam": None, "rates": [-1.0, 1e-20]}, hr.StabilityError, "1e-20 for pole 1"),
-        ({"lam": None, "rates": [-1.0, -2.0], "dt": 0}, hr.InputError, "rates"),
-        ({"lam": [0.5, np.nan]}, hr.InputError, "finite"),
-        ({"lam": [0.5, 0.5, 0.5]}, hr.InputError, "one row per pole"),
-        ({"rtol": -1.0}, hr.InputError, "rtol"),
-        ({"dt": None}, hr.InputError, "dt"),
-        ({"B": np.ones(2)}, hr.InputError, "B"),
+        ({"rates": np.array([-1.0, 1e-20])}, hr.StabilityError, "1e-20 for pole 1"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, error, message):
+def test_unstable_poles_are_named(arguments, error, message):
     arguments = {"lam": [0.5, 0.4], "B": np.ones((2, 1)), "dt": True, **arguments}
     with pytest.raises(error, match=message):
-        diagonal_factor(**arguments)
+        factor_of(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lam": [0.5, np.nan]}, "lam must be finite; got 1 NaN"),
+        ({"lam": [0.5, 0.5, 0.5]}, "one row per pole"),
+        ({"lam": [[0.5, 0.5]]}, "lam must have 1 axes"),
+        ({"C": np.ones((1, 3))}, "one column per pole"),
+        ({"dt": None}, "dt must be given"),
+        ({"B": np.ones(2)}, "B must have 2 axes"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    arguments = {"lam": [0.5, 0.4], "B": np.ones((2, 1)), "C": np.ones((1, 2)), "dt": True, **arguments}
+    with pytest.raises(hr.InputError, match=message):
+        DiagonalSystem(**arguments)
 
 
 def test_overflow_of_the_gramian_is_an_error():
     with pytest.raises(hr.NumericalError, match="overflows"):
-        diagonal_factor([-1.0, -1e-323], np.ones((2, 1)), dt=0)
+        hr.gramian_factors(DiagonalSystem([-1.0, -1e-323], np.ones((2, 1)), np.ones((1, 2)), dt=0))
 
 
 def test_kernels_run_without_compilation():
     program = (
-        "import numpy as np; from hankelred import DiagonalSystem; from hankelred.diagonal import factor_pair\n"
+        "import numpy as np; from hankelred import DiagonalSystem, gramian_factors\n"
         "lam, B, C = np.array([0.5j, 0.3, -0.2 + 0.1j]), np.ones((3, 2)), np.ones((2, 3)) * [[1], [2j]]\n"
         "for output in ('complex', 'real'):\n"
-        "    S, R = factor_pair(DiagonalSystem.from_rates(np.log(lam), B, C, dt=1, output=output))\n"
+        "    S, R = gramian_factors(DiagonalSystem.from_rates(np.log(lam), B, C, dt=1, output=output))\n"
         "    print(np.linalg.norm(R @ S))\n"
-        "    S, R = factor_pair(DiagonalSystem(lam.real - 1, B, C.real, dt=0, output=output))\n"
+        "    S, R = gramian_factors(DiagonalSystem(lam.real - 1, B, C.real, dt=0, output=output))\n"
         "    print(np.linalg.norm(R @ S))\n"
     )
     plain, compiled = (
