@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg as sla
 
-from .checks import Array, check_integer
+from .checks import Array, check_integer, check_result
 from .errors import InputError, OrderError
 from .hankel import Factored, stable
 from .linalg.hankel_svd import padded
@@ -323,7 +323,9 @@ def drift_bound(G: Any, H: Any) -> DriftBound:
     StabilityError
         If a pole lies on or beyond the stability boundary.
     InputError
-        If inputs, outputs or dt of the two differ.
+        If inputs, outputs or dt of the two differ, or one of them is a bank.
+    NumericalError
+        If a Gramian overflows.
 
     References
     ----------
@@ -378,6 +380,8 @@ def drift_along(systems: Iterable[Any]) -> AccumulatedDrift:
         If there are fewer than two systems, or their inputs, outputs or dt differ.
     StabilityError
         If a pole lies on or beyond the stability boundary.
+    NumericalError
+        If a Gramian overflows.
 
     Examples
     --------
@@ -386,6 +390,8 @@ def drift_along(systems: Iterable[Any]) -> AccumulatedDrift:
     >>> print(f"{hr.drift_along(path).bound:.4f}")  # three steps of 0.05
     0.1500
     """
+    if isinstance(systems, LinearSystem) or not isinstance(systems, Iterable):
+        raise InputError(f"systems must be a sequence of systems; got {type(systems).__name__}. Write [before, after].")
     found = list(systems)
     if len(found) < 2:
         raise InputError(f"A drift needs two systems or more; got {len(found)}. Pass them in order of time.")
@@ -418,7 +424,9 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
     StabilityError
         If a pole lies on or beyond the stability boundary.
     InputError
-        If inputs, outputs or dt of the two differ.
+        If inputs, outputs or dt of the two differ, or one of them is a bank.
+    NumericalError
+        If a Gramian overflows.
 
     Examples
     --------
@@ -452,6 +460,8 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
 
 def _hankel_root(S: Array, R: Array) -> Array:
     """Return ``(P^1/2 Q P^1/2)^1/2``, the polar factor of ``R P^1/2``: no square root of a small number is taken."""
+    if S.size == 0 or R.size == 0:
+        return np.zeros((len(S), len(S)))
     U, s, _ = sla.svd(S, full_matrices=False)
     _, hsv, Vh = sla.svd((R @ (U * s)) @ U.conj().T, full_matrices=False)
     return (Vh.conj().T * hsv) @ Vh
@@ -459,7 +469,9 @@ def _hankel_root(S: Array, R: Array) -> Array:
 
 def _factors(found: Factored) -> tuple[Array, Array]:
     """Return the factors of both Gramians in the coordinates of the system."""
-    S, R = found.parts.lift(found.parts.S, found.parts.R)
+    with np.errstate(over="ignore"):
+        S, R = found.parts.lift(found.parts.S, found.parts.R)
+    check_result("Gramian factors", S, R)
     return S, R
 
 
