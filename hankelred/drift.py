@@ -25,8 +25,8 @@ from .systems import DiagonalBank, LinearSystem, as_system
 
 __all__ = ["AccumulatedDrift", "DriftBound", "OrderCertificate", "drift_along", "drift_bound", "match_hsv"]
 
-# The rounding floor of a system times this: it was exceeded 2.7 times at most by 3,000 random dense systems in which the
-# same values were computed twice, in two ways.
+# The rounding floor of a system times this: it was exceeded 2.7 times at most by 3,000 random dense systems in which
+# the same values were computed twice, in two ways.
 SAFETY = 8
 
 # The bound in fixed coordinates takes full n x n matrices; beyond this order it is left out.

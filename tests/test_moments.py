@@ -265,9 +265,10 @@ def test_inputs_are_unchanged():
     system = random_system(3, n=4, m=2, p=1, output="real")
     reduction = hr.balance(system).reduce(states=2)
     moments = gradient_of(system, *data(system))
-    before = [x.copy() for x in (*moments, reduction.T, reduction.Ti, reduction.system.B)]
+    squared = Moments(*(x.real**2 + 1j * x.imag**2 for x in moments))
+    before = [x.copy() for x in (*moments, *squared, reduction.T, reduction.Ti, reduction.system.B)]
     align_states(system, reduction)
     carry_first_moments(system, reduction, moments)
-    carry_second_moments(system, reduction, moments)
-    after = (*moments, reduction.T, reduction.Ti, reduction.system.B)
+    carry_second_moments(system, reduction, squared)
+    after = (*moments, *squared, reduction.T, reduction.Ti, reduction.system.B)
     assert all(np.array_equal(x, y) for x, y in zip(before, after, strict=True))
