@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg as sla
@@ -347,15 +347,14 @@ def drift_bound(G: Any, H: Any) -> DriftBound:
     """
     first, second = one_system(G, "G"), one_system(H, "H")
     error = first - second
+    full = first.order == second.order <= FULL_MATRICES_UP_TO
     with one_blas_thread(error.order):
-        parts = [stable(system) for system in (first, second, error)]
-        fixed = None
-        if first.order == second.order <= FULL_MATRICES_UP_TO:
-            before, after = (_hankel_root(*_factors(part)) for part in parts[:2])
-            fixed = float(np.abs(sla.eigvalsh(after - before)).max(initial=0.0))
-    orders = first.order, second.order
-    hsv, hsv_after = (padded(part.hsv, max(orders)) for part in parts[:2])
-    return DriftBound(hsv, hsv_after, parts[2].hsv, fixed, SAFETY * sum(part.floor for part in parts))
+        before, after = _analysed(first, full), _analysed(second, full)
+        difference = _analysed(error, False)
+    fixed = float(np.abs(sla.eigvalsh(after.root - before.root)).max(initial=0.0)) if full else None
+    hsv, hsv_after = (padded(part.hsv, max(first.order, second.order)) for part in (before, after))
+    floor = SAFETY * (before.floor + after.floor + difference.floor)
+    return DriftBound(hsv, hsv_after, difference.hsv, fixed, floor)
 
 
 def drift_along(systems: Iterable[Any]) -> AccumulatedDrift:
@@ -458,6 +457,19 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
     return match, overlap
 
 
+class _Analysis(NamedTuple):
+    """What a bound needs of one system: `root` is ``(P^1/2 Q P^1/2)^1/2``, or empty."""
+
+    hsv: Array
+    floor: float
+    root: Array
+
+
+def _analysed(system: LinearSystem, full: bool) -> _Analysis:
+    found = stable(system)
+    return _Analysis(found.hsv, found.floor, _hankel_root(*_factors(found)) if full else np.zeros((0, 0)))
+
+
 def _hankel_root(S: Array, R: Array) -> Array:
     """Return ``(P^1/2 Q P^1/2)^1/2``, the polar factor of ``R P^1/2``: no square root of a small number is taken."""
     if S.size == 0 or R.size == 0:
@@ -477,7 +489,10 @@ def _factors(found: Factored) -> tuple[Array, Array]:
 
 def one_system(obj: Any, name: str) -> LinearSystem:
     """Return a single system."""
-    system: LinearSystem = as_system(obj)
+    try:
+        system: LinearSystem = as_system(obj)
+    except InputError as error:
+        raise type(error)(f"{name}: {error}") from error
     if isinstance(system, DiagonalBank):
         raise InputError(f"{name} must be one system; got a bank of {len(system)}. Pass its members one by one.")
     return system

@@ -9,6 +9,9 @@ from ..checks import EPS, Array, check_result
 from ..errors import InputError
 
 
+TINY = float(np.finfo(np.float64).tiny)  # below it there are no relative errors
+
+
 def covariance_factors(P: Array, Q: Array) -> tuple[Array, Array]:
     """Return S and R with ``P = S S^H``, ``Q = R^H R``, states of any unit resolved alike."""
     d = state_scale(P, Q)
@@ -38,7 +41,7 @@ def psd_factor(P: Array) -> Array:
     values, vectors = sla.eigh(P)
     floor = len(P) * EPS * max(float(np.abs(values).max()), 0.0)
     # a sum of products of data in single precision is semidefinite to that precision only
-    if values[0] < -max(1e-5 * float(np.abs(values).max()), floor):
+    if values[0] < -max(1e-5 * float(np.abs(values).max()), floor, TINY):
         raise InputError(
             f"Covariances must be positive semidefinite; got eigenvalues from {values[0]:.3g} to {values[-1]:.3g}. "
             f"Sums from different data do not fit together."

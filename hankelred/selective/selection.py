@@ -238,6 +238,7 @@ def select(
 
 def _selected_for_fold(P: Array, Q: Array, M: Array, order: int, rcond: float) -> Array:
     """Return the states that leave least of ``tr(Q P)`` unexplained, of two candidates."""
+    P, Q = (x / (np.abs(x).max() or 1.0) for x in (P, Q))  # the choice does not depend on their sizes
 
     def left(kept: Array) -> float:
         E = np.eye(len(P)) - _fold(P, kept, rcond)[0] @ np.eye(len(P))[kept]
