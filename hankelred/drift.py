@@ -337,9 +337,10 @@ def drift_bound(G: Any, H: Any) -> DriftBound:
     Examples
     --------
     >>> import hankelred as hr
+    >>> from hankelred.drift import drift_bound
     >>> before = hr.DiagonalSystem([0.9, 0.5], [[1.0], [1.0]], [[1.0, 1.0]], dt=True)
     >>> after = hr.DiagonalSystem([0.9, 0.4], [[1.0], [1.0]], [[1.0, 1.0]], dt=True)
-    >>> print(hr.drift_bound(before, after))
+    >>> print(drift_bound(before, after))
     Hankel singular values move by at most 0.2444; they moved by at most 0.1818 (ratio 0.744)
       Hankel norm of the difference  0.2444
       bound in fixed coordinates     0.3369
@@ -385,8 +386,9 @@ def drift_along(systems: Iterable[Any]) -> AccumulatedDrift:
     Examples
     --------
     >>> import hankelred as hr
+    >>> from hankelred.drift import drift_along
     >>> path = [hr.StateSpace([[-1.0]], [[1.0]], [[1.0 + 0.1 * k]]) for k in range(4)]
-    >>> print(f"{hr.drift_along(path).bound:.4f}")  # three steps of 0.05
+    >>> print(f"{drift_along(path).bound:.4f}")  # three steps of 0.05
     0.1500
     """
     if isinstance(systems, LinearSystem) or not isinstance(systems, Iterable):
@@ -430,8 +432,9 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
     Examples
     --------
     >>> import numpy as np, hankelred as hr
+    >>> from hankelred.drift import match_hsv
     >>> rising = [hr.StateSpace(-np.eye(2), np.diag([1.0, b]), np.diag([1.0, b])) for b in (0.9, 1.1)]
-    >>> match, overlap = hr.match_hsv(*rising)
+    >>> match, overlap = match_hsv(*rising)
     >>> match  # the second channel has become the stronger one
     array([1, 0])
     """

@@ -84,12 +84,15 @@ def test_neglected_is_the_share_of_rates_off_the_diagonals():
     np.testing.assert_allclose(reduction.neglected, np.linalg.norm(rest) / np.linalg.norm(rotated), rtol=1e-8)
 
 
-def test_states_without_input_or_output_are_left_out_without_error():
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6, 1e9])
+def test_states_without_input_or_output_are_left_out_without_error_in_any_unit(unit):
+    """A state that is never reached had a scale of its own: read by an output in small units, it brought rounding."""
     layer = MambaLayer(6, 16, spread=0.0)
     data = layer.data(2, 60)
     B, C = data.B.copy(), data.C.copy()
     B[..., [1, 4]], C[..., 2] = 0.0, 0.0
-    C[..., 4] *= 1e6
+    B[..., 2] *= unit
+    C[..., 4] *= unit
     data = data._replace(B=B, C=C)
     reduction = selective.rotate(statistics_of(data), data.A, 3)
     assert reduction.mamba_error(*data) < 1e-12

@@ -133,7 +133,7 @@ def test_units_of_the_states_do_not_matter(pair):
     assert drift.floor <= 1e-8 * max(drift.hsv[0], 1e-300)
 
 
-UNITS = [1.0, 1e6, 1e9, 2.0**60, 2.0**100]
+UNITS = [1.0, 1e6, 1e9, 2.0**60, 2.0**100, 1e140]
 AMPLIFIED = hr.StateSpace([[-2.0, 1, 0], [-1, -3, 1], [0, -1, -4]], [[1.0, 0], [0, 1], [1, 1]], [[1.0, 0, 1]])
 
 

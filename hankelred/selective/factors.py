@@ -8,7 +8,6 @@ import scipy.linalg as sla
 from ..checks import EPS, Array, check_result
 from ..errors import InputError
 
-
 TINY = float(np.finfo(np.float64).tiny)  # below it there are no relative errors
 
 
