@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import InputError, NumericalError, OrderError
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
 # The rounding unit of everything inside: computations run in double precision.
 EPS = float(np.finfo(np.float64).eps)
@@ -28,12 +29,14 @@ B_HINT = "B is (n, m): write B[:, None] for one input."
 C_HINT = "C is (p, n): write C[None, :] for one output."
 
 
-def check_array(x: ArrayLike, name: str, ndim: int | None, hint: str = "", *, copy: bool = True) -> Array:
+def check_array(
+    x: Any, name: str, ndim: int | None, hint: str = "", *, copy: bool = True, finite: bool = True
+) -> Array:
     """Return `x` as a float or complex array of `ndim` axes without mask, NaN or infinity; of any if `ndim` is None."""
     array = _numbers(x, name, copy)
     if ndim is not None and array.ndim != ndim:
         raise InputError(f"{name} must have {ndim} axes; got shape {array.shape}.{' ' + hint if hint else ''}")
-    if not np.isfinite(array).all():
+    if finite and not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
         raise InputError(
             f"{name} must be finite; got {bad} NaN or infinite of {array.size} entries. "
@@ -42,9 +45,11 @@ def check_array(x: ArrayLike, name: str, ndim: int | None, hint: str = "", *, co
     return array
 
 
-def check_real_array(x: ArrayLike, name: str, ndim: int | None, hint: str = "", *, copy: bool = True) -> Array:
+def check_real_array(
+    x: Any, name: str, ndim: int | None, hint: str = "", *, copy: bool = True, finite: bool = True
+) -> Array:
     """Return `x` as `check_array` does if it is real."""
-    array = check_array(x, name, ndim, hint, copy=copy)
+    array = check_array(x, name, ndim, hint, copy=copy, finite=finite)
     if array.dtype.kind == "c":
         raise InputError(f"{name} must be real; got {array.dtype}. Pass {name}.real if that is meant.")
     return array
@@ -126,10 +131,11 @@ def check_integer(
     hint = f" {hint}" if hint else ""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
         raise error(f"{name} must be an integer; got {value!r}.{hint}")
-    if not least <= value or (most is not None and value > most):
+    number = int(value)
+    if number < least or (most is not None and number > most):
         limits = f"at least {least}" if most is None else f"from {least} to {most}"
         raise error(f"{name} must be {limits}; got {value}.{hint}")
-    return int(value)
+    return number
 
 
 def check_choice(value: Any, name: str, choices: Sequence[Any]) -> Any:
@@ -180,6 +186,15 @@ def check_frequencies(omega: ArrayLike, discrete: bool) -> Array:
     if discrete and np.isinf(array).any():
         raise InputError("omega must be finite for a discrete system; got infinity. Its response is periodic.")
     return array.astype(np.float64)
+
+
+def check_type(value: Any, name: str, kind: type[T], hint: str = "") -> T:
+    """Return `value` if it is an instance of a class."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        got = "the class itself" if value is kind else type(value).__name__
+        raise InputError(f"{name} must be {article} {kind.__name__}; got {got}.{' ' + hint if hint else ''}")
+    return value
 
 
 def check_result(what: str, *values: Any, hint: str = "Scale inputs, outputs or time.") -> None:

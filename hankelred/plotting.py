@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .checks import Array, check_array
-from .errors import InputError
+from .checks import Array, check_integer, check_real_array, check_type
+from .drift import one_system
+from .errors import InputError, OrderError
 from .order import error_bound
 from .reduction import Balancing, Reduction
-from .systems import LinearSystem, as_system
+from .systems import LinearSystem
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,6 +44,13 @@ def plot_hsv(hsv: Balancing | Reduction | ArrayLike, order: int | None = None, a
     matplotlib.axes.Axes
         The axes drawn into.
 
+    Raises
+    ------
+    OrderError
+        If `order` is not from 0 to n.
+    InputError
+        If `hsv` are no Hankel singular values, or `ax` are no axes.
+
     Examples
     --------
     >>> from hankelred.plotting import plot_hsv
@@ -52,7 +60,9 @@ def plot_hsv(hsv: Balancing | Reduction | ArrayLike, order: int | None = None, a
     if order is None and isinstance(hsv, Reduction):
         order = hsv.order
     values = _values(hsv)
-    ax = ax or new_axes(1)[0]
+    if order is not None:
+        order = check_integer(order, "order", 0, len(values), f"There are {len(values)} hsv.", OrderError)
+    ax = _axes(ax)
     number = np.arange(1, len(values) + 1)
     unstable = np.isinf(values)
     kept = number <= (len(values) if order is None else order)
@@ -99,6 +109,11 @@ def plot_error_bound(
         The axes drawn into. Under the shaded line, ``hsv[order]``, lies no model of that order: it is the least
         error any method could reach.
 
+    Raises
+    ------
+    InputError
+        If `hsv` are no Hankel singular values, `reductions` no reductions, or `ax` are no axes.
+
     Examples
     --------
     >>> import numpy as np, hankelred as hr
@@ -107,7 +122,11 @@ def plot_error_bound(
     >>> ax = plot_error_bound(bal, [bal.reduce(order=1), bal.reduce(order=2)])
     """
     values = _values(hsv)
-    ax = ax or new_axes(1)[0]
+    if not isinstance(reductions, (list, tuple)):
+        raise InputError(f"reductions must be a list; got {type(reductions).__name__}. Write reductions=[reduction].")
+    for reduction in reductions:
+        check_type(reduction, "reductions[...]", Reduction)
+    ax = _axes(ax)
     orders = np.arange(int(np.isinf(values).sum()), len(values) + 1)
     rounding = hsv.floor if isinstance(hsv, Balancing) else None
     bounds = np.array([error_bound(values, int(order), rounding) for order in orders])
@@ -151,7 +170,8 @@ def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None,
     Raises
     ------
     InputError
-        If inputs, outputs or dt of the two systems differ.
+        If inputs, outputs or dt of the two systems differ, `omega` is no axis of finite frequencies, or `ax` are no
+        axes.
 
     Examples
     --------
@@ -161,14 +181,16 @@ def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None,
     >>> ax = plot_frequency_error(plant, hr.balanced_truncation(plant, order=2))
     """
     bound = reduced.error_bound if isinstance(reduced, Reduction) else None
-    G, H = as_system(sys), as_system(reduced.system if isinstance(reduced, Reduction) else reduced)
+    G, H = one_system(sys, "sys"), one_system(reduced.system if isinstance(reduced, Reduction) else reduced, "reduced")
     dt = (G - H).dt  # refuses systems that cannot be compared
-    grid = _frequencies(G, H, dt) if omega is None else np.sort(check_array(omega, "omega", 1))
+    grid = _frequencies(G, H, dt) if omega is None else np.sort(check_real_array(omega, "omega", 1))
+    if len(grid) == 0:
+        raise InputError("omega must hold a frequency; got none. Leave it out for frequencies around the poles.")
     full, small = (x.frequency_response(grid if x.dt is not True or dt is True else grid * dt) for x in (G, H))
     if full.size == 0:
         raise InputError(f"A system must have inputs and outputs to be drawn; got {G.m} inputs and {G.p} outputs.")
     gains, gains_small, errors = (np.linalg.svd(x, compute_uv=False) for x in (full, small, full - small))
-    ax = ax or new_axes(1)[0]
+    ax = _axes(ax)
     _logarithmic(ax, np.concatenate([gains[:, 0], errors[:, 0], [bound or 0.0]]))
     ax.plot(grid, gains[:, 0], color=DROPPED, linewidth=3, label=f"full, {G.n} states")
     if gains.shape[1] > 1:
@@ -202,6 +224,8 @@ def new_axes(columns: int) -> list[Axes]:
 
     Raises
     ------
+    InputError
+        If `columns` is not a positive integer.
     ImportError
         If matplotlib is not installed.
 
@@ -211,6 +235,7 @@ def new_axes(columns: int) -> list[Axes]:
     >>> axes = new_axes(2)
     >>> ax = plot_hsv([1.0, 0.1], ax=axes[1])
     """
+    columns = check_integer(columns, "columns", 1)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -221,13 +246,23 @@ def new_axes(columns: int) -> list[Axes]:
     return list(figure.subplots(1, columns, squeeze=False)[0])
 
 
+def _axes(ax: Axes | None) -> Axes:
+    """Return the axes given, or new ones."""
+    if ax is None:
+        return new_axes(1)[0]
+    from matplotlib.axes import Axes
+
+    return check_type(ax, "ax", Axes, "Pass one Axes of matplotlib, or leave ax out.")
+
+
 def _values(hsv: Balancing | Reduction | ArrayLike) -> Array:
     """Return Hankel singular values as a checked array."""
-    values = np.asarray(hsv.hsv if isinstance(hsv, (Balancing, Reduction)) else hsv)
-    if values.ndim != 1 or len(values) == 0 or values.dtype.kind not in "iuf" or not np.all(values >= 0):
+    given = hsv.hsv if isinstance(hsv, (Balancing, Reduction)) else hsv
+    values = check_real_array(given, "hsv", 1, "Pass the result of balance, or an array.", finite=False)
+    if len(values) == 0 or not np.all(values >= 0):
         raise InputError(
-            f"hsv must be one axis of at least one number, none negative or NaN; got shape {values.shape}, "
-            f"dtype {values.dtype}. Pass the result of balance, or an array."
+            f"hsv must be at least one number, none negative or NaN; got {values.tolist()[:5]}. "
+            f"Pass the result of balance, or an array."
         )
     return values.astype(np.float64)
 

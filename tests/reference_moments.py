@@ -1,4 +1,4 @@
-"""Slow twin of hankelred.moments: gradients of a dense discrete system by simulation and its adjoint."""
+"""Slow twin of hankelred.training: gradients of a dense discrete system by simulation and its adjoint."""
 
 from __future__ import annotations
 

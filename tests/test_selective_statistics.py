@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import hankelred as hr
-from hankelred import _selective_states
+from hankelred import selective
+from hankelred.selective import states as room
 from tests.reference_selective import HeadsLayer, MambaLayer, states, steps_of_channel
 
 ROUNDING = 1e-12  # relative to the largest entry: sums of a thousand products
@@ -20,7 +21,7 @@ def mamba_data(n=3, channels=6, batch=2, length=40, seed=0):
 
 
 def mamba_statistics(data, gate=None, **options):
-    statistics = hr.SelectiveStatistics(data.A.shape[1], **options)
+    statistics = selective.SelectiveStatistics(data.A.shape[1], **options)
     statistics.update_mamba(*data, gate)
     return statistics
 
@@ -67,7 +68,7 @@ def test_gramians_of_mamba_channels_are_those_of_their_steps():
         P, Q = apart.gramians(method)
         for k in range(6):
             for found, expected in zip(
-                (P[k], Q[k]), hr.averaged_gramians(*steps_of_channel(data, k), method=method), strict=True
+                (P[k], Q[k]), selective.averaged_gramians(*steps_of_channel(data, k), method=method), strict=True
             ):
                 np.testing.assert_allclose(found, expected, rtol=1e-10)  # 1 - E[a a] cancels three digits
 
@@ -76,14 +77,14 @@ def test_mean_dynamics_take_increments_without_the_input():
     data = mamba_data()
     P, Q = mamba_statistics(data, groups=6).gramians("mean")
     a, _, c = steps_of_channel(data, 2)
-    expected = hr.averaged_gramians(a, data.delta[:, :, 2, None] * data.B, c, "mean")
+    expected = selective.averaged_gramians(a, data.delta[:, :, 2, None] * data.B, c, "mean")
     np.testing.assert_allclose([P[2], Q[2]], expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("options", [{}, {"moments": True, "exact": True}, {"every": 4}], ids=str)
 def test_steps_of_a_channel_given_one_by_one_are_those_of_the_layer(options):
     data = mamba_data(channels=1)
-    by_steps = hr.SelectiveStatistics(3, **options)
+    by_steps = selective.SelectiveStatistics(3, **options)
     by_steps.update(*steps_of_channel(data, 0))
     layer, given = mamba_statistics(data, **options).to_dict(), by_steps.to_dict()
     del layer["B"], given["B"]  # of one channel, the increments themselves
@@ -94,7 +95,7 @@ def test_steps_of_a_channel_given_one_by_one_are_those_of_the_layer(options):
 def test_complex_steps_have_hermitian_statistics():
     rng = np.random.default_rng(0)
     a, b, c = rng.uniform(-0.6, 0.6, (3, 2, 30, 4)) + 1j * rng.uniform(-0.6, 0.6, (3, 2, 30, 4))
-    statistics = hr.SelectiveStatistics(4)
+    statistics = selective.SelectiveStatistics(4)
     statistics.update(a, b, c)
     for name, expected in zip(NAMES, covariances(states(a, b), c), strict=True):
         assert_close(getattr(statistics, name)()[0], expected)
@@ -107,7 +108,7 @@ def test_statistics_of_heads_are_those_of_their_channels_one_by_one(by_state, ev
     data, other = layer.data(2, 20), layer.data(2, 20, seed=1)
     B, C = (np.concatenate([x, y], axis=2) for x, y in zip(data[1:3], other[1:3], strict=True))  # two groups
     decay = data.decay[..., None] ** np.array([1.0, 0.5, 2.0]) if by_state else data.decay
-    statistics = hr.SelectiveStatistics(3, groups=2, every=every)
+    statistics = selective.SelectiveStatistics(3, groups=2, every=every)
     statistics.update_heads(decay, B, C, data.x)
     for group in range(2):
         parts = []
@@ -126,16 +127,16 @@ def test_pieces_of_sequences_and_blocks_of_channels_join(monkeypatch, options):
     data = mamba_data()
     gate = np.random.default_rng(0).standard_normal(data.u.shape)
     whole = mamba_statistics(data, gate, **options)
-    monkeypatch.setattr(_selective_states, "PIECE_STATES", 45)  # 5 steps of 3 states of 3 channels
-    monkeypatch.setattr(_selective_states, "WIDTH", 3)
+    monkeypatch.setattr(room, "PIECE_STATES", 45)  # 5 steps of 3 states of 3 channels
+    monkeypatch.setattr(room, "WIDTH", 3)
     assert_same(mamba_statistics(data, gate, **options), whole)
 
 
 def test_blocks_of_channels_that_cut_a_head_join(monkeypatch):
     data = HeadsLayer(n=3, heads=3, head_dim=4).data(2, 20)
-    whole, parts = hr.SelectiveStatistics(3), hr.SelectiveStatistics(3)
+    whole, parts = selective.SelectiveStatistics(3), selective.SelectiveStatistics(3)
     whole.update_heads(*data)
-    monkeypatch.setattr(_selective_states, "WIDTH", 5)
+    monkeypatch.setattr(room, "WIDTH", 5)
     parts.update_heads(*data)
     assert_same(parts, whole)
 
@@ -143,7 +144,7 @@ def test_blocks_of_channels_that_cut_a_head_join(monkeypatch):
 @pytest.mark.parametrize("options", [{}, {"moments": True, "exact": True, "groups": 3}, {"every": 3}], ids=str)
 def test_merged_statistics_are_those_of_one_pass(options):
     first, second = mamba_data(seed=0), mamba_data(seed=0, length=30)
-    whole, left, right = (hr.SelectiveStatistics(3, **options) for _ in range(3))
+    whole, left, right = (selective.SelectiveStatistics(3, **options) for _ in range(3))
     for part, data in ((left, first), (right, second)):
         part.update_mamba(*data)
         whole.update_mamba(*data)
@@ -155,7 +156,7 @@ def test_ranks_may_add_the_arrays_themselves():
     parts = [mamba_statistics(mamba_data(length=length), moments=True) for length in (30, 40)]
     one, other = (part.to_dict() for part in parts)
     fixed = {name: one[name] for name in ("n", "groups", "every")}
-    added = hr.SelectiveStatistics.from_dict({**{name: one[name] + other[name] for name in one}, **fixed})
+    added = selective.SelectiveStatistics.from_dict({**{name: one[name] + other[name] for name in one}, **fixed})
     parts[0].merge(parts[1])
     assert_same(added, parts[0])
 
@@ -163,7 +164,7 @@ def test_ranks_may_add_the_arrays_themselves():
 def test_stored_statistics_come_back_and_are_no_view():
     statistics = mamba_statistics(mamba_data(), moments=True, exact=True)
     stored = statistics.to_dict()
-    restored = hr.SelectiveStatistics.from_dict(stored)
+    restored = selective.SelectiveStatistics.from_dict(stored)
     statistics.update_mamba(*mamba_data())
     before = {name: np.copy(value) for name, value in stored.items()}
     for name, value in restored.to_dict().items():
@@ -182,8 +183,8 @@ def test_statistics_take_the_same_memory_after_any_number_of_batches_of_any_leng
     def size(statistics):
         return sum(np.asarray(x).nbytes for x in statistics.to_dict().values())
 
-    empty = hr.SelectiveStatistics(3, moments=True)
-    seen = hr.SelectiveStatistics(3, moments=True)
+    empty = selective.SelectiveStatistics(3, moments=True)
+    seen = selective.SelectiveStatistics(3, moments=True)
     for length in (10, 100, 1000):
         seen.update_mamba(*mamba_data(length=length))
     assert size(seen) == size(empty)
@@ -241,7 +242,7 @@ def test_a_refused_update_changes_nothing():
 
 
 def test_what_was_not_summed_is_named():
-    empty = hr.SelectiveStatistics(3)
+    empty = selective.SelectiveStatistics(3)
     with pytest.raises(hr.HankelredError, match="update methods"):
         empty.gramians()
     seen = mamba_statistics(mamba_data())
@@ -249,11 +250,11 @@ def test_what_was_not_summed_is_named():
         with pytest.raises(hr.HankelredError, match=flag):
             seen.gramians(method)
     with pytest.raises(hr.HankelredError, match="same sizes"):
-        seen.merge(hr.SelectiveStatistics(3, every=2))
+        seen.merge(selective.SelectiveStatistics(3, every=2))
     with pytest.raises(hr.HankelredError, match="to_dict"):
-        hr.SelectiveStatistics.from_dict({"n": 3})
+        selective.SelectiveStatistics.from_dict({"n": 3})
     with pytest.raises(hr.HankelredError, match="every"):
-        hr.SelectiveStatistics(3, exact=True, every=2)
+        selective.SelectiveStatistics(3, exact=True, every=2)
 
 
 def test_hsv_of_covariances_are_the_roots_of_the_eigenvalues_of_their_product():

@@ -144,8 +144,10 @@ def padded(values: Array, order: int) -> Array:
 
 def norm_estimate(S: Array) -> float:
     """Estimate the spectral norm of a factor, from below, by a few power steps from its largest column."""
-    if S.size == 0:
+    scale = float(np.abs(S).max(initial=0.0))
+    if scale == 0.0:
         return 0.0
+    S = S / scale  # products of three must not overflow
     x, norm = S[:, np.argmax(np.einsum("ij,ij->j", S, S.conj()).real)], 0.0
     for _ in range(6):
         length = np.linalg.norm(x)
@@ -153,7 +155,7 @@ def norm_estimate(S: Array) -> float:
             return 0.0
         y = S.conj().T @ (x / length)
         x, norm = S @ y, float(np.linalg.norm(y))
-    return norm
+    return norm * scale
 
 
 def real_pair(S: Array, R: Array, divide_and_conquer: bool) -> tuple[Array, Array]:

@@ -4,8 +4,9 @@ A piece is some consecutive steps of one sequence. For Mamba and its relatives i
 the compiler makes vectors of them.
 
 =============  ==============================  ==================================================================
-``a``, ``b``   (steps, n)                      decays and increments of one channel
+``data``       `Steps` of (steps, n)           decays a, increments b and output rows c of one channel
 ``c``          (steps, n)                      output rows
+``sums``       `GramianSums` of (n, n)         X, W, P, Q
 ``X``, ``W``   (n, n)                          lower triangles carried from piece to piece
 ``P``, ``Q``   (n, n)                          lower triangles of sums, added to
 ``decay``      (steps, n or 1, width or 1)     decays of many channels; an axis of 1 is shared
@@ -23,17 +24,15 @@ import numpy as np
 
 from ..linalg.compiled import compiled
 
-# contract: multiply-adds in one instruction. Unlike the rest of fastmath it lets NaN and infinity through.
-OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
-
 
 @compiled
-def add_gramians(a: Any, b: Any, c: Any, X: Any, W: Any, P: Any, Q: Any) -> None:
+def add_gramians(data: Any, sums: Any) -> None:
     """Add the controllability and observability Gramians of all steps of a piece.
 
     ``X_t = (a_t a_t^H) ∘ X_{t-1} + b_t b_t^H`` is the first at step t; the second need no pass from the end:
     ``W_t = 1 + (conj(a_t) a_t^T) ∘ W_{t-1}`` counts the steps that see the output of step t.
     """
+    (a, b, c), (X, W, P, Q) = data, sums
     steps, n = a.shape
     for t in range(steps):
         at, bt, ct = a[t].copy(), b[t].copy(), c[t].copy()

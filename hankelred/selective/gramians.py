@@ -7,22 +7,29 @@ moments of the steps, or from mean steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..checks import Array, check_choice, check_result, double
+from ..errors import StabilityError
 from ..linalg.compiled import Kernels
+from .data import Steps, check_steps
+from .states import pieces
 
 kernels = Kernels("hankelred.selective._kernels")
-from ..checks import Array, double
-from ..errors import InputError, StabilityError
 
 METHODS = ("exact", "second_moment", "mean")
 
-# Steps handled at a time: memory does not grow with the length of the sequences.
-PIECE = 512
+
+class GramianSums(NamedTuple):
+    """Lower triangles of the recursions X of P_t and W of the steps that see an output, and of the sums P and Q."""
+
+    X: Array
+    W: Array
+    P: Array
+    Q: Array
 
 
 class StepMoments(NamedTuple):
@@ -65,7 +72,9 @@ def averaged_gramians(
     Raises
     ------
     InputError
-        If shapes disagree, an entry is not finite or the method is unknown.
+        If shapes disagree, an entry is not a finite number or the method is unknown.
+    NumericalError
+        If a Gramian overflows.
     StabilityError
         If the moments have no stationary Gramians: ``E|a|^2`` (``|E a|`` for ``"mean"``) reaches 1. The exact
         averages exist always.
@@ -92,77 +101,53 @@ def averaged_gramians(
     >>> bool(np.allclose(P, P2, rtol=0.3, atol=0.02) and np.allclose(Q, Q2, rtol=0.05))
     True
     """
-    if method not in METHODS:
-        raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}.")
+    check_choice(method, "method", METHODS)
     steps = check_steps(a, b, c)
     lead, n = steps[0].shape[:-3], steps[0].shape[-1]
     rows = [x.reshape(-1, *x.shape[-3:]) for x in steps]
     complex_data = any(x.dtype.kind == "c" for x in steps)
     P, Q = (np.empty((len(rows[0]), n, n), np.complex128 if complex_data else np.float64) for _ in range(2))
-    for k, channel in enumerate(zip(*rows, strict=True)):
-        P[k], Q[k] = _of_channel(channel, method)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for k, channel in enumerate(zip(*rows, strict=True)):
+            P[k], Q[k] = _of_channel(Steps(*channel), method)
+    check_result("Averaged Gramians", P, Q, hint="Scale b and c.")
     return P.reshape(*lead, n, n), Q.reshape(*lead, n, n)
 
 
-def check_steps(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> tuple[Array, Array, Array]:
-    """Return decays, increments and output rows of one shape (..., batch, length, n), finite."""
-    steps = tuple(check_finite(x, name) for x, name in ((a, "a"), (b, "b"), (c, "c")))
-    shapes = [x.shape for x in steps]
-    if len(set(shapes)) != 1 or len(shapes[0]) < 3 or 0 in shapes[0]:
-        raise InputError(
-            f"a, b and c must have one shape (..., batch, length, n) without empty axes; got {shapes[0]}, {shapes[1]} "
-            f"and {shapes[2]}. Use numpy.broadcast_to for what does not change."
-        )
-    return steps[0], steps[1], steps[2]
-
-
-def check_finite(x: ArrayLike, name: str, copy: bool = False) -> Array:
-    """Return x as a floating point array without NaN or infinity, any number of axes, without a copy where it is."""
-    array = np.array(x) if copy else np.asarray(x)
-    if array.dtype.kind not in "biufc":
-        raise InputError(f"{name} must hold real or complex numbers; got dtype {array.dtype}.")
-    if array.dtype not in (np.float32, np.float64, np.complex64, np.complex128):
-        array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
-    if not np.isfinite(array).all():
-        raise InputError(
-            f"{name} must be finite; got {array.size - int(np.isfinite(array).sum())} NaN or infinite of {array.size} "
-            f"entries. Look for the first step that produced them."
-        )
-    return array
-
-
-def _of_channel(steps: tuple[Array, ...], method: str) -> tuple[Array, Array]:
-    a, b, c = steps
-    count = a.shape[0] * a.shape[1]
+def _of_channel(steps: Steps, method: str) -> tuple[Array, Array]:
+    count = steps.a.shape[0] * steps.a.shape[1]
     if method == "exact":
-        P, Q = gramian_sums(a, b, c)
+        P, Q = gramian_sums(steps)
         return P / count, Q / count
     if method == "mean":
-        means = [double(x).mean(axis=(0, 1)) for x in steps]
-        return mean_gramians(means[0], means[1], means[2])
-    sums = moment_sums(a, b, c)
-    return second_moment_gramians(StepMoments(*(x / count for x in sums)))
+        return mean_gramians(*(double(x).mean(axis=(0, 1)) for x in steps))
+    return second_moment_gramians(StepMoments(*(x / count for x in moment_sums(steps))))
 
 
-def gramian_sums(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
+def no_sums(n: int, dtype: np.dtype[Any]) -> GramianSums:
+    """Return the sums before the first step."""
+    return GramianSums(*(np.zeros((n, n), dtype) for _ in range(4)))
+
+
+def gramian_sums(steps: Steps) -> tuple[Array, Array]:
     """Return the sums of P_t and Q_t over the steps of sequences (batch, length, n)."""
-    n = a.shape[-1]
-    dtype = np.result_type(np.float64, a, b, c)
-    P, Q = np.zeros((n, n), dtype), np.zeros((n, n), dtype)
-    for row in range(len(a)):
-        X, W = np.zeros((n, n), dtype), np.zeros((n, n), dtype)
-        for steps in pieces(a.shape[1]):
-            kernels.add_gramians(*(x[row, steps].astype(dtype) for x in (a, b, c)), X, W, P, Q)
-    return mirrored(P), mirrored(Q)
+    batch, length, n = steps.a.shape
+    dtype = np.result_type(np.float64, *steps)
+    total = no_sums(n, dtype)
+    for row in range(batch):
+        sums = total._replace(X=np.zeros((n, n), dtype), W=np.zeros((n, n), dtype))
+        for piece in pieces(length):
+            kernels.add_gramians(Steps(*(x[row, piece].astype(dtype) for x in steps)), sums)
+    return mirrored(total.P), mirrored(total.Q)
 
 
-def moment_sums(a: Array, b: Array, c: Array) -> StepMoments:
+def moment_sums(steps: Steps) -> StepMoments:
     """Return the sums behind `StepMoments` over the steps of sequences (batch, length, n)."""
-    n = a.shape[-1]
-    dtype = np.result_type(np.float64, a, b, c)
+    n = steps.a.shape[-1]
+    dtype = np.result_type(np.float64, *steps)
     total = StepMoments(*(np.zeros(n, dtype) for _ in range(2)), *(np.zeros((n, n), dtype) for _ in range(5)))
-    for steps in pieces(a.shape[1]):
-        A, B, C = (double(x[:, steps]).reshape(-1, n) for x in (a, b, c))
+    for piece in pieces(steps.a.shape[1]):
+        A, B, C = (double(x[:, piece]).reshape(-1, n) for x in steps)
         AC = A * C
         parts = (A.sum(0), B.sum(0), A.T @ A.conj(), B.T @ B.conj(), A.T @ B.conj(), C.conj().T @ C, AC.conj().T @ AC)
         for sum_, part in zip(total, parts, strict=True):
@@ -198,12 +183,6 @@ def second_moment_gramians(moments: StepMoments) -> tuple[Array, Array]:
     drift = ab * (b / (1 - a))[:, None]
     gap = 1 - aa
     return (bb + drift + drift.conj().T) / gap, cc + acac / gap.conj()
-
-
-def pieces(length: int, size: int = PIECE) -> Iterator[slice]:
-    """Yield the slices of a sequence that are handled at a time."""
-    for start in range(0, length, size):
-        yield slice(start, min(start + size, length))
 
 
 def mirrored(lower: Array) -> Array:

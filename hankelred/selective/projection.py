@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..checks import check_result, check_type
 from ..errors import OrderError
 from ..linalg.hankel_svd import HankelSVD, padded
 from ..order import rounding_floor
+from .factors import covariance_factors
 from .result import SelectiveReduction, check_order, predicted_error
-from .statistics import SelectiveStatistics
-from .sums import covariance_factors
+from .statistics import SCALE, SelectiveStatistics
 
 
 def project(statistics: SelectiveStatistics, order: int) -> SelectiveReduction:
@@ -37,6 +38,8 @@ def project(statistics: SelectiveStatistics, order: int) -> SelectiveReduction:
         If `order` is outside its range.
     InputError
         If the statistics have seen nothing.
+    NumericalError
+        If products of covariances overflow.
 
     Notes
     -----
@@ -57,11 +60,15 @@ def project(statistics: SelectiveStatistics, order: int) -> SelectiveReduction:
     >>> bool(abs(reduction.heads_error(*data) / reduction.predicted_error - 1) < 0.1)
     True
     """
+    check_type(statistics, "statistics", SelectiveStatistics)
     order = check_order(order, statistics.n)
     P, Q = statistics.gramians()
     T, Ti, hsv = [], [], []
     for p, q in zip(P, Q, strict=True):
         S, R = covariance_factors(p, q)
+        check_result(
+            "Products of covariances", np.abs(S).max(initial=0.0) * np.abs(R).max(initial=0.0) * len(S), hint=SCALE
+        )
         product = HankelSVD(S, R)
         rank = int(np.sum(product.values > rounding_floor(product.values)))
         if order > rank:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import Array
+from ..checks import Array, check_integer, check_real_array, check_result
 from ..errors import InputError, OrderError
-from .states import Sequences, head_sequences, mamba_sequences, outputs, real
-from .statistics import SelectiveStatistics
+from .data import Sequences, head_sequences, mamba_sequences
+from .states import outputs
+from .statistics import SCALE, SelectiveStatistics
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,9 +90,11 @@ class SelectiveReduction:
         ------
         InputError
             If shapes do not fit, or the states were projected, which heads with one decay admit only.
+        NumericalError
+            If the outputs overflow.
         """
-        A = real(A, "A")
-        if A.ndim != 2 or A.shape[1] != self.T.shape[1]:
+        A = check_real_array(A, "A", 2, copy=False)
+        if A.shape[1] != self.T.shape[1]:
             raise InputError(f"A must be (channels, {self.T.shape[1]}); got {A.shape}.")
         if self.rates is not None and len(self.rates) != len(A):
             raise InputError(f"A must have the {len(self.rates)} channels that were rotated; got {len(A)}.")
@@ -100,11 +103,13 @@ class SelectiveReduction:
                 f"A Mamba layer has one group of channels and rates of its own in each; got a {self.method} of "
                 f"{len(self.T)} groups. Use heads_error."
             )
-        full = mamba_sequences(delta, A, B, C, u, gate)
+        full, _ = mamba_sequences(delta, A, B, C, u, gate)
         rates = self.rates if self.kept is None else A[:, self.kept[0]]
         assert rates is not None
-        small = mamba_sequences(delta, rates, full.B[:, :, 0] @ self.Ti[0].T, full.C[:, :, 0] @ self.T[0], u, gate)
-        return _relative_error(full, small)
+        with np.errstate(over="ignore", invalid="ignore"):
+            B, C = full.B[:, :, 0] @ self.Ti[0].T, full.C[:, :, 0] @ self.T[0]
+        check_result("B and C of the reduced layer", B, C, hint=SCALE)
+        return _relative_error(full, mamba_sequences(delta, rates, B, C, u, gate)[0])
 
     def heads_error(
         self, decay: ArrayLike, B: ArrayLike, C: ArrayLike, x: ArrayLike, gate: ArrayLike | None = None
@@ -125,8 +130,10 @@ class SelectiveReduction:
         ------
         InputError
             If shapes do not fit, or decays differ from state to state and the states were not selected.
+        NumericalError
+            If the outputs overflow.
         """
-        decay = real(decay, "decay")
+        decay = check_real_array(decay, "decay", None, copy=False)
         full = head_sequences(decay, B, C, x, gate)
         if full.B.shape[2:] != self.T.shape[:2]:
             raise InputError(f"B must have groups and states {self.T.shape[:2]}; got {full.B.shape[2:]}.")
@@ -135,16 +142,16 @@ class SelectiveReduction:
                 raise InputError(f"Decays that differ from state to state admit selection only; got a {self.method}.")
             group = np.arange(decay.shape[2]) // (decay.shape[2] // len(self.T))
             decay = np.take_along_axis(decay, self.kept[group][None, None], axis=3)
-        B = np.einsum("blgn,grn->blgr", full.B, self.Ti)
-        C = np.einsum("blgn,gnr->blgr", full.C, self.T)
+        with np.errstate(over="ignore", invalid="ignore"):
+            B = np.einsum("blgn,grn->blgr", full.B, self.Ti)
+            C = np.einsum("blgn,gnr->blgr", full.C, self.T)
+        check_result("B and C of the reduced layer", B, C, hint=SCALE)
         return _relative_error(full, head_sequences(decay, B, C, x, gate))
 
 
 def check_order(order: int, n: int) -> int:
     """Return the number of states to keep, from 1 to n."""
-    if isinstance(order, (bool, np.bool_)) or not isinstance(order, (int, np.integer)) or not 1 <= order <= n:
-        raise OrderError(f"order must be an integer from 1 to {n}, the states of a channel; got {order!r}.")
-    return int(order)
+    return check_integer(order, "order", 1, n, f"A channel has {n} states.", OrderError)
 
 
 def predicted_error(statistics: SelectiveStatistics, T: Array, Ti: Array) -> float:
@@ -154,13 +161,22 @@ def predicted_error(statistics: SelectiveStatistics, T: Array, Ti: Array) -> flo
     """
     P, Q = statistics.gramians()
     E = np.eye(statistics.n) - T @ Ti
-    error = np.trace(Q @ E @ P @ E.conj().transpose(0, 2, 1), axis1=1, axis2=2).real.sum()
-    power = statistics.output_form().sum().real * statistics.steps / statistics.samples  # of one channel
-    return float(np.sqrt(max(error, 0.0) / power)) if power > 0 else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = np.trace(Q @ E @ P @ E.conj().transpose(0, 2, 1), axis1=1, axis2=2).real.sum()
+        power = statistics.output_form().sum().real * statistics.steps / statistics.samples  # of one channel
+    return root_share(error, power)
+
+
+def root_share(part: float, whole: float) -> float:
+    """Return the root of the share that a mean square has in another, 0 where there is nothing to have a share in."""
+    check_result("Mean squares of outputs", part, whole, hint=SCALE)
+    return float(np.sqrt(max(part, 0.0) / whole)) if whole > 0 else 0.0
 
 
 def _relative_error(full: Sequences, small: Sequences) -> float:
-    y, y_small = outputs(full), outputs(small)
-    gate = 1.0 if full.gate is None else full.gate
-    size = np.linalg.norm((gate * y).ravel())
-    return float(np.linalg.norm((gate * (y - y_small)).ravel()) / size) if size > 0 else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        y, y_small = outputs(full), outputs(small)
+        gate = 1.0 if full.gate is None else full.gate
+        size, error = (float(np.linalg.norm((gate * x).ravel())) for x in (y, y - y_small))
+    check_result("Outputs and their norms", size, error, hint=SCALE)
+    return error / size if size > 0 else 0.0

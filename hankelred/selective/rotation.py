@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import scipy.linalg as sla
 from numpy.typing import ArrayLike
 
-from ..checks import Array
-from ..errors import InputError
+from ..checks import Array, check_number, check_real_array, check_result, check_type, double
+from ..errors import InputError, StabilityError
+from .factors import psd_factor, state_scale
 from .result import SelectiveReduction, check_order, predicted_error
-from .states import real
-from .statistics import SelectiveStatistics
-from .sums import psd_factor, state_scale
+from .statistics import Method, SelectiveStatistics
 
 
 def rotate(
@@ -21,7 +18,7 @@ def rotate(
     A: ArrayLike,
     order: int,
     *,
-    method: Literal["covariance", "exact", "second_moment", "mean"] = "covariance",
+    method: Method = "covariance",
     max_spread: float | None = None,
 ) -> SelectiveReduction:
     """Reduce a Mamba layer by one rotation of scaled states, shared by all channels.
@@ -56,7 +53,9 @@ def rotate(
     InputError
         If shapes do not fit, or the spread exceeds `max_spread`.
     StabilityError
-        As `SelectiveStatistics.gramians` does.
+        If a rate is positive, and as `SelectiveStatistics.gramians` does.
+    NumericalError
+        If squares of covariances or of rates overflow.
 
     Notes
     -----
@@ -78,17 +77,23 @@ def rotate(
     >>> reduction.rates.shape, bool(np.all(reduction.rates <= -1) and np.all(reduction.rates >= -16))
     ((8, 12), True)
     """
-    A = real(A, "A")
+    check_type(statistics, "statistics", SelectiveStatistics)
+    A = double(check_real_array(A, "A", 2))
     if statistics.groups > 1:
         raise InputError(
             f"One rotation serves all channels; got statistics of {statistics.groups} groups. Pass their pooled()."
         )
-    if A.ndim != 2 or A.shape[1] != statistics.n or len(A) == 0:
+    if A.shape[1] != statistics.n or len(A) == 0:
         raise InputError(f"A must be (channels, {statistics.n}); got {A.shape}.")
+    if not np.all(A <= 0):
+        raise StabilityError(f"A must hold rates that are not positive; got {A.max():.3g}. Mamba's are -exp(A_log).")
     order = check_order(order, statistics.n)
-    A = A.astype(np.float64)
-    mean = A.mean(axis=0)
-    spread = float(np.linalg.norm(A - mean) / (np.sqrt(len(A)) * np.linalg.norm(mean))) if mean.any() else 0.0
+    if max_spread is not None:
+        max_spread = check_number(max_spread, "max_spread", least=0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = A.mean(axis=0)
+        spread = float(np.linalg.norm(A - mean) / (np.sqrt(len(A)) * np.linalg.norm(mean))) if mean.any() else 0.0
+    check_result("The spread of the rates A", spread, hint="Scale time.")
     if max_spread is not None and not spread <= max_spread:
         raise InputError(
             f"Rates must differ little from channel to channel for a common rotation; got a spread of {spread:.3g} and "
@@ -98,7 +103,8 @@ def rotate(
     if P.dtype.kind == "c":
         raise InputError("The states of a Mamba layer must be real; got statistics of complex steps.")
     d = state_scale(P, Q)
-    W = _leading_directions(P / np.outer(d, d), Q * np.outer(d, d), order)
+    with np.errstate(over="ignore", invalid="ignore"):
+        W = _leading_directions(P / np.outer(d, d), Q * np.outer(d, d), order)
     W = W @ sla.eigh(W.T * mean @ W)[1][:, ::-1]  # slow states first
     rates = A @ W**2
     T, Ti = (d[:, None] * W)[None], (W.T / d)[None]

@@ -8,14 +8,25 @@ import numpy as np
 import scipy.linalg as sla
 from numpy.typing import ArrayLike
 
+from ..checks import (
+    EPS,
+    Array,
+    check_array,
+    check_flag,
+    check_integer,
+    check_number,
+    check_result,
+    check_square,
+    check_type,
+    double,
+)
+from ..errors import InputError, OrderError
 from ..linalg.compiled import Kernels
+from .factors import psd_factor
+from .result import SelectiveReduction, check_order, predicted_error, root_share
+from .statistics import SelectiveStatistics
 
 kernels = Kernels("hankelred.selective._kernels")
-from ..checks import EPS, Array, check_square, double
-from ..errors import InputError, OrderError
-from .result import SelectiveReduction, check_order, predicted_error
-from .statistics import SelectiveStatistics
-from .sums import psd_factor
 
 # States up to which all subsets are tried: 65,536 of them, a second at most.
 EXHAUSTIVE = 16
@@ -41,7 +52,7 @@ class SelectionReport:
         Whether all selections were tried, as for up to 16 states, so that no other has less error.
     gap : float or None
         Where all were tried: by how much the error of the search that serves larger forms exceeds the least, relative
-        to that.
+        to that; infinite where only the least is zero.
     """
 
     kept: Array
@@ -76,6 +87,8 @@ def select_states(M: ArrayLike, order: int) -> Array:
         If M is not finite, square and Hermitian.
     OrderError
         If `order` is outside its range.
+    NumericalError
+        If the sum of the entries of M overflows.
 
     See Also
     --------
@@ -98,7 +111,7 @@ def select_states(M: ArrayLike, order: int) -> Array:
 
 
 def selection_report(M: ArrayLike, order: int) -> SelectionReport:
-    """Do what `select_states` does, and say how large the error is and what the search for large forms would miss.
+    """Choose states as `select_states` does, with their error and what the search for large forms would miss.
 
     Parameters
     ----------
@@ -118,6 +131,8 @@ def selection_report(M: ArrayLike, order: int) -> SelectionReport:
         If M is not finite, square and Hermitian.
     OrderError
         If `order` is outside its range.
+    NumericalError
+        If the sum of the entries of M overflows.
 
     Examples
     --------
@@ -135,8 +150,7 @@ def selection_report(M: ArrayLike, order: int) -> SelectionReport:
     if exhaustive:
         missed = _form_of_dropped(form, _searched(form, order)) - error
         gap = missed / error if error > 0 else 0.0 if missed <= 0 else np.inf
-    relative = float(np.sqrt(max(error, 0.0) / total)) if total > 0 else 0.0
-    return SelectionReport(kept, error, relative, exhaustive, gap)
+    return SelectionReport(kept, error, root_share(error, total), exhaustive, gap)
 
 
 def select(
@@ -179,6 +193,8 @@ def select(
         If `order` is outside its range.
     InputError
         If the statistics have seen nothing, `kept` does not hold distinct states, or `rcond` is not from 0 to below 1.
+    NumericalError
+        If squares of covariances overflow.
 
     See Also
     --------
@@ -197,8 +213,8 @@ def select(
     >>> bool(np.isclose(reduction.mamba_error(*data), reduction.predicted_error))  # exact on the same data
     True
     """
-    if not 0 <= rcond < 1:
-        raise InputError(f"rcond must be from 0 to below 1; got {rcond}.")
+    check_type(statistics, "statistics", SelectiveStatistics)
+    fold, rcond = check_flag(fold, "fold"), check_number(rcond, "rcond", least=0.0, below=1.0)
     order = check_order(order, statistics.n)
     forms, hsv = statistics.output_form(), statistics.hankel_singular_values()
     P, Q = statistics.gramians()
@@ -212,8 +228,7 @@ def select(
     np.put_along_axis(Ti, chosen[:, :, None], 1.0, axis=2)
     if not fold:
         left = sum(_form_of_dropped(M.real, K) for M, K in zip(forms, chosen, strict=True))
-        power = forms.sum().real
-        error = float(np.sqrt(max(left, 0.0) / power)) if power > 0 else 0.0
+        error = root_share(left, forms.sum().real)
         return SelectiveReduction("selection", order, Ti.transpose(0, 2, 1).copy(), Ti, chosen, None, hsv, error)
     folds = [_fold(P, K, rcond) for P, K in zip(P, chosen, strict=True)]
     T, ranks = np.stack([V for V, _ in folds]), np.array([rank for _, rank in folds])
@@ -223,6 +238,7 @@ def select(
 
 def _selected_for_fold(P: Array, Q: Array, M: Array, order: int, rcond: float) -> Array:
     """Return the states that leave least of ``tr(Q P)`` unexplained, of two candidates."""
+    P, Q = (x / (np.abs(x).max() or 1.0) for x in (P, Q))  # the choice does not depend on their sizes
 
     def left(kept: Array) -> float:
         E = np.eye(len(P)) - _fold(P, kept, rcond)[0] @ np.eye(len(P))[kept]
@@ -253,6 +269,7 @@ def _greedy_for_fold(P: Array, Q: Array, order: int) -> Array:
 
 def _check_kept(kept: ArrayLike, order: int, groups: int, n: int) -> Array:
     """Return the states of every group, increasing."""
+    check_array(kept, "kept", None)
     indices = np.asarray(kept)
     if indices.dtype.kind in "iu" and indices.shape in {(order,), (groups, order)}:
         chosen = np.sort(np.broadcast_to(indices, (groups, order)), axis=1).astype(np.int64)
@@ -284,14 +301,16 @@ def _fold(P: Array, kept: Array, rcond: float) -> tuple[Array, int]:
 def _checked(M: ArrayLike, order: int) -> tuple[Array, int]:
     """Return the real part of M, which is all that sets of states see, and the order."""
     form = double(check_square(M, "M"))
-    if not np.allclose(form, form.conj().T, rtol=0, atol=1e-6 * np.abs(form).max(initial=0.0)):
+    with np.errstate(over="ignore"):
+        check_result("The sum of the entries of M", 4 * np.abs(form).sum(), hint="Scale M.")  # 4: costs of exchanges
+    difference = float(np.abs(form - form.conj().T).max(initial=0.0))
+    if difference > 1e-6 * np.abs(form).max(initial=0.0):
         raise InputError(
-            f"M must be Hermitian; got a difference of {np.abs(form - form.conj().T).max():.3g} from its conjugate "
-            f"transpose. M_ij = E[conj(c_i h_i) c_j h_j]."
+            f"M must be Hermitian; got a difference of {difference:.3g} from its conjugate transpose. "
+            f"M_ij = E[conj(c_i h_i) c_j h_j]."
         )
-    if isinstance(order, (bool, np.bool_)) or not isinstance(order, (int, np.integer)) or not 0 <= order <= len(form):
-        raise OrderError(f"order must be an integer from 0 to {len(form)}, the states of M; got {order!r}.")
-    return np.ascontiguousarray((form.real + form.real.T) / 2), int(order)
+    order = check_integer(order, "order", 0, len(form), "M has as many states.", OrderError)
+    return np.ascontiguousarray((form.real + form.real.T) / 2), order
 
 
 def _selected(M: Array, order: int) -> Array:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 import scipy.linalg as sla
 from numpy.typing import ArrayLike
 
-from ..checks import Array
+from ..checks import Array, check_array, check_choice, check_flag, check_integer, check_result, check_type, double
 from ..errors import InputError
 from ..linalg.hankel_svd import padded
 from ..linalg.threads import one_blas_thread
-from .gramians import StepMoments, check_steps, mean_gramians, second_moment_gramians
-from .states import head_sequences, mamba_sequences
-from .sums import GRAMIANS, MOMENTS, add_sequences, add_steps, covariance_factors, empty_sums
+from .data import Sequences, Steps, check_steps, head_sequences, mamba_sequences
+from .factors import covariance_factors
+from .gramians import METHODS, StepMoments, mean_gramians, second_moment_gramians
+from .sums import GRAMIANS, MOMENTS, Sums, add_sequences, add_steps, empty_sums
 
 COUNTS = ("n", "groups", "every", "steps", "samples")
 
+# Said where a number grows too large.
+SCALE = "Scale the data, or pass them in double precision."
+
+Method = Literal["covariance", "exact", "second_moment", "mean"]
+
 
 class SelectiveStatistics:
-    """What the reduction of a selective layer needs to know of the data, as running sums.
+    """Running sums of a selective layer's data, from which it can be reduced.
 
     The layer computes ``h_t = a_t h_{t-1} + b_t`` and ``y_t = c_t . h_t`` in each of its channels, all sequences from
     rest. Channels that share their states' coordinates form a group: all channels of a Mamba layer, the heads of
@@ -39,8 +46,8 @@ class SelectiveStatistics:
         Whether to run the Gramian recursions of every channel, for ``gramians("exact")``. They take n^2 operations
         per channel and step outside of any matrix product: some tens of times the rest at n = 128.
     every : int, default 1
-        Take the sums over every so many steps only. Neighbouring states differ little, and the products of states are
-        most of the cost: with 8 the statistics of n = 128 cost a third.
+        Use only every `every`-th step. Neighbouring states differ little, and the products of states are most of the
+        cost: with 8 the statistics of n = 128 cost a third.
 
     Attributes
     ----------
@@ -54,7 +61,7 @@ class SelectiveStatistics:
     Raises
     ------
     InputError
-        If a size is not positive.
+        If a size is not a positive integer, a flag not a truth value, or `exact` goes with steps left out.
 
     See Also
     --------
@@ -82,11 +89,12 @@ class SelectiveStatistics:
     """
 
     def __init__(self, n: int, groups: int = 1, *, moments: bool = False, exact: bool = False, every: int = 1) -> None:
-        if n < 1 or groups < 1 or every < 1:
-            raise InputError(f"n, groups and every must be at least 1; got {n}, {groups} and {every}.")
+        self.n, self.groups, self.every = (
+            check_integer(value, name, 1) for name, value in (("n", n), ("groups", groups), ("every", every))
+        )
+        moments, exact = check_flag(moments, "moments"), check_flag(exact, "exact")
         if exact and every > 1:
             raise InputError(f"Gramian recursions run over every step; got exact=True with every={every}. Drop one.")
-        self.n, self.groups, self.every = int(n), int(groups), int(every)
         self.steps = self.samples = 0
         self._sums = empty_sums(self.n, self.groups, moments, exact)
 
@@ -107,18 +115,23 @@ class SelectiveStatistics:
         ------
         InputError
             If shapes do not fit or an entry is not finite; nothing is added then.
+        NumericalError
+            If a sum overflows; nothing is added then.
         """
-        a, b, c = check_steps(a, b, c)
-        if a.shape[-1] != self.n or (self.groups > 1 and (a.ndim != 4 or len(a) != self.groups)):
+        steps = check_steps(a, b, c)
+        shape = steps.a.shape
+        if shape[-1] != self.n or (self.groups > 1 and (len(shape) != 4 or shape[0] != self.groups)):
             raise InputError(
                 f"a, b and c must be (..., batch, length, {self.n}), led by one axis of {self.groups} groups if there "
-                f"are several; got {a.shape}."
+                f"are several; got {shape}."
             )
-        grouped = [x.reshape(self.groups, -1, *a.shape[-2:]) for x in (a, b, c)]
-        with one_blas_thread(self.n):
-            for group in range(self.groups):
-                add_steps(self._sums, group, grouped[0][group], grouped[1][group], grouped[2][group], self.every)
-        self._count(grouped[0].shape[1], a.shape[-2], 1)
+        grouped = [x.reshape(self.groups, -1, *shape[-2:]) for x in steps]
+
+        def add(sums: Sums) -> None:
+            for group, channel in enumerate(zip(*grouped, strict=True)):
+                add_steps(sums, group, Steps(*channel), self.every)
+
+        self._add(add, grouped[0].shape[1], shape[-2], 1)
 
     def update_mamba(
         self,
@@ -151,20 +164,19 @@ class SelectiveStatistics:
             If shapes do not fit, data are complex or an entry is not finite; nothing is added then.
         StabilityError
             If a rate is positive.
+        NumericalError
+            If a sum overflows; nothing is added then.
         """
-        data = mamba_sequences(delta, A, B, C, u, gate)
+        data, step = mamba_sequences(delta, A, B, C, u, gate)
         channels = data.v.shape[2]
         if channels % self.groups or data.B.shape[3] != self.n:
             raise InputError(
                 f"The layer must have {self.n} states and channels in {self.groups} groups; got {data.B.shape[3]} "
                 f"states and {channels} channels."
             )
-        if self.groups > 1:
-            shape = (*data.B.shape[:2], self.groups, self.n)
-            data = data._replace(B=np.broadcast_to(data.B, shape), C=np.broadcast_to(data.C, shape))
-        with one_blas_thread(self.n):
-            add_sequences(self._sums, data, np.asarray(delta), self.every)
-        self._count(data.v.shape[0], data.v.shape[1], data.group_width)
+        shape = (*data.B.shape[:2], self.groups, self.n)
+        data = data._replace(B=np.broadcast_to(data.B, shape), C=np.broadcast_to(data.C, shape))
+        self._add_sequences(data, step)
 
     def update_heads(
         self, decay: ArrayLike, B: ArrayLike, C: ArrayLike, x: ArrayLike, gate: ArrayLike | None = None
@@ -188,6 +200,8 @@ class SelectiveStatistics:
             If shapes do not fit, data are complex or an entry is not finite; nothing is added then.
         StabilityError
             If a decay exceeds 1.
+        NumericalError
+            If a sum overflows; nothing is added then.
         """
         data = head_sequences(decay, B, C, x, gate)
         if data.B.shape[2:] != (self.groups, self.n):
@@ -195,9 +209,7 @@ class SelectiveStatistics:
                 f"B and C must have {self.groups} groups of {self.n} states; got {data.B.shape[2]} of "
                 f"{data.B.shape[3]}."
             )
-        with one_blas_thread(self.n):
-            add_sequences(self._sums, data, None, self.every)
-        self._count(data.v.shape[0], data.v.shape[1], data.group_width)
+        self._add_sequences(data, None)
 
     def merge(self, other: SelectiveStatistics) -> None:
         """Add what another has seen, as if this one had seen it.
@@ -210,13 +222,14 @@ class SelectiveStatistics:
         Raises
         ------
         InputError
-            If sizes or sums differ.
+            If sizes or sums differ; nothing is added then.
+        NumericalError
+            If a sum overflows; nothing is added then.
         """
+        check_type(other, "other", SelectiveStatistics)
         if (self.n, self.groups, self.every, set(self._sums)) != (other.n, other.groups, other.every, set(other._sums)):
             raise InputError(f"Statistics must have the same sizes and sums to be merged; got {self!r} and {other!r}.")
-        for name, value in other._sums.items():
-            self._sums[name] = self._sums[name] + value
-        self.steps, self.samples = self.steps + other.steps, self.samples + other.samples
+        self._take(other._sums, other.steps, other.samples)
 
     def pooled(self) -> SelectiveStatistics:
         """Return the statistics of all groups as one.
@@ -261,19 +274,25 @@ class SelectiveStatistics:
         Raises
         ------
         InputError
-            If an entry is missing or has another shape.
+            If an entry is missing or unknown, has another shape, or is not finite.
         """
-        state = dict(state)
+        entries = dict(check_type(state, "state", dict, "Pass what to_dict returned."))
         try:
-            n, groups, every, steps, samples = (int(state.pop(name)) for name in COUNTS)
-            found = cls(n, groups, moments="aa" in state, exact="P" in state, every=every)
+            n, groups, every = (check_integer(entries.pop(name), name, 1) for name in COUNTS[:3])
+            steps, samples = (check_integer(entries.pop(name), name, 0) for name in COUNTS[3:])
+            found = cls(n, groups, moments="aa" in entries, exact="P" in entries, every=every)
             for name, empty in found._sums.items():
-                value = np.array(state.pop(name))
+                value = double(check_array(entries.pop(name), name, None))
                 if value.shape != empty.shape:
                     raise InputError(f"{name} must have shape {empty.shape} as stored by to_dict; got {value.shape}.")
                 found._sums[name] = value
         except KeyError as missing:
             raise InputError(f"state must be what to_dict returned; got none with {missing}.") from missing
+        if entries or samples < steps:
+            raise InputError(
+                f"state must be what to_dict returned; got {steps} steps, {samples} samples, and unknown entries: "
+                f"{', '.join(map(repr, entries)) or 'none'}."
+            )
         found.steps, found.samples = steps, samples
         return found
 
@@ -309,9 +328,7 @@ class SelectiveStatistics:
         """
         return self._mean("M", self.steps)
 
-    def gramians(
-        self, method: Literal["covariance", "exact", "second_moment", "mean"] = "covariance"
-    ) -> tuple[Array, Array]:
+    def gramians(self, method: Method = "covariance") -> tuple[Array, Array]:
         """Return a pair of matrices that take the place of the Gramians.
 
         Parameters
@@ -332,25 +349,27 @@ class SelectiveStatistics:
             If nothing was seen yet, or the sums were not asked for when this object was made.
         StabilityError
             As for `averaged_gramians`.
+        NumericalError
+            If a Gramian overflows.
         """
+        check_choice(method, "method", ("covariance", *METHODS))
         if method == "covariance":
             return self.state_covariance(), self.output_covariance()
         if method == "exact":
             return self._mean("P", self.samples), self._mean("Q", self.samples)
         a, b, B = (self._mean(name, self.samples) for name in ("a", "b", "B"))
-        if method == "mean":
-            found = [mean_gramians(*x) for x in zip(a, B, self._mean("c", self.steps), strict=True)]
-        elif method == "second_moment":
-            aa, bb, ab, acac = (self._mean(name, self.samples) for name in MOMENTS)
-            cc = self.output_covariance()
-            found = [second_moment_gramians(StepMoments(*x)) for x in zip(a, b, aa, bb, ab, cc, acac, strict=True)]
-        else:
-            raise InputError(f'method must be "covariance", "exact", "second_moment" or "mean"; got {method!r}.')
-        return np.stack([P for P, _ in found]), np.stack([Q for _, Q in found])
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            if method == "mean":
+                found = [mean_gramians(*x) for x in zip(a, B, self._mean("c", self.steps), strict=True)]
+            else:
+                aa, bb, ab, acac = (self._mean(name, self.samples) for name in MOMENTS)
+                averages = zip(a, b, aa, bb, ab, self.output_covariance(), acac, strict=True)
+                found = [second_moment_gramians(StepMoments(*x)) for x in averages]
+        P, Q = np.stack([P for P, _ in found]), np.stack([Q for _, Q in found])
+        check_result("Gramians", P, Q, hint=SCALE)
+        return P, Q
 
-    def hankel_singular_values(
-        self, method: Literal["covariance", "exact", "second_moment", "mean"] = "covariance"
-    ) -> Array:
+    def hankel_singular_values(self, method: Method = "covariance") -> Array:
         """Return the square roots of the eigenvalues of P Q, which stand in for Hankel singular values.
 
         Parameters
@@ -365,12 +384,28 @@ class SelectiveStatistics:
             the best projection to r states, for one decay per head and independent c and h.
         """
         P, Q = self.gramians(method)
-        factors = [covariance_factors(p, q) for p, q in zip(P, Q, strict=True)]
-        return np.stack([padded(sla.svdvals(R @ S), self.n) for S, R in factors])
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = [R @ S for S, R in (covariance_factors(p, q) for p, q in zip(P, Q, strict=True))]
+        check_result("Products of covariances", *products, hint=SCALE)
+        return np.stack([padded(sla.svdvals(product), self.n) for product in products])
 
-    def _count(self, sequences: int, length: int, width: int) -> None:
-        steps = sequences * (length // self.every)
-        self.steps, self.samples = self.steps + steps, self.samples + steps * width
+    def _add_sequences(self, data: Sequences, step: Array | None) -> None:
+        batch, length = data.v.shape[:2]
+        self._add(lambda sums: add_sequences(sums, data, step, self.every), batch, length, data.group_width)
+
+    def _add(self, add: Callable[[Sums], None], batch: int, length: int, width: int) -> None:
+        """Take what is added to empty sums, all of it or nothing."""
+        sums = empty_sums(self.n, self.groups, "aa" in self._sums, "P" in self._sums)
+        with one_blas_thread(self.n), np.errstate(over="ignore", invalid="ignore"):
+            add(sums)
+        steps = batch * (length // self.every)
+        self._take(sums, steps, steps * width)
+
+    def _take(self, sums: Sums, steps: int, samples: int) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = {name: value + sums[name] for name, value in self._sums.items()}
+        check_result("Sums over steps", *total.values(), hint=SCALE)
+        self._sums, self.steps, self.samples = total, self.steps + steps, self.samples + samples
 
     def _mean(self, name: str, count: int) -> Array:
         if count == 0:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg as sla
 
+from ..checks import Array, double
 from ..linalg.compiled import Kernels
+from .data import Sequences, Steps
+from .gramians import gramian_sums, mirrored, moment_sums, no_sums
+from .states import Piece, pieces, state_pieces
 
 kernels = Kernels("hankelred.selective._kernels")
-from ..checks import EPS, Array, double
-from ..errors import InputError
-from .gramians import gramian_sums, mirrored, moment_sums, pieces
-from .states import Piece, Sequences, state_pieces
 
 # Sums always kept: of decays, increments, increments per unit of input and output rows, and of h h^H, conj(c) c^T and
 # conj(c h) (c h)^T; then the second moments of the steps and the Gramians, kept where asked for.
@@ -32,24 +31,24 @@ def empty_sums(n: int, groups: int, moments: bool, exact: bool) -> Sums:
     return {name: np.zeros((groups, n) if name in VECTORS else (groups, n, n)) for name in (*VECTORS, *squares)}
 
 
-def add_steps(sums: Sums, group: int, a: Array, b: Array, c: Array, every: int) -> None:
-    """Add every so many steps of sequences (batch, length, n) of one channel, real or complex."""
-    hh, cc, M = _covariance_sums(a, b, c, every)
+def add_steps(sums: Sums, group: int, steps: Steps, every: int) -> None:
+    """Add every `every`-th step of sequences (batch, length, n) of one channel, real or complex."""
+    hh, cc, M = _covariance_sums(steps, every)
     if "P" in sums:
-        for name, value in zip(GRAMIANS, gramian_sums(a, b, c), strict=True):
+        for name, value in zip(GRAMIANS, gramian_sums(steps), strict=True):
             _add(sums, name, group, value)
-    a, b, c = (x[:, every - 1 :: every] for x in (a, b, c))
-    found = {name: double(x).sum(axis=(0, 1)) for name, x in (("a", a), ("b", b), ("B", b), ("c", c))}
-    found.update(hh=hh, cc=cc, M=M)
+    taken = Steps(*(x[:, every - 1 :: every] for x in steps))
+    a, b, c = (double(x).sum(axis=(0, 1)) for x in taken)
+    found = {"a": a, "b": b, "B": b, "c": c, "hh": hh, "cc": cc, "M": M}
     if "aa" in sums:
-        moments = moment_sums(a, b, c)._asdict()
+        moments = moment_sums(taken)._asdict()
         found.update((name, moments[name]) for name in MOMENTS)
     for name, value in found.items():
         _add(sums, name, group, value)
 
 
 def add_sequences(sums: Sums, data: Sequences, delta: Array | None, every: int) -> None:
-    """Add every so many steps of many channels; delta, where given, is the increment per unit of input and of B."""
+    """Add every `every`-th step of many channels; delta, where given, is the increment per unit of input and of B."""
     n, groups = data.B.shape[3], data.B.shape[2]
     for group, piece in state_pieces(data):
         _add_piece(sums, data, group, piece, every)
@@ -66,34 +65,6 @@ def add_sequences(sums: Sums, data: Sequences, delta: Array | None, every: int) 
             _add(sums, "bb", group, (B.T * (v[:, group] ** 2).sum(axis=1)) @ B)
     if "P" in sums:
         _add_gramians(sums, data)
-
-
-def covariance_factors(P: Array, Q: Array) -> tuple[Array, Array]:
-    """Return S and R with ``P = S S^H``, ``Q = R^H R``, states of any unit resolved alike."""
-    d = state_scale(P, Q)
-    square = np.outer(d, d)
-    return d[:, None] * psd_factor(P / square), psd_factor(Q * square).conj().T / d
-
-
-def state_scale(P: Array, Q: Array) -> Array:
-    """Return d with ``P_ii / d_i² = Q_ii d_i²``; 1 for states that the input does not reach or the output not see."""
-    reached, seen = np.diagonal(P).real, np.diagonal(Q).real
-    live = (reached > 0) & (seen > 0)
-    return np.where(live, np.where(live, reached, 1.0) / np.where(live, seen, 1.0), 1.0) ** 0.25
-
-
-def psd_factor(P: Array) -> Array:
-    """Return S with ``P = S S^H``, columns by decreasing size, for a matrix that is semidefinite up to rounding."""
-    values, vectors = sla.eigh(P)
-    floor = len(P) * EPS * max(float(np.abs(values).max()), 0.0)
-    # a sum of products of data in single precision is semidefinite to that precision only
-    if values[0] < -max(1e-5 * float(np.abs(values).max()), floor):
-        raise InputError(
-            f"Covariances must be positive semidefinite; got eigenvalues from {values[0]:.3g} to {values[-1]:.3g}. "
-            f"Sums from different data do not fit together."
-        )
-    kept = values > floor
-    return (vectors[:, kept] * np.sqrt(values[kept]))[:, ::-1]
 
 
 def _add(sums: Sums, name: str, group: int, value: Array) -> None:
@@ -122,28 +93,26 @@ def _add_piece(sums: Sums, data: Sequences, group: int, piece: Piece, every: int
 def _add_gramians(sums: Sums, data: Sequences) -> None:
     """Run the Gramian recursions of every channel, some steps at a time."""
     batch, length, channels = data.v.shape
-    n = data.B.shape[3]
     for row in range(batch):
         for k in range(channels):
-            group = k // data.group_width
-            X, W, P, Q = (np.zeros((n, n)) for _ in range(4))
+            group, found = k // data.group_width, no_sums(data.B.shape[3], np.dtype(np.float64))
             for steps in pieces(length, GRAMIAN_PIECE):
                 decay = double(data.decay(row, steps, slice(k, k + 1))[:, :, 0])
                 B, C = (double(x[row, steps, group]) for x in (data.B, data.C))
                 a = np.ascontiguousarray(np.broadcast_to(decay, B.shape))
-                kernels.add_gramians(a, B * double(data.v[row, steps, k])[:, None], C, X, W, P, Q)
-            _add(sums, "P", group, mirrored(P))
-            _add(sums, "Q", group, mirrored(Q))
+                kernels.add_gramians(Steps(a, B * double(data.v[row, steps, k])[:, None], C), found)
+            _add(sums, "P", group, mirrored(found.P))
+            _add(sums, "Q", group, mirrored(found.Q))
 
 
-def _covariance_sums(a: Array, b: Array, c: Array, every: int) -> tuple[Array, Array, Array]:
+def _covariance_sums(data: Steps, every: int) -> tuple[Array, Array, Array]:
     """Return the sums of ``h h^H``, ``conj(c) c^T`` and ``conj(c h) (c h)^T`` over sequences of one channel."""
-    n = a.shape[-1]
+    (a, b, c), (batch, length, n) = data, data.a.shape
     dtype = np.result_type(np.float64, a, b, c)
     hh, cc, M = (np.zeros((n, n), dtype) for _ in range(3))
-    for row in range(len(a)):
+    for row in range(batch):
         carry = np.zeros(n, dtype)
-        for steps in pieces(a.shape[1]):
+        for steps in pieces(length):
             h = np.empty((steps.stop - steps.start + 1, n), dtype)
             h[0] = carry
             kernels.states_of_channel(a[row, steps].astype(dtype), b[row, steps].astype(dtype), h)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ..checks import Array, check_dt, is_discrete
-from ..systems import DiagonalSystem, StateSpace
+from ..checks import Array, check_choice, check_dt, check_flag, check_integer, is_discrete
+from ..errors import InputError
+from ..systems import DiagonalSystem, LinearSystem, StateSpace, real_output
 from .systems import system_code, system_with_hsv
 
 if TYPE_CHECKING:
@@ -74,17 +75,42 @@ def strategy(build: Callable[[Draw], T]) -> SearchStrategy[T]:
     @hypothesis.strategies.composite
     def drawn(draw: DrawFn) -> T:
         found = build(Draw(draw, hypothesis.strategies))
-        for system in found if isinstance(found, (tuple, list)) else [found]:
-            if isinstance(system, (StateSpace, DiagonalSystem)):
+        for system in found if isinstance(found, tuple) else [found]:
+            if isinstance(system, LinearSystem):
                 hypothesis.note(system_code(system))
         return found
 
     return drawn()
 
 
-def times_of(dt: Any) -> tuple[Any, ...]:
-    """Return the sampling times to choose from."""
-    return tuple(check_dt(time) for time in (dt if isinstance(dt, (tuple, list)) else [dt]))
+def check_options(dt: Any, complex_data: Any = None, **counts: tuple[Any, int]) -> tuple[Any, ...]:
+    """Check what strategies have in common, `counts` with the least they may be; return the sampling times."""
+    if complex_data is not None:
+        check_flag(complex_data, "complex_data")
+    for name, (count, least) in counts.items():
+        check_integer(count, name, least)
+    times = tuple(check_dt(time) for time in (dt if isinstance(dt, (tuple, list)) else [dt]))
+    if not times:
+        raise InputError("dt must be a sampling time or some to choose from; got none.")
+    return times
+
+
+def check_sizes(min_states: Any, max_states: Any, max_inputs: Any, max_outputs: Any) -> None:
+    """Check the ranges of sizes to draw from."""
+    least = check_integer(min_states, "min_states", 0)
+    check_integer(max_states, "max_states", least, hint="It must not be less than min_states.")
+    for name, count in (("max_inputs", max_inputs), ("max_outputs", max_outputs)):
+        check_integer(count, name, 1)
+
+
+def kinds_of(outputs: Any) -> tuple[str, ...]:
+    """Return the kinds of output to choose from."""
+    if isinstance(outputs, str) or not isinstance(outputs, Iterable):
+        raise InputError(f'outputs must be a list of kinds; got {outputs!r}. Write outputs=["real"].')
+    kinds = tuple(check_choice(kind, "outputs", real_output.OUTPUTS) for kind in outputs)
+    if not kinds:
+        raise InputError("outputs must hold a kind of output to choose from; got none.")
+    return kinds
 
 
 def dense(draw: Draw, sizes: Sizes, most: Sizes, dt: Any, kind: bool) -> StateSpace:

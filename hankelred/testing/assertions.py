@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import EPS, Array, double
-from ..drift import SAFETY, drift_bound
-from ..errors import InputError
+from ..checks import EPS, Array, check_array, check_number, double
+from ..drift import SAFETY, drift_bound, one_system
 from ..hankel import gramian_factors, stable
 from ..linalg.hankel_svd import padded
 from ..norms import hinf_norm
 from ..order import tail_sum
 from ..reduction import Reduction
-from ..systems import LinearSystem, as_system
+from ..systems import LinearSystem
 from .systems import system_code
 
 # Rows of a table of values in a message.
@@ -45,6 +44,8 @@ def assert_hsv_close(
     ------
     AssertionError
         With a table of the values that differ, and the system.
+    InputError
+        If an argument is not what it is said to be; a system that is not stable is a `StabilityError`.
 
     Examples
     --------
@@ -60,7 +61,9 @@ def assert_hsv_close(
         1            0.25             0.5          0.25       5.0e-09   <--
     system: hr.StateSpace(A=[[-2.0]], B=[[1.0]], C=[[2.0]], dt=0)
     """
-    system = as_system(sys)
+    system = one_system(sys, "sys")
+    rtol = check_number(rtol, "rtol", least=0.0)
+    atol = None if atol is None else check_number(atol, "atol", least=0.0)
     true, floor = _values_and_floor(system)
     claimed = _claimed(hsv, sys, system)
     size = max(len(true), len(claimed))
@@ -110,11 +113,13 @@ def assert_error_bound(full: Any, reduced: Any, *, bound: float | None = None, r
     >>> plant = hr.StateSpace(np.diag([-1.0, -2.0, -30.0]), np.ones((3, 1)), np.ones((1, 3)))
     >>> assert_error_bound(plant, hr.balanced_truncation(plant, order=1))
     """
+    rtol = check_number(rtol, "rtol", least=0.0)
+    bound = None if bound is None else check_number(bound, "bound", least=0.0)
     claimed = "claimed" if bound is not None else "twice the sum of the dropped hsv"
     if isinstance(reduced, Reduction):
         bound = reduced.error_bound if bound is None else bound
         reduced = reduced.system
-    G, Gr = as_system(full), as_system(reduced)
+    G, Gr = one_system(full, "full"), one_system(reduced, "reduced")
     true, floor = _values_and_floor(G)
     order = Gr.order
     if order > len(true):
@@ -161,7 +166,7 @@ def assert_weyl(G: Any, H: Any, hsv: Callable[[Any], ArrayLike] | None = None) -
     >>> slow, fast = (hr.StateSpace([[-rate]], [[1.0]], [[1.0]]) for rate in (1.0, 2.0))
     >>> assert_weyl(slow, fast)
     """
-    first, second = as_system(G), as_system(H)
+    first, second = one_system(G, "G"), one_system(H, "H")
     drift = drift_bound(first, second)
     before, after = drift.hsv, drift.hsv_after
     if hsv is not None:
@@ -208,9 +213,9 @@ def assert_factors(sys: Any, S: ArrayLike, R: ArrayLike, *, rtol: float = 1e-10)
     >>> lag = hr.StateSpace([[-2.0]], [[1.0]], [[2.0]])
     >>> assert_factors(lag, *hr.gramian_factors(lag))
     """
-    system = as_system(sys)
-    G = system.dense()
-    S, R = np.asarray(S), np.asarray(R)
+    system = one_system(sys, "sys")
+    G, rtol = system.dense(), check_number(rtol, "rtol", least=0.0)
+    S, R = check_array(S, "S", 2, "It is (n, k)."), check_array(R, "R", 2, "It is (l, n).")
     A, B, C = G.A, G.B, G.C
     equations = [
         ("controllability", "P = S S^H", A, B, S @ S.conj().T),
@@ -258,7 +263,7 @@ def assert_balanced(sys: Any, hsv: ArrayLike | None = None, *, rtol: float = 1e-
     >>> from hankelred.testing import assert_balanced, system_with_hsv
     >>> assert_balanced(system_with_hsv([3.0, 1.0]), [3.0, 1.0])
     """
-    system = as_system(sys)
+    system, rtol = one_system(sys, "sys"), check_number(rtol, "rtol", least=0.0)
     S, R = gramian_factors(system)
     true, floor = _values_and_floor(system)
     expected = true if hsv is None else _claimed(hsv, sys, system)
@@ -284,10 +289,8 @@ def _values_and_floor(system: LinearSystem) -> tuple[Array, float]:
 
 def _claimed(hsv: ArrayLike | Callable[[Any], ArrayLike], sys: Any, system: LinearSystem) -> Array:
     """Return claimed values as floats, or say why they cannot be Hankel singular values."""
-    values = np.asarray(hsv(sys) if callable(hsv) else hsv)
+    values = check_array(hsv(sys) if callable(hsv) else hsv, "hsv", 1, finite=False)
     problem = None
-    if values.ndim != 1 or values.dtype.kind not in "biufc":
-        raise InputError(f"hsv must be one axis of numbers; got shape {values.shape} of {values.dtype}.")
     if np.isnan(values).any():
         problem = f"hsv {int(np.argmax(np.isnan(values))) + 1} is not a number"
     elif np.iscomplexobj(values) and np.any(values.imag != 0):

@@ -15,8 +15,9 @@ import scipy.linalg as sla
 from numpy.typing import ArrayLike
 
 from ..checks import Array, is_discrete
-from ..systems import DiagonalSystem, StateSpace
-from ._drawing import Draw, dense, diagonal, prescribed, strategy, times_of
+from ..systems import DiagonalBank, DiagonalSystem, StateSpace
+from ._drawing import Draw, check_options, check_sizes, dense, diagonal, kinds_of, prescribed, strategy
+from .systems import check_prescribed
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -57,7 +58,8 @@ def stable_systems(
     >>> from hankelred.testing import stable_systems
     >>> systems = stable_systems(max_states=4, dt=0)  # then @given(systems)
     """
-    times = times_of(dt)
+    times = check_options(dt, complex_data)
+    check_sizes(min_states, max_states, max_inputs, max_outputs)
 
     def build(draw: Draw) -> StateSpace:
         time, kind = draw.choice(times), draw.kind(complex_data)
@@ -96,7 +98,8 @@ def diagonal_systems(
     >>> from hankelred.testing import diagonal_systems
     >>> layers = diagonal_systems(outputs=["real"], dt=True)  # then @given(layers)
     """
-    times, kinds = times_of(dt), tuple(outputs)
+    times, kinds = check_options(dt, complex_data), kinds_of(outputs)
+    check_sizes(min_states, max_states, max_inputs, max_outputs)
 
     def build(draw: Draw) -> DiagonalSystem:
         time, output, kind = draw.choice(times), draw.choice(kinds), draw.kind(complex_data)
@@ -128,7 +131,7 @@ def near_boundary_systems(
     >>> from hankelred.testing import near_boundary_systems
     >>> slow = near_boundary_systems(max_digits=8)  # then @given(slow)
     """
-    times = times_of(dt)
+    times = check_options(dt, complex_data, max_digits=(max_digits, 0), max_states=(max_states, 1))
 
     def build(draw: Draw) -> DiagonalSystem:
         time, kind = draw.choice(times), draw.kind(complex_data)
@@ -165,8 +168,8 @@ def prescribed_systems(
     >>> from hankelred.testing import prescribed_systems
     >>> known = prescribed_systems(hsv=[4.0, 1.0])  # then @given(known)
     """
-    times = times_of(dt)
-    values = None if hsv is None else np.asarray(hsv, dtype=float)
+    times = check_options(dt, complex_data, max_states=(max_states, 1))
+    values = None if hsv is None else check_prescribed(hsv)
 
     def build(draw: Draw) -> tuple[StateSpace, Array]:
         return prescribed(draw, values, max_states, draw.choice(times), draw.kind(complex_data))
@@ -198,7 +201,7 @@ def repeated_hsv_systems(
     >>> from hankelred.testing import repeated_hsv_systems
     >>> triples = repeated_hsv_systems(copies=3)  # then @given(triples)
     """
-    times = times_of(dt)
+    times = check_options(dt, complex_data, max_states=(max_states, 1), copies=(copies, 1))
 
     def build(draw: Draw) -> tuple[StateSpace, Array]:
         system, hsv = prescribed(draw, None, max_states, draw.choice(times), draw.kind(complex_data))
@@ -233,7 +236,7 @@ def non_minimal_systems(
     >>> from hankelred.testing import non_minimal_systems
     >>> padded = non_minimal_systems(max_hidden=1)  # then @given(padded)
     """
-    times = times_of(dt)
+    times = check_options(dt, complex_data, max_states=(max_states, 1), max_hidden=(max_hidden, 1))
 
     def build(draw: Draw) -> tuple[StateSpace, StateSpace]:
         time, kind = draw.choice(times), draw.kind(complex_data)
@@ -273,7 +276,7 @@ def ill_scaled_systems(
     >>> from hankelred.testing import ill_scaled_systems
     >>> scaled = ill_scaled_systems(max_exponent=20)  # then @given(scaled)
     """
-    times = times_of(dt)
+    times = check_options(dt, complex_data, max_exponent=(max_exponent, 0), max_states=(max_states, 1))
 
     def build(draw: Draw) -> tuple[StateSpace, StateSpace]:
         time, kind = draw.choice(times), draw.kind(complex_data)
@@ -287,8 +290,8 @@ def ill_scaled_systems(
 
 def diagonal_banks(
     *, max_systems: int = 4, max_states: int = 5, dt: Any = TIMES, outputs: Iterable[str] = ("complex", "real")
-) -> SearchStrategy[list[DiagonalSystem]]:
-    """Draw several diagonal systems of one size and kind, as the channels of a layer are.
+) -> SearchStrategy[DiagonalBank]:
+    """Draw banks of stable diagonal systems, as the channels of a layer are.
 
     Parameters
     ----------
@@ -301,20 +304,27 @@ def diagonal_banks(
 
     Returns
     -------
-    hypothesis strategy of list of DiagonalSystem
-        Stack their ``lam``, ``B`` and ``C`` for a `DiagonalBank`.
+    hypothesis strategy of DiagonalBank
+        Decay rates are multiples of 1/8; discrete ones are sometimes made by ``from_rates``.
 
     Examples
     --------
     >>> from hankelred.testing import diagonal_banks
     >>> channels = diagonal_banks(outputs=["complex"])  # then @given(channels)
     """
-    times, kinds = times_of(dt), tuple(outputs)
+    times = check_options(dt, max_systems=(max_systems, 1), max_states=(max_states, 1))
+    kinds = kinds_of(outputs)
 
-    def build(draw: Draw) -> list[DiagonalSystem]:
+    def build(draw: Draw) -> DiagonalBank:
         time, kind, output = draw.choice(times), draw.kind(None), draw.choice(kinds)
         sizes, most = (draw.integer(1, max_states), draw.integer(1, 2), draw.integer(1, 2)), (max_states, 2, 2)
-        return [diagonal(draw, sizes, most, time, kind, output, False) for _ in range(draw.integer(1, max_systems))]
+        rates = is_discrete(time) and draw.kind(None)
+        one = [diagonal(draw, sizes, most, time, kind, output, rates) for _ in range(draw.integer(1, max_systems))]
+        poles, B, C, D = (
+            np.stack(x) for x in zip(*((*g.spectrum.data.values(), g.B, g.C, g.D) for g in one), strict=True)
+        )
+        make = DiagonalBank.from_rates if rates else DiagonalBank
+        return make(poles, B, C, D, dt=time, output=output)
 
     return strategy(build)
 
@@ -340,7 +350,7 @@ def system_pairs(
     >>> from hankelred.testing import system_pairs
     >>> pairs = system_pairs(max_states=3)  # then @given(pairs)
     """
-    times = times_of(dt)
+    times = check_options(dt, complex_data, max_states=(max_states, 1))
 
     def build(draw: Draw) -> tuple[StateSpace | DiagonalSystem, StateSpace | DiagonalSystem]:
         time, m, p = draw.choice(times), draw.integer(1, 2), draw.integer(1, 2)

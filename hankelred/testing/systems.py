@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import check_array, check_dt, is_discrete
+from ..checks import Array, check_dt, check_real_array, is_discrete
 from ..errors import InputError
 from ..systems import StateSpace, as_system
 
@@ -52,20 +52,16 @@ def system_with_hsv(
     >>> hr.hankel_singular_values(system_with_hsv([4.0, 2.0, 1.0], dt=True)).round(12)
     array([4., 2., 1.])
     """
-    values = check_array(hsv, "hsv", 1).real.astype(float)
-    if len(values) == 0 or np.any(values <= 0) or np.any(np.diff(values) >= 0):
-        raise InputError(
-            f"hsv must be distinct, positive and decreasing; got {values.tolist()}. Sort them, or repeat "
-            f"a system side by side for repeated values."
-        )
-    s = np.ones(len(values)) if signs is None else check_array(signs, "signs", 1)
-    g = np.ones(len(values)) if gains is None else check_array(gains, "gains", 1)
+    values = check_prescribed(hsv)
+    s = np.ones(len(values)) if signs is None else check_real_array(signs, "signs", 1)
+    g = np.ones(len(values)) if gains is None else check_real_array(gains, "gains", 1)
     if not len(s) == len(g) == len(values) or np.any(np.abs(s) != 1) or np.any(g == 0):
         raise InputError(
             f"signs and gains must have one entry for each of the {len(values)} hsv, signs 1 or -1 and gains not 0; "
             f"got {s.tolist()} and {g.tolist()}."
         )
-    A = -np.outer(g, g) / (np.outer(s, s) * values[:, None] + values)
+    with np.errstate(over="ignore", divide="ignore"):
+        A = -np.outer(g, g) / (np.outer(s, s) * values[:, None] + values)
     B, C = g[:, None], (s * g)[None, :]
     if not is_discrete(check_dt(dt)):
         return StateSpace(A, B, C, dt=dt)
@@ -74,12 +70,23 @@ def system_with_hsv(
     return StateSpace(inverse @ (np.eye(len(A)) + A), root * inverse @ B, root * C @ inverse, C @ inverse @ B, dt)
 
 
+def check_prescribed(hsv: ArrayLike) -> Array:
+    """Return Hankel singular values that a system can be built to have."""
+    values = check_real_array(hsv, "hsv", 1).astype(float)
+    if len(values) == 0 or np.any(values <= 0) or np.any(np.diff(values) >= 0):
+        raise InputError(
+            f"hsv must be distinct, positive and decreasing; got {values.tolist()}. Sort them, or repeat "
+            f"a system side by side for repeated values."
+        )
+    return values
+
+
 def system_code(sys: Any) -> str:
     """Return the Python expression that makes a system: what a failing test prints, to be pasted into a new one.
 
     Parameters
     ----------
-    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
+    sys : StateSpace, DiagonalSystem, DiagonalBank or anything `as_system` accepts
         Any system.
 
     Returns
@@ -96,7 +103,7 @@ def system_code(sys: Any) -> str:
     """
     system = as_system(sys)
     if system.n > SHOWN_STATES:
-        poles = system.poles()
+        poles = system.poles().ravel()
         outermost = poles[np.argmax(np.abs(poles) if system.is_discrete else poles.real)]
         return f"{system!r}, outermost pole {outermost:.6g}"
     matrices = [f"{name}={getattr(system, name).tolist()}" for name in "BCD" if name != "D" or system.D.any()]

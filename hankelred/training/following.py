@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..checks import double
+from ..checks import check_result, check_type, double
 from ..errors import InputError
 from ..reduction import Reduction
 from ..systems import DiagonalSystem, real_output
+from .moments import check_reduction
 
 
 def follow(copy: DiagonalSystem, system: DiagonalSystem, reduction: Reduction) -> DiagonalSystem:
@@ -35,8 +36,12 @@ def follow(copy: DiagonalSystem, system: DiagonalSystem, reduction: Reduction) -
     Raises
     ------
     InputError
-        If the two systems differ in size, time or output.
+        If the two systems differ in size, time or output, or the reduction is none of a diagonal system of this size.
+    NumericalError
+        If the reduced copy overflows.
     """
+    check_type(copy, "copy", DiagonalSystem)
+    check_reduction(system, reduction)
     if (copy.n, copy.m, copy.p, copy.dt, copy.output) != (system.n, system.m, system.p, system.dt, system.output):
         raise InputError(
             f"The copy must be of the kind and size of the system; got {copy.n} and {system.n} states, "
@@ -52,9 +57,11 @@ def follow(copy: DiagonalSystem, system: DiagonalSystem, reduction: Reduction) -
         weight = np.where(real, 1.0, 2.0)  # a stored state stands for its conjugate too
         drift, (B, C) = real_output.with_conjugates(drift), real_output.doubled(B, C)
     T, Ti = reduction.T[:, stored], reduction.Ti[stored]
-    moved = np.einsum("ij,j,ji->i", Ti, drift, T)
-    moved, B, C = (
-        np.where(mask, x.real, x) for mask, x in ((real, moved), (real[:, None], Ti @ B), (real, C @ T * weight))
-    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = np.einsum("ij,j,ji->i", Ti, drift, T)
+        moved, B, C = (
+            np.where(mask, x.real, x) for mask, x in ((real, moved), (real[:, None], Ti @ B), (real, C @ T * weight))
+        )
+    check_result("The reduced copy", moved, B, C)
     names = {key: getattr(new, key) for key in ("name", "inputs", "outputs", "states")}
     return DiagonalSystem.trusted(new.spectrum.moved(moved), B, C, double(copy.D), new.dt, new.output, names)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..checks import Array
+from ..checks import Array, check_array, check_number, check_real_array, check_result, check_type
 from ..errors import InputError
 from ..reduction import Reduction
 from ..systems import DiagonalSystem, real_output
@@ -74,7 +74,15 @@ def align_states(
     -------
     Reduction
         The same reduction with `system`, `T` and `Ti` in the chosen coordinates.
+
+    Raises
+    ------
+    InputError
+        If the reduction is none of a diagonal system of this size, or the factors are not positive.
+    NumericalError
+        If the new coordinates overflow.
     """
+    check_reduction(system, reduction)
     new, T, Ti = reduction.system, reduction.T, reduction.Ti
     pairs = _pairs(system, reduction)
     weight = np.abs(Ti * T.T)  # participation of old coordinates (columns) in new ones (rows)
@@ -95,12 +103,11 @@ def align_states(
     size = np.sqrt(_weighted_mean(weight[stored], old_ratio) / np.where(new_ratio > 0, new_ratio, 1.0))
     scale = phase * size
     full_scale = _full_scale(scale, pairs) if system.has_real_output else scale
-    return replace(
-        reduction,
-        system=_rescaled(new, scale, flipped),
-        T=(T / full_scale).astype(T.dtype),
-        Ti=(Ti * full_scale[:, None]).astype(Ti.dtype),
-    )
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        aligned = _rescaled(new, scale, flipped)
+        T, Ti = (T / full_scale).astype(T.dtype), (Ti * full_scale[:, None]).astype(Ti.dtype)
+    check_result("The aligned reduction", aligned.B, aligned.C, T, Ti)
+    return replace(reduction, system=aligned, T=T, Ti=Ti)
 
 
 def carry_first_moments(
@@ -120,7 +127,7 @@ def carry_first_moments(
     reduction : Reduction
         Its reduction, possibly aligned by `align_states`.
     moments : Moments
-        Of `system`. NaN or missing values are not allowed; pass zeros.
+        Of `system`, finite; pass zeros for what was not collected.
     staleness : float, default 0
         Pseudo-hyperbolic distance of two poles below which moments cannot tell them apart, because they were
         collected while the parameters moved. Entries of M_A between such poles lean towards
@@ -137,19 +144,25 @@ def carry_first_moments(
     Raises
     ------
     InputError
-        If the shapes of `moments` are not those of `system`.
+        If the reduction is none of a diagonal system of this size, or `moments` do not fit the system or are not
+        finite.
+    NumericalError
+        If a moment overflows.
     """
-    _check_shapes(system, moments)
+    check_reduction(system, reduction)
+    moments = _checked(system, moments)
+    staleness = check_number(staleness, "staleness", least=0.0)
     new, left, right, weight = _state_maps(system, reduction)
-    B = weight[:, None] * (left[0].conj().T @ moments.B + left[1].conj().T @ moments.B.conj())
-    C = moments.C @ right[0].conj().T + moments.C.conj() @ right[1].conj().T
-    T, Ti = np.vstack(left), np.hstack(right)  # stored new states only
-    if not system.has_real_output:
-        T, Ti = left[0], right[0]
-    dense = _dense_moment(system, moments, staleness)
-    poles = np.sum((T.conj().T @ dense) * Ti.conj(), axis=1)
-    rates = _common_factor(system, weight) * _rate_derivative(new).conj() * poles
-    return _real_where_stored_real(system, reduction, Moments(rates, B, C))
+    with np.errstate(over="ignore", invalid="ignore"):
+        B = weight[:, None] * (left[0].conj().T @ moments.B + left[1].conj().T @ moments.B.conj())
+        C = moments.C @ right[0].conj().T + moments.C.conj() @ right[1].conj().T
+        T, Ti = np.vstack(left), np.hstack(right)  # stored new states only
+        if not system.has_real_output:
+            T, Ti = left[0], right[0]
+        dense = _dense_moment(system, moments, staleness)
+        poles = np.sum((T.conj().T @ dense) * Ti.conj(), axis=1)
+        rates = _common_factor(system, weight) * _rate_derivative(new).conj() * poles
+    return _carried(system, reduction, Moments(rates, B, C))
 
 
 def carry_second_moments(system: DiagonalSystem, reduction: Reduction, moments: Moments) -> Moments:
@@ -177,10 +190,30 @@ def carry_second_moments(system: DiagonalSystem, reduction: Reduction, moments: 
     Raises
     ------
     InputError
-        If the shapes of `moments` are not those of `system`.
+        If the reduction is none of a diagonal system of this size, or `moments` do not fit the system, are not finite,
+        or negative.
+    NumericalError
+        If a moment overflows.
     """
-    _check_shapes(system, moments)
+    check_reduction(system, reduction)
+    moments = _checked(system, moments)
+    if any(np.any(x.real < 0) or np.any(x.imag < 0) for x in moments):
+        raise InputError("Second moments must not be negative; got negative parts. Pass squares, not gradients.")
     new, left, right, weight = _state_maps(system, reduction)
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = _second_moments(system, new, left, right, weight, moments)
+    return _carried(system, reduction, found)
+
+
+def _second_moments(
+    system: DiagonalSystem,
+    new: DiagonalSystem,
+    left: tuple[Array, Array],
+    right: tuple[Array, Array],
+    weight: Array,
+    moments: Moments,
+) -> Moments:
+    """Return what `carry_second_moments` says, by the parts of the bases that `_state_maps` gives."""
     B = _squared_map(weight[:, None] * left[0].conj().T, weight[:, None] * left[1].conj().T, moments.B)
     C = _squared_map(right[0].conj(), right[1].conj(), moments.C.T).T
     old_derivative, new_derivative = _rate_derivative(system), _rate_derivative(new)
@@ -199,7 +232,7 @@ def carry_second_moments(system: DiagonalSystem, reduction: Reduction, moments: 
     diagonal = sum(np.sum(x * y, axis=1) for x, y in zip(from_rows, from_columns, strict=True))
     # M_A of the doubled system has half of every entry, and a complex pole adds both halves: weight does both
     mixed = scale * (weight * np.abs(new_derivative)) ** 2 * np.maximum(everything - diagonal, 0.0)
-    return _real_where_stored_real(system, reduction, Moments(rates + mixed * (0.5 + 0.5j), B, C))
+    return Moments(rates + mixed * (0.5 + 0.5j), B, C)
 
 
 def _dense_moment(system: DiagonalSystem, moments: Moments, staleness: float) -> Array:
@@ -261,7 +294,15 @@ def _rescaled(system: DiagonalSystem, scale: Array, flipped: Array) -> DiagonalS
 def _stored_ratio(system: DiagonalSystem, input_factor: Callable[[DiagonalSystem], Array] | None) -> Array:
     """Return the norm of every stored row of B over that of the column of C; 0 for states without one of the two."""
     rows, columns = np.linalg.norm(system.B, axis=1), np.linalg.norm(system.C, axis=0)
-    return _quotient(rows if input_factor is None else rows * input_factor(system), columns)
+    if input_factor is not None:
+        factor = check_real_array(input_factor(system), "input_factor(system)", 1)
+        if len(factor) != system.n or not np.all(factor > 0):
+            raise InputError(
+                f"input_factor must return one positive factor for each of {system.n} states; got {len(factor)} "
+                f"from {factor.min(initial=np.inf):.3g} up."
+            )
+        rows = rows * factor
+    return _quotient(rows, columns)
 
 
 def _weighted_mean(weight: Array, ratio: Array) -> Array:
@@ -301,8 +342,26 @@ def _total(second: Array) -> Array:
     return second.real + second.imag
 
 
-def _real_where_stored_real(system: DiagonalSystem, reduction: Reduction, moments: Moments) -> Moments:
-    """Clear the imaginary parts of states that stand for a real pole: they are rounding, and would move it."""
+def check_reduction(system: DiagonalSystem, reduction: Reduction) -> None:
+    """Refuse what is no reduction of a diagonal system of the size and kind of this one."""
+    check_type(system, "system", DiagonalSystem)
+    check_type(reduction, "reduction", Reduction)
+    new = check_type(reduction.system, "reduction.system", DiagonalSystem)
+    order = 2 * system.n if system.has_real_output else system.n
+    if reduction.T.shape != (order, reduction.order) or (new.m, new.p, new.output) != (
+        system.m,
+        system.p,
+        system.output,
+    ):
+        raise InputError(
+            f"reduction must be one of the system, with {order} rows in T; got T {reduction.T.shape} and {new!r} for "
+            f"{system!r}. Did you pass the reduction of another layer?"
+        )
+
+
+def _carried(system: DiagonalSystem, reduction: Reduction, moments: Moments) -> Moments:
+    """Return finite moments, cleared of the imaginary parts of real poles, which are rounding and would move them."""
+    check_result("Carried moments", *moments, hint="Check the gradients for overflow.")
     if not system.has_real_output:
         return moments
     real = np.arange(reduction.system.n) >= _pairs(system, reduction)
@@ -310,12 +369,15 @@ def _real_where_stored_real(system: DiagonalSystem, reduction: Reduction, moment
     return Moments(np.where(real, rates.real, rates), np.where(real[:, None], B.real, B), np.where(real, C.real, C))
 
 
-def _check_shapes(system: DiagonalSystem, moments: Moments) -> None:
+def _checked(system: DiagonalSystem, moments: Moments) -> Moments:
+    """Return moments as finite arrays in the shapes of the system."""
+    check_type(moments, "moments", Moments, "Write Moments(rates, B, C).")
     wanted = {"rates": (system.n,), "B": (system.n, system.m), "C": (system.p, system.n)}
+    found = {name: check_array(getattr(moments, name), f"moments.{name}", None, copy=False) for name in wanted}
     for name, shape in wanted.items():
-        got = np.shape(getattr(moments, name))
-        if got != shape:
+        if found[name].shape != shape:
             raise InputError(
-                f"moments.{name} must have shape {shape}, that of the system; got {got}. "
+                f"moments.{name} must have shape {shape}, that of the system; got {found[name].shape}. "
                 f"Pass the moments collected before the reduction."
             )
+    return Moments(**found)
