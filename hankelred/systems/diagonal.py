@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -492,6 +492,10 @@ class DiagonalBank(Diagonal):
         poles = self.spectrum.map(lambda x: x[i])
         names = {"name": self.name, "inputs": self.inputs, "outputs": self.outputs, "states": self.states}
         return DiagonalSystem.trusted(poles, self.B[i], self.C[i], self.D[i], self.dt, self.output, names)
+
+    def __iter__(self) -> Iterator[DiagonalSystem]:
+        """Yield the systems one by one."""
+        return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
         """Return the number of systems and what each is."""

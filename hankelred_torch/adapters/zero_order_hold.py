@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from hankelred import DiagonalSystem
-from hankelred._checks import Array
+from hankelred.checks import Array
 
 from .systems import rates_of
 
