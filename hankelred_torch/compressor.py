@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred.errors import InputError
 
 from . import policy
@@ -25,7 +25,7 @@ from .ema import as_copies, as_models
 from .errors import RefusedCutWarning
 from .guard import Guard
 from .history import History, Measurement
-from .plan import CompressionPlan, LayerPlan, one_blas_thread, plan, target_layers
+from .plan import CompressionPlan, LayerPlan, plan, target_layers
 from .report import CompressionReport
 from .rewarm import Rewarmer
 from .snapshot import Snapshot, state_of
@@ -309,14 +309,13 @@ class InTrainingCompressor:
                 stacklevel=5,
             )
         adapters, compared, certificates = find_ssm_layers(self._model), {}, {}
-        with one_blas_thread():
-            for name, values in self._values_to_compare().items():
-                if name in self._measured:
-                    drift = compare(adapters[name], self._measured[name], values, follow=config.measure)
-                    compared[name] = drift.figures()
-                    found = certificates[name] = policy.certificate(todo.layers[name], drift)
-                    if found is not None:
-                        compared[name] |= {"gap": found.gap, "margin": found.margin}
+        for name, values in self._values_to_compare().items():
+            if name in self._measured:
+                drift = compare(adapters[name], self._measured[name], values, follow=config.measure)
+                compared[name] = drift.figures()
+                found = certificates[name] = policy.certificate(todo.layers[name], drift)
+                if found is not None:
+                    compared[name] |= {"gap": found.gap, "margin": found.margin}
         return (policy.only_certified(todo, certificates) if config.certify and left > 1 else todo), compared
 
     def _planned(self, config: CompressionConfig) -> CompressionPlan:

@@ -15,9 +15,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from hankelred import DiagonalSystem, Reduction
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred.errors import InputError
-from hankelred.following import follow
+from hankelred.training import follow
 
 from .adapters import Adapter, find_ssm_layers
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hankelred import Reduction
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred.errors import InputError
 
 from .adapters import Adapter

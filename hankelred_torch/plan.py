@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 from torch import nn
 
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred.errors import DiagonalisationError, InputError
+from hankelred.linalg.threads import one_blas_thread
 
 from .adapters import Adapter, SelectiveAdapter, find_ssm_layers, module_types, refusal
 from .adapters.analysis import Analysis, LayerReduction
@@ -232,7 +231,7 @@ def plan(model: nn.Module, config: CompressionConfig, batches: Any = None) -> Co
     """
     adapters = target_layers(model, config)
     sampled = gather(model, adapters, batches)
-    with one_blas_thread():
+    with one_blas_thread(_largest(adapters)):
         values = {name: adapter.values() for name, adapter in adapters.items()}
         analyses = {name: _analysed(x, values[name], sampled.layers.get(name), config) for name, x in adapters.items()}
         wanted = allocate(analyses, config)
@@ -274,7 +273,7 @@ def hankel_singular_values(model_or_layer: nn.Module, batches: Any = None) -> di
     """
     adapters = _ssm_layers(model_or_layer)
     sampled = gather(model_or_layer, adapters, batches)
-    with one_blas_thread():
+    with one_blas_thread(_largest(adapters)):
         return {
             name: sampled.layers[name].hankel_singular_values()
             if name in sampled.layers
@@ -313,11 +312,9 @@ def renewed(layer: LayerPlan, adapter: Adapter, values: Mapping[str, Array]) -> 
     return _cut(layer.name, layer.n, reduce_layer(adapter, values, layer.states), layer.reason, values)
 
 
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Run the linear algebra in one thread: small matrices on several stall each other on a busy machine."""
-    with threadpool_limits(limits=1, user_api="blas"):
-        yield
+def _largest(adapters: Mapping[str, Adapter]) -> int:
+    """Return the most Hankel singular values that one of the systems can have, two for every state."""
+    return 2 * max((adapter.states for adapter in adapters.values()), default=0)
 
 
 def _analysed(

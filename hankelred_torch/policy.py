@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from hankelred import OrderCertificate, Reduction
+from hankelred import Reduction
+from hankelred.drift import OrderCertificate
 
 from .config import CompressionConfig
 from .plan import CompressionPlan, LayerPlan

@@ -234,7 +234,5 @@ def _padded(name: str, system: Any, extra: int) -> hr.DiagonalSystem:
         raise InputError(f"Layers to be padded must be one linear system each; got a bank of them in {name!r}.")
     B = np.vstack([system.B, np.zeros((extra, system.m))])
     C = np.hstack([system.C, np.zeros((system.p, extra))])
-    kind: dict[str, Any] = {"dt": system.dt, "output": system.output}
-    if system.rates is None:
-        return hr.DiagonalSystem(np.r_[system.lam, np.repeat(system.lam[:1], extra)], B, C, system.D, **kind)
-    return hr.DiagonalSystem.from_rates(np.r_[system.rates, np.repeat(system.rates[:1], extra)], B, C, system.D, **kind)
+    poles = {name: np.r_[x, np.repeat(x[:1], extra)] for name, x in system.spectrum.data.items()}
+    return system.with_(**poles, B=B, C=C)

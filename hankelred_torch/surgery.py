@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred.errors import InputError, NumericalError
 
 from .adapters import Adapter, find_ssm_layers
@@ -26,7 +26,7 @@ from .distributed import agreed, check_refreshable, decided, digest, refresh_ddp
 from .ema import as_copies, followed_values
 from .errors import SurgeryError
 from .optimizer_state import Slot, State, carried_state, find_slot
-from .plan import CompressionPlan, LayerPlan, one_blas_thread, plan, renewed
+from .plan import CompressionPlan, LayerPlan, plan, renewed
 from .report import CompressionReport
 
 Holder = tuple[dict[str, Any], str]  # a module's dict of parameters or buffers, and the name in it
@@ -160,8 +160,7 @@ def compress_(
         ),
     )
     before = _count_parameters(model)
-    with one_blas_thread():
-        prepared = agreed(ddp, lambda: _prepare_all(model, todo, optimizers, copies), _fingerprint)
+    prepared = agreed(ddp, lambda: _prepare_all(model, todo, optimizers, copies), _fingerprint)
     cuts = prepared[0][1]
     journal = Journal()
     try:

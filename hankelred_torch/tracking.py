@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import hankelred as hr
-from hankelred import DiagonalSystem, DriftBound
-from hankelred._checks import Array
+from hankelred import DiagonalSystem
+from hankelred.checks import Array, check_integer
+from hankelred.drift import DriftBound, drift_bound, match_hsv
 from hankelred.errors import InputError
 
 from .adapters import Adapter
@@ -22,7 +22,7 @@ from .config import CompressionConfig
 from .convert import to_array
 from .distributed import unwrapped
 from .history import History, Measurement
-from .plan import one_blas_thread, target_layers
+from .plan import target_layers
 
 Values = Mapping[str, Array]
 
@@ -58,8 +58,8 @@ class LayerDrift:
 def compare(adapter: Adapter, before: Values, now: Values, *, follow: bool) -> LayerDrift:
     """Bound how far the hsv of a layer have moved between tensors of these values, and follow them if asked to."""
     old, new = _systems(adapter, before), _systems(adapter, now)
-    bounds = tuple(hr.hsv_drift_bound(*pair) for pair in zip(new, old, strict=True))
-    matches = tuple(hr.match_hsv(*pair)[0] for pair in zip(old, new, strict=True)) if follow else None
+    bounds = tuple(drift_bound(*pair) for pair in zip(new, old, strict=True))
+    matches = tuple(match_hsv(*pair)[0] for pair in zip(old, new, strict=True)) if follow else None
     return LayerDrift(bounds, matches)
 
 
@@ -120,9 +120,7 @@ class Tracker:
     """
 
     def __init__(self, model: nn.Module, every: int, target_modules: str | Sequence[str] | None = None) -> None:
-        if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
-            raise InputError(f"every must be an integer from 1 up; got {every!r}. It counts optimizer steps.")
-        self._model, self._every = unwrapped(model), int(every)
+        self._model, self._every = unwrapped(model), check_integer(every, "every", 1, hint="It counts optimizer steps.")
         self._config = CompressionConfig(target_modules=target_modules)
         self._steps = 0
         self._measured: dict[str, dict[str, Array]] = {}
@@ -191,16 +189,15 @@ class Tracker:
         """Measure every layer, and compare it with what it was."""
         started = time.perf_counter()
         now, found = {}, []
-        with one_blas_thread():
-            for name, adapter in self._layers().items():
-                now[name] = adapter.values()
-                hsv = adapter.hankel_singular_values(now[name])
-                hsv = hsv.reshape(-1, hsv.shape[-1]).max(axis=0)  # of a bank, at every place the largest
-                figures: dict[str, Any] = {"kept_energy": 1.0, "error_bound": 0.0, "cut": False, "reason": ""}
-                if name in self._measured:
-                    figures |= compare(adapter, self._measured[name], now[name], follow=True).figures()
-                n = adapter.states
-                found.append((name, {"n": n, "states": n, "order": len(hsv), "hsv": hsv.tolist()} | figures))
+        for name, adapter in self._layers().items():
+            now[name] = adapter.values()
+            hsv = adapter.hankel_singular_values(now[name])
+            hsv = hsv.reshape(-1, hsv.shape[-1]).max(axis=0)  # of a bank, at every place the largest
+            figures: dict[str, Any] = {"kept_energy": 1.0, "error_bound": 0.0, "cut": False, "reason": ""}
+            if name in self._measured:
+                figures |= compare(adapter, self._measured[name], now[name], follow=True).figures()
+            n = adapter.states
+            found.append((name, {"n": n, "states": n, "order": len(hsv), "hsv": hsv.tolist()} | figures))
         seconds = time.perf_counter() - started
         records = [Measurement(step=self._steps, layer=x, seconds=seconds, **figures) for x, figures in found]
         self._measured = now

@@ -34,9 +34,7 @@ from threadpoolctl import threadpool_limits
 
 import hankelred as hr
 from benchmarks.speed.dense import least_times, optional, surroundings
-from hankelred import DiagonalSystem
-from hankelred.diagonal import factor_pair
-from hankelred.diagonal_banks import batched_hankel_singular_values
+from hankelred import DiagonalBank, DiagonalSystem
 from tests.reference_diagonal import cauchy_gramians, published_hsv
 
 RESULTS = Path(__file__).parents[1] / "results" / "diagonal_speed.json"
@@ -81,7 +79,7 @@ def factors() -> list[dict[str, Any]]:
         system = lru_like(n, m)
         data = system.lam, system.B, system.C
         runs: dict[str, Run] = {
-            "hankelred": lambda system=system: factor_pair(system),
+            "hankelred": lambda system=system: hr.gramian_factors(system),
             "formed Gramians": lambda data=data: formed_factors(*data),
         }
         rows.append({"part": "factors", "n": n, "m": m, "seconds": least_times(runs, 5 if n < 1024 else 2)})
@@ -98,7 +96,7 @@ def reduction() -> list[dict[str, Any]]:
             REFERENCE: lambda data=data, order=order: published_reduction(*data, order),
         }
         if (slycot := optional("slycot")) and n <= 256:
-            real = lru_like(n, m, output="real").to_state_space()
+            real = lru_like(n, m, output="real").dense()
             runs["slycot.ab09ad, real form of 2n states"] = lambda G=real, order=order, slycot=slycot: slycot.ab09ad(
                 "D", "B", "N", G.n, G.m, G.p, G.A.copy(), G.B.copy(), G.C.copy(), nr=2 * order
             )
@@ -121,8 +119,8 @@ def banks() -> list[dict[str, Any]]:
             B, C = B + 1j * rng.standard_normal(B.shape), C + 1j * rng.standard_normal(C.shape)
         output = "real" if "output" in kind else "complex"
         runs: dict[str, Run] = {
-            "hankelred": lambda data=(lam, B, C), output=output: batched_hankel_singular_values(
-                *data, dt=True, output=output
+            "hankelred": lambda data=(lam, B, C), output=output: hr.hankel_singular_values(
+                DiagonalBank(*data, dt=True, output=output)
             ),
             REFERENCE: lambda data=(lam + 0j, B, C): [
                 published_hsv(*one, discrete=True) for one in zip(*data, strict=True)
@@ -144,10 +142,10 @@ def growth() -> list[dict[str, Any]]:
             B, C = rng.standard_normal((n, m)), rng.standard_normal((m, n))
             system = DiagonalSystem(-np.geomspace(1e-3, 1e3, n), B, C, dt=0)
             runs: dict[str, Run] = {
-                "hankelred, factors": lambda system=system: factor_pair(system),
+                "hankelred, factors": lambda system=system: hr.gramian_factors(system),
                 "hankelred": lambda system=system: hr.balanced_truncation(system, order=20),
             }
-            columns = factor_pair(system)[0].shape[1]
+            columns = hr.gramian_factors(system)[0].shape[1]
             seconds = least_times(runs, 3 if n <= 10_000 else 1)
             per_entry = 1e9 * seconds["hankelred, factors"] / (2 * n * columns * m)
             row = {"part": "growth", "n": n, "m": m, "columns": columns, "ns_per_entry_and_input": per_entry}
@@ -177,7 +175,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     results = []
-    factor_pair(lru_like(2, 1))  # loads the libraries whose threads are limited
+    hr.gramian_factors(lru_like(2, 1))  # loads the libraries whose threads are limited
     with threadpool_limits(1):
         for part in arguments.parts:
             for row in parts[part]():

@@ -11,7 +11,7 @@ from torch import nn
 from hankelred.errors import InputError
 
 from ..convert import stored_tensor, tensor_in_place_of, to_tensor
-from .banks import Bank, BankAdapter
+from .banks import BankAdapter
 from .base import Adapter, Systems, SystemTensors
 from .dense import diagonal_layer
 from .lru import LRUAdapter
@@ -27,7 +27,6 @@ from .systems import SystemAdapter
 
 __all__ = [
     "Adapter",
-    "Bank",
     "BankAdapter",
     "GatedLinearAttentionAdapter",
     "LRUAdapter",

@@ -9,12 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 import hankelred as hr
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred.errors import DiagonalisationError
 
 
@@ -103,7 +103,7 @@ class SystemAnalysis(Analysis):
     def __init__(self, system: hr.DiagonalSystem, align: Callable[[hr.Reduction], hr.Reduction]) -> None:
         self._balancing, self._align = hr.balance(system), align
         self.n, self.hsv = system.n, self._balancing.hsv
-        self._values_per_state = 2 if system.output == "real" else 1
+        self._values_per_state = 2 if system.has_real_output else 1
 
     def tail(self, states: int) -> float:
         """Return the share of the values behind the first two per state, or one where the output is complex."""
@@ -148,7 +148,7 @@ def reduce_to(balancing: hr.Balancing, *, prefer_larger: bool, **criterion: Any)
     try:
         return balancing.reduce(**criterion), ""
     except DiagonalisationError as error:
-        orders = sorted(cast(Any, error).orders, reverse=prefer_larger)
+        orders = sorted(error.orders, reverse=prefer_larger)
         if not orders:
             raise
         wanted = criterion["order"] if "order" in criterion else balancing.order(**criterion)

@@ -8,61 +8,30 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 import hankelred as hr
-from hankelred import DiagonalSystem, Reduction
-from hankelred._checks import Array
+from hankelred import DiagonalBank, DiagonalSystem, Reduction
+from hankelred.checks import Array
 from hankelred.errors import DiagonalisationError, InputError, NumericalError
-from hankelred.moments import align_states
 from hankelred.order import error_bound, least_order
+from hankelred.training import align_states
 
 from .analysis import Analysis, LayerReduction, reduce_to
 from .base import Adapter
 from .systems import signed_participation
 
 
-class Bank(NamedTuple):
-    """Matrices of all channels: poles (h, n), B (h, n, m), C (h, p, n), D (h, p, m).
-
-    The poles are rates, logarithms of the poles in discrete time, unless `dt` is 0.
-    """
-
-    poles: Array
-    B: Array
-    C: Array
-    D: Array
-    dt: Any = True
-
-    def systems(self) -> tuple[DiagonalSystem, ...]:
-        """Return the channels one by one; their outputs are real."""
-        make: Callable[..., DiagonalSystem] = DiagonalSystem.from_rates if self.dt else DiagonalSystem
-        return tuple(make(*parts, dt=self.dt, output="real") for parts in zip(*self[:4], strict=True))
-
-    def hankel_singular_values(self) -> Array:
-        """Return those of every channel, (h, 2n)."""
-        rates = self.poles if self.dt else None
-        return hr.batched_hankel_singular_values(self.poles, self.B, self.C, dt=self.dt, output="real", rates=rates)
-
-    def reduced(self, **criterion: Any) -> hr.BankReduction:
-        """Reduce all channels at once by one criterion, without their feedthrough."""
-        rates = self.poles if self.dt else None
-        return hr.batched_balanced_truncation(
-            self.poles, self.B, self.C, dt=self.dt, output="real", rates=rates, **criterion
-        )
-
-
 class BankAnalysis(Analysis):
     """The answers of a bank: of the most demanding channel, except the energy, which is that of all together."""
 
-    def __init__(self, bank: Bank, align: Callable[[DiagonalSystem, Reduction], Reduction]) -> None:
-        self._bank, self._systems, self._align = bank, bank.systems(), align
-        self._spectra = bank.hankel_singular_values()
+    def __init__(self, bank: DiagonalBank, align: Callable[[DiagonalSystem, Reduction], Reduction]) -> None:
+        self._bank, self._systems, self._align = bank, tuple(bank), align
+        self._spectra = hr.hankel_singular_values(bank)
         self._balancings: dict[int, hr.Balancing] = {}
-        self.n, self.hsv = bank.poles.shape[1], self._spectra.max(axis=0)
+        self.n, self.hsv = bank.n, self._spectra.max(axis=0)
 
     def tail(self, states: int) -> float:
         """Return the share of the values of all channels behind the first two per state."""
@@ -79,7 +48,7 @@ class BankAnalysis(Analysis):
         """Return the states of the channel that needs most to meet the criterion by itself."""
         if energy is not None:
             try:
-                return int(self._bank.reduced(energy=energy).states.max()), ""
+                return int(hr.balanced_truncation(self._bank, energy=energy).states.max()), ""
             except DiagonalisationError:
                 pass  # one by one, to get around the orders of those channels that cannot be diagonalised
         orders = [least_order(hsv, len(hsv), energy=energy, max_error=max_error) for hsv in self._spectra]
@@ -115,8 +84,8 @@ class BankAnalysis(Analysis):
     def _reductions(self, states: int, prefer_larger: bool) -> tuple[list[Reduction], list[str]]:
         """Return the reductions of all channels, at once where all can be diagonalised, and the detours else."""
         try:
-            found = self._bank.reduced(states=states)
-            return [_with_feedthrough(found[k], system) for k, system in enumerate(self._systems)], []
+            found = hr.balanced_truncation(self._bank, states=states)
+            return [found[k] for k in range(len(found))], []
         except DiagonalisationError:
             each = [self._reduce(k, prefer_larger=prefer_larger, states=states) for k in range(len(self._systems))]
             return [reduction for reduction, _ in each], [detour for _, detour in each if detour]
@@ -134,16 +103,6 @@ class BankAnalysis(Analysis):
         except DiagonalisationError as error:
             raise DiagonalisationError(f"channel {channel}: {error}") from error
         return found, f"channel {channel}: {detour}" if detour else ""
-
-
-def _with_feedthrough(reduction: Reduction, system: DiagonalSystem) -> Reduction:
-    """Return a reduction with the feedthrough of the system, which no cut changes."""
-    new = reduction.system
-    if new.rates is None:
-        new = DiagonalSystem(new.lam, new.B, new.C, system.D, dt=new.dt, output=new.output)
-    else:
-        new = DiagonalSystem.from_rates(new.rates, new.B, new.C, system.D, dt=new.dt, output=new.output)
-    return replace(reduction, system=new)
 
 
 def _joined(detours: Sequence[str]) -> str:
@@ -175,7 +134,7 @@ class BankAdapter(Adapter):
     """
 
     @abstractmethod
-    def bank(self, values: Mapping[str, Array]) -> Bank:
+    def bank(self, values: Mapping[str, Array]) -> DiagonalBank:
         """Return the matrices of all channels.
 
         Parameters
@@ -185,17 +144,17 @@ class BankAdapter(Adapter):
 
         Returns
         -------
-        Bank
-            In double precision.
+        DiagonalBank
+            In double precision, with real output; by rates where it is discrete.
         """
 
     def read(self, values: Mapping[str, Array]) -> tuple[DiagonalSystem, ...]:
         """Return the systems of the channels."""
-        return self.bank(values).systems()
+        return tuple(self.bank(values))
 
     def hankel_singular_values(self, values: Mapping[str, Array]) -> Array:
         """Return those of every channel, (channels, k)."""
-        return self.bank(values).hankel_singular_values()
+        return hr.hankel_singular_values(self.bank(values))
 
     def analyse(self, values: Mapping[str, Array], statistics: Any = None) -> Analysis:
         """Return the analysis of all channels by balanced truncation; it needs no statistics."""
@@ -221,12 +180,12 @@ class BankAdapter(Adapter):
     def check(self, values: Mapping[str, Array], name: str) -> None:
         """Raise unless every channel is stable."""
         bank = self.bank(values)
-        if not np.all(bank.poles.real < 0):
-            channel = int(np.argmax(bank.poles.real.max(axis=1)))
+        excess = bank.spectrum.excess(bank.is_discrete).max(axis=1)
+        if not np.all(excess < 0):
+            channel = int(np.argmax(excess))
             raise NumericalError(
                 f"The reduced layer {name!r} must stay stable in {self.tensor(next(iter(self.state_axes))).dtype}; got "
-                f"a rate with real part {bank.poles[channel].real.max():.2e} in channel {channel}. Choose another "
-                f"order."
+                f"a pole {excess[channel]:.2e} beyond the boundary in channel {channel}. Choose another order."
             )
 
 
@@ -281,10 +240,10 @@ def check_bank(systems: Any, channels: int, outputs: int, holder: str) -> tuple[
             f"{len(found)} with {sorted(set(sizes), key=str)} inputs and outputs."
         )
     for channel, system in enumerate(found):
-        if not system.is_discrete or system.output != "real" or not system.is_stable():
+        if not system.is_discrete or not system.has_real_output or not system.is_stable():
+            excess = system.spectrum.excess(system.is_discrete).max()
             raise InputError(
                 f'{holder} holds stable discrete systems with output="real"; got dt={system.dt!r}, '
-                f"output={system.output!r} and a pole {system.instability().max():.3g} from the boundary in channel "
-                f"{channel}."
+                f"output={system.output!r} and a pole {excess:.3g} from the boundary in channel {channel}."
             )
     return found

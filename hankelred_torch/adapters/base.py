@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred.errors import InputError
 
 from .analysis import Analysis

@@ -11,7 +11,7 @@ from torch import nn
 import hankelred as hr
 from hankelred import DiagonalSystem, StateSpace
 from hankelred.errors import InputError
-from hankelred.projection import Small
+from hankelred.hankel import Matrices
 from hankelred.reduction.rediagonalise import rediagonalise
 
 from ..convert import to_tensor
@@ -80,15 +80,14 @@ def _diagonal(system: Any, states: int | None) -> DiagonalSystem:
             f"A system must be real, discrete and stable to become a layer; got {system.dtype} matrices, "
             f"dt={system.dt!r} and poles up to |lam| = {largest:.6g}. Discretise it with the step of the layer first."
         )
-    full = system.standard()
     if states is None:
-        return _rediagonalised(full)
-    balancing = hr.balance(full)
+        return _rediagonalised(system.dense())
+    balancing = hr.balance(system)
     for order in range(min(2 * states, balancing.rank), -1, -1):
         reduced = balancing.reduce(order=order).system
         if np.sum(reduced.poles().imag >= 0) <= states:
             break
-    return _rediagonalised(reduced)
+    return _rediagonalised(reduced.dense())
 
 
 def _rediagonalised(system: StateSpace) -> DiagonalSystem:
@@ -96,7 +95,7 @@ def _rediagonalised(system: StateSpace) -> DiagonalSystem:
     like = DiagonalSystem.from_rates(
         one_pole, np.zeros((1, system.m)), np.zeros((system.p, 1)), dt=system.dt, output="real"
     )
-    return rediagonalise(Small(system.A, system.B, system.C, system.D, 0.0), like).system
+    return rediagonalise(Matrices(system.A, system.B, system.C, system.D), like).system
 
 
 def _filled(layer: nn.Module, adapter: Adapter, step: str, systems: Systems) -> nn.Module:

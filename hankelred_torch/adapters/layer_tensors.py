@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred.errors import InputError
 
 from ..convert import to_array

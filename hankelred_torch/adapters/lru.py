@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from hankelred import DiagonalSystem, Reduction
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred.errors import StabilityError
-from hankelred.moments import Moments, align_states, carry_first_moments, carry_second_moments
+from hankelred.training import Moments, align_states, carry_first_moments, carry_second_moments
 
 from .base import SystemTensors
 from .systems import STALENESS, SystemAdapter, check_writable, participation, rates_of

@@ -18,12 +18,12 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from hankelred import DiagonalSystem, Reduction
-from hankelred._checks import Array
-from hankelred.moments import Moments, align_states, carry_first_moments, carry_second_moments
+from hankelred import DiagonalBank, DiagonalSystem, Reduction
+from hankelred.checks import Array
+from hankelred.training import Moments, align_states, carry_first_moments, carry_second_moments
 
 from ..layers._continuous import held_input
-from .banks import Bank, BankAdapter, FilledUp
+from .banks import BankAdapter, FilledUp
 from .base import SystemTensors
 from .systems import STALENESS, rates_of
 from .zero_order_hold import NoHold, ZeroOrderHold, as_complex, as_real, unwrapped, without_hold
@@ -57,11 +57,13 @@ class SSMKernelDiagAdapter(BankAdapter):
         """Return the kernel's record of its states."""
         return {"N": states}
 
-    def bank(self, values: Mapping[str, Array]) -> Bank:
+    def bank(self, values: Mapping[str, Array]) -> DiagonalBank:
         """Return the channels in discrete time, the hold in B; those that share poles together, in continuous time."""
-        hold, C = self._hold(values), self._outputs(values["C"])
-        D = np.zeros((*C.shape[:2], 1))
-        return Bank(hold.rates, _held(hold, values), 2 * C, D, dt=0 if self._shared else True)
+        hold, C = self._hold(values), 2 * self._outputs(values["C"])
+        B = _held(hold, values)
+        if self._shared:
+            return DiagonalBank(hold.poles, B, C, dt=0, output="real")
+        return DiagonalBank.from_rates(hold.rates, B, C, dt=True, output="real")
 
     def tensors_of_system(self) -> SystemTensors:
         """Return rates and matrices of all channels as in `bank`, differentiable."""

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from hankelred import Reduction
-from hankelred._checks import Array
+from hankelred import DiagonalBank, Reduction
+from hankelred.checks import Array
 from hankelred.errors import InputError
-from hankelred.moments import Moments, carry_first_moments, carry_second_moments
+from hankelred.training import Moments, carry_first_moments, carry_second_moments
 
 from ..layers._continuous import held_input
-from .banks import Bank, BankAdapter, FilledUp, check_bank
+from .banks import BankAdapter, FilledUp, check_bank
 from .base import SystemTensors
 from .systems import STALENESS, rates_of
 from .zero_order_hold import ZeroOrderHold, as_complex, as_real, scaled_squares, unwrapped
@@ -35,11 +35,12 @@ class S4DKernelAdapter(BankAdapter):
     state_axes: ClassVar[Mapping[str, int]] = {"log_A_real": 1, "A_imag": 1, "C": 1}
     constants: ClassVar[tuple[str, ...]] = ("log_dt",)
 
-    def bank(self, values: Mapping[str, Array]) -> Bank:
+    def bank(self, values: Mapping[str, Array]) -> DiagonalBank:
         """Return the channels in discrete time, the hold in C."""
         hold, C = _hold(values), as_complex(values["C"])
         D = values.get("D", np.zeros(len(C)))[:, None, None]
-        return Bank(hold.rates, np.ones((*C.shape, 1)), (2 * hold.hold * C)[:, None, :], D)
+        B, C = np.ones((*C.shape, 1)), (2 * hold.hold * C)[:, None, :]
+        return DiagonalBank.from_rates(hold.rates, B, C, D, dt=True, output="real")
 
     def tensors_of_system(self) -> SystemTensors:
         """Return rates and matrices of all channels as in `bank`, differentiable."""

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hankelred import DiagonalSystem, Reduction
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred.errors import InputError
-from hankelred.moments import Moments, align_states, carry_first_moments, carry_second_moments
+from hankelred.training import Moments, align_states, carry_first_moments, carry_second_moments
 
 from ..layers._continuous import held_input
 from .analysis import Analysis

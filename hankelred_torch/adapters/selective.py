@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch import Tensor, nn
 
-import hankelred as hr
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred.errors import InputError, OrderError
+from hankelred.selective import rotate, select
 
 from ..convert import stored_tensor, tensor_in_place_of
 from .analysis import Analysis, LayerReduction
@@ -245,10 +245,10 @@ class SelectiveAdapter(Adapter):
         found = []
         for way in ways:
             if way == "rotation":
-                core = hr.reduce_by_rotation(statistics.sums, -np.exp(values["A_log"]), states)
+                core = rotate(statistics.sums, -np.exp(values["A_log"]), states)
             else:
                 fold = self.folds and way != "selection_without_fold"
-                core = hr.reduce_by_selection(statistics.sums, states, fold=fold)
+                core = select(statistics.sums, states, fold=fold)
             kept = None if core.kept is None else core.kept[0]
             found.append(StateMap(core, statistics.gains(kept)))
         return tuple(found)

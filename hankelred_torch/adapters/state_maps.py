@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-import hankelred as hr
-from hankelred._checks import Array
+from hankelred.checks import Array
+from hankelred.selective import SelectiveReduction
 
 Role = Literal["fixed", "input", "output", "scaled_output", "input_gain", "output_gain", "state", "rate"]
 
@@ -54,7 +54,7 @@ class StateMap:
         Factors that keep the size of inputs and outputs of the states where norms run over them.
     """
 
-    core: hr.SelectiveReduction
+    core: SelectiveReduction
     gains: tuple[float, float] = (1.0, 1.0)
 
     def __repr__(self) -> str:

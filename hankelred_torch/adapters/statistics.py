@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import hankelred as hr
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred.errors import InputError
+from hankelred.selective import SelectiveStatistics
 
 if TYPE_CHECKING:
     from .base import Adapter
@@ -76,7 +76,7 @@ class LayerStatistics:
     """
 
     def __init__(self, states: int, groups: int = 1) -> None:
-        self.sums = hr.SelectiveStatistics(states, groups)
+        self.sums = SelectiveStatistics(states, groups)
         self.powers, self._count = np.zeros((2, states)), 0
 
     def update(self, data: Sequences) -> None:
@@ -145,7 +145,7 @@ class LayerStatistics:
         rest = dict(state)
         powers, count = np.array(rest.pop("powers")), int(rest.pop("count"))
         found = cls(powers.shape[1])
-        found.sums, found.powers, found._count = hr.SelectiveStatistics.from_dict(rest), powers, count
+        found.sums, found.powers, found._count = SelectiveStatistics.from_dict(rest), powers, count
         return found
 
 

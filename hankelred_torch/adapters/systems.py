@@ -10,8 +10,9 @@ import numpy as np
 
 import hankelred as hr
 from hankelred import DiagonalSystem, Reduction
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred.errors import InputError, NumericalError, StabilityError
+from hankelred.systems import real_output
 
 from .analysis import Analysis, SystemAnalysis
 from .base import Adapter
@@ -91,7 +92,8 @@ class SystemAdapter(Adapter):
         if not system.is_stable():
             raise NumericalError(
                 f"The reduced layer {name!r} must stay stable in {self.tensor(next(iter(self.state_axes))).dtype}; "
-                f"got a pole {system.instability().max():.2e} beyond the boundary. Choose another order."
+                f"got a pole {system.spectrum.excess(system.is_discrete).max():.2e} beyond the boundary. Choose "
+                f"another order."
             )
 
 
@@ -104,11 +106,11 @@ def signed_participation(system: DiagonalSystem, reduction: Reduction) -> Array:
     """Return `participation` in two parts, (2, new, old): from old states, and from their conjugates."""
     n, new = system.n, reduction.system.n
     weight = np.abs(reduction.Ti * reduction.T.T)
-    if system.output == "complex":
+    if not system.has_real_output:
         parts = np.stack([weight, np.zeros_like(weight)])
     else:
         pairs = reduction.order - new
-        stored = np.concatenate([np.arange(pairs), np.arange(2 * pairs, reduction.order)])
+        stored = real_output.stored_states(new, pairs)
         parts = np.stack([weight[stored, :n], weight[stored, n:]])
     return parts / parts.sum(axis=(0, 2))[:, None]
 
@@ -125,7 +127,7 @@ def rates_of(system: DiagonalSystem) -> Array:
 
 def check_writable(system: DiagonalSystem, holder: str, channels: int) -> None:
     """Raise unless a layer with real output, as many inputs as outputs and diagonal feedthrough can hold a system."""
-    if not system.is_discrete or system.output != "real":
+    if not system.is_discrete or not system.has_real_output:
         raise InputError(
             f'{holder} holds a discrete system with output="real"; got dt={system.dt!r}, output={system.output!r}.'
         )
@@ -135,7 +137,7 @@ def check_writable(system: DiagonalSystem, holder: str, channels: int) -> None:
         )
     if not system.is_stable():
         raise StabilityError(
-            f"{holder} holds poles inside the unit circle; got one {np.max(system.instability()):.3g} beyond it."
+            f"{holder} holds poles inside the unit circle; got one {system.spectrum.excess(True).max():.3g} beyond it."
         )
     if np.any(np.diag(np.diag(system.D)) != system.D):
         raise InputError("D must be diagonal, one factor per channel; got entries off the diagonal.")

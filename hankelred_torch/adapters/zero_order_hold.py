@@ -4,7 +4,7 @@ With poles Lambda and a step Delta of its own, every state has ``rate = Lambda D
 time), and its input weights are multiplied by ``hold = expm1(rate) / Lambda``. Arrays may have leading axes, one
 system each.
 
-Gradients follow the convention of `hankelred.moments`, ``g = dL/dRe + i dL/dIm``; second moments hold the mean
+Gradients follow the convention of `hankelred.training`, ``g = dL/dRe + i dL/dIm``; second moments hold the mean
 squares of both parts the same way.
 """
 
@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from hankelred import DiagonalSystem
-from hankelred._checks import Array
+from hankelred.checks import Array
 
 from .systems import rates_of
 

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from hankelred._checks import Array
+from hankelred.checks import Array
 
 from .study import Study
 from .summary import finished

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred.errors import InputError
 
 SPLIT_SEED = 0  # of the task, not of a run: every seed of a study is measured on the same test sequences

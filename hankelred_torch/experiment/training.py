@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred.errors import NumericalError
 
 from .. import CompressionConfig, InTrainingCompressor, find_ssm_layers, hankel_singular_values, state_sizes

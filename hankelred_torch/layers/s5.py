@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred.errors import InputError
 
 from ..ops.state_space import planar_ssm

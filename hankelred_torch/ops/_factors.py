@@ -15,7 +15,7 @@ without lazy conjugation.
 ==============  =================  =========================================================================
 
 The derivative of the factor holds for functions that depend on it through ``P = S S^H`` alone, as those of a Gramian
-do: see the pages on derivatives in the documentation, and `hankelred._diagonal_pair`.
+do: see the pages on derivatives in the documentation, and `hankelred.linalg.cauchy_adjoint`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hankelred._checks import Array
-from hankelred._diagonal_factors import SMALLEST_SHARE, pole_data
-from hankelred._diagonal_pair import factor_adjoint_bank, factor_bank, factor_pairs_bank, unmix
+from hankelred.checks import Array
 from hankelred.errors import InputError, OrderError
+from hankelred.linalg.cauchy import SMALLEST_SHARE, pole_data
+from hankelred.linalg.compiled import Kernels
 
 from ._factors_torch import factor_adjoint_torch, factor_torch, pole_tensors
+
+kernels = Kernels("hankelred.linalg.cauchy_adjoint")
 
 # LAPACK's divide and conquer, torch's only algorithm on the CPU, does not divide matrices up to this size; of larger
 # ones it loses the singular vectors of values below eps of the largest. The implicit QR algorithm keeps them, in three
@@ -60,7 +62,7 @@ def pair_factor(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rat
     """Return upper halves (batch, n, 2n) of factors ``[S; conj S]`` for complex poles and their conjugates.
 
     Their real parts over their imaginary parts are real factors. The second result is the least distance of a pole
-    from its conjugate, as `hankelred.diagonal.NEARLY_REAL` counts it. On the CPU only.
+    from its conjugate, as `hankelred.linalg.cauchy.NEARLY_REAL` counts it. On the CPU only.
     """
     found = _PairFactor.apply(poles, B, linked, discrete, by_rates)
     return found[0].mT, found[-1]
@@ -95,7 +97,7 @@ def _factor(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: 
     columns, w = B.new_empty(batch, n, n), B.new_empty(batch, n, m)
     pivots, beta = torch.empty(batch, n, dtype=torch.int64), torch.empty(batch, n, dtype=torch.float64)
     outputs = (_array(x) for x in (columns, pivots, w, beta))
-    factor_bank(*data, _array(B), *_order(linked), SMALLEST_SHARE, *outputs)
+    kernels.factor_bank(*data, _array(B), *_order(linked), SMALLEST_SHARE, *outputs)
     return columns, pivots, w, beta
 
 
@@ -130,7 +132,7 @@ def _factor_backward(
         g_poles, g_B = torch.empty_like(poles, memory_format=torch.contiguous_format), torch.empty_like(w)
         data = _pole_arrays(poles, discrete, by_rates)
         saved = (_array(x) for x in (columns, pivots, w, beta, F))
-        factor_adjoint_bank(*data, *saved, discrete, _array(g_poles), _array(g_B))
+        kernels.factor_adjoint_bank(*data, *saved, discrete, _array(g_poles), _array(g_B))
     else:
         data_torch = pole_tensors(poles, discrete, by_rates)
         g_poles, g_B = factor_adjoint_torch(data_torch, columns, pivots, w, beta, F.resolve_conj(), discrete)
@@ -221,7 +223,7 @@ class _PairFactor(torch.autograd.Function):
         pivots = torch.empty(batch, 2 * n, dtype=torch.int64)
         beta, distance = torch.empty(batch, 2 * n, dtype=torch.float64), torch.empty(batch, dtype=torch.float64)
         outputs = (_array(x) for x in (columns, pivots, w, beta, mix, distance))
-        factor_pairs_bank(*data, _array(B), *_order(linked), SMALLEST_SHARE, *outputs)
+        kernels.factor_pairs_bank(*data, _array(B), *_order(linked), SMALLEST_SHARE, *outputs)
         ctx.save_for_backward(poles, columns, pivots, w, beta, mix)
         ctx.discrete, ctx.by_rates = discrete, by_rates
         ctx.mark_non_differentiable(distance)
@@ -233,12 +235,12 @@ class _PairFactor(torch.autograd.Function):
         poles, columns, pivots, w, beta, mix = ctx.saved_tensors
         F, columns = F.resolve_conj().clone(memory_format=torch.contiguous_format), columns.clone()
         for b in range(len(poles)):
-            unmix(_array(F[b]), _array(mix[b]))
-            unmix(_array(columns[b]), _array(mix[b]))
+            kernels.unmix(_array(F[b]), _array(mix[b]))
+            kernels.unmix(_array(columns[b]), _array(mix[b]))
         doubled = torch.cat([poles, poles.conj()], dim=1)
         g_poles, g_B = torch.empty_like(poles), w.new_empty(*poles.shape, w.shape[2])
         saved = (_array(x) for x in (columns, pivots, w, beta, F))
-        factor_adjoint_bank(
+        kernels.factor_adjoint_bank(
             *_pole_arrays(doubled, ctx.discrete, ctx.by_rates), *saved, ctx.discrete, _array(g_poles), _array(g_B)
         )
         return _by_data(g_poles, poles, ctx.by_rates), g_B, None, None, None

@@ -1,4 +1,4 @@
-"""The kernels of `hankelred._diagonal_pair` as operations on tensors, for devices that numba does not reach.
+"""The kernels of `hankelred.linalg.cauchy_adjoint` as operations on tensors, for devices that numba does not reach.
 
 The systems of a batch advance together, one pivot each at a time; tables over all pairs of poles take the place of the
 kernels' scalars. Arguments and results are those of `_factors`.
@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hankelred._diagonal_factors import SMALLEST_SHARE
-from hankelred._diagonal_kernels import REFLECTION_NOISE
 from hankelred.errors import StabilityError
+from hankelred.linalg.cauchy import SMALLEST_SHARE
+from hankelred.linalg.cauchy_factor import REFLECTION_NOISE
 
 
 class PoleTensors(NamedTuple):
@@ -28,7 +28,7 @@ class PoleTensors(NamedTuple):
 
 
 def pole_tensors(poles: Tensor, discrete: bool, by_rates: bool) -> PoleTensors:
-    """Return the tables of poles, all of which must be stable; as `hankelred._diagonal_factors.pole_data`."""
+    """Return the tables of poles, all of which must be stable; as `hankelred.linalg.cauchy.pole_data`."""
     poles = poles.resolve_conj()
     lam = torch.exp(poles) if by_rates else poles
     difference = _differences_of_exponentials(lam, poles) if by_rates else lam[:, :, None] - lam[:, None, :]

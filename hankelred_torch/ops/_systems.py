@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from hankelred._checks import check_dt, is_discrete
-from hankelred.diagonal import NEARLY_REAL
+from hankelred.checks import check_dt, is_discrete
 from hankelred.errors import InputError
+from hankelred.linalg.cauchy import NEARLY_REAL
 
 from ._factors import diagonal_factor, pair_factor
 

@@ -1,7 +1,7 @@
 """Averaged Gramians of models whose matrices change at every step, differentiable and on any device.
 
-The torch twin of `hankelred.averaged_gramians`, by operations that autograd differentiates. For data that come in
-batches use `hankelred.SelectiveStatistics`, which keeps no steps.
+The torch twin of `hankelred.selective.averaged_gramians`, by operations that autograd differentiates. For data that
+come in batches use `hankelred.selective.SelectiveStatistics`, which keeps no steps.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hankelred.averaged import METHODS
 from hankelred.errors import InputError, StabilityError
+from hankelred.selective.gramians import METHODS
 
 from .convolution import without_autocast
 
@@ -33,7 +33,7 @@ def averaged_gramians(
     c : (..., batch, length, n) Tensor
         Output rows.
     method : {"exact", "second_moment", "mean"}
-        As for `hankelred.averaged_gramians`. ``"exact"`` takes a loop over the steps, of which autograd keeps
+        As for `hankelred.selective.averaged_gramians`. ``"exact"`` takes a loop over the steps, of which autograd keeps
         matrices, so with gradients memory grows with the length.
 
     Returns

@@ -10,10 +10,9 @@ import scipy.linalg as sla
 import torch
 from torch import Tensor
 
-from hankelred import StateSpace, hankel_singular_values, solve_lyapunov
-from hankelred._checks import EPS, Array, check_dt, is_discrete
+from hankelred import StateSpace, gramian_factors, hankel_singular_values, solve_lyapunov
+from hankelred.checks import EPS, Array, check_dt, is_discrete
 from hankelred.errors import InputError
-from hankelred.gramians import stable_factors
 
 from ._factors import once, operation, register_vmap
 from ._systems import REAL
@@ -159,7 +158,7 @@ def _gradient(g: Array, G: StateSpace) -> tuple[Array, Array, Array]:
     ``S V diag(g / (2 hsv)) V^H S^H``; the solutions X and Y of the adjoint Lyapunov equations carry them on.
     """
     A, B, C, dt = G.A, G.B, G.C, G.dt
-    S, R = stable_factors(G)
+    S, R = gramian_factors(G)
     U, hsv, Vh = sla.svd(R @ S, full_matrices=False)
     kept = hsv > SMALLEST * hsv.max(initial=0.0)
     weight = 0.5 * g[: len(hsv)][kept] / hsv[kept]

@@ -27,7 +27,7 @@ def one_by_one(monkeypatch):
     def failing(*args, **kwargs):
         raise DiagonalisationError("one of them is defective")
 
-    monkeypatch.setattr(hr, "batched_balanced_truncation", failing)
+    monkeypatch.setattr(hr, "balanced_truncation", failing)
 
 
 @pytest.fixture
@@ -39,9 +39,7 @@ def without_order(monkeypatch, one_by_one):
         def without(self, order=None, *, states=None):
             order = self.order(states=states) if order is None else order
             if order == forbidden and self.hsv[0] == pytest.approx(largest, rel=1e-9):
-                error = DiagonalisationError("defective")
-                error.orders = [order - 1, order + 2]
-                raise error
+                raise DiagonalisationError("defective", [order - 1, order + 2])
             return reduce(self, order)
 
         monkeypatch.setattr(hr.Balancing, "reduce", without)
@@ -85,9 +83,7 @@ def test_other_channels_keep_as_many_states_where_one_needs_more(bank, without_o
 
 def test_layer_is_left_alone_where_a_channel_has_no_diagonal_reduction(bank, one_by_one, monkeypatch):
     def never(self, order=None, *, states=None):
-        error = DiagonalisationError("The reduced state matrix is defective.")
-        error.orders = []
-        raise error
+        raise DiagonalisationError("The reduced state matrix is defective.")
 
     monkeypatch.setattr(hr.Balancing, "reduce", never)
     found = planned(bank, order=4)

@@ -11,6 +11,7 @@ from torch.nn.functional import silu, softplus
 
 import hankelred as hr
 import hankelred_torch as ht
+from hankelred.selective import rotate
 from hankelred_torch.adapters.statistics import output_errors
 
 from .selective_models import MAMBA, inputs, language_model, make_inert, mamba, tokens
@@ -92,7 +93,7 @@ def test_a_layer_whose_channels_share_rates_up_to_a_factor_loses_nothing_by_a_fu
         layer.A_log.copy_(torch.randn(len(layer.A_log), 1, dtype=torch.float64))
     adapter, u = ht.adapters.adapter_of(layer), inputs()[0]
     values, statistics = adapter.values(), ht.adapters.collect_statistics(layer, [u]).layers[""]
-    core = hr.reduce_by_rotation(statistics.sums, -np.exp(values["A_log"]), 4)
+    core = rotate(statistics.sums, -np.exp(values["A_log"]), 4)
     before = layer(u)
     rewritten = adapter.rewrite(values, ht.adapters.selective.StateMap(core))
     layer.load_state_dict({name: torch.from_numpy(x) for name, x in rewritten.items()}, strict=False)
@@ -138,7 +139,7 @@ def test_gradients_pass_a_rotation_as_those_of_the_rotated_layer():
         layer.A_log.copy_(torch.randn(len(layer.A_log), 1, dtype=torch.float64))
     adapter, u = ht.adapters.adapter_of(layer), inputs()[0]
     values, statistics = adapter.values(), ht.adapters.collect_statistics(layer, [u]).layers[""]
-    reduction = ht.adapters.selective.StateMap(hr.reduce_by_rotation(statistics.sums, -np.exp(values["A_log"]), 4))
+    reduction = ht.adapters.selective.StateMap(rotate(statistics.sums, -np.exp(values["A_log"]), 4))
     carried = adapter.carry_first(values, reduction, gradients(layer, u))
     rewritten = adapter.rewrite(values, reduction)
     layer.load_state_dict({name: torch.from_numpy(x) for name, x in rewritten.items()}, strict=False)

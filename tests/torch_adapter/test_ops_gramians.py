@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import hankelred as hr
-from hankelred.diagonal_banks import batched_hankel_singular_values
 from hankelred.errors import InputError, OrderError, StabilityError
 from hankelred_torch import ops
 from hankelred_torch.ops import _factors, _factors_torch
@@ -71,9 +70,8 @@ def test_leading_axes_are_kept_and_systems_do_not_mix(shape, complex_data, outpu
     lam, B, C, _ = batch(shape, complex_data=complex_data)
     hsv = ops.hankel_singular_values(lam, B, C, dt=0, output=output)
     assert hsv.shape == (*shape, 10 if output == "real" else 5)
-    expected = batched_hankel_singular_values(
-        *(x.reshape(math.prod(shape), *x.shape[len(shape) :]).numpy() for x in (lam, B, C)), dt=0, output=output
-    )
+    arrays = (x.reshape(math.prod(shape), *x.shape[len(shape) :]).numpy() for x in (lam, B, C))
+    expected = hr.hankel_singular_values(hr.DiagonalBank(*arrays, dt=0, output=output))
     np.testing.assert_allclose(hsv.reshape(expected.shape).numpy(), expected, rtol=EVERY_HSV)
 
 
@@ -103,7 +101,7 @@ def test_float32_systems_have_the_hsv_of_the_float64_core():
     C = C.mT
     hsv = ops.hankel_singular_values(lam, B, C, dt=True)
     assert hsv.dtype == torch.float32
-    expected = batched_hankel_singular_values(*(x.double().numpy() for x in (lam, B, C)), dt=True)
+    expected = hr.hankel_singular_values(hr.DiagonalBank(*(x.double().numpy() for x in (lam, B, C)), dt=True))
     assert (expected == 0).sum() < 10  # some poles coincide in float32
     assert expected[expected > 0].min() > 1e-37  # in the range of float32
     np.testing.assert_allclose(hsv.numpy(), expected, rtol=1.2e-7)  # one rounding of the result
@@ -325,7 +323,7 @@ def response(A: Tensor, B: Tensor, C: Tensor, z: complex) -> Tensor:
 @settings(max_examples=15)
 @given(diagonal_systems(max_states=5), st.integers(1, 2))
 def test_truncated_systems_are_those_of_the_core(system, order):
-    full = system.to_state_space()
+    full = system.dense()
     expected = hr.hankel_singular_values(system)
     order = min(order, int((expected > 1e-9 * expected[0]).sum()))
     if order < len(expected) and expected[order - 1] < 1.001 * expected[order]:

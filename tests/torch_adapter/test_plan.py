@@ -141,9 +141,7 @@ def test_order_that_cannot_be_diagonalised_gives_way_and_is_reported(monkeypatch
     def without(self, order=None, *, states=None):
         order = self.order(states=states) if order is None else order
         if order == asked.order:
-            error = DiagonalisationError("defective")
-            error.orders = [order - 1, order + 1]
-            raise error
+            raise DiagonalisationError("defective", [order - 1, order + 1])
         return reduce(self, order)
 
     monkeypatch.setattr(hr.Balancing, "reduce", without)
@@ -155,9 +153,7 @@ def test_order_that_cannot_be_diagonalised_gives_way_and_is_reported(monkeypatch
 
 def test_layer_without_a_diagonal_reduction_is_left_alone(monkeypatch):
     def never(self, order=None, *, states=None):
-        error = DiagonalisationError("The reduced state matrix is defective.")
-        error.orders = []
-        raise error
+        raise DiagonalisationError("The reduced state matrix is defective.")
 
     monkeypatch.setattr(hr.Balancing, "reduce", never)
     decision = planned(lru(8), order=4)
@@ -203,7 +199,7 @@ def test_linear_algebra_runs_in_one_thread(monkeypatch):
         return core(system)
 
     monkeypatch.setattr(hr, "hankel_singular_values", watched)
-    ht.hankel_singular_values(lru())
+    ht.hankel_singular_values(lru(12))  # 24 values: smaller matrices use one thread anyway
     assert set(threads) == {1}
 
 
