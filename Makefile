@@ -9,16 +9,19 @@ DEMO := --task digits --order 4 --out demo
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint format docs clean
+.PHONY: help demo test test-long lint format docs clean
 
 help:  ## say what the targets do
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: $(VENV)/.demo  ## train a model that shrinks while it learns; the report is in demo/
 	$(VENV)/bin/hankelred train $(DEMO)
 
 test: lint  ## format, lint, types, tests
 	$(RUN) pytest -q -n 2
+
+test-long: lint  ## the same with whole families instead of a tenth of each
+	HANKELRED_LONG=1 $(RUN) pytest -q -n 2
 
 lint: $(VENV)/.test  ## the first three of these
 	$(RUN) ruff format --check .
