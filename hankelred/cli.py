@@ -116,7 +116,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     hsv = commands.add_parser("hsv", help="print Hankel singular values and error bounds")
     _add_model(hsv, "MODEL")
     hsv.add_argument("--plot", metavar="FIG", help="draw them into a file (.png, .pdf, .svg)")
-    hsv.set_defaults(run=_hsv)
+    hsv.set_defaults(run=_hsv_command)
 
     reduce = commands.add_parser("reduce", help="reduce a model and measure the error")
     _add_model(reduce, "MODEL")
@@ -188,7 +188,7 @@ def _what_to_install(point: EntryPoint, error: Exception) -> str:
     return f"{what} Install the package that provides {module}."
 
 
-def _hsv(arguments: argparse.Namespace) -> int:
+def _hsv_command(arguments: argparse.Namespace) -> int:
     _check_picture(arguments.plot)
     system = load_system(arguments.model, arguments.dt)
     bal = balance(system)

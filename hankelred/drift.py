@@ -21,7 +21,7 @@ from .errors import InputError, OrderError
 from .hankel import Factored, stable
 from .linalg.hankel_svd import padded
 from .linalg.threads import one_blas_thread
-from .systems import DiagonalBank, LinearSystem, as_system
+from .systems import LinearSystem, one_system
 
 __all__ = ["AccumulatedDrift", "DriftBound", "OrderCertificate", "drift_along", "drift_bound", "match_hsv"]
 
@@ -442,7 +442,7 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
     error = first - second
     with one_blas_thread(error.order):
         joint = stable(error)
-        S, R = _factors(joint)
+        S, R = _factors_of(joint)
         floor = SAFETY * joint.floor
         triples = []
         for rows in _parts(first, second, error):
@@ -468,7 +468,7 @@ class _Analysis(NamedTuple):
 
 def _analysed(system: LinearSystem, full: bool) -> _Analysis:
     found = stable(system)
-    return _Analysis(found.hsv, found.floor, _hankel_root(*_factors(found)) if full else np.zeros((0, 0)))
+    return _Analysis(found.hsv, found.floor, _hankel_root(*_factors_of(found)) if full else np.zeros((0, 0)))
 
 
 def _hankel_root(S: Array, R: Array) -> Array:
@@ -480,23 +480,12 @@ def _hankel_root(S: Array, R: Array) -> Array:
     return (Vh.conj().T * hsv) @ Vh
 
 
-def _factors(found: Factored) -> tuple[Array, Array]:
+def _factors_of(found: Factored) -> tuple[Array, Array]:
     """Return the factors of both Gramians in the coordinates of the system."""
     with np.errstate(over="ignore"):
         S, R = found.parts.lift(found.parts.S, found.parts.R)
     check_result("Gramian factors", S, R)
     return S, R
-
-
-def one_system(obj: Any, name: str) -> LinearSystem:
-    """Return a single system."""
-    try:
-        system: LinearSystem = as_system(obj)
-    except InputError as error:
-        raise type(error)(f"{name}: {error}") from error
-    if isinstance(system, DiagonalBank):
-        raise InputError(f"{name} must be one system; got a bank of {len(system)}. Pass its members one by one.")
-    return system
 
 
 def _parts(G: LinearSystem, H: LinearSystem, error: LinearSystem) -> tuple[Array, Array]:

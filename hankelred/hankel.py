@@ -285,13 +285,13 @@ class Factored:
     @property
     def uncertain(self) -> float:
         """How far two equal values may lie apart; those of diagonal systems are right relative to themselves."""
-        return self.floor if isinstance(self.parts, DenseParts) else 0.0
+        return self.floor if not self.system.is_diagonal else 0.0
 
 
 def factored(system: LinearSystem, offset: float = 0.0) -> Factored:
     """Factor a system of this library; poles within `offset` of the stability boundary are kept aside."""
     with one_blas_thread(system.order):
-        parts = split(system, offset)
+        parts = parts_of(system, offset)
         with np.errstate(over="ignore", invalid="ignore"):
             svd = HankelSVD(parts.S, parts.R) if np.isfinite(_largest(parts.S) * _largest(parts.R)) else None
         check_result("Hankel singular values", np.inf if svd is None else svd.values)
@@ -328,13 +328,13 @@ def unstable_error(poles: Array, dt: Any) -> StabilityError:
 
 
 @singledispatch
-def split(system: Any, offset: float) -> Any:
+def parts_of(system: Any, offset: float) -> Any:
     """Return the parts of a system."""
     raise NotImplementedError
 
 
-split.register(StateSpace, DenseParts)
-split.register(DiagonalSystem, DiagonalParts)
+parts_of.register(StateSpace, DenseParts)
+parts_of.register(DiagonalSystem, DiagonalParts)
 
 
 def gramian_factors(sys: Any) -> tuple[Array, Array]:
@@ -373,7 +373,7 @@ def gramian_factors(sys: Any) -> tuple[Array, Array]:
     True
     """
     system = as_system(sys)
-    if isinstance(system, DiagonalBank):
+    if system.is_bank:
         found = [gramian_factors(one) for one in system]
         k, l = max((S.shape[1] for S, _ in found), default=0), max((len(R) for _, R in found), default=0)
         S = (
@@ -471,7 +471,7 @@ def hankel_singular_values(sys: Any) -> Array:
     1.0827994845655e-07
     """
     system = as_system(sys)
-    if isinstance(system, DiagonalBank):
+    if system.is_bank:
         hsv = bank_of(system).hankel_singular_values()
         check_result("Hankel singular values", hsv)
     else:

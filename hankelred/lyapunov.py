@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from .checks import Array, check_array, check_dt, check_square, double, is_discrete
 from .errors import InputError
 from .hankel import DenseParts, unstable_error
-from .linalg.equations import lyapunov
+from .linalg.equations import lyapunov_solution
 from .linalg.threads import one_blas_thread
 from .systems import StateSpace
 
@@ -67,7 +67,7 @@ def solve_lyapunov(A: ArrayLike, Q: ArrayLike, dt: Any = 0) -> Array:
         raise InputError(f"Q must have the shape of A; got A {matrix.shape} and Q {right.shape}.")
     dtype = np.result_type(matrix, right)
     with one_blas_thread(len(matrix)):
-        return lyapunov(double(matrix), double(right), discrete).astype(dtype)
+        return lyapunov_solution(double(matrix), double(right), discrete).astype(dtype)
 
 
 def lyapunov_factor(A: ArrayLike, F: ArrayLike, dt: Any = 0) -> Array:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from .checks import EPS, Array, check_flag, check_number, check_result
-from .hankel import Factored, Matrices, bank_of, factored, sample_frequencies, split
+from .hankel import Factored, Matrices, bank_of, factored, parts_of, sample_frequencies
 from .linalg.gain import largest_singular_values, peak_gain
 from .linalg.threads import one_blas_thread
 from .order import error_bound
-from .systems import DiagonalBank, LinearSystem, StateSpace, as_system
+from .systems import LinearSystem, as_system
 
 # Systems of this order and more are reduced before their level sets are computed: below, that costs more than it saves.
 COMPACT_FROM = 64
@@ -61,7 +61,7 @@ def h2_norm(sys: Any) -> Any:
 def _h2_norm(system: Any) -> float:
     feedthrough = _norm(system.D)
     with one_blas_thread(system.order):
-        parts = split(system, 0.0)
+        parts = parts_of(system, 0.0)
         if parts.kept or (not system.is_discrete and feedthrough > 0):
             return np.inf
         with np.errstate(over="ignore", invalid="ignore"):
@@ -101,7 +101,7 @@ def hankel_norm(sys: Any) -> Any:
     0.5000
     """
     system = as_system(sys)
-    if isinstance(system, DiagonalBank) and np.all(system.is_stable()):
+    if system.is_bank and np.all(system.is_stable()):
         return bank_of(system).hankel_singular_values().max(axis=1, initial=0.0)
     return _for_each(system, lambda one: float(np.max(factored(one).hsv, initial=0.0)))
 
@@ -157,7 +157,7 @@ def hinf_norm(sys: Any, rtol: float = 1e-8, return_peak: bool = False) -> Any:
     rtol = check_number(rtol, "rtol", least=1e-14, below=1.0)
     check_flag(return_peak, "return_peak")
     system = as_system(sys)
-    if isinstance(system, DiagonalBank):
+    if system.is_bank:
         pairs = np.array([_hinf_norm(one, rtol) for one in system]).reshape(-1, 2)
         norm, peak = pairs[:, 0], pairs[:, 1]
         return (norm, peak) if return_peak else norm
@@ -169,18 +169,18 @@ def _hinf_norm(system: Any, rtol: float) -> tuple[float, float]:
     with one_blas_thread(system.order):
         if not system.is_stable():
             return np.inf, np.nan
-        if isinstance(system, StateSpace) and system.order < COMPACT_FROM:
+        if system.order < COMPACT_FROM and not system.is_diagonal:
             G = system.dense()
             norm, peak = peak_gain(G.A, G.B, G.C, G.D, system.is_discrete, rtol)
         else:
             A, B, C, D = _compact(system, rtol)
             norm, peak = peak_gain(A, B, C, D, system.is_discrete, rtol, gain=gain_of(system))
-    if norm == np.inf and _largest(system.B) * _largest(system.C) > OVERFLOW:
+    if norm == np.inf and _largest_entry(system.B) * _largest_entry(system.C) > OVERFLOW:
         check_result("The H-infinity norm", norm)  # else a pole within rounding of the boundary
     return norm, peak if system.dt is True or not system.is_discrete else peak / float(system.dt)
 
 
-def _largest(x: Array) -> float:
+def _largest_entry(x: Array) -> float:
     return float(np.abs(x).max(initial=0.0))
 
 
@@ -236,6 +236,6 @@ def stable_error(
 
 def _for_each(system: Any, function: Callable[[Any], float]) -> Any:
     """Return the value of a function for a system, or for each of a bank."""
-    if isinstance(system, DiagonalBank):
+    if system.is_bank:
         return np.array([function(one) for one in system])
     return function(system)

@@ -41,8 +41,8 @@ def test_a_system_of_a_bank_is_reduced_as_it_is_alone(dt, cplx, output, ports, c
         alone = hr.balanced_truncation(hr.DiagonalSystem(lam[i], B[i], C[i], dt=dt, output=output), **criterion)
         assert found.order[i] == alone.order
         assert found.states[i] == alone.system.n
-        # what rediagonalising is seen to change is added to the bound of the one alone: some roundings of hsv[0]
-        np.testing.assert_allclose(found.error_bound[i], alone.error_bound, rtol=1e-9, atol=1e-12 * alone.hsv[0])
+        # what rediagonalising changes is bounded over all frequencies in a bank, at those of the poles for one alone
+        np.testing.assert_allclose(found.error_bound[i], alone.error_bound, rtol=1e-9, atol=1e-10 * alone.hsv[0])
         size = np.abs(response(alone)).max()
         # two ways of rounding, through eigenvectors of condition below some hundreds
         np.testing.assert_allclose(response(found[i]), response(alone), atol=1e-11 * size)

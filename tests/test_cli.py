@@ -18,7 +18,9 @@ PLANT = hr.StateSpace(
     np.diag([-1.0, -2.0, -5.0, -30.0]) + 0.1 * RNG.standard_normal((4, 4)),
     RNG.standard_normal((4, 2)),
     RNG.standard_normal((3, 4)),
-    name="plant", inputs=("a", "b"), outputs=("x", "y", "z"),
+    name="plant",
+    inputs=("a", "b"),
+    outputs=("x", "y", "z"),
 )
 LAYER = hr.DiagonalSystem(
     0.9 * np.exp(1j * np.array([0.3, 1.0, 2.0, 2.9])),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hankelred.errors import InputError, NumericalError
-from hankelred.linalg.equations import generalised, lyapunov, stein, sylvester
+from hankelred.linalg.equations import generalised, lyapunov_solution, stein, sylvester
 from tests.reference import gramian_by_kronecker
 from tests.reference_lyapunov import exact_gramian
 
@@ -68,7 +68,7 @@ def test_singular_lyapunov_equations_are_refused_in_all_coordinates(kind, comple
         A = similar(rng, D, 10 ** rng.uniform(0, 3), complex_data)
         A = in_units(rng, A) if trial % 2 else A
         with pytest.raises(NumericalError, match="singular"):
-            lyapunov(A, right_side(rng, A, discrete, kind), discrete)
+            lyapunov_solution(A, right_side(rng, A, discrete, kind), discrete)
 
 
 def test_singular_sylvester_and_stein_equations_are_refused():
@@ -90,12 +90,12 @@ def test_gaps_within_rounding_are_singular(gap):
     with pytest.raises(NumericalError, match="singular"):
         sylvester(A, -A * (1 + gap), np.eye(3))
     with pytest.raises(NumericalError, match="singular"):
-        lyapunov(np.diag([1.0, -1.0 - gap]), np.ones((2, 2)), False)
+        lyapunov_solution(np.diag([1.0, -1.0 - gap]), np.ones((2, 2)), False)
 
 
 def test_gap_that_leaves_digits_is_solved():
     gap = 2.0**-40  # relative error eps / gap = 2e-4
-    X = lyapunov(np.diag([1.0, -1.0 - gap]), np.ones((2, 2)), False)
+    X = lyapunov_solution(np.diag([1.0, -1.0 - gap]), np.ones((2, 2)), False)
     assert X[0, 1] == 1 / gap
 
 
@@ -142,7 +142,7 @@ def test_stiff_equations_are_solved_in_any_units_and_order(family, digits):
         order, u = rng.permutation(n), 2.0 ** (rng.integers(-30, 30, n) if trial % 2 else np.zeros(n))
         A = A[np.ix_(order, order)] * u[:, None] / u
         F = np.round(random(rng, (n, n)) * 64) * u[:, None]  # F F^T is exact
-        X = lyapunov(A, F @ F.T, False)
+        X = lyapunov_solution(A, F @ F.T, False)
         exact = exact_gramian(A, F, False)
         for i in range(n):
             for j in range(n):
@@ -158,7 +158,7 @@ def test_every_entry_has_a_small_residual(discrete):
         if discrete:  # eigenvalues from 1e-10 to 0.9, states of one size
             A = np.sign(A) * np.sqrt(abs(A * A.T))
             A *= 0.9 / abs(np.linalg.eigvals(A)).max()
-        X = lyapunov(A, np.eye(12), discrete)
+        X = lyapunov_solution(A, np.eye(12), discrete)
         residual = A @ X @ A.T - X if discrete else A @ X + X @ A.T
         terms = abs(A) @ abs(X) @ abs(A).T + abs(X) if discrete else abs(A) @ abs(X) + abs(X) @ abs(A).T
         # 12 eps, and as much for this product; entries below its square next to the largest are rounding
@@ -172,7 +172,7 @@ def test_hermitian_right_sides_have_exactly_hermitian_solutions(complex_data, di
     for n in (1, 2, 7, 60):
         A, Q = random(rng, (n, n), complex_data), random(rng, (n, n), complex_data)
         E = random(rng, (n, n), complex_data)
-        for X in (lyapunov(A, Q + Q.conj().T, discrete), generalised(A, Q + Q.conj().T, E, discrete)):
+        for X in (lyapunov_solution(A, Q + Q.conj().T, discrete), generalised(A, Q + Q.conj().T, E, discrete)):
             np.testing.assert_array_equal(X, X.conj().T)
 
 
@@ -228,4 +228,4 @@ def test_solution_that_overflows_in_the_units_of_the_caller_is_an_error():
     u = np.array([1e160, 1.0])
     A = np.array([[-1.0, 0.5], [0.5, -1.0]]) * u[:, None] / u
     with np.errstate(over="ignore"), pytest.raises(NumericalError, match="overflow"):
-        lyapunov(A, np.diag([0.0, 1.0]), False)
+        lyapunov_solution(A, np.diag([0.0, 1.0]), False)

@@ -22,9 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hankelred as hr
-from hankelred.systems import csv_folder, files, mat_file, npz_file
-from hankelred.systems.files import write_atomically
 from hankelred.errors import InputError
+from hankelred.systems import csv_folder, mat_file, npz_file
+from hankelred.systems.files import write_atomically
 
 EVERY_DT = pytest.mark.parametrize("dt", [0, 0.1, True])
 EVERY_KIND = pytest.mark.parametrize("kind", [".npz", ".mat", ""])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hankelred._hammarling import continuous_leaf
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.linalg import norm
 
 from hankelred import InputError, NumericalError, StabilityError, lyapunov_factor, solve_lyapunov
-from hankelred._hammarling import continuous_leaf
 from hankelred.lyapunov import factor_pair
 from tests.reference import gramian_by_kronecker
 from tests.reference_lyapunov import exact_gramian, gramian_by_doubling, lyapunov_residual

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import scipy.linalg as sla
 import scipy.signal
+from hankelred._triangular import schur_eigenvalues
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.linalg import norm
 
-from hankelred._triangular import schur_eigenvalues
 from hankelred.errors import NumericalError
 from hankelred.linalg import schur
 from hankelred.linalg.schur import SchurForm, apply_units, balanced_units, decouple, inverse_norm, ordered_schur

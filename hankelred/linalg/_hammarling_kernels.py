@@ -6,10 +6,10 @@ import numpy as np
 
 from ..checks import Array
 from ._triangular_kernels import stein_leaf, sylvester_leaf
-from .compiled import compiled
+from .compiled import kernel
 
 
-@compiled
+@kernel
 def continuous_leaf(T: Array, B: Array, pairs: bool | None) -> tuple[Array, Array, Array]:
     """Return U, M and Y, by rows or pairs of rows from the bottom; B is overwritten.
 
@@ -51,7 +51,7 @@ def continuous_leaf(T: Array, B: Array, pairs: bool | None) -> tuple[Array, Arra
     return U, M, Y
 
 
-@compiled
+@kernel
 def discrete_leaf(T: Array, B: Array, pairs: bool | None) -> tuple[Array, Array, Array, Array, Array]:
     """Return U, M, Y, Za and Zb, by rows or pairs of rows from the bottom; B is overwritten.
 
@@ -120,7 +120,7 @@ def discrete_leaf(T: Array, B: Array, pairs: bool | None) -> tuple[Array, Array,
     return U, M, Y, Z[:n], Z[n:]
 
 
-@compiled
+@kernel
 def _reflections(V: Array, w: int, size: int) -> None:
     """Overwrite w orthonormal rows by the vectors of the reflections that map them to unit rows.
 
@@ -135,7 +135,7 @@ def _reflections(V: Array, w: int, size: int) -> None:
             V[i, q] /= np.sqrt(1.0 + first)
 
 
-@compiled
+@kernel
 def _reflect(V: Array, start: int, stop: int, size: int, row: Array) -> None:
     """Multiply a row from the right by the reflections from start to stop."""
     for i in range(start, stop):
@@ -146,7 +146,7 @@ def _reflect(V: Array, start: int, stop: int, size: int, row: Array) -> None:
             row[q] -= s * V[i, q]
 
 
-@compiled
+@kernel
 def _single(T: Array, B: Array, U: Array, M: Array, Y: Array, k: int, discrete: bool) -> None:
     """Fill the entry k of U and M and the row k of Y as if it were the whole system."""
     t = T[k, k]
@@ -155,7 +155,7 @@ def _single(T: Array, B: Array, U: Array, M: Array, Y: Array, k: int, discrete: 
     U[k, k] = _direction(B[k], alpha, Y[k]) / alpha
 
 
-@compiled
+@kernel
 def _direction(b: Array, alpha: float, y: Array) -> float:
     """Set ``y = alpha b / |b|``, or any y of that length if b = 0, and return the length of b."""
     size = square = 0.0
@@ -172,7 +172,7 @@ def _direction(b: Array, alpha: float, y: Array) -> float:
     return size * length
 
 
-@compiled
+@kernel
 def _pair(T: Array, B: Array, U: Array, M: Array, Y: Array, k: int, discrete: bool) -> None:
     """Fill real 2 x 2 blocks of U and M and rows of Y for a block ``[[a, b], [c, a]]`` with b c < 0.
 
@@ -254,7 +254,7 @@ def _pair(T: Array, B: Array, U: Array, M: Array, Y: Array, k: int, discrete: bo
     _real_companions(rows, M, Y, k, discrete)
 
 
-@compiled
+@kernel
 def _real_companions(rows: Array, M: Array, Y: Array, k: int, discrete: bool) -> None:
     """Store the real parts of the two rows of ``[M Y]``, their own equation restored to working precision.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..checks import Array
-from .compiled import compiled
+from .compiled import kernel
 
 
-@compiled
+@kernel
 def solve_small(K: Array, f: Array, d: int) -> None:
     """Overwrite ``f[:d]`` by the solution of ``K x = f``: elimination with partial pivoting, destroys K."""
     for p in range(d):
@@ -31,7 +31,7 @@ def solve_small(K: Array, f: Array, d: int) -> None:
         f[p] /= K[p, p]
 
 
-@compiled
+@kernel
 def sylvester_leaf(T: Array, MH: Array, F: Array, k: int, l: int) -> Array:
     """Overwrite ``F[:k, :l]`` by the X of ``T X + X M^H = F``: by rows from the bottom, each from the right."""
     K = np.empty((4, 4), F.dtype)
@@ -73,7 +73,7 @@ def sylvester_leaf(T: Array, MH: Array, F: Array, k: int, l: int) -> Array:
     return F
 
 
-@compiled
+@kernel
 def stein_leaf(T: Array, MH: Array, F: Array, G: Array, k: int, l: int) -> tuple[Array, Array]:
     """Overwrite ``F[:k, :l]`` and G by the X and H of ``X - H M^H = F``, ``H = T X + G``, in the same order."""
     K = np.empty((4, 4), F.dtype)

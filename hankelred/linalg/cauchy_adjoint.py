@@ -30,10 +30,10 @@ from .cauchy_factor import (
     _store,
     row_sizes,
 )
-from .compiled import compiled
+from .compiled import kernel
 
 
-@compiled
+@kernel
 def factor_bank(
     lam: Array,
     z: Array,
@@ -90,7 +90,7 @@ def factor_bank(
         beta[b, done:] = 0.0
 
 
-@compiled
+@kernel
 def factor_pairs_bank(
     lam: Array,
     z: Array,
@@ -178,7 +178,7 @@ def factor_pairs_bank(
         columns[b, done:] = 0.0
 
 
-@compiled
+@kernel
 def _borrow_conjugate(
     k: int, lam: Array, z: Array, gap: Array, mirror: Array, turn: Array, G: Array, size: Array, twist: Array
 ) -> None:
@@ -194,7 +194,7 @@ def _borrow_conjugate(
             G[j, n] += np.conj(G[l, k]) * twist[l, j]
 
 
-@compiled
+@kernel
 def unmix(columns: Array, mix: Array) -> None:
     """Turn pairs of columns, (2n, n), back into what the elimination gave."""
     k, rows = 0, columns.shape[1]
@@ -211,7 +211,7 @@ def unmix(columns: Array, mix: Array) -> None:
         k += 2
 
 
-@compiled
+@kernel
 def isometric_pair(
     lam: Array, gap: Array, mirror: Array, turn: Array, pivots: Array, w: Array, beta: Array, M: Array, Y: Array
 ) -> int:
@@ -242,7 +242,7 @@ def isometric_pair(
     return steps
 
 
-@compiled
+@kernel
 def factor_adjoint_bank(
     lam: Array,
     z: Array,

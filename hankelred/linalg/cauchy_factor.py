@@ -31,7 +31,7 @@ from numba import types
 from numba.extending import overload
 
 from ..checks import Array
-from .compiled import OPTIONS, compiled
+from .compiled import OPTIONS, kernel
 
 # A reflection of m columns leaves a few m eps of the row's length; a row with the pole of the pivot that shrinks to
 # this has lost its last independent direction, and what is left of it is rounding.
@@ -88,7 +88,7 @@ def _difference_of_exponentials(lam: Any, z: Any, lam_k: Any, z_k: Any) -> Any:
     return compiled if isinstance(z, types.Complex) else real
 
 
-@compiled
+@kernel
 def one_minus_square(lam: Array, gap: Array) -> None:
     """Write ``1 - |lam|^2`` of stored poles, squares and sum carried in twice the precision."""
     for i in range(lam.size):
@@ -105,7 +105,7 @@ def one_minus_square(lam: Array, gap: Array) -> None:
         gap[i] = total + rest
 
 
-@compiled
+@kernel
 def row_sizes(G: Array, gap: Array, size: Array) -> None:
     """Write the diagonal of the Gramian that G stands for."""
     for i in range(gap.size):
@@ -115,12 +115,12 @@ def row_sizes(G: Array, gap: Array, size: Array) -> None:
         size[i] = square / gap[i]
 
 
-@compiled
+@kernel
 def _exchange(x: Array, i: int, k: int) -> None:
     x[i], x[k] = x[k], x[i]
 
 
-@compiled
+@kernel
 def _largest(size: Array, first: int, last: int) -> tuple[int, float]:
     """Return the largest of some rows and the trace over them."""
     best, total = first, 0.0
@@ -131,7 +131,7 @@ def _largest(size: Array, first: int, last: int) -> tuple[int, float]:
     return best, total
 
 
-@compiled
+@kernel
 def _bring_forward(
     p: int, k: int, lam: Array, z: Array, gap: Array, mirror: Array, turn: Array, G: Array, size: Array, rows: Array
 ) -> None:
@@ -148,7 +148,7 @@ def _bring_forward(
     _exchange(rows, p, k)
 
 
-@compiled
+@kernel
 def _reflector(x: Array, w: Array) -> tuple[int, float]:
     """Write w and return q, beta such that ``x (I - beta w w^H)`` is zero but for entry q; x becomes that.
 
@@ -170,7 +170,7 @@ def _reflector(x: Array, w: Array) -> tuple[int, float]:
     return q, 1.0 / (1.0 + modulus)
 
 
-@compiled
+@kernel
 def _reflect(G: Array, first: int, last: int, w: Array, beta: float, product: Array) -> None:
     """Apply the reflection to rows of the Schur complement, columns of G."""
     product[first:last] = 0.0
@@ -183,7 +183,7 @@ def _reflect(G: Array, first: int, last: int, w: Array, beta: float, product: Ar
             G[j, i] -= product[i] * factor
 
 
-@compiled
+@kernel
 def _differences(lam: Array, z: Array, k: int, first: int, last: int, difference: Array) -> None:
     """Write ``lam_i - lam_k``."""
     if z.size == 0:
@@ -194,7 +194,7 @@ def _differences(lam: Array, z: Array, k: int, first: int, last: int, difference
             difference[i] = difference_of_exponentials(lam[i], z[i], lam[k], z[k])
 
 
-@compiled
+@kernel
 def _step(
     k: int,
     first: int,
@@ -236,7 +236,7 @@ def _step(
     return beta
 
 
-@compiled
+@kernel
 def _store(column: Array, rows: Array, first: int, n: int, out: Array) -> None:
     """Write a column, given in the order of elimination, in the order of the states; rows already eliminated get 0."""
     for i in range(first):
@@ -245,7 +245,7 @@ def _store(column: Array, rows: Array, first: int, n: int, out: Array) -> None:
         out[rows[i]] = column[i]
 
 
-@compiled
+@kernel
 def factor(
     lam: Array,
     z: Array,
@@ -276,7 +276,7 @@ def factor(
     return min(eligible, out.shape[0])
 
 
-@compiled
+@kernel
 def factor_pairs(
     lam: Array,
     z: Array,
@@ -351,7 +351,7 @@ def factor_pairs(
     return pivots, done, distance
 
 
-@compiled
+@kernel
 def _reflect_twist(twist: Array, w: Array, beta: float) -> None:
     """Apply ``H^T twist H`` for the reflection H."""
     if beta == 0.0:
@@ -374,7 +374,7 @@ def _reflect_twist(twist: Array, w: Array, beta: float) -> None:
             twist[i, j] -= beta * np.conj(w[i]) * product[j]
 
 
-@compiled
+@kernel
 def divide_by_denominators(
     P: Array, lam: Array, z: Array, lam_k: Array, z_k: Any, gap_k: Array, mirror_k: Array
 ) -> None:
@@ -390,7 +390,7 @@ def divide_by_denominators(
             P[k, i], _ = eliminated(P[k, i], difference[i], gap_k[k], mirror_k[k], mirror_k[k])
 
 
-@compiled
+@kernel
 def factor_bank(
     lam: Array, z: Array, gap: Array, mirror: Array, turn: Array, G: Array, share: float, out: Array
 ) -> None:
@@ -404,7 +404,7 @@ def factor_bank(
         out[b, done:] = 0.0
 
 
-@compiled
+@kernel
 def factor_pairs_bank(
     lam: Array, z: Array, gap: Array, mirror: Array, turn: Array, G: Array, share: float, out: Array, distance: Array
 ) -> None:

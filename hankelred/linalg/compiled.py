@@ -28,7 +28,7 @@ class Kernels:
         return kernel
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function at its first call, or take it from the disk."""
     import numba
 

@@ -56,7 +56,7 @@ def balanced_schur(A: Array) -> BalancedSchur:
     return BalancedSchur(a, w, T, rows)
 
 
-def lyapunov(A: Array, Q: Array, discrete: bool) -> Array:
+def lyapunov_solution(A: Array, Q: Array, discrete: bool) -> Array:
     """Solve ``A X + X A^H + Q = 0`` or ``A X A^H - X + Q = 0``; X is exactly Hermitian if Q is."""
     return _on_schur_forms(A, A, Q, discrete)
 
@@ -80,7 +80,7 @@ def generalised(A: Array, Q: Array, E: Array, discrete: bool) -> Array:
     factors = regular_factors(E)
     form = balanced_schur(sla.lu_solve(factors, A, check_finite=False))
     E, A = E * form.w, A * form.w
-    inner = _Solver(form, form, discrete, hermitian)
+    inner = _EquationSolver(form, form, discrete, hermitian)
 
     def solve(F: Array) -> Array:
         half = sla.lu_solve(factors, F, check_finite=False) / form.w[:, None]
@@ -105,7 +105,7 @@ def _on_schur_forms(A: Array, M: Array, F: Array, discrete: bool) -> Array:
     left = balanced_schur(A)
     right = left if same else balanced_schur(M)
     a, m, sizes = left.a, right.a.conj().T, (abs(left.a), abs(right.a).T)
-    solve = _Solver(left, right, discrete, hermitian)
+    solve = _EquationSolver(left, right, discrete, hermitian)
 
     def apply(X: Array) -> Array:
         if discrete:
@@ -120,7 +120,7 @@ def _on_schur_forms(A: Array, M: Array, F: Array, discrete: bool) -> Array:
     return _in_units(X, left.w, right.w)
 
 
-class _Solver:
+class _EquationSolver:
     """Map of F to the X of ``a X + X m^H + F = 0`` or ``a X m^H - X + F = 0``, both in balanced units."""
 
     def __init__(self, left: BalancedSchur, right: BalancedSchur, discrete: bool, hermitian: bool) -> None:
@@ -177,7 +177,7 @@ def _judged(
     solve: Callable[[Array], Array],
     apply: Callable[[Array], Array],
     bound: Callable[[Array], Array],
-    solver: _Solver,
+    solver: _EquationSolver,
 ) -> Array:
     """Return X with ``apply(X) + F = 0``, refined entry by entry, or raise `NumericalError`."""
     if F.size == 0:

@@ -67,7 +67,7 @@ def response_function(A: Array, B: Array, C: Array, D: Array) -> Callable[[Any],
     n, m, p = len(A), B.shape[1], len(C)
     A, B, C, rows, columns = _balanced(A, B, C)
     real = not any(np.iscomplexobj(x) for x in (A, B, C))
-    solve = _Solver(A, B)
+    solve = _ShiftedSolver(A, B)
 
     def response(points: Any) -> Array:
         points = np.asarray(points, dtype=np.complex128)
@@ -88,7 +88,7 @@ def response_function(A: Array, B: Array, C: Array, D: Array) -> Callable[[Any],
     return response
 
 
-class _Solver:
+class _ShiftedSolver:
     """Solutions X of ``(s I - A) X = B`` for many s, as a (k, n, m) array; undefined where s is a pole."""
 
     def __init__(self, A: Array, B: Array) -> None:

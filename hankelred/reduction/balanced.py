@@ -18,10 +18,10 @@ from ..checks import Array, check_flag, check_number, check_result, exactly_one,
 from ..errors import DiagonalisationError, InputError, OrderError
 from ..hankel import Factored, Matrices, factored, largest_gain, sample_frequencies, unstable_error, warn_if_inaccurate
 from ..linalg.threads import one_blas_thread
-from ..systems import DiagonalBank, DiagonalSystem, LinearSystem, StateSpace, as_container, as_system, real_output
+from ..systems import DiagonalSystem, LinearSystem, StateSpace, as_container, as_system, one_system, real_output
 from .bank import reduce_bank
 from .bases import residualised, truncated
-from .rediagonalise import Diagonalised, eigenpairs, rediagonalise, working_orders
+from .rediagonalise import Diagonalised, diagonalised, eigenpairs, working_orders
 from .result import Reduction
 from .split import joined, with_fixed_states
 
@@ -72,12 +72,10 @@ def balance(sys: Any, offset: float = OFFSET) -> Balancing:
     >>> [bal.order(rtol=rtol) for rtol in (0.1, 0.02, 1e-3)]
     [1, 2, 3]
     """
-    return _balance(as_system(sys), sys, offset)
+    return _balance(one_system(sys), sys, offset)
 
 
 def _balance(system: Any, container: Any, offset: float) -> Balancing:
-    if isinstance(system, DiagonalBank):
-        raise InputError(f"balance takes one system; got a bank of {len(system)}. Use balanced_truncation, or bank[i].")
     offset = check_number(offset, "offset", least=0.0, hint="It is a distance from the stability boundary.")
     found = factored(system, offset)
     warn_if_inaccurate(found, stacklevel=4)
@@ -225,12 +223,12 @@ class Balancing:
         return reduction
 
     def _reduce(self, order: int, match_dc: bool) -> Reduction:
-        if order == len(self.hsv) and (order > self.rank or isinstance(self.system, DiagonalSystem)):
+        if order == len(self.hsv) and (order > self.rank or self.system.is_diagonal):
             return self._unchanged()
         with one_blas_thread(len(self.hsv)), np.errstate(over="ignore", invalid="ignore"):
             T, Ti, small = self._reduce_stable(order, match_dc)
             method = "singular perturbation" if match_dc else "balanced truncation"
-            if isinstance(self.system, DiagonalSystem):
+            if self.system.is_diagonal:
                 return self._diagonal_result(order, T, Ti, self._diagonalise(small, order, match_dc), method)
             return self._dense_result(order, T, Ti, small, method)
 
@@ -242,7 +240,7 @@ class Balancing:
 
     def _diagonalise(self, small: Matrices, order: int, match_dc: bool) -> Diagonalised:
         try:
-            return rediagonalise(small, self._found.parts.stable)
+            return diagonalised(small, self._found.parts.stable)
         except DiagonalisationError as error:
             nearest = working_orders(lambda k: self._works(k, match_dc), order, self.unstable, self.rank)
             names = " and ".join(map(str, nearest)) or "none"
@@ -251,7 +249,7 @@ class Balancing:
     def _works(self, order: int, match_dc: bool) -> bool:
         """Tell whether a diagonal model of this order exists."""
         try:
-            rediagonalise(self._reduce_stable(order, match_dc)[2], self._found.parts.stable)
+            diagonalised(self._reduce_stable(order, match_dc)[2], self._found.parts.stable)
         except DiagonalisationError:
             return False
         return True
@@ -354,14 +352,14 @@ def rounded(system: LinearSystem) -> Any:
     """Return a system rounded to single precision."""
     names = {key: getattr(system, key) for key in ("name", "inputs", "outputs")}
     B, C, D = single(system.B), single(system.C), single(system.D)
-    if isinstance(system, DiagonalSystem):
+    if system.is_diagonal:
         return DiagonalSystem.trusted(system.spectrum.map(single), B, C, D, system.dt, system.output, names)
     return StateSpace.trusted(single(system.A), B, C, D, system.dt, names)
 
 
 def tail(system: Any, first: int) -> Any:
     """Return the states of a system from `first` on, which the others before them do not touch."""
-    if isinstance(system, DiagonalSystem):
+    if system.is_diagonal:
         return system.take(np.arange(first, system.n))
     A, B, C = system.A[first:, first:], system.B[first:], system.C[:, first:]
     return StateSpace.trusted(A.copy(), B.copy(), C.copy(), system.D.copy(), system.dt)
@@ -426,7 +424,7 @@ def balanced_truncation(
     """
     criteria = {"order": order, "states": states, "rtol": rtol, "energy": energy, "max_error": max_error}
     system = as_system(sys)
-    if isinstance(system, DiagonalBank):
+    if system.is_bank:
         if match_dc is not False or offset != OFFSET:
             raise InputError("match_dc and offset are for one system; got a bank. Reduce bank[i] with them.")
         return reduce_bank(system, lambda one: _balance(one, one, 0.0), **criteria)
@@ -460,7 +458,7 @@ def minimal(sys: Any, rtol: float | None = None) -> Reduction:
     >>> hr.minimal(twice).system.n
     1
     """
-    bal = _balance(as_system(sys), sys, OFFSET)
+    bal = _balance(one_system(sys), sys, OFFSET)
     order = bal.rank if rtol is None else bal.order(rtol=rtol)
     return bal._unchanged() if order == len(bal.hsv) else bal.reduce(order)
 
@@ -496,9 +494,7 @@ def balanced_realization(sys: Any) -> tuple[Any, Array, Array, Array]:
     >>> bool(np.allclose(P, np.diag(hsv)) and np.allclose(Q, np.diag(hsv)))
     True
     """
-    system = as_system(sys)
-    if isinstance(system, DiagonalBank):
-        raise InputError(f"balanced_realization takes one system; got a bank of {len(system)}. Pass bank[i].")
+    system = one_system(sys)
     bal = _balance(system.dense(), sys, 0.0)
     if bal.unstable:
         raise unstable_error(bal._found.parts.poles[: bal.unstable], system.dt)

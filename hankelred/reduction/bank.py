@@ -16,13 +16,13 @@ import scipy.linalg as sla
 from .. import order as orders
 from ..checks import SINGLE, Array, check_result, exactly_one, in_family
 from ..errors import DiagonalisationError
-from ..hankel import bank_of
+from ..hankel import ROUNDINGS, bank_of
 from ..linalg.cauchy import NEARLY_REAL
 from ..linalg.cauchy_bank import Bank, factors
 from ..linalg.hankel_svd import GRADED_BELOW
 from ..linalg.threads import one_blas_thread
 from ..systems import DiagonalBank, DiagonalSystem, Poles
-from .rediagonalise import CONDITION_LIMIT
+from .rediagonalise import CONDITION_LIMIT, ROUNDING
 from .result import Reduction
 
 Alone = Callable[[DiagonalSystem], Any]
@@ -41,10 +41,9 @@ class BankReduction:
 
     Attributes
     ----------
-    lam : (batch, k) ndarray
-        Poles of the reduced systems, k the most states that one of them stores.
-    rates : (batch, k) ndarray or None
-        Logarithms of the poles, where the systems were given by theirs.
+    lam, rates : (batch, k) ndarray
+        Poles of the reduced systems, k the most states that one of them stores, and their logarithms where the
+        systems were given by theirs, else None.
     B, C : (batch, k, m) and (batch, p, k) ndarray
         Input and output matrices.
     mask : (batch, k) bool ndarray
@@ -61,8 +60,7 @@ class BankReduction:
         The bank that was reduced.
     """
 
-    lam: Array
-    rates: Array | None
+    spectrum: Poles
     B: Array
     C: Array
     mask: Array
@@ -74,13 +72,23 @@ class BankReduction:
     original: DiagonalBank
 
     @property
+    def lam(self) -> Array:
+        """Poles, (batch, k); 0 where there is no state."""
+        return np.where(self.mask, self.spectrum.lam, 0)
+
+    @property
+    def rates(self) -> Array | None:
+        """Logarithms of the poles, where the systems were given by theirs."""
+        return self.spectrum.rates
+
+    @property
     def states(self) -> Array:
         """Number of states that each reduced system stores, (batch,)."""
         return self.mask.sum(axis=1)
 
     def __len__(self) -> int:
         """Return the number of systems."""
-        return len(self.lam)
+        return len(self.order)
 
     def __repr__(self) -> str:
         """Return the sizes, not the matrices."""
@@ -92,7 +100,7 @@ class BankReduction:
         original = self.original[i]
         order, stored = int(self.order[i]), int(self.states[i])
         B, C = self.B[i, :stored], self.C[i][:, :stored]
-        poles = Poles(self.lam[i, :stored]) if self.rates is None else Poles.of_rates(self.rates[i, :stored])
+        poles = self.spectrum.map(lambda x: x[i, :stored])
         names = {key: getattr(original, key) for key in ("name", "inputs", "outputs")}
         reduced = DiagonalSystem.trusted(poles, B, C, original.D, original.dt, original.output, names)
         T, Ti, bound = self.T[i][:, :order], self.Ti[i][:order], float(self.error_bound[i])
@@ -128,23 +136,21 @@ def reduce_bank(system: DiagonalBank, alone: Alone, **criteria: Any) -> BankRedu
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Reduced systems of one order: poles in the order pairs, conjugates, reals, states stored first in lam, B, C."""
+    """Reduced systems of one order; poles are values, or rates where the bank has them, and states stored come first."""
 
     systems: Array
-    lam: Array
-    rates: Array | None
+    poles: Array
     B: Array
     C: Array
     T: Array
     Ti: Array
     stored: Array
     failed: Array
-    condition: Array
+    change: Array
 
     def take(self, some: Array) -> _Part:
         """Return some of the systems."""
-        parts: dict[str, Any] = {name: None if x is None else x[some] for name, x in vars(self).items()}
-        return _Part(**parts)
+        return _Part(*(x[some] for x in vars(self).values()))
 
 
 def _orders(hsv: Array, name: str, value: Any, pairs: bool) -> Array:
@@ -184,7 +190,7 @@ def _reduce_piece(
         root = np.sqrt(hsv[group, None, :order] / piece.unit[group, :, None])
         T = S[group] @ (Vh[group, :order].conj().swapaxes(1, 2) / root)
         Ti = (U[group][:, :, :order] / root).conj().swapaxes(1, 2) @ R[group]
-        part = _diagonalised(piece.take(group), T, Ti, w[group], systems[group], system.is_discrete)
+        part = _diagonalised(system.spectrum, piece.take(group), T, Ti, w[group], systems[group], system.is_discrete)
         if name == "states":
             fits = part.stored <= value
             part = part.take(fits)
@@ -198,11 +204,10 @@ def _reduce_alone(one: DiagonalSystem, alone: Alone, i: int, name: str, value: A
     """Return the Hankel singular values of one system and what `_diagonalised` returns for many."""
     balancing = alone(one)
     found = balancing.reduce(**{name: min(value, balancing.rank) if name == "order" else value})
-    system = found.system
-    rates = None if one.rates is None else np.log(system.lam) if system.rates is None else system.rates
-    arrays: list[Any] = [system.lam, rates, system.B, system.C, found.T, found.Ti, np.array(system.n), np.array(False)]
-    parts: list[Any] = [x if x is None else x[None] for x in arrays]
-    return found.hsv, _Part(np.array([i]), *parts, np.ones(1))
+    system, poles = found.system, found.system.spectrum.data_like(one.spectrum)
+    change = found.error_bound - balancing.error_bound(found.order)
+    arrays = (poles, system.B, system.C, found.T, found.Ti, np.array(system.n), np.array(False), np.array(change))
+    return found.hsv, _Part(np.array([i]), *(x[None] for x in arrays))
 
 
 def _vectors(M: Array, hsv: Array, wanted: Array) -> tuple[Array, Array]:
@@ -215,13 +220,13 @@ def _vectors(M: Array, hsv: Array, wanted: Array) -> tuple[Array, Array]:
     return U, Vh
 
 
-def _diagonalised(bank: Bank, T: Array, Ti: Array, w: Array, systems: Array, discrete: bool) -> _Part:
+def _diagonalised(spectrum: Poles, bank: Bank, T: Array, Ti: Array, w: Array, systems: Array, discrete: bool) -> _Part:
     """Project systems with bases of their scaled states, and bring them back to diagonal form."""
-    shift = 0.0 if bank.poles.z is None else 1.0
-    poles = bank.poles.lam if bank.poles.z is None else np.expm1(bank.poles.z)
+    given, shift = spectrum.map(lambda x: x[systems]).less_shift()
     back = np.divide(1.0, w, out=np.zeros_like(w), where=w != 0)
     T, Ti = back[:, :, None] * T, Ti * w[:, None, :]
-    A, B, C = Ti @ (poles[:, :, None] * T), Ti @ bank.B, bank.C @ T
+    A, B, C = Ti @ (given[:, :, None] * T), Ti @ bank.B, bank.C @ T
+    terms = np.abs(Ti) @ (np.abs(given)[:, :, None] * np.abs(T))
     if bank.pairs:
         A, B, C = A.real, B.real, C.real
         T, Ti = np.concatenate([T, T.conj()], axis=1), 0.5 * np.concatenate([Ti, Ti.conj()], axis=2)
@@ -233,24 +238,27 @@ def _diagonalised(bank: Bank, T: Array, Ti: Array, w: Array, systems: Array, dis
         poles, kind = np.take_along_axis(poles, turn, 1), np.take_along_axis(kind, turn, 1)
         X = np.take_along_axis(X, turn[:, None, :], 2)
         stored = kind != 1
-    condition = np.linalg.cond(X) if X.shape[1] else np.ones(len(X))
-    failed = ~(condition <= CONDITION_LIMIT)
+    failed = ~(np.linalg.cond(X) <= CONDITION_LIMIT) if X.shape[1] else np.zeros(len(X), dtype=bool)
     X = np.where(failed[:, None, None], np.eye(X.shape[1]), X)  # not used; an exactly singular one stops the others
-    B, C = np.linalg.solve(X, bank.divisor[:, :, None] * B), (bank.unit / bank.divisor)[:, :, None] * C @ X
+    Xi = np.linalg.inv(X)
+    B, C = bank.divisor[:, :, None] * (Xi @ B), (bank.unit / bank.divisor)[:, :, None] * C @ X
+    margin = -_excess(poles, shift, discrete)
+    failed |= np.any(margin <= 0, axis=1)
+    E = np.abs(Xi @ (A @ X - X * poles[:, None, :])) + ROUNDING * (np.abs(Xi) @ terms @ np.abs(X))
+    rows, columns = np.linalg.norm(B, axis=2) / np.abs(margin), np.linalg.norm(C, axis=1) / np.abs(margin)
+    change = np.einsum("bi,bij,bj->b", columns, E, rows)  # at most, whatever the frequency
     scale = _balancing_scales(B, C)
-    X, B, C = X * scale[:, None, :], B / scale[:, :, None], C * scale[:, None, :]
-    T, Ti = T @ X, np.linalg.inv(X) @ Ti
-    lam = poles + shift
-    failed |= np.any(_excess(poles, shift, discrete) >= 0, axis=1)
+    X, Xi, B, C = X * scale[:, None, :], Xi / scale[:, :, None], B / scale[:, :, None], C * scale[:, None, :]
+    T, Ti = T @ X, Xi @ Ti
     if bank.pairs:
         real = kind == 2
         B = np.where(real[:, :, None], B.real, B)
         C = np.where(real[:, None, :], C.real, np.where(stored[:, None, :], 2 * C, C))
         first = np.argsort(~stored, axis=1, kind="stable")
-        lam, poles = np.take_along_axis(lam, first, 1), np.take_along_axis(poles, first, 1)
+        poles = np.take_along_axis(poles, first, 1)
         B, C = np.take_along_axis(B, first[:, :, None], 1), np.take_along_axis(C, first[:, None, :], 2)
-    rates = None if bank.poles.z is None else Poles(bank.poles.lam, bank.poles.z).like(poles, shift).rates
-    return _Part(systems, lam, rates, B, C, T, Ti, stored.sum(axis=1), failed, condition)
+    data = spectrum.like(poles, shift).data_like(spectrum)
+    return _Part(systems, data, B, C, T, Ti, stored.sum(axis=1), failed, 2 * change)
 
 
 def _balancing_scales(B: Array, C: Array) -> Array:
@@ -274,9 +282,9 @@ def _unchanged(system: DiagonalBank) -> _Part:
     batch, n = len(system), system.n
     B, C, _ = system.double_matrices()
     identity = np.broadcast_to(np.eye(system.order), (batch, system.order, system.order))
-    poles = system.spectrum
-    sizes = np.full(batch, n), np.zeros(batch, bool), np.ones(batch)
-    return _Part(np.arange(batch), poles.values(), poles.logarithms(), B, C, identity, identity, *sizes)
+    poles = system.spectrum.data_like(system.spectrum)
+    sizes = np.full(batch, n), np.zeros(batch, bool), np.zeros(batch)
+    return _Part(np.arange(batch), poles, B, C, identity, identity, *sizes)
 
 
 def _refuse_failed(parts: list[_Part]) -> None:
@@ -294,43 +302,40 @@ def _assembled(system: DiagonalBank, bank: Bank, parts: list[_Part], hsv: Array)
     """Put the parts together, filled up with zeros to one size."""
     batch, full = len(system), system.order
     most = max((int(part.stored.max(initial=0)) for part in parts), default=0)
-    order, condition = np.zeros(batch, dtype=int), np.ones(batch)
+    order, change = np.zeros(batch, dtype=int), np.zeros(batch)
     for part in parts:
-        order[part.systems], condition[part.systems] = part.T.shape[2], part.condition
+        order[part.systems], change[part.systems] = part.T.shape[2], part.change
     widest = int(order.max(initial=0))
-    dtype = np.result_type(bank.B, *(part.lam for part in parts))
+    dtype = np.result_type(bank.B, *(part.poles for part in parts))
     basis = np.result_type(dtype, *(part.T for part in parts))
-    lam, mask = np.zeros((batch, most), dtype), np.zeros((batch, most), dtype=bool)
-    rates = None if system.rates is None else np.zeros((batch, most), dtype)
+    poles, mask = np.zeros((batch, most), dtype), np.zeros((batch, most), dtype=bool)
     B, C = np.zeros((batch, most, system.m), dtype), np.zeros((batch, system.p, most), dtype)
     T, Ti = np.zeros((batch, full, widest), basis), np.zeros((batch, widest, full), basis)
     for part in parts:
-        k, i = min(most, part.lam.shape[1]), part.systems
+        k, i = min(most, part.poles.shape[1]), part.systems
         kept = np.arange(k) < part.stored[:, None]
         mask[i, :k] = kept
-        lam[i, :k] = np.where(kept, part.lam[:, :k], 0.0)
-        if rates is not None and part.rates is not None:
-            rates[i, :k] = np.where(kept, part.rates[:, :k], 0.0)
+        poles[i, :k] = np.where(kept, part.poles[:, :k], 0.0)
         B[i, :k] = np.where(kept[:, :, None], part.B[:, :k], 0.0)
         C[i, :, :k] = np.where(kept[:, None, :], part.C[:, :, :k], 0.0)
         T[i, :, : part.T.shape[2]], Ti[i, : part.T.shape[2]] = part.T, part.Ti
-    floors = np.array([orders.rounding_floor(values) for values in hsv]) * condition
-    bound = np.array([orders.error_bound(*row) for row in zip(hsv, order, floors, strict=True)])
+    floors = [ROUNDINGS * orders.rounding_floor(values) for values in hsv]
+    bound = np.array([orders.error_bound(*row) for row in zip(hsv, order, floors, strict=True)]) + change
     if system.dtype in SINGLE and order.max(initial=0) < full:
-        bound += _rounding(lam if rates is None else rates, rates is not None or not system.is_discrete, mask, B, C)
-    arrays: list[Any] = [lam, rates, B, C]
-    arrays = [x if x is None else in_family(x, system.dtype) for x in arrays]
-    T, Ti = in_family(T, system.dtype), in_family(Ti, system.dtype)
-    return BankReduction(*arrays, mask, order, in_family(hsv, system.dtype), bound, T, Ti, system)
+        bound += _rounding(system.spectrum.rebuilt(poles), system.is_discrete, mask, B, C)
+    poles, B, C, T, Ti = (in_family(x, system.dtype) for x in (poles, B, C, T, Ti))
+    hsv = in_family(hsv, system.dtype)
+    return BankReduction(system.spectrum.rebuilt(poles), B, C, mask, order, hsv, bound, T, Ti, system)
 
 
-def _rounding(poles: Array, are_rates: bool, mask: Array, B: Array, C: Array) -> Array:
+def _rounding(poles: Poles, discrete: bool, mask: Array, B: Array, C: Array) -> Array:
     """Bound what storing poles (or rates), B and C in single precision changes, to first order, term by term.
 
     ``|c_i| |b_i| / d_i`` times the rounding of ``1 / (s - lam_i)``, ``|lam_i| / d_i`` or for rates ``|z_i| / d_i``, and
     of b and c, d_i the distance from the stability boundary.
     """
     unit = float(np.finfo(np.float32).eps) / 2
-    margin = np.where(mask, -poles.real if are_rates else 1.0 - np.abs(poles), 1.0)
+    margin, size = poles.rounding(discrete)
+    margin = np.where(mask, margin, 1.0)
     gain = np.linalg.norm(B, axis=2) * np.linalg.norm(C, axis=1) / np.minimum(margin, 1.0)
-    return np.sum(gain * unit * (2.0 + np.abs(poles) / margin), axis=1)
+    return np.sum(gain * unit * (2.0 + size / margin), axis=1)

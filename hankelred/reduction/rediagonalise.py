@@ -45,7 +45,7 @@ class Diagonalised:
     change: float
 
 
-def rediagonalise(small: Matrices, like: DiagonalSystem) -> Diagonalised:
+def diagonalised(small: Matrices, like: DiagonalSystem) -> Diagonalised:
     """Diagonalise reduced matrices into a system with the time, output and representation of `like`.
 
     Eigenvectors are scaled so that every state has input and output rows of one norm.

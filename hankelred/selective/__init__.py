@@ -1,6 +1,6 @@
 """Models whose matrices change at every step: averaged Gramians, statistics of data, and reductions by them."""
 
-from .gramians import averaged_gramians
+from .averages import averaged_gramians
 from .projection import project
 from .result import SelectiveReduction
 from .rotation import rotate

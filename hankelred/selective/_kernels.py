@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from ..linalg.compiled import compiled
+from ..linalg.compiled import kernel
 
 
-@compiled
+@kernel
 def add_gramians(data: Any, sums: Any) -> None:
     """Add the controllability and observability Gramians of all steps of a piece.
 
@@ -48,7 +48,7 @@ def add_gramians(data: Any, sums: Any) -> None:
                 Q[i, j] += ci * ct[j] * w
 
 
-@compiled
+@kernel
 def states_of_channel(a: Any, b: Any, h: Any) -> None:
     """Write the states of one channel; ``h``, (steps + 1, n), holds the state before the piece in ``h[0]``."""
     steps, n = a.shape
@@ -57,7 +57,7 @@ def states_of_channel(a: Any, b: Any, h: Any) -> None:
             h[t + 1, i] = a[t, i] * h[t, i] + b[t, i]
 
 
-@compiled
+@kernel
 def states_of_channels(decay: Any, v: Any, B: Any, h: Any) -> None:
     """Write the states of many channels, ``h_t = decay_t h_{t-1} + v_t B_t``."""
     steps, n, width = h.shape[0] - 1, h.shape[1], h.shape[2]
@@ -74,7 +74,7 @@ def states_of_channels(decay: Any, v: Any, B: Any, h: Any) -> None:
                     h[t + 1, i, k] = shared * h[t, i, k] + v[t, k] * b
 
 
-@compiled
+@kernel
 def add_forms(G: Any, c: Any, plain: Any, weighted: Any) -> None:
     """Add ``sum_t G_t`` and ``sum_t (c_t c_t^T) ∘ G_t``."""
     steps, n = c.shape
@@ -87,7 +87,7 @@ def add_forms(G: Any, c: Any, plain: Any, weighted: Any) -> None:
                 weighted[i, j] += ci * c[t, j] * G[t, i, j]
 
 
-@compiled
+@kernel
 def drop_states(M: Any, dropped: Any, first: int, count: int) -> None:
     """Mark `count` states to drop, `first` and then one by one the state that adds least to ``1_D^T M 1_D``."""
     n = len(M)
@@ -103,7 +103,7 @@ def drop_states(M: Any, dropped: Any, first: int, count: int) -> None:
             toward[i] += M[i, best]
 
 
-@compiled
+@kernel
 def swap_states(M: Any, dropped: Any, tolerance: float) -> None:
     """Exchange a kept for a dropped state, the best pair each time, until none helps by more than the tolerance."""
     n = len(M)
@@ -130,7 +130,7 @@ def swap_states(M: Any, dropped: Any, tolerance: float) -> None:
         dropped[back], dropped[away] = False, True
 
 
-@compiled
+@kernel
 def best_set(M: Any, count: int) -> tuple[int, float]:
     """Return the set of `count` states with the least ``1_D^T M 1_D``, as the bits of a number, by trying all."""
     n = len(M)

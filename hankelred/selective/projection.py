@@ -9,7 +9,7 @@ from ..errors import OrderError
 from ..linalg.hankel_svd import HankelSVD, padded
 from ..order import rounding_floor
 from .factors import covariance_factors
-from .result import SelectiveReduction, check_order, predicted_error
+from .result import SelectiveReduction, check_kept_states, predicted_error
 from .statistics import SCALE, SelectiveStatistics
 
 
@@ -61,7 +61,7 @@ def project(statistics: SelectiveStatistics, order: int) -> SelectiveReduction:
     True
     """
     check_type(statistics, "statistics", SelectiveStatistics)
-    order = check_order(order, statistics.n)
+    order = check_kept_states(order, statistics.n)
     P, Q = statistics.gramians()
     T, Ti, hsv = [], [], []
     for p, q in zip(P, Q, strict=True):

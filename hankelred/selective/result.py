@@ -96,7 +96,7 @@ class SelectiveReduction:
         A = check_real_array(A, "A", 2, copy=False)
         if A.shape[1] != self.T.shape[1]:
             raise InputError(f"A must be (channels, {self.T.shape[1]}); got {A.shape}.")
-        if self.rates is not None and len(self.rates) != len(A):
+        if self.method == "rotation" and len(self.rates) != len(A):  # type: ignore[arg-type]
             raise InputError(f"A must have the {len(self.rates)} channels that were rotated; got {len(A)}.")
         if len(self.T) > 1 or self.method == "projection":
             raise InputError(
@@ -105,7 +105,6 @@ class SelectiveReduction:
             )
         full, _ = mamba_sequences(delta, A, B, C, u, gate)
         rates = self.rates if self.kept is None else A[:, self.kept[0]]
-        assert rates is not None
         with np.errstate(over="ignore", invalid="ignore"):
             B, C = full.B[:, :, 0] @ self.Ti[0].T, full.C[:, :, 0] @ self.T[0]
         check_result("B and C of the reduced layer", B, C, hint=SCALE)
@@ -149,7 +148,7 @@ class SelectiveReduction:
         return _relative_error(full, head_sequences(decay, B, C, x, gate))
 
 
-def check_order(order: int, n: int) -> int:
+def check_kept_states(order: int, n: int) -> int:
     """Return the number of states to keep, from 1 to n."""
     return check_integer(order, "order", 1, n, f"A channel has {n} states.", OrderError)
 

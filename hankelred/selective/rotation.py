@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from ..checks import Array, check_number, check_real_array, check_result, check_type, double
 from ..errors import InputError, StabilityError
 from .factors import psd_factor, state_scale
-from .result import SelectiveReduction, check_order, predicted_error
+from .result import SelectiveReduction, check_kept_states, predicted_error
 from .statistics import Method, SelectiveStatistics
 
 
@@ -87,7 +87,7 @@ def rotate(
         raise InputError(f"A must be (channels, {statistics.n}); got {A.shape}.")
     if not np.all(A <= 0):
         raise StabilityError(f"A must hold rates that are not positive; got {A.max():.3g}. Mamba's are -exp(A_log).")
-    order = check_order(order, statistics.n)
+    order = check_kept_states(order, statistics.n)
     if max_spread is not None:
         max_spread = check_number(max_spread, "max_spread", least=0.0)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -23,7 +23,7 @@ from ..checks import (
 from ..errors import InputError, OrderError
 from ..linalg.compiled import Kernels
 from .factors import psd_factor
-from .result import SelectiveReduction, check_order, predicted_error, root_share
+from .result import SelectiveReduction, check_kept_states, predicted_error, root_share
 from .statistics import SelectiveStatistics
 
 kernels = Kernels("hankelred.selective._kernels")
@@ -107,7 +107,7 @@ def select_states(M: ArrayLike, order: int) -> Array:
     >>> print(select_states(M, 1))
     [2]
     """
-    return _selected(*_checked(M, order))
+    return _selected(*_checked_form(M, order))
 
 
 def selection_report(M: ArrayLike, order: int) -> SelectionReport:
@@ -143,7 +143,7 @@ def selection_report(M: ArrayLike, order: int) -> SelectionReport:
     >>> len(report.kept), report.exhaustive, report.gap >= 0
     (5, True, True)
     """
-    form, order = _checked(M, order)
+    form, order = _checked_form(M, order)
     total, kept = float(form.sum()), _selected(form, order)
     error = _form_of_dropped(form, kept)
     exhaustive, gap = len(form) <= EXHAUSTIVE, None
@@ -215,7 +215,7 @@ def select(
     """
     check_type(statistics, "statistics", SelectiveStatistics)
     fold, rcond = check_flag(fold, "fold"), check_number(rcond, "rcond", least=0.0, below=1.0)
-    order = check_order(order, statistics.n)
+    order = check_kept_states(order, statistics.n)
     forms, hsv = statistics.output_form(), statistics.hankel_singular_values()
     P, Q = statistics.gramians()
     if kept is not None:
@@ -298,7 +298,7 @@ def _fold(P: Array, kept: Array, rcond: float) -> tuple[Array, int]:
     return V, int(rank)
 
 
-def _checked(M: ArrayLike, order: int) -> tuple[Array, int]:
+def _checked_form(M: ArrayLike, order: int) -> tuple[Array, int]:
     """Return the real part of M, which is all that sets of states see, and the order."""
     form = double(check_square(M, "M"))
     with np.errstate(over="ignore"):

@@ -13,9 +13,9 @@ from ..checks import Array, check_array, check_choice, check_flag, check_integer
 from ..errors import InputError
 from ..linalg.hankel_svd import padded
 from ..linalg.threads import one_blas_thread
+from .averages import METHODS, StepMoments, mean_gramians, second_moment_gramians
 from .data import Sequences, Steps, check_steps, head_sequences, mamba_sequences
 from .factors import covariance_factors
-from .gramians import METHODS, StepMoments, mean_gramians, second_moment_gramians
 from .sums import GRAMIANS, MOMENTS, Sums, add_sequences, add_steps, empty_sums
 
 COUNTS = ("n", "groups", "every", "steps", "samples")

@@ -6,8 +6,8 @@ import numpy as np
 
 from ..checks import Array, double
 from ..linalg.compiled import Kernels
+from .averages import gramian_sums, mirrored, moment_sums, no_sums
 from .data import Sequences, Steps
-from .gramians import gramian_sums, mirrored, moment_sums, no_sums
 from .states import Piece, pieces, state_pieces
 
 kernels = Kernels("hankelred.selective._kernels")

@@ -1,7 +1,7 @@
 """What a linear system is, and how it comes in and goes out. Nothing is solved here."""
 
 from .base import LinearSystem, boundary_points
-from .convert import as_container, as_system
+from .convert import as_container, as_system, one_system
 from .diagonal import DiagonalBank, DiagonalSystem, Poles
 from .files import load_system, save_system
 from .state_space import StateSpace
@@ -16,5 +16,6 @@ __all__ = [
     "as_system",
     "boundary_points",
     "load_system",
+    "one_system",
     "save_system",
 ]

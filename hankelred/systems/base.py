@@ -34,6 +34,9 @@ class LinearSystem:
         Names of its signals.
     """
 
+    is_bank = False
+    is_diagonal = False
+
     B: Array
     C: Array
     D: Array
@@ -106,6 +109,11 @@ class LinearSystem:
         if unknown:
             raise InputError(f"with_ takes {', '.join(arguments)}; got {', '.join(sorted(unknown))}.")
         return type(self)(**{**arguments, **changes})
+
+    @property
+    def members(self) -> list[Any]:
+        """The systems of a bank; of a single system the system itself."""
+        return list(self) if self.is_bank else [self]  # type: ignore[call-overload]
 
     @property
     def n(self) -> int:

@@ -72,6 +72,14 @@ def as_system(obj: Any) -> Any:
     )
 
 
+def one_system(obj: Any, name: str = "sys") -> Any:
+    """Return a linear model as a single system of this library."""
+    system = as_system(obj)
+    if system.is_bank:
+        raise InputError(f"{name} must be one system; got a bank of {len(system)}. Pass bank[i].")
+    return system
+
+
 def as_container(system: LinearSystem, like: Any) -> Any:
     """Return a reduced system in the class of the model it came from.
 

@@ -93,7 +93,7 @@ def _matrix(file: TextIO) -> Array:
     return np.loadtxt(lines, dtype=dtype, delimiter=",", comments=None, ndmin=2)
 
 
-def _dt(file: TextIO) -> bool | float:
+def _sampling_time(file: TextIO) -> bool | float:
     text = file.read(1000).strip()
     if text.lower() == "true":
         return True
@@ -112,4 +112,4 @@ def _names(file: TextIO) -> dict[str, Any]:
     return names
 
 
-PARSERS: dict[str, Callable[[TextIO], Any]] = {"signal_names": _names, "dt": _dt}
+PARSERS: dict[str, Callable[[TextIO], Any]] = {"signal_names": _names, "dt": _sampling_time}

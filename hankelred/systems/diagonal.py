@@ -84,6 +84,21 @@ class Poles:
             return Poles(lam)
         return Poles.of_rates(_log1p(poles) if shift else np.log(lam.astype(complex)))
 
+    def rebuilt(self, data: Array) -> Poles:
+        """Return poles given by what these are given by, values or rates."""
+        return Poles(data) if self.rates is None else Poles.of_rates(data)
+
+    def data_like(self, other: Poles) -> Array:
+        """Return these poles in double precision as others are given, values or rates."""
+        if other.rates is None:
+            return self.values()
+        return double(self.rates) if self.rates is not None else np.log(self.values().astype(complex))
+
+    def rounding(self, discrete: bool) -> tuple[Array, Array]:
+        """Return the distance from the stability boundary, and the size of what is rounded when poles are stored."""
+        margin = -self.excess(discrete) if self.rates is None else -double(self.rates.real)
+        return margin, np.abs(self.lam if self.rates is None else self.rates)
+
     def differences(self, discrete: bool) -> tuple[Array, Array]:
         """Return ``lam_j - lam_i``, (n, n), and the distance that counts as far: ``|1 - lam_i conj(lam_j)|``."""
         lam = self.lam.astype(complex)
@@ -130,6 +145,7 @@ class Poles:
 class Diagonal(LinearSystem):
     """What one diagonal system and a bank of them have in common: every array may have leading axes."""
 
+    is_diagonal = True
     spectrum: Poles
     output: str
 
@@ -470,6 +486,7 @@ class DiagonalBank(Diagonal):
     (1000, 4, '0.977556')
     """
 
+    is_bank = True
     _AXES = ("batch",)
 
     def __init__(

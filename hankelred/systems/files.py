@@ -232,7 +232,7 @@ def _sync(folder: Path) -> None:
 
 def _entries(system: LinearSystem, kind: str, path: Path) -> dict[str, Any]:
     """Return what a file of this kind holds, all of which `load_system` can read."""
-    if isinstance(system, StateSpace):
+    if not system.is_diagonal:
         entries = {key: getattr(system, key) for key in MATRICES if getattr(system, key) is not None}
     elif kind == ".npz":
         arrays = {"B": system.B, "C": system.C, "D": system.D}
@@ -293,7 +293,7 @@ def _from_entries(entries: Mapping[str, Any], dt: Any) -> Any:
             f"It must hold A, B and C; got {', '.join(sorted(held)[:20]) or 'nothing'}, without "
             f"{' and '.join(missing)}. Rename the matrices in the file."
         )
-    arrays = {key: _dense(entries[key]) for key in (matrix, "B", "C", "D", "E") if key in entries}
+    arrays = {key: _full(entries[key]) for key in (matrix, "B", "C", "D", "E") if key in entries}
     names: dict[str, Any] = {key: tuple(entries[key]) for key in IN_FILES if key in entries}
     if "name" in names:
         names["name"] = "".join(names["name"])
@@ -305,7 +305,7 @@ def _from_entries(entries: Mapping[str, Any], dt: Any) -> Any:
     return (kind.from_rates if matrix == "rates" else kind)(arrays[matrix], B, C, D, dt=dt, output=output, **names)
 
 
-def _dense(x: Any) -> Array:
+def _full(x: Any) -> Array:
     """Return a matrix of a file as an array; a sparse one must not exceed the limit."""
     if not hasattr(x, "toarray"):
         return np.asarray(x)

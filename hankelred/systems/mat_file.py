@@ -250,7 +250,7 @@ def _value(body: _Bytes, spent: int) -> tuple[Any, int]:
     header = body.header()
     count, is_complex = math.prod(header.shape), bool(header.flags & COMPLEX)
     if header.kind == CHAR:
-        return _texts(body, header.shape), 0
+        return _cell_texts(body, header.shape), 0
     if header.kind == CELL:
         return _cell_of_texts(body, count), 0
     if header.kind == SPARSE:
@@ -263,10 +263,10 @@ def _value(body: _Bytes, spent: int) -> tuple[Any, int]:
     dtype = np.dtype(bool if header.flags & LOGICAL else CLASSES[header.kind])
     cost = count * dtype.itemsize * (1 + is_complex)
     _check_size(spent + cost)
-    return _numbers(body, count, dtype, is_complex).reshape(header.shape, order="F"), cost
+    return _numeric_array(body, count, dtype, is_complex).reshape(header.shape, order="F"), cost
 
 
-def _numbers(body: _Bytes, count: int, dtype: np.dtype[Any], is_complex: bool) -> Array:
+def _numeric_array(body: _Bytes, count: int, dtype: np.dtype[Any], is_complex: bool) -> Array:
     """Return so many numbers in the precision of their class; they may be stored in fewer bytes."""
     parts = [body.numbers() for _ in range(1 + is_complex)]
     if any(len(part) != count or part.dtype.kind == "f" and dtype.kind != "f" for part in parts):
@@ -311,7 +311,7 @@ def _sparse(body: _Bytes, header: _Header) -> Any:
     return scipy.sparse.csc_array((_joined(parts, np.dtype(np.float64)), rows, begins), shape=(shape[0], shape[1]))
 
 
-def _texts(body: _Bytes, shape: tuple[int, ...]) -> list[str]:
+def _cell_texts(body: _Bytes, shape: tuple[int, ...]) -> list[str]:
     """Return the rows of an array of characters, without the blanks that make them equally long."""
     kind, data = body.element()
     if kind not in TEXTS:
@@ -343,7 +343,7 @@ def _cell_of_texts(body: _Bytes, count: int) -> list[str]:
         if header is None or math.prod(header.shape) == 0 and header.kind in (CHAR, 6):  # '' or []
             texts.append("")
         elif header.kind == CHAR:
-            texts.append("".join(_texts(part, header.shape)))
+            texts.append("".join(_cell_texts(part, header.shape)))
         else:
             raise InputError("A cell array must hold texts, the names of signals; it holds something else.")
     return texts

@@ -139,7 +139,7 @@ def _stabilised(integers: Array, dt: Any) -> Array:
     return A - (np.ceil(2 * abscissa) / 2 + 0.5) * np.eye(len(A))
 
 
-def diagonal(
+def draw_diagonal(
     draw: Draw, sizes: Sizes, most: Sizes, dt: Any, kind: bool, output: Any, rates: bool | None = None
 ) -> DiagonalSystem:
     """Return a stable diagonal system of the given sizes, of `most` that there could be."""

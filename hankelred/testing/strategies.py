@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from ..checks import Array, is_discrete
 from ..systems import DiagonalBank, DiagonalSystem, StateSpace
-from ._drawing import Draw, check_options, check_sizes, dense, diagonal, kinds_of, prescribed, strategy
+from ._drawing import Draw, check_options, check_sizes, dense, draw_diagonal, kinds_of, prescribed, strategy
 from .systems import check_prescribed
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def diagonal_systems(
     def build(draw: Draw) -> DiagonalSystem:
         time, output, kind = draw.choice(times), draw.choice(kinds), draw.kind(complex_data)
         sizes = draw.integer(min_states, max_states), draw.integer(1, max_inputs), draw.integer(1, max_outputs)
-        return diagonal(draw, sizes, (max_states, max_inputs, max_outputs), time, kind, output)
+        return draw_diagonal(draw, sizes, (max_states, max_inputs, max_outputs), time, kind, output)
 
     return strategy(build)
 
@@ -319,7 +319,7 @@ def diagonal_banks(
         time, kind, output = draw.choice(times), draw.kind(None), draw.choice(kinds)
         sizes, most = (draw.integer(1, max_states), draw.integer(1, 2), draw.integer(1, 2)), (max_states, 2, 2)
         rates = is_discrete(time) and draw.kind(None)
-        one = [diagonal(draw, sizes, most, time, kind, output, rates) for _ in range(draw.integer(1, max_systems))]
+        one = [draw_diagonal(draw, sizes, most, time, kind, output, rates) for _ in range(draw.integer(1, max_systems))]
         poles, B, C, D = (
             np.stack(x) for x in zip(*((*g.spectrum.data.values(), g.B, g.C, g.D) for g in one), strict=True)
         )
@@ -360,7 +360,7 @@ def system_pairs(
             sizes, most = (draw.integer(1, max_states), m, p), (max_states, 2, 2)
             if form == "dense":
                 return dense(draw, sizes, most, time, kind)
-            return diagonal(draw, sizes, most, time, kind, form)
+            return draw_diagonal(draw, sizes, most, time, kind, form)
 
         first = one()
         if draw.choice([True, False]):

@@ -107,7 +107,7 @@ def system_code(sys: Any) -> str:
         outermost = poles[np.argmax(np.abs(poles) if system.is_discrete else poles.real)]
         return f"{system!r}, outermost pole {outermost:.6g}"
     matrices = [f"{name}={getattr(system, name).tolist()}" for name in "BCD" if name != "D" or system.D.any()]
-    if not isinstance(system, StateSpace):
+    if system.is_diagonal:
         (name, poles), *_ = system.spectrum.data.items()
         start = f"hr.{type(system).__name__}" + (".from_rates(" if name == "rates" else "(")
         rest = [f"dt={system.dt!r}"] + (['output="real"'] if system.has_real_output else [])

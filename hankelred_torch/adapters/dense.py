@@ -12,7 +12,7 @@ import hankelred as hr
 from hankelred import DiagonalSystem, StateSpace
 from hankelred.errors import InputError
 from hankelred.hankel import Matrices
-from hankelred.reduction.rediagonalise import rediagonalise
+from hankelred.reduction.rediagonalise import diagonalised
 
 from ..convert import to_tensor
 from ..layers import S4D, S5
@@ -95,7 +95,7 @@ def _rediagonalised(system: StateSpace) -> DiagonalSystem:
     like = DiagonalSystem.from_rates(
         one_pole, np.zeros((1, system.m)), np.zeros((system.p, 1)), dt=system.dt, output="real"
     )
-    return rediagonalise(Matrices(system.A, system.B, system.C, system.D), like).system
+    return diagonalised(Matrices(system.A, system.B, system.C, system.D), like).system
 
 
 def _filled(layer: nn.Module, adapter: Adapter, step: str, systems: Systems) -> nn.Module:

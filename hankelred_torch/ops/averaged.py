@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hankelred.errors import InputError, StabilityError
-from hankelred.selective.gramians import METHODS
+from hankelred.selective.averages import METHODS
 
 from .convolution import without_autocast
 
