@@ -36,7 +36,7 @@ def check_array(
     array = _numbers(x, name, copy)
     if ndim is not None and array.ndim != ndim:
         raise InputError(f"{name} must have {ndim} axes; got shape {array.shape}.{' ' + hint if hint else ''}")
-    if finite and not np.isfinite(array).all():
+    if finite and not is_finite(array):
         bad = int(array.size - np.isfinite(array).sum())
         raise InputError(
             f"{name} must be finite; got {bad} NaN or infinite of {array.size} entries. "
@@ -57,6 +57,8 @@ def check_real_array(
 
 def _numbers(x: Any, name: str, copy: bool) -> Array:
     """Return `x` as an array in one of the four dtypes kept, infinite entries allowed."""
+    if type(x) is np.ndarray and x.dtype in KEPT:
+        return x.copy() if copy else x
     if _is_masked(x):
         raise InputError(f"{name} must not be masked; got a masked array. Fill or leave out its masked entries first.")
     if type(x).__module__.startswith("scipy.sparse"):
@@ -156,12 +158,12 @@ def check_names(names: Any, what: str, count: int) -> tuple[str, ...] | None:
     """Return as many names as there are signals, or None."""
     if names is None:
         return None
-    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+    if not isinstance(names, (tuple, list)) and (isinstance(names, (str, bytes)) or not isinstance(names, Iterable)):
         raise InputError(f"{what} must be a sequence of {count} names; got {names!r}. Write {what}=[...].")
     found = tuple(names)
     if len(found) != count or not all(isinstance(name, str) for name in found):
         raise InputError(f"{what} must be a sequence of {count} names; got {len(found)}: {list(found)!r}.")
-    return tuple(map(str, found))
+    return found if all(type(name) is str for name in found) else tuple(map(str, found))
 
 
 def check_feedthrough(D: ArrayLike | None, p: int, m: int, lead: tuple[int, ...] = ()) -> Array:
@@ -199,8 +201,14 @@ def check_type(value: Any, name: str, kind: type[T], hint: str = "") -> T:
 
 def check_result(what: str, *values: Any, hint: str = "Scale inputs, outputs or time.") -> None:
     """Raise `NumericalError` unless every value is finite: what overflows must not look like a result."""
-    if not all(np.isfinite(value).all() for value in values):
+    if not all(is_finite(value) for value in values):
         raise NumericalError(f"{what} must be finite in double precision; got overflow. {hint}")
+
+
+def is_finite(x: Any) -> bool:
+    """Tell whether every entry is finite."""
+    finite = np.isfinite(x)
+    return bool(np.count_nonzero(finite) == finite.size)
 
 
 def exactly_one(**criteria: Any) -> tuple[str, Any]:

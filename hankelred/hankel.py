@@ -111,14 +111,18 @@ class DenseParts:
         return self._out(self._fixed_right), self._in(self._fixed_left)
 
     def _out(self, T: Array) -> Array:
-        w, order, gain = self.units
+        w, order, gain, given = self.units
+        if given:
+            return T
         out = np.empty_like(T)
         out[order] = T
         out *= w[:, None]
         return out if gain == 1.0 else out / gain
 
     def _in(self, Ti: Array) -> Array:
-        w, order, gain = self.units
+        w, order, gain, given = self.units
+        if given:
+            return Ti
         out = np.empty_like(Ti)
         out[:, order] = Ti
         out /= w
@@ -158,7 +162,7 @@ class DenseParts:
         identity. Where that is much, or a part was split off, the system in all its balanced states is compared with
         the one given.
         """
-        product = norm_estimate(self.S) * norm_estimate(self.R.conj().T)
+        product = norm_estimate(self.S) * norm_estimate(self.R)
         floor = EPS * self.system.n * product
         if product == 0.0:
             return 0.0, 0
@@ -168,7 +172,7 @@ class DenseParts:
         if self.kept or not estimate <= limit * svd.values[0]:
             estimate = self._measured(svd, floor)
         floor = max(floor, estimate)
-        return floor, int(np.sum(svd.values > floor))
+        return floor, int(np.count_nonzero(svd.values > floor))
 
     def _measured(self, svd: HankelSVD, floor: float) -> float:
         """Return a multiple of the largest difference seen between the system and its balanced realisation.
@@ -292,17 +296,13 @@ def factored(system: LinearSystem, offset: float = 0.0) -> Factored:
     """Factor a system of this library; poles within `offset` of the stability boundary are kept aside."""
     with one_blas_thread(system.order):
         parts = parts_of(system, offset)
-        with np.errstate(over="ignore", invalid="ignore"):
-            svd = HankelSVD(parts.S, parts.R) if np.isfinite(_largest(parts.S) * _largest(parts.R)) else None
-        check_result("Hankel singular values", np.inf if svd is None else svd.values)
-        assert svd is not None
+        svd = HankelSVD(parts.S, parts.R)
+        check_result("Hankel singular values", svd.values)
         floor, rank = parts.accuracy(svd)
-        hsv = np.concatenate([np.full(parts.kept, np.inf), padded(svd.values, system.order - parts.kept)])
+        hsv = padded(svd.values, system.order - parts.kept)
+        if parts.kept:
+            hsv = np.concatenate([np.full(parts.kept, np.inf), hsv])
     return Factored(system, parts, svd, hsv, floor, parts.kept + rank)
-
-
-def _largest(x: Array) -> float:
-    return float(np.abs(x).max(initial=0.0)) * max(1, x.shape[0])
 
 
 def stable(system: LinearSystem) -> Factored:
@@ -528,8 +528,6 @@ def largest_gain(response: Array) -> float:
 
 def _dense_factors(T: Array, B: Array, C: Array, discrete: bool) -> tuple[Array, Array]:
     """Return graded factors of both Gramians on a stable Schur form T, in its coordinates."""
-    dtype = np.result_type(T, B, C)
-    T, B, C = (x.astype(dtype, copy=False) for x in (T, B, C))
     with np.errstate(over="ignore", invalid="ignore"):
         S = gramian_factor(T, B, discrete)
         J = slice(None, None, -1)  # the dual system A^H, C^H has the Schur form J T^H J

@@ -6,6 +6,7 @@ they count in `order`, and no tolerance can drop them.
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -31,14 +32,12 @@ def rounding_floor(hsv: Array) -> float:
 def tail_sum(hsv: Array, order: int) -> float:
     """Return the sum of the distinct Hankel singular values after the first `order`."""
     tail = hsv[order:]
-    tail = tail[tail != 0]  # a model of many states has few others
-    if len(tail) == 0 or np.isinf(tail[0]):
-        return float(np.sum(tail))
-    distinct = [tail[0]]
-    for value in tail[1:]:
+    values = tail[: np.count_nonzero(tail)].tolist()  # a model of many states has few others
+    distinct = values[:1]
+    for value in values[1:]:
         if distinct[-1] - value > REPEATED * distinct[-1]:
             distinct.append(value)
-    return float(np.sum(distinct[::-1]))  # small ones first
+    return math.fsum(distinct)
 
 
 def error_bound(hsv: Array, order: int, floor: float | None = None) -> float:
@@ -148,7 +147,7 @@ def check_order(order: Any, hsv: Array, rank: int, uncertain: float = 0.0, stack
 
     Values that differ by no more than twice `uncertain` are one value to rounding.
     """
-    kept, full = int(np.isinf(hsv).sum()), len(hsv)
+    kept, full = np.count_nonzero(np.isinf(hsv)), len(hsv)
     order = check_count(order, full)
     if order < kept:
         raise OrderError(

@@ -37,13 +37,17 @@ LEAF = 48
 def gramian_factor(T: Array, B: Array, discrete: bool) -> Array:
     """Return the upper triangular U with ``P = U U^H``; T is a stable Schur form of B's dtype."""
     n, m = B.shape
-    U = np.zeros((n, n), dtype=T.dtype)
     if not B.any():
-        return U
+        return np.zeros((n, n), dtype=T.dtype)
     if m > n:
         B = sla.qr(B.conj().T, mode="r", check_finite=False)[0][:n].conj().T  # the L of B = L Q: L L^H = B B^H
         m = n
     B = B.copy()  # overwritten below
+    if n <= LEAF:
+        leaf = kernels.discrete_leaf if discrete else kernels.continuous_leaf
+        factor: Array = leaf(contiguous(T), contiguous(B), None if T.dtype.kind == "c" else True)[0]
+        return factor
+    U = np.zeros((n, n), dtype=T.dtype)
     Y = np.zeros((n, m), dtype=T.dtype)
     M = np.zeros((n, n), dtype=T.dtype)
     if discrete:

@@ -7,14 +7,15 @@ QR driver (gesvd) keep the digits of every value, divide and conquer those of th
 
 from __future__ import annotations
 
-from functools import cached_property
+import math
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
 from scipy.linalg import lapack
 
-from ..checks import EPS, Array
+from ..checks import EPS, Array, check_result
 from .bidiagonal import Triples, bidiagonalised
 
 # Columns of a dense factor below this share of the largest are noise: an entry's own rounding error is half of eps.
@@ -26,7 +27,13 @@ NOISE = EPS / 16
 GRADED_BELOW = 1e-4
 
 # Up to this size the implicit QR driver costs no more than anything else, values and vectors at once.
-SMALL = 40
+SMALL = 64
+
+# Columns that LAPACK's QR takes at once.
+BLOCK = 32
+
+# Up to this size all singular values cost less than power steps.
+TINY = 12
 
 
 def graded(S: Array) -> Array:
@@ -38,7 +45,7 @@ def graded(S: Array) -> Array:
     if S.size == 0:
         return S
     triangle, pivots = _pivoted_triangle(S.conj().T)
-    sizes = np.abs(np.diag(triangle))
+    sizes = np.abs(triangle.diagonal())
     if sizes[-1] <= NOISE * sizes[0]:
         triangle = triangle[: int(np.sum(sizes > NOISE * sizes[0]))]
     factor = np.empty((len(S), len(triangle)), dtype=S.dtype)
@@ -48,11 +55,19 @@ def graded(S: Array) -> Array:
 
 def _pivoted_triangle(M: Array) -> tuple[Array, Array]:
     """Return the triangle and the pivots of a QR with column pivoting."""
-    if len(M) > SMALL:
-        return sla.qr(M, mode="r", pivoting=True, check_finite=False)
     geqp3 = lapack.zgeqp3 if M.dtype.kind == "c" else lapack.dgeqp3
-    found, pivots, *_ = geqp3(M)
-    return np.triu(found[: min(M.shape)]), pivots - 1
+    n = M.shape[1]
+    found, pivots, *_ = geqp3(M, lwork=2 * n + BLOCK * (n + 1))
+    triangle = found[: min(M.shape)]
+    if len(triangle) > SMALL:
+        return np.triu(triangle), pivots - 1
+    triangle[_below_diagonal(*triangle.shape)] = 0.0
+    return triangle, pivots - 1
+
+
+@cache
+def _below_diagonal(rows: int, columns: int) -> Array:
+    return np.tri(rows, columns, -1, dtype=bool)
 
 
 class HankelSVD:
@@ -66,14 +81,16 @@ class HankelSVD:
 
     def __init__(self, S: Array, R: Array) -> None:
         self.S, self.R = S, R
-        product = R @ S
+        with np.errstate(over="ignore", invalid="ignore"):
+            product = R @ S
+        check_result("Hankel singular values", product)
         self._small = max(product.shape, default=0) <= SMALL
         self._wide = product.shape[0] < product.shape[1]
         self._form: Any = None
         if product.size == 0:
             self.values = np.zeros(0)
         elif self._small:
-            self.values = self._graded[1]
+            self.values = self._implicit(product)[1]
         else:
             self._form = bidiagonalised(product.conj().T if self._wide else product)
             self.values = self._form.values()
@@ -99,13 +116,16 @@ class HankelSVD:
     @cached_property
     def _graded(self) -> Triples:
         product = self.R @ self.S
-        if not self._small:
-            return _signed(*sla.svd(product, full_matrices=False, lapack_driver="gesvd"))
+        return _signed(*sla.svd(product, full_matrices=False, lapack_driver="gesvd"))
+
+    def _implicit(self, product: Array) -> Triples:
+        """Return the triples, and keep them, without SciPy's checks."""
         gesvd = lapack.zgesvd if product.dtype.kind == "c" else lapack.dgesvd
         U, hsv, Vh, info = gesvd(product, full_matrices=0)
         if info:
             raise np.linalg.LinAlgError(f"LAPACK's gesvd must converge; got info={info}.")
-        return _signed(U, hsv, Vh)
+        self._graded = _signed(U, hsv, Vh)
+        return self._graded
 
     @cached_property
     def _fast(self) -> Triples:
@@ -129,6 +149,9 @@ class HankelSVD:
 def _signed(U: Array, hsv: Array, Vh: Array) -> Triples:
     """Return the triples whose largest entries of U are positive."""
     largest = U[np.abs(U).argmax(axis=0), np.arange(U.shape[1])]
+    if U.dtype.kind != "c":
+        signs = np.where(largest < 0.0, -1.0, 1.0)
+        return U * signs, hsv, Vh * signs[:, None]
     size = np.abs(largest)
     phase = np.divide(largest, size, out=np.ones_like(largest), where=size > 0)
     return U * phase.conj(), hsv, Vh * phase[:, None]
@@ -143,18 +166,23 @@ def padded(values: Array, order: int) -> Array:
 
 
 def norm_estimate(S: Array) -> float:
-    """Estimate the spectral norm of a factor, from below, by a few power steps from its largest column."""
-    scale = float(np.abs(S).max(initial=0.0))
+    """Compute the spectral norm of a small factor; estimate it by a few power steps, from below, of a larger one."""
+    if S.size == 0:
+        return 0.0
+    if max(S.shape) <= TINY:
+        return float((lapack.zgesdd if S.dtype.kind == "c" else lapack.dgesdd)(S, compute_uv=0)[1][0])
+    scale = float(np.abs(S).max())
     if scale == 0.0:
         return 0.0
     S = S / scale  # products of three must not overflow
+    adjoint = S.conj().T
     x, norm = S[:, np.argmax(np.einsum("ij,ij->j", S, S.conj()).real)], 0.0
     for _ in range(6):
-        length = np.linalg.norm(x)
+        length = math.sqrt(np.vdot(x, x).real)
         if length == 0:
             return 0.0
-        y = S.conj().T @ (x / length)
-        x, norm = S @ y, float(np.linalg.norm(y))
+        y = adjoint @ (x / length)
+        x, norm = S @ y, math.sqrt(np.vdot(y, y).real)
     return norm * scale
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import scipy.linalg as sla
 from scipy.linalg import lapack
 
-from ..checks import EPS, Array
+from ..checks import EPS, Array, is_finite
 from ..errors import NumericalError
 
 # c above, in units of eps |A|_F for a Schur form and of the componentwise bar for a refined pole. Double poles of 654
@@ -41,20 +41,26 @@ GRADED = 1e3
 # are beyond the boundary (3e-8 was seen at most in 768 mass chains); and how far round these it is sought, in units of
 # their margin.
 DOUBT = 1e-11
+CLEAR = DOUBT ** (
+    1 / 3
+)  # beyond this margin no product of three distances, none less than the least margin, is in doubt
 JOINT = 1e-6
 REACH = 3.0
 # Two pairs of solves give a singular value to a few per cent; refining converges cubically.
 INVERSE_ITERATIONS = 2
 REFINEMENTS = 4
+# Up to this size LAPACK is called directly.
+SMALL = 40
 TINY = float(np.finfo(np.float64).tiny)
 
 
 class Units(NamedTuple):
-    """Units: ``x = W x_b`` with ``W = diag(w)[:, order]``, ``u = gain u_b``, ``y = gain y_b``."""
+    """Units: ``x = W x_b`` with ``W = diag(w)[:, order]``, ``u = gain u_b``, ``y = gain y_b``; `given`: no change."""
 
     w: Array
     order: Array
     gain: float
+    given: bool = False
 
 
 class SchurForm(NamedTuple):
@@ -106,9 +112,11 @@ def balanced_units(A: Array, B: Array, C: Array) -> Units:
     size = size.sum(axis=0) + size.sum(axis=1)
     graded = size.max() > GRADED * size.min()
     order = np.argsort(-size, kind="stable") if graded else np.arange(n)
-    size_B, size_C = float(np.abs(B / w[:, None]).max(initial=0.0)), float(np.abs(C * w).max(initial=0.0))
+    same = bool((w == 1.0).all())
+    size_B = float(np.abs(B if same else B / w[:, None]).max()) if B.size else 0.0
+    size_C = float(np.abs(C if same else C * w).max()) if C.size else 0.0
     gain = 2.0 ** round((math.log2(size_C) - math.log2(size_B)) / 2) if min(size_B, size_C) > 0 else 1.0
-    return Units(w, order, gain)
+    return Units(w, order, gain, same and not graded and gain == 1.0)
 
 
 def apply_units(units: Units, A: Array, B: Array, C: Array) -> tuple[Array, Array, Array]:
@@ -126,7 +134,9 @@ def apply_units(units: Units, A: Array, B: Array, C: Array) -> tuple[Array, Arra
     A, B, C : ndarray
         ``W^-1 A W``, ``W^-1 B gain`` and ``C W / gain`` with ``W = diag(w)[:, order]``: the same transfer function.
     """
-    w, order, gain = units
+    w, order, gain, _ = units
+    if units.given:
+        return A, B, C
     return (A * w / w[:, None])[np.ix_(order, order)], (B / w[:, None] * gain)[order], (C * w / gain)[:, order]
 
 
@@ -170,11 +180,13 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
     if n == 0:
         return SchurForm(A, A, np.zeros(0, np.complex128), np.zeros(0), 0)
     try:
-        T, Z = sla.schur(A, output="complex" if A.dtype.kind == "c" else "real")
+        T, Z, poles = _schur(A)
     except np.linalg.LinAlgError as failure:
         raise NumericalError(f"The Schur form of A ({n}, {n}) must converge; got {failure} Rescale A.") from failure
-    poles = schur_eigenvalues(T)
-    error, refined = _bars(A, T, poles, discrete)
+    margin, size = _margin(poles, discrete), float(np.linalg.norm(A))
+    if margin.min() > max(CLEAR * size, offset):
+        return SchurForm(T, Z, poles, np.full(n, BACKWARD * EPS * size), 0)
+    error, refined = _bars(A, T, poles, margin, size, discrete)
     margin = _margin(poles, discrete)
     keep = margin <= np.maximum(offset, error)
     kept = int(keep.sum())
@@ -269,15 +281,32 @@ def inverse_norm(T: Array, discrete: bool) -> float:
     n = len(T)
     if n == 0:
         return 0.0
-    X = np.eye(n, dtype=T.dtype) if discrete else -np.eye(n, dtype=T.dtype)
+    X = np.zeros((n, n), dtype=T.dtype)
+    X.flat[:: n + 1] = 1.0 if discrete else -1.0
     with np.errstate(all="ignore"):
         try:
             (solve_hermitian_stein if discrete else solve_hermitian_sylvester)(T, X)
         except ZeroDivisionError:  # numba's complex division
             return np.inf
-    if not np.isfinite(X).all():
+    if not is_finite(X):
         return np.inf
-    return float(sla.eigvalsh(X, subset_by_index=[n - 1, n - 1])[0])
+    if n > SMALL:
+        return float(sla.eigvalsh(X, subset_by_index=[n - 1, n - 1])[0])
+    return float((lapack.zheevd if X.dtype.kind == "c" else lapack.dsyevd)(X, compute_v=0)[0][-1])
+
+
+def _schur(A: Array) -> tuple[Array, Array, Array]:
+    """Return T, Z and eigenvalues; of small matrices straight from LAPACK, where checks take longer than the work."""
+    from .triangular import schur_eigenvalues
+
+    if len(A) > SMALL:
+        T, Z = sla.schur(A, output="complex" if A.dtype.kind == "c" else "real")
+        return T, Z, schur_eigenvalues(T)
+    gees = lapack.zgees if A.dtype.kind == "c" else lapack.dgees
+    T, _, *poles, Z, _, info = gees(lambda *_: None, A, lwork=8 * len(A))
+    if info:
+        raise np.linalg.LinAlgError(f"LAPACK's gees must converge; got info={info}.")
+    return T, Z, poles[0] if len(poles) == 1 else poles[0] + 1j * poles[1]
 
 
 def _margin(poles: Array, discrete: bool) -> Array:
@@ -293,15 +322,14 @@ def _nearest(poles: Array, discrete: bool) -> Array:
     return np.where(size > 0, poles, 1.0) / np.where(size > 0, size, 1.0)
 
 
-def _bars(A: Array, T: Array, poles: Array, discrete: bool) -> tuple[Array, Array]:
+def _bars(A: Array, T: Array, poles: Array, margin: Array, size: float, discrete: bool) -> tuple[Array, Array]:
     """Refine the poles in doubt, in place; return the bar of every pole, and which were refined."""
     from .triangular import flipped
 
-    size = float(np.linalg.norm(A))
     backward = BACKWARD * EPS * size
     error = np.full(len(poles), backward)
     refined = np.zeros(len(poles), bool)
-    margin, boundary = _margin(poles, discrete), _nearest(poles, discrete)
+    boundary = _nearest(poles, discrete)
     doubtful = np.flatnonzero(_doubtful(poles, margin, boundary, size))
     if A.dtype.kind == "f":
         doubtful = doubtful[poles[doubtful].imag >= 0]  # the others are conjugates, one place below

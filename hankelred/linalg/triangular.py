@@ -23,9 +23,8 @@ contiguous = np.ascontiguousarray  # kernels are compiled for this layout only
 
 def schur_eigenvalues(T: Array) -> Array:
     """Return the eigenvalues of a Schur form in the order of its diagonal."""
-    lam = np.diag(T).astype(np.complex128)
-    if T.dtype.kind == "f":
-        i = np.flatnonzero(np.diag(T, -1))  # standardised blocks [[a, b], [c, a]] with b c < 0
+    lam = T.diagonal().astype(np.complex128)
+    if T.dtype.kind == "f" and len(i := np.flatnonzero(T.diagonal(-1))):  # blocks [[a, b], [c, a]] with b c < 0
         lam.imag[i] = np.sqrt(np.abs(T[i, i + 1])) * np.sqrt(np.abs(T[i + 1, i]))
         lam.imag[i + 1] = -lam.imag[i]
     return lam

@@ -64,9 +64,13 @@ class LinearSystem:
 
     def _set(self, dt: Any, names: dict[str, Any], **arrays: Array) -> None:
         """Set fresh arrays in one common dtype and read-only, dt and names."""
-        dtype = np.result_type(*(x.dtype for x in arrays.values()))
-        fields = {name: readonly(x.astype(dtype, copy=False)) for name, x in arrays.items()}
-        vars(self).update(fields, dt=dt, **{key: names.get(key) for key in NAMES})
+        dtypes = {x.dtype for x in arrays.values()}
+        if len(dtypes) > 1:
+            dtype = np.result_type(*dtypes)
+            arrays = {name: x.astype(dtype, copy=False) for name, x in arrays.items()}
+        for x in arrays.values():
+            x.flags.writeable = False
+        vars(self).update(arrays, dt=dt, **{key: names.get(key) for key in NAMES})
 
     def _checked_names(self, names: dict[str, Any]) -> dict[str, Any]:
         """Return names that fit the sizes of the arrays."""

@@ -7,6 +7,7 @@ import first.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,12 @@ def scipy_model(G: StateSpace) -> Any:
 
 def _is_a(obj: Any, package: str, *names: str) -> bool:
     """Tell whether obj is of a class of these names from that package, or of one derived from it."""
-    return any(c.__name__ in names and f"{c.__module__}.".startswith(f"{package}.") for c in type(obj).__mro__)
+    return _derives(type(obj), package, names)
+
+
+@lru_cache
+def _derives(kind: Any, package: str, names: tuple[str, ...]) -> bool:
+    return any(c.__name__ in names and f"{c.__module__}.".startswith(f"{package}.") for c in kind.__mro__)
 
 
 def _from_tuple(parts: tuple[Any, ...]) -> StateSpace:
