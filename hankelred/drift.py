@@ -19,7 +19,7 @@ import scipy.linalg as sla
 from .checks import Array, check_integer, check_result
 from .errors import InputError, OrderError
 from .hankel import Factored, stable
-from .linalg.hankel_svd import padded
+from .linalg.hankel_svd import HankelSVD, padded
 from .linalg.threads import one_blas_thread
 from .systems import LinearSystem, one_system
 
@@ -447,7 +447,8 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
         triples = []
         for rows in _parts(first, second, error):
             # ``[S1; S2]`` and ``[R1, -R2]`` map both operators to common orthonormal coordinates, as ``R_i S_i``.
-            U, hsv, Vh = sla.svd(R[:, rows] @ S[rows], full_matrices=False)
+            svd = HankelSVD(S[rows], R[:, rows])
+            U, hsv, Vh = svd.triples(len(svd.values))
             kept = int(np.sum(hsv > floor))
             triples.append((U[:, :kept], Vh[:kept]))
     (U1, V1h), (U2, V2h) = triples

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import scipy.linalg as sla
 import scipy.signal
-from hankelred._triangular import schur_eigenvalues
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.linalg import norm
@@ -21,6 +20,7 @@ from numpy.linalg import norm
 from hankelred.errors import NumericalError
 from hankelred.linalg import schur
 from hankelred.linalg.schur import SchurForm, apply_units, balanced_units, decouple, inverse_norm, ordered_schur
+from hankelred.linalg.triangular import schur_eigenvalues
 
 EPS = np.finfo(float).eps
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
@@ -296,7 +296,8 @@ def test_changing_units_is_exact(seed: int, kind: str) -> None:
     n = int(rng.integers(1, 9))
     A, B, C = random_case(seed, n, kind, False), rng.standard_normal((n, 2)) * 2.0**40, rng.standard_normal((3, n))
     A = in_units(A * (10 ** rng.uniform(-9, 9, n))[:, None], powers(rng, n))
-    w, order, gain = units = balanced_units(A, B, C)
+    units = balanced_units(A, B, C)
+    w, order, gain = units.w, units.order, units.gain
     A_b, B_b, C_b = apply_units(units, A, B, C)
     W = np.diag(w)[:, order]
     assert np.array_equal(W @ A_b, A @ W)

@@ -26,6 +26,9 @@ NOISE = EPS / 16
 # algorithms; below it they are computed by the one that keeps the digits of every value.
 GRADED_BELOW = 1e-4
 
+# Up to this size LAPACK's divide and conquer does not divide and keeps the digits of every singular value.
+UNDIVIDED = 25
+
 # Up to this size the implicit QR driver costs no more than anything else, values and vectors at once.
 SMALL = 64
 
@@ -155,6 +158,21 @@ def _signed(U: Array, hsv: Array, Vh: Array) -> Triples:
     size = np.abs(largest)
     phase = np.divide(largest, size, out=np.ones_like(largest), where=size > 0)
     return U * phase.conj(), hsv, Vh * phase[:, None]
+
+
+def batched_products(S: Array, R: Array, real: bool) -> Array:
+    """Return ``R S`` of many pairs of factors, or its real part, which holds what conjugate halves make together."""
+    return (R @ S).real if real else R @ S
+
+
+def batched_vectors(M: Array, hsv: Array, wanted: Array) -> tuple[Array, Array]:
+    """Return singular vectors of many products, with the digits of small values where so many are wanted."""
+    U, _, Vh = np.linalg.svd(M)
+    if M.shape[1] > UNDIVIDED:
+        least = np.take_along_axis(hsv, np.maximum(wanted - 1, 0)[:, None], axis=1)[:, 0]
+        for i in np.flatnonzero(least < GRADED_BELOW * hsv[:, 0]):
+            U[i], _, Vh[i] = sla.svd(M[i], lapack_driver="gesvd")
+    return U, Vh
 
 
 def padded(values: Array, order: int) -> Array:

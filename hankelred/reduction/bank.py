@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.linalg as sla
 
 from .. import order as orders
 from ..checks import SINGLE, Array, check_result, exactly_one, in_family
@@ -19,7 +18,7 @@ from ..errors import DiagonalisationError
 from ..hankel import ROUNDINGS, bank_of
 from ..linalg.cauchy import NEARLY_REAL
 from ..linalg.cauchy_bank import Bank, factors
-from ..linalg.hankel_svd import GRADED_BELOW
+from ..linalg.hankel_svd import batched_products, batched_vectors
 from ..linalg.threads import one_blas_thread
 from ..systems import DiagonalBank, DiagonalSystem, Poles
 from .rediagonalise import CONDITION_LIMIT, ROUNDING
@@ -30,9 +29,6 @@ Alone = Callable[[DiagonalSystem], Any]
 # Systems whose poles lie at distances from the stability boundary that differ by more than this are reduced one by one,
 # where eigenpairs of graded matrices are corrected.
 GRADED_FROM = 1e5
-
-# Up to this size LAPACK's divide and conquer does not divide and keeps the digits of every singular value.
-UNDIVIDED = 25
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -169,12 +165,12 @@ def _reduce_piece(
     """Return the Hankel singular values of some systems of a bank and these systems reduced."""
     piece = bank.take(systems)
     S, R, w, distance = factors(piece)
-    M = (R @ S).real if bank.pairs else R @ S
+    M = batched_products(S, R, bank.pairs)
     hsv = np.zeros((len(M), bank.order))
     hsv[:, : M.shape[1]] = np.linalg.svd(M, compute_uv=False)
     unit = 1.0 if name in ("order", "states", "rtol", "energy") else piece.unit
     wanted = _orders(hsv * unit, name, value, bank.pairs)
-    U, Vh = _vectors(M, hsv, wanted)
+    U, Vh = batched_vectors(M, hsv, wanted)
     hsv *= piece.unit
     # pairs lose digits near the real axis, and real data stored as half of a pair have none
     is_alone = piece.poles.gap.max(axis=1) > GRADED_FROM * piece.poles.gap.min(axis=1)
@@ -208,16 +204,6 @@ def _reduce_alone(one: DiagonalSystem, alone: Alone, i: int, name: str, value: A
     change = found.error_bound - balancing.error_bound(found.order)
     arrays = (poles, system.B, system.C, found.T, found.Ti, np.array(system.n), np.array(False), np.array(change))
     return found.hsv, _Part(np.array([i]), *(x[None] for x in arrays))
-
-
-def _vectors(M: Array, hsv: Array, wanted: Array) -> tuple[Array, Array]:
-    """Return singular vectors, with the digits of small values where those are wanted."""
-    U, _, Vh = np.linalg.svd(M)
-    if M.shape[1] > UNDIVIDED:
-        least = np.take_along_axis(hsv, np.maximum(wanted - 1, 0)[:, None], axis=1)[:, 0]
-        for i in np.flatnonzero(least < GRADED_BELOW * hsv[:, 0]):
-            U[i], _, Vh[i] = sla.svd(M[i], lapack_driver="gesvd")
-    return U, Vh
 
 
 def _diagonalised(spectrum: Poles, bank: Bank, T: Array, Ti: Array, w: Array, systems: Array, discrete: bool) -> _Part:

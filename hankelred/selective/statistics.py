@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
-import scipy.linalg as sla
 from numpy.typing import ArrayLike
 
 from ..checks import Array, check_array, check_choice, check_flag, check_integer, check_result, check_type, double
 from ..errors import InputError
-from ..linalg.hankel_svd import padded
+from ..linalg.hankel_svd import HankelSVD, padded
 from ..linalg.threads import one_blas_thread
 from .averages import METHODS, StepMoments, mean_gramians, second_moment_gramians
 from .data import Sequences, Steps, check_steps, head_sequences, mamba_sequences
@@ -384,10 +383,9 @@ class SelectiveStatistics:
             the best projection to r states, for one decay per head and independent c and h.
         """
         P, Q = self.gramians(method)
-        with np.errstate(over="ignore", invalid="ignore"):
-            products = [R @ S for S, R in (covariance_factors(p, q) for p, q in zip(P, Q, strict=True))]
-        check_result("Products of covariances", *products, hint=SCALE)
-        return np.stack([padded(sla.svdvals(product), self.n) for product in products])
+        with one_blas_thread(self.n):
+            factors = [covariance_factors(p, q) for p, q in zip(P, Q, strict=True)]
+            return np.stack([padded(HankelSVD(S, R).values, self.n) for S, R in factors])
 
     def _add_sequences(self, data: Sequences, step: Array | None) -> None:
         batch, length = data.v.shape[:2]
