@@ -322,8 +322,8 @@ def unstable_error(poles: Array, dt: Any) -> StabilityError:
     other = "pass dt=0 if it is continuous" if discrete else "pass dt if it is discrete"
     return StabilityError(
         f"The system must be stable for dt={dt}, its poles {region} by more than their rounding error; got "
-        f"{names}{' and others' if len(poles) > 3 else ''}. Use balance, which keeps such poles (offset says how near to "
-        f"the boundary a pole counts as one of them), or {other}."
+        f"{names}{' and others' if len(poles) > 3 else ''}. Use balance, which keeps such poles (offset says how near "
+        f"to the boundary a pole counts as one of them), or {other}."
     )
 
 

@@ -159,7 +159,7 @@ def _factors(poles: PoleData, G: Array) -> tuple[Array, Array]:
 
 
 def _pair_factors(poles: PoleData, G: Array) -> tuple[Array, Array]:
-    """Return transposed upper halves of factors of the doubled systems, (batch, 2n, n), and `cauchy.Factor.distance`."""
+    """Return transposed upper halves of factors of the doubled systems, (batch, 2n, n), and how near pairs are real."""
     n = G.shape[2]
     spare = np.append(np.arange(n), 0)
     p = poles.map(lambda x: np.ascontiguousarray(x[:, spare]))

@@ -132,7 +132,7 @@ def reduce_bank(system: DiagonalBank, alone: Alone, **criteria: Any) -> BankRedu
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Reduced systems of one order; poles are values, or rates where the bank has them, and states stored come first."""
+    """Reduced systems of one order; poles are values, or rates where the bank has them; states stored come first."""
 
     systems: Array
     poles: Array

@@ -15,7 +15,7 @@ def truncated(found: Factored, order: int) -> tuple[np.ndarray, np.ndarray, Matr
 
 
 def residualised(found: Factored, order: int) -> tuple[np.ndarray, np.ndarray, Matrices]:
-    """Return bases of `order` balanced states and the singular perturbation, which matches the system at s = 0 or z = 1.
+    """Return bases of `order` balanced states and the singular perturbation, exact at s = 0 or z = 1.
 
     The states after the first `order` follow the others without delay: ``A11 - A12 A22^-1 A21`` in continuous
     time [1]_, the same with ``A22 - I`` in discrete time.

@@ -74,8 +74,8 @@ def diagonalised(small: Matrices, like: DiagonalSystem) -> Diagonalised:
     system = _diagonal_system(poles[stored], B[stored], C[:, stored] * doubled, small, like)
     if not system.is_stable():
         raise DiagonalisationError(
-            f"The reduced poles must be stable; got one {np.max(system.spectrum.excess(system.is_discrete)):.2e} beyond "
-            f"the boundary. Choose a neighbouring order: a cut through nearly equal hsv can do this."
+            f"The reduced poles must be stable; got one {np.max(system.spectrum.excess(system.is_discrete)):.2e} "
+            f"beyond the boundary. Choose a neighbouring order: a cut through nearly equal hsv can do this."
         )
     return Diagonalised(system, X, Xi, _change(small, poles, X, Xi, B, C, like.is_discrete))
 

@@ -68,8 +68,8 @@ def as_system(obj: Any) -> Any:
             f"Linearise a nonlinear system (control.linearize), and fit a model to response data first."
         )
     raise InputError(
-        f"A system must be a StateSpace, a DiagonalSystem, a DiagonalBank, a tuple (A, B, C, D) or (A, B, C, D, dt), or "
-        f"a linear model of python-control or scipy.signal; got {kind}. Pass its matrices: StateSpace(A, B, C, D, dt)."
+        f"A system must be a StateSpace, a DiagonalSystem, a DiagonalBank, a tuple (A, B, C, D) or (A, B, C, D, dt), "
+        f"or a linear model of python-control or scipy.signal; got {kind}. Pass its matrices: StateSpace(A, B, C, D, dt)."
     )
 
 

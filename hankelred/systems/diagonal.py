@@ -74,7 +74,7 @@ class Poles:
         return np.abs(double(self.lam)) - 1.0 if self.rates is None else np.expm1(double(self.rates.real))
 
     def less_shift(self) -> tuple[Array, float]:
-        """Return the poles less a shift, and the shift: 1 for rates, whose slow poles keep their digits in expm1 only."""
+        """Return the poles less a shift, and the shift: 1 for rates, whose slow poles keep their digits in expm1."""
         return (double(self.lam), 0.0) if self.rates is None else (np.expm1(double(self.rates)), 1.0)
 
     def like(self, poles: Array, shift: float) -> Poles:
