@@ -303,7 +303,7 @@ def test_changing_units_is_exact(seed: int, kind: str) -> None:
     assert np.array_equal(W @ A_b, A @ W)
     assert np.array_equal(W @ B_b, B * gain)
     assert np.array_equal(C_b * gain, C @ W)
-    assert 0.5 <= np.abs(B_b).max() / np.abs(C_b).max() <= 2  # gain**2 is the nearest even power of two, to a factor of 2
+    assert 0.5 <= np.abs(B_b).max() / np.abs(C_b).max() <= 2
 
 
 def test_graded_states_are_sorted_and_others_are_not() -> None:

@@ -69,7 +69,7 @@ def as_system(obj: Any) -> Any:
         )
     raise InputError(
         f"A system must be a StateSpace, a DiagonalSystem, a DiagonalBank, a tuple (A, B, C, D) or (A, B, C, D, dt), "
-        f"or a linear model of python-control or scipy.signal; got {kind}. Pass its matrices: StateSpace(A, B, C, D, dt)."
+        f"or a linear model of python-control or scipy.signal; got {kind}. Pass StateSpace(A, B, C, D, dt)."
     )
 
 
