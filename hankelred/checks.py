@@ -149,7 +149,7 @@ def check_choice(value: Any, name: str, choices: Sequence[Any]) -> Any:
 
 def check_flag(value: Any, name: str) -> bool:
     """Return a truth value that is one: the string "false" is none."""
-    if not isinstance(value, (bool, np.bool_)):
+    if not isinstance(value, (bool, np.bool_, Integral)) or value not in (0, 1):
         raise InputError(f"{name} must be True or False; got {value!r}.")
     return bool(value)
 
