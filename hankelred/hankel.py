@@ -177,7 +177,8 @@ class DenseParts:
     def _measured(self, svd: HankelSVD, floor: float) -> float:
         """Return a multiple of the largest difference seen between the system and its balanced realisation.
 
-        Both ways to project are tried, and the better one is kept for all orders.
+        Both ways to project are tried, and the better one is kept for all orders. How far the values of the balanced
+        realisation lie from those found counts too.
         """
         rank = int(np.sum(svd.values > floor))
         poles = np.concatenate([self.poles[: self.kept][self._clearly_unstable], self.poles[self.kept :]])
@@ -185,16 +186,29 @@ class DenseParts:
         omega = omega[omega != 0] if self.kept else omega  # an integrator may be among those kept
         given = self.system._response(omega)
         X, Y = svd.bases(slice(0, rank), rank)
-        changes = []
+        changes, models = [], []
         for self._on_schur_form in (True, False):
             with np.errstate(all="ignore"):
-                model = self.whole(self.reduced(X, Y)[2])
-                if all(np.isfinite(x).all() for x in model[:4]):
-                    changes.append(largest_gain(given - model.response(omega, self.discrete)))
-                else:
-                    changes.append(np.inf)
+                models.append(self.reduced(X, Y)[2])
+                model = self.whole(models[-1])
+                finite = all(np.isfinite(x).all() for x in model[:4])
+                changes.append(largest_gain(given - model.response(omega, self.discrete)) if finite else np.inf)
         self._on_schur_form = changes[0] < changes[1]
-        return max(SAFETY * min(changes), self._sensitivity(omega))
+        if not np.isfinite(min(changes)):
+            return np.inf
+        again = self._values_again(models[0 if self._on_schur_form else 1])
+        moved = float(np.abs(again - svd.values[:rank]).max(initial=0.0))
+        return max(SAFETY * max(min(changes), moved), self._sensitivity(omega))
+
+    def _values_again(self, model: Matrices) -> Array:
+        """Return the Hankel singular values of a model in balanced coordinates, where rounding does other things."""
+        units = balanced_units(model.A, model.B, model.C)
+        A, B, C = apply_units(units, model.A, model.B, model.C)
+        form = ordered_schur(A, self.discrete)
+        if form.kept:
+            return np.full(len(A), np.inf)
+        S, R = _dense_factors(form.T, form.Z.conj().T @ B, C @ form.Z, self.discrete)
+        return padded(HankelSVD(S, R).values, len(A))
 
     def _sensitivity(self, omega: Array) -> float:
         """Return what a rounding of every entry of A does to the response: ``eps |C R| (|A| + |s|) |R B|``."""
