@@ -81,4 +81,4 @@ def test_a_read_only_installation_of_a_user_without_a_home_works(tmp_path):
     code = f"import hankelred as hr; assert hr.__file__.startswith({str(copy)!r}); {CALL}"
     if is_long():  # all kernels of a reduction are compiled
         code += "; bal = hr.balance(([[-1.0, 2.0], [0.0, -3.0]], [[1.0], [2.0]], [[1.0, 1.0]], 0)); bal.reduce(1)"
-    run(code, *(powerless if os.geteuid() == 0 else []), PYTHONPATH=str(copy), HOME="/nonexistent")
+    run(code, *(powerless if os.geteuid() == 0 else []), PYTHONPATH=str(copy), HOME=os.path.join(os.devnull, "nobody"))

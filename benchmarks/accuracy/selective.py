@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-import hankelred as hr
-from benchmarks.speed.dense import surroundings
+from benchmarks._common import surroundings
+from hankelred.selective import SelectiveStatistics, project, rotate, select, selection_report
 from tests.reference_selective import (
     HeadsLayer,
     MambaLayer,
@@ -40,7 +40,7 @@ METHODS = ("mean", "second_moment", "exact", "covariance")
 def mamba_errors(layer: MambaLayer, order: int, projected: bool) -> dict[str, float]:
     """Return the output error of every arm on fresh data."""
     seen, fresh = layer.data(seed=0), layer.data(seed=1)
-    apart = hr.SelectiveStatistics(N, CHANNELS, moments=True, exact=True)
+    apart = SelectiveStatistics(N, CHANNELS, moments=True, exact=True)
     apart.update_mamba(*seen)
     pooled, errors = apart.pooled(), {}
     if projected:
@@ -56,11 +56,11 @@ def mamba_errors(layer: MambaLayer, order: int, projected: bool) -> dict[str, fl
                     squares += np.sum((y - projected_outputs(a, b, c, *bases[k % len(bases)])) ** 2)
                 errors[f"{family}, {method}"] = float(np.sqrt(squares / power))
     for method in METHODS:
-        rotation = hr.reduce_by_rotation(pooled, layer.A, order, method=method)
+        rotation = rotate(pooled, layer.A, order, method=method)
         errors[f"rotation, {method}"] = rotation.mamba_error(*fresh)
     errors["neglected by rotation"] = rotation.neglected
     for fold in (False, True):
-        selection = hr.reduce_by_selection(pooled, order, fold=fold)
+        selection = select(pooled, order, fold=fold)
         errors[selection.method] = selection.mamba_error(*fresh)
     return errors
 
@@ -82,10 +82,10 @@ def head_predictions(seeds: int, order: int, independent: bool) -> dict[str, Any
     ratios = []
     for seed in range(seeds):
         layer = HeadsLayer(N, seed=seed)
-        statistics = hr.SelectiveStatistics(N)
+        statistics = SelectiveStatistics(N)
         seen = layer.data(batch=32, independent=independent)
         statistics.update_heads(*seen)
-        reduction = hr.reduce_by_projection(statistics, order)
+        reduction = project(statistics, order)
         fresh = layer.data(batch=32, seed=1, independent=independent)
         ratios.append([(reduction.heads_error(*data) / reduction.predicted_error) ** 2 for data in (seen, fresh)])
     low, high = np.min(ratios, axis=0), np.max(ratios, axis=0)
@@ -103,9 +103,9 @@ def selection_gaps(seeds: int, order: int) -> dict[str, Any]:
     gaps = []
     for seed in range(seeds):
         layer = MambaLayer(N, CHANNELS, seed=seed)
-        statistics = hr.SelectiveStatistics(N)
+        statistics = SelectiveStatistics(N)
         statistics.update_mamba(*layer.data())
-        gaps.append(hr.selection_report(statistics.output_form()[0], order).gap)
+        gaps.append(selection_report(statistics.output_form()[0], order).gap)
     return {"order": order, "layers": seeds, "mean": float(np.mean(gaps)), "worst": float(np.max(gaps))}
 
 

@@ -20,11 +20,8 @@ over six decades.
 
 from __future__ import annotations
 
-import argparse
-import json
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,17 +30,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 import hankelred as hr
-from benchmarks.speed.dense import least_times, optional, surroundings
-from hankelred import DiagonalSystem
-from hankelred.diagonal import factor_pair
-from hankelred.diagonal_banks import batched_hankel_singular_values
+from benchmarks._common import Run, least_times, optional, parser, surroundings, write
+from hankelred import DiagonalBank, DiagonalSystem, gramian_factors
 from tests.reference_diagonal import cauchy_gramians, published_hsv
 
-RESULTS = Path(__file__).parents[1] / "results" / "diagonal_speed.json"
 REFERENCE = "published"
 
 Array = NDArray[Any]
-Run = Callable[[], Any]
 
 
 def lru_like(n: int, m: int, seed: int = 0, output: Any = "complex") -> DiagonalSystem:
@@ -81,7 +74,7 @@ def factors() -> list[dict[str, Any]]:
         system = lru_like(n, m)
         data = system.lam, system.B, system.C
         runs: dict[str, Run] = {
-            "hankelred": lambda system=system: factor_pair(system),
+            "hankelred": lambda system=system: gramian_factors(system),
             "formed Gramians": lambda data=data: formed_factors(*data),
         }
         rows.append({"part": "factors", "n": n, "m": m, "seconds": least_times(runs, 5 if n < 1024 else 2)})
@@ -98,7 +91,7 @@ def reduction() -> list[dict[str, Any]]:
             REFERENCE: lambda data=data, order=order: published_reduction(*data, order),
         }
         if (slycot := optional("slycot")) and n <= 256:
-            real = lru_like(n, m, output="real").to_state_space()
+            real = lru_like(n, m, output="real").dense()
             runs["slycot.ab09ad, real form of 2n states"] = lambda G=real, order=order, slycot=slycot: slycot.ab09ad(
                 "D", "B", "N", G.n, G.m, G.p, G.A.copy(), G.B.copy(), G.C.copy(), nr=2 * order
             )
@@ -121,8 +114,8 @@ def banks() -> list[dict[str, Any]]:
             B, C = B + 1j * rng.standard_normal(B.shape), C + 1j * rng.standard_normal(C.shape)
         output = "real" if "output" in kind else "complex"
         runs: dict[str, Run] = {
-            "hankelred": lambda data=(lam, B, C), output=output: batched_hankel_singular_values(
-                *data, dt=True, output=output
+            "hankelred": lambda data=(lam, B, C), output=output: hr.hankel_singular_values(
+                DiagonalBank(*data, dt=True, output=output)
             ),
             REFERENCE: lambda data=(lam + 0j, B, C): [
                 published_hsv(*one, discrete=True) for one in zip(*data, strict=True)
@@ -144,10 +137,10 @@ def growth() -> list[dict[str, Any]]:
             B, C = rng.standard_normal((n, m)), rng.standard_normal((m, n))
             system = DiagonalSystem(-np.geomspace(1e-3, 1e3, n), B, C, dt=0)
             runs: dict[str, Run] = {
-                "hankelred, factors": lambda system=system: factor_pair(system),
+                "hankelred, factors": lambda system=system: gramian_factors(system),
                 "hankelred": lambda system=system: hr.balanced_truncation(system, order=20),
             }
-            columns = factor_pair(system)[0].shape[1]
+            columns = gramian_factors(system)[0].shape[1]
             seconds = least_times(runs, 3 if n <= 10_000 else 1)
             per_entry = 1e9 * seconds["hankelred, factors"] / (2 * n * columns * m)
             row = {"part": "growth", "n": n, "m": m, "columns": columns, "ns_per_entry_and_input": per_entry}
@@ -171,21 +164,18 @@ def main() -> None:
         "banks": banks,
         "growth": growth,
     }
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=list(parts), default=list(parts))
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+    options = parser(__doc__, "diagonal_speed.json")
+    options.add_argument("--parts", nargs="+", choices=list(parts), default=list(parts))
+    arguments = options.parse_args()
     warnings.simplefilter("ignore")
     results = []
-    factor_pair(lru_like(2, 1))  # loads the libraries whose threads are limited
+    gramian_factors(lru_like(2, 1))  # loads the libraries whose threads are limited
     with threadpool_limits(1):
         for part in arguments.parts:
             for row in parts[part]():
                 results.append(row)
                 print(line(row), flush=True)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**surroundings(), "results": results}, indent=1) + "\n"
-    arguments.output.write_text(text, encoding="utf-8")
+    write(arguments.output, {**surroundings(), "results": results})
 
 
 if __name__ == "__main__":

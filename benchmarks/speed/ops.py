@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.speed.recurrence import least_times
-from hankelred.diagonal_banks import batched_hankel_singular_values
+from benchmarks._common import least_times
+from hankelred import DiagonalBank, hankel_singular_values
 from hankelred_torch import ops
 
 RESULTS = Path(__file__).parents[1] / "results" / "ops_speed.json"
@@ -90,7 +90,7 @@ def case(batch: int, n: int, m: int, kind: str) -> dict[str, Any]:
     arrays = [x.numpy() for x in data]
     rounded = [x.numpy().astype(y.dtype) for x, y in zip(single, arrays, strict=True)]
     expected, expected_single = (
-        batched_hankel_singular_values(*x, dt=True, output=output)
+        hankel_singular_values(DiagonalBank(*x, dt=True, output=output))
         for x in (arrays, rounded)  # type: ignore[arg-type]
     )
     routes = {"structured": structured, "dense": dense, "published": published}
@@ -103,7 +103,7 @@ def case(batch: int, n: int, m: int, kind: str) -> dict[str, Any]:
 
     runs = {name: values(route) for name, route in routes.items()}
     runs |= {f"{name} + gradient": gradient(routes[name]) for name in ("structured", "dense")}
-    runs["core"] = lambda: batched_hankel_singular_values(*arrays, dt=True, output=output)  # type: ignore[arg-type]
+    runs["core"] = lambda: hankel_singular_values(DiagonalBank(*arrays, dt=True, output=output))  # type: ignore[arg-type]
     times = {name: float(f"{1e3 * t:.3g}") for name, t in least_times(runs, budget=0.4).items()}
     for name, route in routes.items():
         row[f"{name} right"] = round(right(route(*data, output), expected), 4)

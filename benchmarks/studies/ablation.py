@@ -32,7 +32,7 @@ import torch.nn.functional as F
 
 import hankelred as hr
 from benchmarks.studies.runs import parser_of, run_missing, table
-from hankelred._checks import Array
+from hankelred.checks import Array
 from hankelred_torch import CompressionConfig, InTrainingCompressor, register_adapter, state_sizes
 from hankelred_torch.adapters import LRUAdapter
 from hankelred_torch.adapters.analysis import SystemAnalysis

@@ -36,9 +36,9 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-import hankelred as hr
 from benchmarks.studies.runs import Run, parser_of, run_missing
-from hankelred._checks import Array
+from hankelred.checks import Array
+from hankelred.selective import SelectiveReduction, SelectiveStatistics, rotate, select
 from hankelred_torch import CompressionConfig, compress_, find_ssm_layers, register_adapter, state_sizes
 from hankelred_torch.adapters import MambaAdapter, SampleStatistics
 from hankelred_torch.adapters.selective import SelectiveAnalysis, StateMap
@@ -65,27 +65,27 @@ COLUMNS = {  # heading, and digits behind the point
     "cost": ("seconds of the cut", 2),
 }
 
-Reduce = Callable[[hr.SelectiveStatistics, Array, int], hr.SelectiveReduction]  # statistics, rates, order
+Reduce = Callable[[SelectiveStatistics, Array, int], SelectiveReduction]  # statistics, rates, order
 
 
-def rotation(sums: hr.SelectiveStatistics, A: Array, order: int, method: Any = "covariance") -> hr.SelectiveReduction:
-    return hr.reduce_by_rotation(sums, A, order, method=method)
+def rotation(sums: SelectiveStatistics, A: Array, order: int, method: Any = "covariance") -> SelectiveReduction:
+    return rotate(sums, A, order, method=method)
 
 
-def selection(sums: hr.SelectiveStatistics, A: Array, order: int, fold: bool = True) -> hr.SelectiveReduction:
-    return hr.reduce_by_selection(sums, order, fold=fold)
+def selection(sums: SelectiveStatistics, A: Array, order: int, fold: bool = True) -> SelectiveReduction:
+    return select(sums, order, fold=fold)
 
 
-def by_axis(sums: hr.SelectiveStatistics, A: Array, order: int, method: Any = "covariance") -> hr.SelectiveReduction:
+def by_axis(sums: SelectiveStatistics, A: Array, order: int, method: Any = "covariance") -> SelectiveReduction:
     """Keep the states with the largest product of the diagonal entries of both Gramians."""
     P, Q = (X[0].diagonal().real for X in sums.gramians(method))
-    return hr.reduce_by_selection(sums, order, fold=False, kept=np.argsort(-P * Q)[:order])
+    return select(sums, order, fold=False, kept=np.argsort(-P * Q)[:order])
 
 
-def at_random(sums: hr.SelectiveStatistics, A: Array, order: int) -> hr.SelectiveReduction:
+def at_random(sums: SelectiveStatistics, A: Array, order: int) -> SelectiveReduction:
     """Keep states drawn by a number that differs from layer to layer and from seed to seed."""
     rng = np.random.default_rng(np.ascontiguousarray(A).view(np.uint32).ravel())
-    return hr.reduce_by_selection(sums, order, fold=False, kept=rng.permutation(sums.n)[:order])
+    return select(sums, order, fold=False, kept=rng.permutation(sums.n)[:order])
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def with_moments(trainer: Trainer) -> SampleStatistics:
     with ExitStack() as hooks:
         for name, adapter in find_ssm_layers(trainer.model).items():
             layers[name] = LayerStatistics(adapter.states)
-            layers[name].sums = hr.SelectiveStatistics(adapter.states, moments=True)
+            layers[name].sums = SelectiveStatistics(adapter.states, moments=True)
 
             def listen(module: Any, inputs: Any, found: Any = layers[name], adapter: Any = adapter) -> None:
                 found.update(adapter.sequences(inputs[0], None))

@@ -32,6 +32,7 @@ import hankelred as hr
 import hankelred_torch as ht
 from benchmarks.studies.ablation import validation_loss
 from benchmarks.studies.runs import Run, parser_of, rounded, run_missing, table
+from hankelred.drift import match_hsv
 from hankelred_torch.experiment.settings import Settings
 from hankelred_torch.experiment.tasks import Task, load_task
 from hankelred_torch.experiment.training import Trainer
@@ -98,7 +99,7 @@ def track(trainer: Trainer, settings: Settings, progress: Callable[[], Any]) -> 
         figures[f"settled {tau}"] = 1.0 if step is None else step / settings.steps
         figures[f"proven {tau}"] = 1.0 if proven is None else proven / settings.steps
         for share in (0.1, 0.2, 0.5):
-            match, _ = hr.match_hsv(systems[round(share * MEASUREMENTS)], systems[-1])
+            match, _ = match_hsv(systems[round(share * MEASUREMENTS)], systems[-1])
             kept = match[:order]
             figures[f"agree {share} {tau}"] = float(np.mean((kept >= 0) & (kept < order)))
         for name, records in (("", history[1:]), (" of one step", single)):

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 
-import hankelred as hr
-from benchmarks.speed.dense import surroundings
+from benchmarks._common import surroundings
+from hankelred.drift import drift_bound
 from hankelred.testing import system_pairs
 
 RESULTS = Path(__file__).parents[1] / "results" / "weyl.json"
@@ -48,7 +48,7 @@ def measure(pairs: int, **options: Any) -> list[dict[str, Any]]:
     )
     @given(system_pairs(max_states=6, **options))
     def run(pair: tuple[Any, Any]) -> None:
-        found = hr.hsv_drift_bound(*pair)
+        found = drift_bound(*pair)
         drift, orders = found.drift.max(initial=0.0), [getattr(system, "order", system.n) for system in pair]
         rows.append(
             {
