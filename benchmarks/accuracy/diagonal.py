@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hankelred as hr
-from benchmarks.speed.dense import surroundings
+from benchmarks._common import surroundings
 from hankelred import DiagonalSystem
 from tests.reference_diagonal import exact_hsv, published_hsv
 

@@ -27,7 +27,8 @@ import scipy.linalg as sla
 from numpy.typing import NDArray
 
 import hankelred as hr
-from benchmarks.speed.dense import optional, surroundings, system
+from benchmarks._common import optional, surroundings
+from benchmarks.speed.dense import system
 
 RESULTS = Path(__file__).parents[1] / "results" / "hsv_accuracy.json"
 DIGITS = 150

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.speed.dense import surroundings
+from benchmarks._common import surroundings
 from hankelred.selective import SelectiveStatistics, project, rotate, select, selection_report
 from tests.reference_selective import (
     HeadsLayer,

@@ -16,19 +16,10 @@ with, a floor to their time; "factors" are hankelred's two Gramian factors witho
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import importlib
-import json
 import math
-import os
-import platform
-import time
 import warnings
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,14 +28,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 import hankelred as hr
+from benchmarks._common import Run, least_times, optional, parser, surroundings, write
 
-RESULTS = Path(__file__).parents[1] / "results" / "dense_speed.json"
 REFERENCE = "slycot.ab09ad B"
 ROUNDS = {100: 15, 200: 7, 400: 5, 800: 3}
-PACKAGES = ("numpy", "scipy", "numba", "slycot", "control", "pymor")
 
 Array = NDArray[np.float64]
-Run = Callable[[], Any]
 
 
 def system(kind: str, n: int, m: int, discrete: bool, seed: int = 0) -> tuple[Array, Array, Array]:
@@ -100,26 +89,6 @@ def programs(A: Array, B: Array, C: Array, discrete: bool, order: int) -> dict[s
     return runs
 
 
-def optional(name: str) -> Any:
-    """Return a module, or None where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
-
-
-def least_times(runs: dict[str, Run], rounds: int) -> dict[str, float]:
-    """Return the least CPU time of each program in seconds, all programs taken in turn."""
-    least = dict.fromkeys(runs, math.inf)
-    for count in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.process_time()
-            run()
-            if count:  # the first round compiles, imports and fills caches
-                least[name] = min(least[name], time.process_time() - start)
-    return least
-
-
 def case(kind: str, n: int, m: int, discrete: bool) -> dict[str, Any]:
     """Time all programs on one system."""
     A, B, C = system(kind, n, m, discrete)
@@ -145,38 +114,12 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def surroundings() -> dict[str, Any]:
-    """Return what the numbers depend on: versions, processor, date."""
-    versions = {"python": platform.python_version(), "hankelred": hr.__version__}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "processor": processor(),
-        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "versions": versions,
-    }
-
-
-def processor() -> str:
-    """Return the name of the processor as the operating system knows it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 200, 400, 800])
-    parser.add_argument("--inputs", type=int, nargs="+", default=[2])
-    parser.add_argument("--kinds", nargs="+", choices=["circ", "spec"], default=["circ", "spec"])
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+    options = parser(__doc__, "dense_speed.json")
+    options.add_argument("--sizes", type=int, nargs="+", default=[100, 200, 400, 800])
+    options.add_argument("--inputs", type=int, nargs="+", default=[2])
+    options.add_argument("--kinds", nargs="+", choices=["circ", "spec"], default=["circ", "spec"])
+    arguments = options.parse_args()
     warnings.simplefilter("ignore")  # peers warn about what they do to the order
     results = []
     for kind, discrete, m, n in product(arguments.kinds, (False, True), arguments.inputs, arguments.sizes):
@@ -185,8 +128,7 @@ def main() -> None:
     found = surroundings()
     print("\n" + table(results))
     print("versions: " + ", ".join(f"{name} {number}" for name, number in found["versions"].items()))
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps({**found, "results": results}, indent=1) + "\n", encoding="utf-8")
+    write(arguments.output, {**found, "results": results})
 
 
 if __name__ == "__main__":

@@ -20,11 +20,8 @@ over six decades.
 
 from __future__ import annotations
 
-import argparse
-import json
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,15 +30,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 import hankelred as hr
-from benchmarks.speed.dense import least_times, optional, surroundings
-from hankelred import DiagonalBank, DiagonalSystem
+from benchmarks._common import Run, least_times, optional, parser, surroundings, write
+from hankelred import DiagonalBank, DiagonalSystem, gramian_factors
 from tests.reference_diagonal import cauchy_gramians, published_hsv
 
-RESULTS = Path(__file__).parents[1] / "results" / "diagonal_speed.json"
 REFERENCE = "published"
 
 Array = NDArray[Any]
-Run = Callable[[], Any]
 
 
 def lru_like(n: int, m: int, seed: int = 0, output: Any = "complex") -> DiagonalSystem:
@@ -79,7 +74,7 @@ def factors() -> list[dict[str, Any]]:
         system = lru_like(n, m)
         data = system.lam, system.B, system.C
         runs: dict[str, Run] = {
-            "hankelred": lambda system=system: hr.gramian_factors(system),
+            "hankelred": lambda system=system: gramian_factors(system),
             "formed Gramians": lambda data=data: formed_factors(*data),
         }
         rows.append({"part": "factors", "n": n, "m": m, "seconds": least_times(runs, 5 if n < 1024 else 2)})
@@ -142,10 +137,10 @@ def growth() -> list[dict[str, Any]]:
             B, C = rng.standard_normal((n, m)), rng.standard_normal((m, n))
             system = DiagonalSystem(-np.geomspace(1e-3, 1e3, n), B, C, dt=0)
             runs: dict[str, Run] = {
-                "hankelred, factors": lambda system=system: hr.gramian_factors(system),
+                "hankelred, factors": lambda system=system: gramian_factors(system),
                 "hankelred": lambda system=system: hr.balanced_truncation(system, order=20),
             }
-            columns = hr.gramian_factors(system)[0].shape[1]
+            columns = gramian_factors(system)[0].shape[1]
             seconds = least_times(runs, 3 if n <= 10_000 else 1)
             per_entry = 1e9 * seconds["hankelred, factors"] / (2 * n * columns * m)
             row = {"part": "growth", "n": n, "m": m, "columns": columns, "ns_per_entry_and_input": per_entry}
@@ -169,21 +164,18 @@ def main() -> None:
         "banks": banks,
         "growth": growth,
     }
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=list(parts), default=list(parts))
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+    options = parser(__doc__, "diagonal_speed.json")
+    options.add_argument("--parts", nargs="+", choices=list(parts), default=list(parts))
+    arguments = options.parse_args()
     warnings.simplefilter("ignore")
     results = []
-    hr.gramian_factors(lru_like(2, 1))  # loads the libraries whose threads are limited
+    gramian_factors(lru_like(2, 1))  # loads the libraries whose threads are limited
     with threadpool_limits(1):
         for part in arguments.parts:
             for row in parts[part]():
                 results.append(row)
                 print(line(row), flush=True)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**surroundings(), "results": results}, indent=1) + "\n"
-    arguments.output.write_text(text, encoding="utf-8")
+    write(arguments.output, {**surroundings(), "results": results})
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from hankelred_torch.experiment.training import Trainer
 from hankelred_torch.layers import Mamba
 from hankelred_torch.ops import selective_scan
 
-from .recurrence import least_times
+from .._common import least_times
 from .selective import BATCH, INNER, LENGTH, scan_arguments
 
 RESULTS = Path(__file__).parents[1] / "results" / "mamba_speed.json"

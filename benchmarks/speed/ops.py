@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.speed.recurrence import least_times
+from benchmarks._common import least_times
 from hankelred import DiagonalBank, hankel_singular_values
 from hankelred_torch import ops
 

@@ -18,7 +18,6 @@ import importlib.metadata
 import json
 import math
 import platform
-import time
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -30,6 +29,7 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
+from benchmarks._common import least_times, write
 from hankelred_torch.layers import LRU
 from hankelred_torch.ops.state_space import Method, diagonal_ssm, work
 
@@ -45,21 +45,6 @@ PASSES = 3
 # What a layer of the paper's sequential MNIST needs, with its 8 channels and with 64; and the digits of the demo.
 PEER_SIZES = ((50, 784, 8, 256), (50, 784, 64, 256))
 LAYER_SIZES = ((50, 64, 16, 64), (50, 64, 16, 16), (50, 64, 16, 4), (50, 64, 8, 64), (50, 64, 8, 4))
-
-
-def least_times(runs: dict[str, Callable[[], Any]], budget: float = 0.1, fewest: int = 4) -> dict[str, float]:
-    """Return the least time of each run, taken in turn for about `budget` seconds each."""
-    least = dict.fromkeys(runs, math.inf)
-    start = time.perf_counter()
-    count = 0
-    while count < fewest or time.perf_counter() - start < budget * len(runs):
-        for name, run in runs.items():
-            begin = time.thread_time()
-            run()
-            if count:  # the first one compiles and fills caches
-                least[name] = min(least[name], time.thread_time() - begin)
-        count += 1
-    return least
 
 
 def system(batch: int, length: int, channels: int, states: int) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -178,7 +163,7 @@ def main() -> None:
     measured: dict[str, Any] = {"peers": compared, "layer": layers, "peers measured": when()}
     if options.peers:
         if options.write:
-            write(json.loads(RESULTS.read_text()) | measured)
+            write(RESULTS, json.loads(RESULTS.read_text()) | measured)
         return
 
     # passes some minutes apart: what disturbs one of them is gone in another
@@ -204,7 +189,7 @@ def main() -> None:
     if options.write:
         document |= measured
         document |= {"columns": columns, "grid": [[row[c] for c in columns] for row in rows]}
-        write(document)
+        write(RESULTS, document)
 
 
 def when() -> dict[str, str]:
@@ -216,11 +201,6 @@ def when() -> dict[str, str]:
         return date
 
 
-def write(document: dict[str, Any]) -> None:
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text("{\n" + ",\n".join(entry(*item) for item in document.items()) + "\n}\n")
-
-
 def least_of(rows: list[dict[str, float]], document: dict[str, Any], earlier: dict[str, Any]) -> list[dict[str, float]]:
     """Return the rows with the times of an earlier run where it was faster, if it is one of the same program."""
     before = [dict(zip(earlier["columns"], row, strict=True)) for row in earlier["grid"]]
@@ -229,13 +209,6 @@ def least_of(rows: list[dict[str, float]], document: dict[str, Any], earlier: di
     if not same or [[row[k] for k in sizes] for row in rows] != [[row[k] for k in sizes] for row in before]:
         return rows
     return [row | {m: min(row[m], old[m]) for m in METHODS} for row, old in zip(rows, before, strict=True)]
-
-
-def entry(key: str, value: Any) -> str:
-    """Return an item of a JSON object, the rows of a table on a line each."""
-    if isinstance(value, list) and isinstance(value[0], (list, dict)):
-        return f"{json.dumps(key)}: [\n" + ",\n".join(f"  {json.dumps(row)}" for row in value) + "\n]"
-    return f"{json.dumps(key)}: {json.dumps(value)}"
 
 
 if __name__ == "__main__":

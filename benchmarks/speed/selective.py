@@ -30,7 +30,7 @@ from hankelred_torch.ops import linear_recurrence, selective_scan
 from hankelred_torch.ops._segmented_scan import segmented_scan, segmented_scan_adjoint
 from hankelred_torch.ops.selective import selective_scan_loop
 
-from .recurrence import entry, least_times
+from .._common import least_times, write
 
 RESULTS = Path(__file__).parents[1] / "results" / "selective_cpu.json"
 
@@ -174,7 +174,7 @@ def main() -> None:
     }
     if options.write:
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text("{\n" + ",\n".join(entry(*item) for item in document.items()) + "\n}\n")
+        write(RESULTS, document)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 
-from benchmarks.speed.dense import surroundings
+from benchmarks._common import surroundings
 from hankelred.drift import drift_bound
 from hankelred.testing import system_pairs
 
