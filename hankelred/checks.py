@@ -148,10 +148,39 @@ def check_names(names: Any, what: str, count: int) -> tuple[str, ...] | None:
         return None
     if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
         raise InputError(f"{what} must be a sequence of {count} names; got {names!r}. Write {what}=[...].")
-    found = tuple(names)
+    found = tuple(check_items(names, what))
     if len(found) != count or not all(isinstance(name, str) for name in found):
         raise InputError(f"{what} must be a sequence of {count} names; got {len(found)}: {list(found)!r}.")
     return tuple(map(str, found))
+
+
+def check_items(values: Any, name: str, hint: str = "") -> list[Any]:
+    """Return the items of a sequence, or of whatever else can be walked through."""
+    try:
+        return list(values)
+    except Exception as error:  # whatever iteration over a foreign object raises
+        raise InputError(f"{name} must be a sequence; got {type(values).__name__}.{' ' + hint if hint else ''}") from error
+
+
+def check_is_a(value: Any, name: str, kind: type[Any], hint: str = "") -> Any:
+    """Return an object of this library if it is one of that class."""
+    if not isinstance(value, kind):
+        got = value.__name__ + " itself" if isinstance(value, type) else type(value).__name__
+        raise InputError(f"{name} must be a {kind.__name__}; got {got}.{' ' + hint if hint else ''}")
+    return value
+
+
+def check_indices(indices: ArrayLike, name: str, count: int) -> Array:
+    """Return indices into `count` things, or a truth value for each, as one axis of integers from 0 on."""
+    array = _numbers(indices, name, copy=False) if np.size(indices) else np.empty(0)
+    original = np.asarray(indices).dtype.kind if array.size else "i"
+    if array.ndim == 1 and original == "b" and len(array) == count:
+        return np.flatnonzero(array)
+    if array.ndim != 1 or original not in "iu" or np.any(array < -count) or np.any(array >= count):
+        raise InputError(
+            f"{name} must be one axis of integers from {-count} to {count - 1}, or of {count} truth values; got {indices!r}."
+        )
+    return array.astype(np.intp) % max(1, count)
 
 
 def check_feedthrough(D: ArrayLike | None, p: int, m: int, lead: tuple[int, ...] = ()) -> Array:

@@ -8,16 +8,18 @@ names survive, a list of orders costs one factorisation, and Slycot is not neede
 from __future__ import annotations
 
 import warnings
+from numbers import Number
 from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
 from numpy.typing import ArrayLike
 
-from .checks import Array, check_array, check_square, double
-from .errors import InputError, NonMinimalWarning
+from .checks import Array, check_array, check_choice, check_integer, check_items, check_number, check_result, check_square, double
+from .errors import InputError, NonMinimalWarning, OrderError
 from .hankel import gramian_factors, gramians, hankel_singular_values
 from .linalg import equations
+from .linalg.threads import one_blas_thread
 from .lyapunov import solve_lyapunov
 from .reduction import balance
 from .systems import as_system
@@ -64,13 +66,11 @@ def balred(sys: Any, orders: Any, method: str = "truncate", alpha: float | None 
     >>> [reduced.n for reduced in balred(plant, [1, 2])]
     [1, 2]
     """
-    if method not in ("truncate", "matchdc"):
-        raise InputError(f'method must be "truncate" or "matchdc"; got {method!r}.')
+    check_choice(method, "method", ("truncate", "matchdc"))
     system = as_system(sys)
     bal = balance(sys, 1e-8 if alpha is None else _offset(alpha, system.is_discrete))
     reduced = []
-    for order in np.atleast_1d(orders):
-        order = order.item()
+    for order in _whole_numbers(orders):
         if bal.rank < order < len(bal.hsv):
             warnings.warn(
                 f"The numerical rank of the system is {bal.rank}, less than the order {order} asked for; the model "
@@ -140,8 +140,7 @@ def gram(sys: Any, type: str) -> Array:
     [[18.5 24.5]
      [24.5 32.5]]
     """
-    if type not in ("c", "o", "cf", "of"):
-        raise InputError(f'type must be "c", "o", "cf" or "of"; got {type!r}.')
+    check_choice(type, "type", ("c", "o", "cf", "of"))
     if type in ("c", "o"):
         return gramians(sys)["co".index(type)]
     S, R = gramian_factors(sys)
@@ -231,13 +230,20 @@ def dlyap(A: ArrayLike, Q: ArrayLike, C: ArrayLike | None = None, E: ArrayLike |
     return _equation(A, Q, C, E, True)
 
 
+def _whole_numbers(orders: Any) -> list[Any]:
+    """Return one order or several as a list; floats that are whole numbers count as such, as in python-control."""
+    one = isinstance(orders, Number) or isinstance(orders, np.ndarray) and orders.ndim == 0
+    items = [np.asarray(orders)[()]] if one else check_items(orders, "orders")
+    whole = [int(item) if isinstance(item, (float, np.floating)) and item.is_integer() else item for item in items]
+    return [check_integer(item, "orders", 0, error=OrderError) for item in whole]
+
+
 def _offset(alpha: float, discrete: bool) -> float:
     """Return the distance from the stability boundary that `alpha` stands for."""
-    offset = 1.0 - alpha if discrete else -alpha
-    if not offset >= 0 or discrete and alpha < 0:
-        allowed = "from 0 to 1, a modulus" if discrete else "at most 0, a real part"
-        raise InputError(f"alpha must be {allowed}; got {alpha}. It moves the stability boundary inwards.")
-    return offset
+    hint = "It moves the stability boundary inwards."
+    if discrete:
+        return 1.0 - check_number(alpha, "alpha", least=0.0, most=1.0, hint=hint)
+    return 0.0 - check_number(alpha, "alpha", most=0.0, hint=hint)
 
 
 def _equation(A: ArrayLike, Q: ArrayLike, C: ArrayLike | None, E: ArrayLike | None, dt: Any) -> Array:
@@ -255,9 +261,15 @@ def _equation(A: ArrayLike, Q: ArrayLike, C: ArrayLike | None, E: ArrayLike | No
             )
         dtype = np.result_type(matrix, right, C)
         solve = equations.stein if dt else equations.sylvester
-        return solve(double(matrix), double(right), double(C)).astype(dtype)
+        with one_blas_thread(len(matrix)):
+            X = solve(double(matrix), double(right), double(C))
+        check_result("The solution", X)
+        return X.astype(dtype)
     descriptor = check_square(E, "E")
     if not matrix.shape == right.shape == descriptor.shape:
         raise InputError(f"Q and E must have the shape of A; got {matrix.shape}, {right.shape} and {descriptor.shape}.")
     dtype = np.result_type(matrix, right, descriptor)
-    return equations.generalised(double(matrix), double(right), double(descriptor), bool(dt)).astype(dtype)
+    with one_blas_thread(len(matrix)):
+        X = equations.generalised(double(matrix), double(right), double(descriptor), bool(dt))
+    check_result("The solution", X)
+    return X.astype(dtype)

@@ -306,7 +306,7 @@ def stable(system: LinearSystem) -> Factored:
     return found
 
 
-def unstable_error(poles: Array, dt: Any) -> StabilityError:
+def unstable_error(poles: Array, dt: Any, what: str = "The system") -> StabilityError:
     """Return the error that names the poles on which a norm or a Gramian founders."""
     discrete = is_discrete(dt)
     outermost = poles[np.argsort(-(np.abs(poles) if discrete else poles.real))][:3]
@@ -314,7 +314,7 @@ def unstable_error(poles: Array, dt: Any) -> StabilityError:
     region = "inside the unit circle" if discrete else "in the left half plane"
     other = "pass dt=0 if it is continuous" if discrete else "pass dt if it is discrete"
     return StabilityError(
-        f"The system must be stable for dt={dt}, its poles {region} by more than their rounding error; got "
+        f"{what} must be stable for dt={dt}, its poles {region} by more than their rounding error; got "
         f"{names}{' and others' if len(poles) > 3 else ''}. Use balance, which keeps such poles (offset says how near to "
         f"the boundary a pole counts as one of them), or {other}."
     )

@@ -148,8 +148,22 @@ def factor(poles: PoleData, B: Array, first: Array, rest: Array, rtol: float, pa
 
 def _unit_scale(B: Array) -> tuple[Array, float]:
     """Return B over a power of two that brings its largest entry near 1, and that power."""
-    scale = float(np.exp2(np.round(np.log2(np.abs(B).max()))))
-    return B / scale, scale
+    scale = float(power_of_two(np.abs(B).max()))
+    return divided(B, scale), scale
+
+
+def power_of_two(size: Any) -> Any:
+    """Return the powers of two next to positive numbers, the largest of double precision at most."""
+    return np.exp2(np.minimum(np.round(np.log2(size)), 1023))
+
+
+def divided(x: Array, scale: Any) -> Array:
+    """Return x over real numbers, real and imaginary parts apart: complex division overflows where these are subnormal."""
+    if x.dtype.kind != "c":
+        return x / scale
+    quotient = np.empty_like(x)
+    quotient.real, quotient.imag = x.real / scale, x.imag / scale
+    return quotient
 
 
 def _structured(p: PoleData, B: Array, first: int, rtol: float, pairs: bool) -> Factor:
@@ -259,7 +273,7 @@ def row_norms(B: Array) -> Array:
     """Return the length of each row without overflow or underflow of its square."""
     largest = np.abs(B).max(axis=1, initial=0.0)
     scale = np.where(largest > 0, largest, 1.0)[:, None]
-    return largest * np.sqrt((np.abs(B / scale) ** 2).sum(axis=1)) if B.shape[1] > 1 else largest
+    return largest * np.sqrt((np.abs(divided(B, scale)) ** 2).sum(axis=1)) if B.shape[1] > 1 else largest
 
 
 def factor_pair(poles: PoleData, B: Array, C: Array, pairs: bool = False) -> tuple[Array, Array, float]:
@@ -285,7 +299,7 @@ def factor_pair(poles: PoleData, B: Array, C: Array, pairs: bool = False) -> tup
     weight = np.exp2(np.round(np.log2(weight)))[:, None]  # powers of two: scaling is exact
     driven, seen = np.flatnonzero((drive > 0) & ~both), np.flatnonzero((sight > 0) & ~both)
     S = factor(poles, weight * B, kept, driven, rtol, pairs)
-    R = factor(poles.conj(), C.conj().T / weight, kept, seen, rtol, pairs)
+    R = factor(poles.conj(), divided(C.conj().T, weight), kept, seen, rtol, pairs)
     np.divide(S.S, weight, out=S.S)
     np.multiply(R.S, weight, out=R.S)
     return S.S, R.S.conj().T, min(S.distance, R.distance)

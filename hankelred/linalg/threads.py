@@ -31,13 +31,20 @@ def one_blas_thread(n: int) -> Iterator[None]:
     """Run the block with one BLAS thread if its matrices have from `SERIAL_FROM` to below `SERIAL_BELOW` rows.
 
     NumPy's warnings of overflow are off inside; the result is checked instead.
+    """
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"), _serial(SERIAL_FROM <= n < SERIAL_BELOW):
+        yield
+
+
+@contextmanager
+def _serial(wanted: bool) -> Iterator[None]:
+    """Run the block with one BLAS thread where that is wanted.
 
     The number of threads belongs to the process, not to the Python thread that sets it. So one block at a time sets
     it and restores it itself; blocks inside that one, or beside it in another Python thread, leave it alone.
     """
-    if not SERIAL_FROM <= n < SERIAL_BELOW or not _taken.acquire(blocking=False):
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            yield
+    if not wanted or not _taken.acquire(blocking=False):
+        yield
         return
     try:
         before = [(library, library.get_num_threads()) for library in _libraries()]
@@ -45,8 +52,7 @@ def one_blas_thread(n: int) -> Iterator[None]:
             if threads != 1:
                 library.set_num_threads(1)
         try:
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                yield
+            yield
         finally:
             for library, threads in before:
                 if threads != 1:

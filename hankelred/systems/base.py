@@ -182,7 +182,13 @@ class LinearSystem:
         (2+0j)
         """
         omega = check_frequencies(omega, self.is_discrete)
-        return self._response(omega if self.dt is True or not self.is_discrete else omega * self.dt)
+        if self.dt is True or not self.is_discrete:
+            return self._response(omega)
+        with np.errstate(over="ignore"):
+            angles = omega * self.dt
+        if not np.isfinite(angles).all():
+            raise InputError(f"omega * dt must be finite; got omega up to {np.abs(omega).max():.3g} and dt={self.dt:.3g}.")
+        return self._response(angles)
 
     def _response(self, omega: Array) -> Array:
         """Return the response at checked frequencies, in rad per sample if discrete."""
@@ -199,7 +205,7 @@ class LinearSystem:
         Raises
         ------
         InputError
-            If the system is complex: python-control would drop the imaginary parts.
+            If the system is complex, for python-control would drop the imaginary parts; or without inputs or outputs.
         ImportError
             If python-control is not installed.
         """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -21,10 +20,9 @@ import hankelred.plotting
 import hankelred.selective
 import hankelred.testing
 import hankelred.training
-from fuzz.values import Call, Draft, Draw
+from fuzz.values import TIMES, Call, Draft, Draw
 from hankelred.checks import KEPT
 
-EPS = np.finfo(float).eps
 FREQUENCIES = np.array([0.0, 0.1, 0.9, 3.0])
 
 Build = Callable[[Draw], Call]
@@ -153,7 +151,9 @@ def wrong_gramians(found: Any, sys: Any = None, **_: Any) -> str | None:
     for k, G in enumerate(systems):
         X, Y = (P[k], Q[k]) if isinstance(hr.as_system(sys), hr.DiagonalBank) else (P, Q)
         for M, F, W in ((G.A, G.B, X), (G.A.conj().T, G.C.conj().T, Y)):
-            if trouble := wrong_solution(M, F @ F.conj().T, W, G.is_discrete, 1e-4 if single else 1e-9):
+            with np.errstate(all="ignore"):
+                right = F @ F.conj().T
+            if trouble := wrong_solution(M, right, W, G.is_discrete, 1e-4 if single else 1e-9):
                 return trouble
     return None
 
@@ -161,7 +161,23 @@ def wrong_gramians(found: Any, sys: Any = None, **_: Any) -> str | None:
 def wrong_factors(found: Any, sys: Any = None, **_: Any) -> str | None:
     """Tell what is wrong with factors of Gramians."""
     S, R = (np.asarray(x, dtype=complex) for x in found)
-    return wrong_gramians((S @ S.conj().swapaxes(-1, -2), R.conj().swapaxes(-1, -2) @ R), sys)
+    with np.errstate(all="ignore"):
+        P, Q = S @ S.conj().swapaxes(-1, -2), R.conj().swapaxes(-1, -2) @ R
+    if not (np.isfinite(P).all() and np.isfinite(Q).all()):
+        return wrong_array((S, R))  # the Gramians overflow, the factors do not
+    return wrong_gramians((P, Q), sys)
+
+
+def wrong_factor(S: Any, A: Any, F: Any, dt: Any = 0) -> str | None:
+    """Tell what is wrong with the factor of a solution."""
+    S, F = np.asarray(S), np.asarray(F, complex)
+    single = S.dtype.itemsize <= (8 if S.dtype.kind == "c" else 4)
+    S = S.astype(complex)
+    with np.errstate(all="ignore"):
+        X, Q = S @ S.conj().T, F @ F.conj().T
+    if not (np.isfinite(X).all() and np.isfinite(Q).all()):
+        return wrong_array(S)
+    return wrong_solution(A, Q, X, bool(dt), 1e-5 if single else 1e-9)
 
 
 def wrong_solution(A: Any, Q: Any, X: Any, discrete: bool, rtol: float = 1e-9) -> str | None:
@@ -223,6 +239,8 @@ def wrong_reduction(found: Any, **_: Any) -> str | None:
 
 def wrong_difference(found: Any, self: Any = None, other: Any = None, **_: Any) -> str | None:
     """Tell whether the response of an error system is the difference."""
+    if len({x.dt for x in (self, other, found)}) > 1:
+        return None  # frequencies are in rad per sample for one of them, per second for the other
     with np.errstate(all="ignore"):
         one, two, both = (x.frequency_response(FREQUENCIES[1:]) for x in (self, other, found))
         size = np.abs(one).max(initial=0.0) + np.abs(two).max(initial=0.0)
@@ -317,7 +335,7 @@ def _system_methods(kind: str) -> None:
 
     @target(f"hr.{kind}.__sub__", "systems", wrong_difference)
     def _(draw: Draw) -> Call:
-        sizes = {"dt": draw.one_of(*TIMES_), "m": draw.size(), "p": draw.size(), "output": draw.one_of("complex", "real")}
+        sizes = {"dt": draw.one_of(*TIMES), "m": draw.size(), "p": draw.size(), "output": draw.one_of("complex", "real")}
         first = _one_of_kind(draw, kind, **sizes)
         second = _one_of_kind(draw, kind, **sizes)
         if kind == "DiagonalBank":
@@ -344,7 +362,6 @@ def minus(self: Any, other: Any) -> Any:
     return found
 
 
-TIMES_ = (0, 0.1, True)
 for _kind in ("StateSpace", "DiagonalSystem", "DiagonalBank"):
     _system_methods(_kind)
 
@@ -385,7 +402,7 @@ def _(draw: Draw) -> Call:
 def _(draw: Draw) -> Call:
     suffix = draw.one_of(".npz", ".mat")
     path = os.path.join(tempfile.gettempdir(), f"fuzz{os.getpid()}{suffix}")
-    system = hr.StateSpace(-np.eye(2), [[1.0], [2.0]], [[1.0, 1.0]], dt=draw.one_of(*TIMES_))
+    system = hr.StateSpace(-np.eye(2), [[1.0], [2.0]], [[1.0, 1.0]], dt=draw.one_of(*TIMES))
     hr.save_system(system, path)
     return Call(hr.load_system, {"path": path, "dt": draw.one_of(None, system.dt)})
 
@@ -422,7 +439,7 @@ def _(draw: Draw) -> Call:
     return Call(hr.solve_lyapunov, {"A": A, "Q": draw.array(n, n), "dt": system.parts["dt"]})
 
 
-@target("hr.lyapunov_factor", "analysis", lambda S, A, F, dt: wrong_equation(S @ S.conj().T, A, np.asarray(F, complex) @ np.asarray(F, complex).conj().T, dt))
+@target("hr.lyapunov_factor", "analysis", wrong_factor)
 def _(draw: Draw) -> Call:
     system = draw.dense()
     A, n = system.parts["A"], len(system.parts["A"])
@@ -518,7 +535,7 @@ def _orders(name: str) -> None:
     def _(draw: Draw) -> Call:
         system = draw.dense(n=draw.one_of(2, 3), m=1, p=1, proper=True)
         orders = draw.one_of(1, [1], [0, 1], np.array([1, 2]), 2.0, (1.0, 2), np.int64(1))
-        options = draw.one_of({}, {"method": "truncate"}, {"method": "matchdc"})
+        options = draw.one_of({}, {"method": "truncate"}, {"method": "matchdc"}, {"alpha": 0.0 if system.parts["dt"] == 0 else 1.0})
         return Call(_control(name), {"sys": system, "orders" if name == "balred" else "order": orders, **options})
 
 
@@ -566,7 +583,7 @@ if hasattr(hankelred.control, "modred"):
 
 
 def _pair(draw: Draw) -> dict[str, Draft]:
-    sizes = {"dt": draw.one_of(*TIMES_), "m": draw.one_of(1, 2), "p": draw.one_of(1, 2), "output": draw.one_of("complex", "real")}
+    sizes = {"dt": draw.one_of(*TIMES), "m": draw.one_of(1, 2), "p": draw.one_of(1, 2), "output": draw.one_of("complex", "real")}
     return {"G": draw.system(**sizes), "H": draw.system(**sizes)}
 
 
@@ -799,14 +816,14 @@ def _(draw: Draw) -> Call:
 
 @target("testing.assert_balanced", "testing")
 def _(draw: Draw) -> Call:
-    system, hsv, _, _ = hr.balanced_realization(draw.system(n=2, m=1, p=1).make())
+    system, hsv, _, _ = hr.balanced_realization(hr.as_system(draw.system(n=2, m=1, p=1).make()))
     more = {"hsv": hsv} if draw.chance(0.5) and len(hsv) == system.n else {}
     return Call(asserts(testing.assert_balanced), {"sys": Draft("StateSpace", {"A": system.A, "B": system.B, "C": system.C, "D": system.D, "dt": system.dt}), **more})
 
 
 @target("testing.system_with_hsv", "testing", wrong_models)
 def _(draw: Draw) -> Call:
-    options = draw.one_of({}, {"signs": [1, -1]}, {"gains": np.array([0.5, 2.0])}, {"dt": draw.one_of(*TIMES_)})
+    options = draw.one_of({}, {"signs": [1, -1]}, {"gains": np.array([0.5, 2.0])}, {"dt": draw.one_of(*TIMES)})
     return Call(testing.system_with_hsv, {"hsv": np.array([2.0, 0.5]), **options})
 
 
@@ -883,7 +900,7 @@ _CHECKS: dict[str, Callable[[Draw], dict[str, Any]]] = {
     "check_array": lambda draw: {"x": draw.array(2, 2), "name": "x", "ndim": draw.one_of(2, None)},
     "check_real_array": lambda draw: {"x": draw.array(2), "name": "x", "ndim": 1},
     "check_square": lambda draw: {"A": draw.array(2, 2)},
-    "check_dt": lambda draw: {"dt": draw.one_of(*TIMES_)},
+    "check_dt": lambda draw: {"dt": draw.one_of(*TIMES)},
     "check_number": lambda draw: {"value": draw.one_of(0.5, 1, np.float64(0.2)), "name": "value", "least": 0.0},
     "check_integer": lambda draw: {"value": draw.one_of(1, np.int64(2)), "name": "value", "least": 0, "most": 3},
     "check_choice": lambda draw: {"value": "a", "name": "value", "choices": ("a", "b")},
@@ -923,9 +940,3 @@ def run_cli(argv: Any) -> Any:
         return hankelred.cli.main(argv)
     except SystemExit as exit:
         return exit.code
-
-
-def quiet() -> warnings.catch_warnings[None]:
-    """Return a context in which warnings of the library pass and NumPy's are errors."""
-    context = warnings.catch_warnings()
-    return context

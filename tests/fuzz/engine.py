@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
+import traceback
 import warnings
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,8 +61,8 @@ class Outcome:
         return f"{self.room:10} {self.seed:6} {self.callable:38} {self.kind:14} {self.mutation}: {self.detail[:200]}"
 
 
-def run(room: str, seed: int) -> Outcome:
-    """Run the input of a room with this number."""
+def run(room: str, seed: int, show: bool = False) -> Outcome:
+    """Run the input of a room with this number, and show the call and the way to its exception if that is asked for."""
     draw = Draw(f"{room} {seed}")
     names = ROOMS[room]
     name = names[seed % len(names)]
@@ -71,6 +71,8 @@ def run(room: str, seed: int) -> Outcome:
         call = build(draw)
     mutation, mutated, touched, twin = _mutate(draw, call)
     outcome = Outcome(room, seed, name, mutation, "returned")
+    if show:
+        print(name, mutation, mutated.arguments, sep="\n")
     before, state = _bytes(mutated.arguments), _state()
     try:
         with _watched():
@@ -80,6 +82,8 @@ def run(room: str, seed: int) -> Outcome:
     except ImportError as error:
         outcome = replace(outcome, kind="refused", detail=str(error))
     except Exception as error:
+        if show:
+            traceback.print_exc()
         outcome = replace(outcome, kind=f"raw {type(error).__name__}", detail=str(error).replace("\n", " "))
     else:
         outcome = _judged(outcome, check, result, arguments, twin)
@@ -102,7 +106,7 @@ def _refusal(outcome: Outcome, error: Exception, touched: dict[str, bool]) -> Ou
     named = re.search(rf"(?<![A-Za-z])({wanted})", text, re.IGNORECASE if len(touched) == 1 else 0)
     if not named:
         return replace(outcome, kind="unnamed", detail=detail)
-    return replace(outcome, kind="refused" if "got" in text else "unsaid", detail=detail)
+    return replace(outcome, kind="refused" if re.search("got|cannot be met", text) else "unsaid", detail=detail)
 
 
 def _judged(outcome: Outcome, check: Any, result: Any, arguments: dict[str, Any], twin: Call | None) -> Outcome:
@@ -228,6 +232,3 @@ def table(outcomes: list[Outcome]) -> str:
     kinds = sorted({outcome.kind for outcome in bad})
     head = f"{len(bad)} of {len(outcomes)} inputs ended badly: " + ", ".join(f"{sum(b.kind == k for b in bad)} {k}" for k in kinds)
     return "\n".join([head, *map(str, bad), "One of them again: PYTHONPATH=tests python -m fuzz ROOM SEED"])
-
-
-__all__ = ["Outcome", "copy", "run", "table"]
