@@ -52,6 +52,15 @@ def check_real_array(x: ArrayLike, name: str, ndim: int | None, hint: str = "", 
 
 def _numbers(x: Any, name: str, copy: bool) -> Array:
     """Return `x` as an array in one of the four dtypes kept, infinite entries allowed."""
+    array = _plain_array(x, name, copy)
+    if array.dtype not in KEPT:
+        with np.errstate(over="ignore"):  # of extended precision: infinite then, and refused
+            array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+    return array
+
+
+def _plain_array(x: Any, name: str, copy: bool) -> Array:
+    """Return `x` as an array of numbers of any kind."""
     if _is_masked(x):
         raise InputError(f"{name} must not be masked; got a masked array. Fill or leave out its masked entries first.")
     if type(x).__module__.startswith("scipy.sparse"):
@@ -63,9 +72,6 @@ def _numbers(x: Any, name: str, copy: bool) -> Array:
         raise InputError(f"{name} must be an array of numbers; got {type(x).__name__} ({reason}).") from error
     if array.dtype.kind not in "biufc":
         raise InputError(f"{name} must hold real or complex numbers; got dtype {array.dtype}.")
-    if array.dtype not in KEPT:
-        with np.errstate(over="ignore"):  # of extended precision: infinite then, and refused
-            array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
     return array
 
 
@@ -159,7 +165,9 @@ def check_items(values: Any, name: str, hint: str = "") -> list[Any]:
     try:
         return list(values)
     except Exception as error:  # whatever iteration over a foreign object raises
-        raise InputError(f"{name} must be a sequence; got {type(values).__name__}.{' ' + hint if hint else ''}") from error
+        raise InputError(
+            f"{name} must be a sequence; got {type(values).__name__}.{' ' + hint if hint else ''}"
+        ) from error
 
 
 def check_is_a(value: Any, name: str, kind: type[Any], hint: str = "") -> Any:
@@ -172,13 +180,14 @@ def check_is_a(value: Any, name: str, kind: type[Any], hint: str = "") -> Any:
 
 def check_indices(indices: ArrayLike, name: str, count: int) -> Array:
     """Return indices into `count` things, or a truth value for each, as one axis of integers from 0 on."""
-    array = _numbers(indices, name, copy=False) if np.size(indices) else np.empty(0)
-    original = np.asarray(indices).dtype.kind if array.size else "i"
-    if array.ndim == 1 and original == "b" and len(array) == count:
+    array = _plain_array(indices, name, copy=False)
+    if array.ndim == 1 and array.dtype.kind == "b" and len(array) == count:
         return np.flatnonzero(array)
-    if array.ndim != 1 or original not in "iu" or np.any(array < -count) or np.any(array >= count):
+    whole = array.dtype.kind in "iu" or array.size == 0
+    if array.ndim != 1 or not whole or np.any(array < -count) or np.any(array >= count):
         raise InputError(
-            f"{name} must be one axis of integers from {-count} to {count - 1}, or of {count} truth values; got {indices!r}."
+            f"{name} must be one axis of integers from {-count} to {count - 1}, or of {count} truth values; "
+            f"got {indices!r}."
         )
     return array.astype(np.intp) % max(1, count)
 

@@ -15,7 +15,17 @@ import numpy as np
 import scipy.linalg as sla
 from numpy.typing import ArrayLike
 
-from .checks import Array, check_array, check_choice, check_integer, check_items, check_number, check_result, check_square, double
+from .checks import (
+    Array,
+    check_array,
+    check_choice,
+    check_integer,
+    check_items,
+    check_number,
+    check_result,
+    check_square,
+    double,
+)
 from .errors import InputError, NonMinimalWarning, OrderError
 from .hankel import gramian_factors, gramians, hankel_singular_values
 from .linalg import equations

@@ -122,7 +122,9 @@ def lyapunov_factor(A: ArrayLike, F: ArrayLike, dt: Any = 0) -> Array:
     kind = np.complex128 if dtype.kind == "c" else np.float64
     A, F = (x.astype(kind, copy=False) for x in (matrix, factor))
     with one_blas_thread(len(A)):
-        parts = DenseParts(StateSpace.trusted(A, F, np.zeros((0, len(A)), kind), np.zeros((0, F.shape[1]), kind), dt), 0.0)
+        parts = DenseParts(
+            StateSpace.trusted(A, F, np.zeros((0, len(A)), kind), np.zeros((0, F.shape[1]), kind), dt), 0.0
+        )
         if parts.kept:
             raise unstable_error(parts.poles[: parts.kept], dt, "A")
         return parts.lift(parts.S, parts.R)[0].astype(dtype)

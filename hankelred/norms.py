@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .checks import EPS, Array, check_flag, check_number, check_result
-from .hankel import Factored, Matrices, bank_of, factored, sample_frequencies, split
+from .hankel import Factored, Matrices, bank_hsv, factored, sample_frequencies, split
 from .linalg.gain import largest_singular_values, peak_gain
 from .linalg.threads import one_blas_thread
 from .order import error_bound
@@ -70,7 +70,7 @@ def _h2_norm(system: Any) -> float:
 def _norm(x: Array) -> float:
     """Return the Frobenius norm without overflow of squares."""
     size = float(np.abs(x).max(initial=0.0))
-    return size * float(np.linalg.norm(x / size)) if 0 < size < np.inf else size
+    return size * float(np.linalg.norm(np.abs(x) / size)) if 0 < size < np.inf else size
 
 
 def hankel_norm(sys: Any) -> Any:
@@ -99,7 +99,7 @@ def hankel_norm(sys: Any) -> Any:
     """
     system = as_system(sys)
     if isinstance(system, DiagonalBank) and np.all(system.is_stable()):
-        return bank_of(system).hankel_singular_values().max(axis=1, initial=0.0)
+        return bank_hsv(system).max(axis=1, initial=0.0)
     return _for_each(system, lambda one: float(np.max(factored(one).hsv, initial=0.0)))
 
 
@@ -206,7 +206,9 @@ def compressed(found: Factored, order: int) -> Matrices:
     return projected
 
 
-def stable_error(full: LinearSystem, reduced: LinearSystem, full_part: LinearSystem, reduced_part: LinearSystem) -> float:
+def stable_error(
+    full: LinearSystem, reduced: LinearSystem, full_part: LinearSystem, reduced_part: LinearSystem
+) -> float:
     """Measure the H-infinity norm of an error in which the same unstable and marginal poles cancel.
 
     It is that of the parts without these poles. At the frequencies of the stable poles the difference of the systems

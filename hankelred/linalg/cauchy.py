@@ -35,6 +35,7 @@ FULL_STATES = 512
 
 # Below this share of the trace the squares of the factor's entries underflow, and so do those of LAPACK's dqds.
 SMALLEST_SHARE = 1e-150
+SMALLEST = float(np.finfo(np.float64).tiny)
 
 # The dense route loses about EPS over the least eigenvalue of the Gramian scaled to a unit diagonal.
 DENSE_EIGENVALUE = 0.01
@@ -158,7 +159,7 @@ def power_of_two(size: Any) -> Any:
 
 
 def divided(x: Array, scale: Any) -> Array:
-    """Return x over real numbers, real and imaginary parts apart: complex division overflows where these are subnormal."""
+    """Return x over real numbers, parts apart: complex division overflows where these are subnormal."""
     if x.dtype.kind != "c":
         return x / scale
     quotient = np.empty_like(x)
@@ -286,6 +287,12 @@ def factor_pair(poles: PoleData, B: Array, C: Array, pairs: bool = False) -> tup
     """
     n, rtol = len(B), default_rtol(len(B))
     drive, sight = row_norms(B), row_norms(C.T)
+    energy = drive / drive.max(initial=SMALLEST) * (sight / sight.max(initial=SMALLEST)) / poles.gap
+    faint = energy < n * SMALLEST_SHARE * energy.max(initial=0.0)
+    if faint.any():  # in both traces they would be lost, though one Gramian may need them: each counts for that one
+        seen_more = drive / drive.max(initial=SMALLEST) < sight / sight.max(initial=SMALLEST)
+        B, C = np.where((faint & seen_more)[:, None], 0, B), np.where(faint & ~seen_more, 0, C)
+        drive, sight = np.where(faint & seen_more, 0.0, drive), np.where(faint & ~seen_more, 0.0, sight)
     both = (drive > 0) & (sight > 0)
     kept = np.flatnonzero(both)
     if B.shape[1] == len(C) == 1 and len(kept) == n:

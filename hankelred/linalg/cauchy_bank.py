@@ -71,9 +71,7 @@ class Bank:
         return hsv
 
 
-def make_bank(
-    lam: Array, z: Array | None, B: Array, C: Array, discrete: bool, order: int, pairs: bool
-) -> Bank:
+def make_bank(lam: Array, z: Array | None, B: Array, C: Array, discrete: bool, order: int, pairs: bool) -> Bank:
     """Return a bank of poles (batch, n), or of their logarithms z where these are given."""
     flat = pole_data(lam.reshape(-1), None if z is None else z.reshape(-1), discrete)
     (B, drive), (C, sight) = _unit_scale(B), _unit_scale(C)

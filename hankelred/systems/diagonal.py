@@ -44,7 +44,8 @@ class Poles:
     @classmethod
     def of_rates(cls, rates: Array) -> Poles:
         """Return the poles ``exp(rates)``."""
-        return cls(_exponentials(rates).astype(rates.dtype), rates)
+        with np.errstate(over="ignore"):  # what overflows is refused where rates are checked
+            return cls(_exponentials(rates).astype(rates.dtype), rates)
 
     @property
     def data(self) -> dict[str, Array]:
@@ -82,7 +83,8 @@ class Poles:
         lam = poles + shift
         if self.rates is None or np.any(lam == 0):
             return Poles(lam)
-        return Poles.of_rates(_log1p(poles) if shift else np.log(lam.astype(complex)))
+        rates = _log1p(poles) if shift else np.log(lam.astype(complex))
+        return Poles.of_rates(rates) if np.isfinite(rates).all() else Poles(lam)  # a pole may be 0 but for rounding
 
     def differences(self, discrete: bool) -> tuple[Array, Array]:
         """Return ``lam_j - lam_i``, (n, n), and the distance that counts as far: ``|1 - lam_i conj(lam_j)|``."""
@@ -133,7 +135,9 @@ class Diagonal(LinearSystem):
     spectrum: Poles
     output: str
 
-    def _checked(self, name: str, poles: Any, B: Any, C: Any, D: Any, dt: Any, output: Any, names: dict[str, Any]) -> None:
+    def _checked(
+        self, name: str, poles: Any, B: Any, C: Any, D: Any, dt: Any, output: Any, names: dict[str, Any]
+    ) -> None:
         """Check all arguments and set them."""
         axes = len(self._AXES)
         values = check_array(poles, name, 1 + axes, self._hint("n"))
@@ -148,7 +152,9 @@ class Diagonal(LinearSystem):
         self._build({name: values}, B, C, D, dt, output, {})
         if not np.isfinite(self.spectrum.lam).all():
             largest = values.real.max()
-            raise InputError(f"{name} must be logarithms of finite poles; got a real part of {largest:.6g}, exp of which overflows.")
+            raise InputError(
+                f"{name} must be logarithms of finite poles; got a real part of {largest:.6g}. Pass poles as lam."
+            )
         vars(self).update(self._checked_names(names))
 
     _AXES: tuple[str, ...] = ()
@@ -179,7 +185,14 @@ class Diagonal(LinearSystem):
 
     @classmethod
     def trusted(
-        cls: type[S], poles: Poles, B: Array, C: Array, D: Array, dt: Any, output: str, names: dict[str, Any] | None = None
+        cls: type[S],
+        poles: Poles,
+        B: Array,
+        C: Array,
+        D: Array,
+        dt: Any,
+        output: str,
+        names: dict[str, Any] | None = None,
     ) -> S:
         """Make a system of fresh arrays that need no checks."""
         system = cls.__new__(cls)
@@ -187,7 +200,10 @@ class Diagonal(LinearSystem):
         return system
 
     def _arguments(self) -> dict[str, Any]:
-        return {**self.spectrum.data, **{k: getattr(self, k) for k in "B C D dt output name inputs outputs states".split()}}
+        return {
+            **self.spectrum.data,
+            **{k: getattr(self, k) for k in "B C D dt output name inputs outputs states".split()},
+        }
 
     def with_(self: S, **changes: Any) -> S:
         """Return the system with some of its arguments changed.
@@ -399,9 +415,7 @@ class DiagonalSystem(Diagonal):
         states = check_indices(states, "states", self.n)
         poles = self.spectrum.map(lambda x: x[states])
         names = {"name": self.name, "inputs": self.inputs, "outputs": self.outputs}
-        return DiagonalSystem.trusted(
-            poles, self.B[states], self.C[:, states], self.D, self.dt, self.output, names
-        )
+        return DiagonalSystem.trusted(poles, self.B[states], self.C[:, states], self.D, self.dt, self.output, names)
 
     def dense(self) -> StateSpace:
         """Return the same system with a matrix A, in double precision.
@@ -530,8 +544,7 @@ class DiagonalBank(Diagonal):
 
 def _exponentials(rates: Array) -> Array:
     """Return ``exp(rates)`` in double precision; half a turn is exactly a negative real pole."""
-    with np.errstate(over="ignore"):
-        lam = np.exp(double(rates))
+    lam = np.exp(double(rates))
     if rates.dtype.kind == "c":
         lam.imag[np.abs(rates.imag) == rates.imag.dtype.type(np.pi)] = 0.0
     return lam

@@ -115,7 +115,9 @@ class StateSpace(LinearSystem):
         vars(self).setdefault("E", None)
         vars(self)["_standard"] = None
         if self.E is not None:
-            found = standard_form(*(double(x) for x in (self.A, self.B, self.C, self.D, self.E)))
+            with one_blas_thread(self.n):
+                found = standard_form(*(double(x) for x in (self.A, self.B, self.C, self.D, self.E)))
+            check_result("The system without E", *found[:4], hint="Scale its rows or states.")
             vars(self)["_standard"] = StateSpace.trusted(*found[:4], dt, {"name": self.name, **names})
 
     @classmethod

@@ -23,6 +23,7 @@ import hankelred.training
 from fuzz.values import TIMES, Call, Draft, Draw
 from hankelred.checks import KEPT
 
+EPS = np.finfo(float).eps
 FREQUENCIES = np.array([0.0, 0.1, 0.9, 3.0])
 
 Build = Callable[[Draw], Call]
@@ -33,7 +34,7 @@ TARGETS: dict[str, tuple[Build, Check | None]] = {}
 
 
 def target(name: str, room: str, check: Check | None = None) -> Callable[[Build], Build]:
-    """Register how a callable is called rightly; `check` gets the result and the arguments and returns what is wrong."""
+    """Register how a callable is called; `check` gets the result and the arguments and returns what is wrong."""
 
     def register(build: Build) -> Build:
         ROOMS.setdefault(room, []).append(name)
@@ -78,7 +79,11 @@ def _rooms() -> Iterator[tuple[str, ModuleType, list[str]]]:
 def _methods(kind: type) -> set[str]:
     special = {"__getitem__", "__sub__"}
     names = {name for name in dir(kind) if not name.startswith("_") or name in special}
-    return {name for name in names if callable(getattr(kind, name)) and (kind.__mro__[-2] is not tuple or name in ("count", "index"))}
+    return {
+        name
+        for name in names
+        if callable(getattr(kind, name)) and (kind.__mro__[-2] is not tuple or name in ("count", "index"))
+    }
 
 
 # --- what must be true -------------------------------------------------------------------------------------------
@@ -99,7 +104,9 @@ def wrong_system(system: Any, **_: Any) -> str | None:
             return f"{system!r} holds an array that is writeable, not finite or of dtype {x.dtype}"
     lead = () if not isinstance(system, hr.DiagonalBank) else (len(system),)
     if (system.B.shape, system.C.shape, system.D.shape) != (
-        (*lead, system.n, system.m), (*lead, system.p, system.n), (*lead, system.p, system.m)
+        (*lead, system.n, system.m),
+        (*lead, system.p, system.n),
+        (*lead, system.p, system.m),
     ):
         return f"{system!r} has matrices of other sizes"
     if not (system.dt is True or type(system.dt) in (int, float) and 0 <= system.dt < np.inf):
@@ -135,6 +142,8 @@ def wrong_hinf(value: Any, sys: Any = None, rtol: Any = 1e-8, return_peak: Any =
     if trouble := wrong_norm(value, sys, rtol, return_peak):
         return trouble
     for norm, G in zip(np.atleast_1d(value[0] if return_peak else value), dense(sys), strict=True):
+        if G.dt > 1e300:
+            continue
         if np.isinf(norm) and G.is_stable():
             return "infinite for a stable system"
         gain = np.abs(G.frequency_response(FREQUENCIES)).max(initial=0.0)
@@ -186,7 +195,8 @@ def wrong_solution(A: Any, Q: Any, X: Any, discrete: bool, rtol: float = 1e-9) -
     if X.shape != A.shape or not np.isfinite(X).all():
         return f"shape {X.shape} for A {A.shape}, or not finite"
     with np.errstate(all="ignore"):
-        M, a, x = A.conj().T, np.abs(A), np.abs(X)
+        M, a = A.conj().T, np.abs(A)
+        x = np.maximum(np.abs(X), EPS**2 * np.abs(X).max(initial=0.0))  # smaller entries are not promised
         residual = A @ X @ M - X + Q if discrete else A @ X + X @ M + Q
         size = a @ x @ a.T + x + np.abs(Q) if discrete else a @ x + x @ a.T + np.abs(Q)
         residual, size = np.abs(residual).max(initial=0.0), size.max(initial=0.0)
@@ -229,7 +239,7 @@ def wrong_reduction(found: Any, **_: Any) -> str | None:
         size = (np.abs(found.Ti) @ np.abs(found.T)).max(initial=1.0)
         if np.isfinite(size) and error > (1e-4 if single else 1e-8) * size:
             return f"Ti T differs from I by {error}, terms {size}"
-        if found.unstable == 0:
+        if found.unstable == 0 and full.dt <= 1e300:
             response, reduced = (x.frequency_response(FREQUENCIES) for x in (full, found._reduced))
             error, size = np.abs(response - reduced).max(initial=0.0), np.abs(response).max(initial=0.0)
             if np.isfinite(size) and error > found.error_bound * (1 + 1e-6) + 1e-9 * size:
@@ -239,7 +249,7 @@ def wrong_reduction(found: Any, **_: Any) -> str | None:
 
 def wrong_difference(found: Any, self: Any = None, other: Any = None, **_: Any) -> str | None:
     """Tell whether the response of an error system is the difference."""
-    if len({x.dt for x in (self, other, found)}) > 1:
+    if len({x.dt for x in (self, other, found)}) > 1 or found.dt > 1e300:
         return None  # frequencies are in rad per sample for one of them, per second for the other
     with np.errstate(all="ignore"):
         one, two, both = (x.frequency_response(FREQUENCIES[1:]) for x in (self, other, found))
@@ -322,8 +332,14 @@ def _system_methods(kind: str) -> None:
         draft = _one_of_kind(draw, kind, n=2, m=1, p=1)
         lead = draft.parts["B"].shape[:-2]
         changes = draw.one_of(
-            {"name": "new"}, {"inputs": ["u"]}, {"states": ["a", "b"], "outputs": ("y",)}, {"dt": draft.parts["dt"]},
-            {"B": draw.array(*lead, 2, 1)}, {"C": draw.array(*lead, 1, 2)}, {"D": draw.array(*lead, 1, 1)}, {},
+            {"name": "new"},
+            {"inputs": ["u"]},
+            {"states": ["a", "b"], "outputs": ("y",)},
+            {"dt": draft.parts["dt"]},
+            {"B": draw.array(*lead, 2, 1)},
+            {"C": draw.array(*lead, 1, 2)},
+            {"D": draw.array(*lead, 1, 1)},
+            {},
             {"A": draw.array(2, 2)} if kind == "StateSpace" else {"output": "real", "D": None},
         )
         return Call(lambda self, **changes: self.with_(**changes), {"self": draft, **changes})
@@ -331,11 +347,18 @@ def _system_methods(kind: str) -> None:
     @target(f"hr.{kind}.frequency_response", "systems", wrong_response)
     def _(draw: Draw) -> Call:
         omega = draw.one_of(FREQUENCIES, [0.0], 1.0, draw.array(5), np.array([np.pi]))
-        return Call(lambda self, omega: self.frequency_response(omega), {"self": _one_of_kind(draw, kind), "omega": omega})
+        return Call(
+            lambda self, omega: self.frequency_response(omega), {"self": _one_of_kind(draw, kind), "omega": omega}
+        )
 
     @target(f"hr.{kind}.__sub__", "systems", wrong_difference)
     def _(draw: Draw) -> Call:
-        sizes = {"dt": draw.one_of(*TIMES), "m": draw.size(), "p": draw.size(), "output": draw.one_of("complex", "real")}
+        sizes = {
+            "dt": draw.one_of(*TIMES),
+            "m": draw.size(),
+            "p": draw.size(),
+            "output": draw.one_of("complex", "real"),
+        }
         first = _one_of_kind(draw, kind, **sizes)
         second = _one_of_kind(draw, kind, **sizes)
         if kind == "DiagonalBank":
@@ -346,10 +369,12 @@ def _system_methods(kind: str) -> None:
         return Call(lambda self, other: minus(self, other), {"self": first, "other": second})
 
     for method in ("poles", "is_stable", "dense", "to_scipy", "to_control"):
+
         @target(f"hr.{kind}.{method}", "systems")
         def _(draw: Draw, method: str = method) -> Call:
-            draft = _one_of_kind(draw, kind)
-            if method == "to_control":  # which takes real systems only
+            some = method == "to_control"  # which takes real systems with inputs and outputs only
+            draft = _one_of_kind(draw, kind, **({"m": 1, "p": 2} if some else {}))
+            if some:
                 draft.parts = {name: np.real(x) if isinstance(x, np.ndarray) else x for name, x in draft.parts.items()}
             return Call(lambda self: getattr(self, method)(), {"self": draft})
 
@@ -476,7 +501,10 @@ def _(draw: Draw) -> Call:
 @target("hr.Balancing.order", "reduction", wrong_order)
 def _(draw: Draw) -> Call:
     options = draw.criterion(2)
-    return Call(lambda self, **criteria: self.order(**criteria), {"self": balanced(draw), **({"states": options.pop("order")} if "order" in options else options)})
+    return Call(
+        lambda self, **criteria: self.order(**criteria),
+        {"self": balanced(draw), **({"states": options.pop("order")} if "order" in options else options)},
+    )
 
 
 @target("hr.Balancing.error_bound", "reduction", wrong_number)
@@ -487,7 +515,9 @@ def _(draw: Draw) -> Call:
 @target("hr.Balancing.reduce", "reduction", wrong_reduction)
 def _(draw: Draw) -> Call:
     options = {"match_dc": draw.chance(0.5)} if draw.chance(0.5) else {}
-    return Call(lambda self, **criteria: self.reduce(**criteria), {"self": balanced(draw), **draw.criterion(2), **options})
+    return Call(
+        lambda self, **criteria: self.reduce(**criteria), {"self": balanced(draw), **draw.criterion(2), **options}
+    )
 
 
 def balanced(draw: Draw, **fixed: Any) -> Any:
@@ -505,13 +535,17 @@ def reduced(draw: Draw) -> Any:
 
 
 for _method in ("hinf_error", "h2_error", "hankel_error"):
+
     @target(f"hr.Reduction.{_method}", "reduction", wrong_number)
     def _(draw: Draw, method: str = _method) -> Call:
         return Call(lambda self: getattr(self, method)(), {"self": reduced(draw)})
 
 
 for _method in ("summary", "to_json"):
-    @target(f"hr.Reduction.{_method}", "reduction", lambda text, self: None if isinstance(text, str) and text else "no text")
+
+    @target(
+        f"hr.Reduction.{_method}", "reduction", lambda text, self: None if isinstance(text, str) and text else "no text"
+    )
     def _(draw: Draw, method: str = _method) -> Call:
         return Call(lambda self: getattr(self, method)(), {"self": reduced(draw)})
 
@@ -535,7 +569,9 @@ def _orders(name: str) -> None:
     def _(draw: Draw) -> Call:
         system = draw.dense(n=draw.one_of(2, 3), m=1, p=1, proper=True)
         orders = draw.one_of(1, [1], [0, 1], np.array([1, 2]), 2.0, (1.0, 2), np.int64(1))
-        options = draw.one_of({}, {"method": "truncate"}, {"method": "matchdc"}, {"alpha": 0.0 if system.parts["dt"] == 0 else 1.0})
+        options = draw.one_of(
+            {}, {"method": "truncate"}, {"method": "matchdc"}, {"alpha": 0.0 if system.parts["dt"] == 0 else 1.0}
+        )
         return Call(_control(name), {"sys": system, "orders" if name == "balred" else "order": orders, **options})
 
 
@@ -545,6 +581,7 @@ for _name in ("balred", "balanced_reduction"):
 
 for _name in ("hsvd", "hankel_singular_values"):
     if _name in {key for room, _, names in _rooms() if room == "control" for key in names}:
+
         @target(f"control.{_name}", "control", wrong_hsv)
         def _(draw: Draw, name: str = _name) -> Call:
             return Call(_control(name), {"sys": draw.system()})
@@ -556,6 +593,7 @@ def _(draw: Draw) -> Call:
 
 
 for _name in ("lyap", "dlyap"):
+
     @target(f"control.{_name}", "control", wrong_array)
     def _(draw: Draw, name: str = _name) -> Call:
         A = draw.dense(dt=0 if name == "lyap" else True, n=draw.one_of(1, 2, 3)).parts["A"]
@@ -568,12 +606,14 @@ for _name in ("lyap", "dlyap"):
 
 
 if hasattr(hankelred.control, "minreal"):
+
     @target("control.minreal", "control", wrong_models)
     def _(draw: Draw) -> Call:
         return Call(_control("minreal"), {"sys": draw.dense()})
 
 
 if hasattr(hankelred.control, "modred"):
+
     @target("control.modred", "control", wrong_models)
     def _(draw: Draw) -> Call:
         return Call(_control("modred"), {"sys": draw.dense(n=3), "ELIM": draw.one_of([0], [1, 2], [])})
@@ -583,7 +623,12 @@ if hasattr(hankelred.control, "modred"):
 
 
 def _pair(draw: Draw) -> dict[str, Draft]:
-    sizes = {"dt": draw.one_of(*TIMES), "m": draw.one_of(1, 2), "p": draw.one_of(1, 2), "output": draw.one_of("complex", "real")}
+    sizes = {
+        "dt": draw.one_of(*TIMES),
+        "m": draw.one_of(1, 2),
+        "p": draw.one_of(1, 2),
+        "output": draw.one_of("complex", "real"),
+    }
     return {"G": draw.system(**sizes), "H": draw.system(**sizes)}
 
 
@@ -609,9 +654,12 @@ def _bound(draw: Draw) -> Any:
 
 
 for _method in ("certify", "tail_bound"):
+
     @target(f"drift.DriftBound.{_method}", "drift")
     def _(draw: Draw, method: str = _method) -> Call:
-        return Call(lambda self, order: getattr(self, method)(order), {"self": _bound(draw), "order": draw.one_of(1, 2)})
+        return Call(
+            lambda self, order: getattr(self, method)(order), {"self": _bound(draw), "order": draw.one_of(1, 2)}
+        )
 
 
 @target("drift.AccumulatedDrift.settled", "drift")
@@ -626,17 +674,32 @@ selective = hankelred.selective
 
 
 def _steps(draw: Draw, *lead: int, n: int = 3) -> dict[str, Any]:
-    return {"a": draw.rng.integers(1, 60, (*lead, 2, 6, n)) / 64, "b": draw.array(*lead, 2, 6, n), "c": draw.array(*lead, 2, 6, n)}
+    return {
+        "a": draw.rng.integers(1, 60, (*lead, 2, 6, n)) / 64,
+        "b": draw.array(*lead, 2, 6, n),
+        "c": draw.array(*lead, 2, 6, n),
+    }
 
 
 def _mamba(draw: Draw) -> dict[str, Any]:
     delta = draw.rng.integers(1, 8, (2, 6, 4)) / 64
-    data = {"delta": delta, "A": -draw.rng.integers(1, 64, (4, 3)) / 8.0, "B": draw.array(2, 6, 3), "C": draw.array(2, 6, 3), "u": draw.array(2, 6, 4)}
+    data = {
+        "delta": delta,
+        "A": -draw.rng.integers(1, 64, (4, 3)) / 8.0,
+        "B": draw.array(2, 6, 3),
+        "C": draw.array(2, 6, 3),
+        "u": draw.array(2, 6, 4),
+    }
     return data | ({"gate": draw.array(2, 6, 4)} if draw.chance(0.3) else {})
 
 
 def _heads(draw: Draw) -> dict[str, Any]:
-    data = {"decay": draw.rng.integers(1, 60, (2, 6, 2)) / 64, "B": draw.array(2, 6, 1, 3), "C": draw.array(2, 6, 1, 3), "x": draw.array(2, 6, 2, 4)}
+    data = {
+        "decay": draw.rng.integers(1, 60, (2, 6, 2)) / 64,
+        "B": draw.array(2, 6, 1, 3),
+        "C": draw.array(2, 6, 1, 3),
+        "x": draw.array(2, 6, 2, 4),
+    }
     return data | ({"gate": draw.array(2, 6, 2, 4)} if draw.chance(0.3) else {})
 
 
@@ -653,7 +716,9 @@ def seen(draw: Draw, heads: bool = False, **options: Any) -> Any:
 @target("selective.averaged_gramians", "selective", wrong_array)
 def _(draw: Draw) -> Call:
     lead = draw.one_of((), (2,))
-    return Call(selective.averaged_gramians, {**_steps(draw, *lead), "method": draw.one_of("exact", "second_moment", "mean")})
+    return Call(
+        selective.averaged_gramians, {**_steps(draw, *lead), "method": draw.one_of("exact", "second_moment", "mean")}
+    )
 
 
 @target("selective.SelectiveStatistics", "selective")
@@ -663,6 +728,7 @@ def _(draw: Draw) -> Call:
 
 
 for _method, _data in (("update", _steps), ("update_mamba", _mamba), ("update_heads", _heads)):
+
     @target(f"selective.SelectiveStatistics.{_method}", "selective", lambda _, self, **__: wrong_sums(self))
     def _(draw: Draw, method: str = _method, data: Any = _data) -> Call:
         options = draw.one_of({}, {"moments": True}, {"exact": True}, {"every": 2})
@@ -682,6 +748,7 @@ def _(draw: Draw) -> Call:
 
 
 for _method in ("gramians", "hankel_singular_values"):
+
     @target(f"selective.SelectiveStatistics.{_method}", "selective", wrong_array)
     def _(draw: Draw, method: str = _method) -> Call:
         way = draw.one_of({}, {"method": "covariance"}, {"method": "second_moment"}, {"method": "mean"})
@@ -690,6 +757,7 @@ for _method in ("gramians", "hankel_singular_values"):
 
 
 for _method in ("pooled", "to_dict", "state_covariance", "output_covariance", "output_form"):
+
     @target(f"selective.SelectiveStatistics.{_method}", "selective")
     def _(draw: Draw, method: str = _method) -> Call:
         return Call(lambda self: getattr(self, method)(), {"self": seen(draw)})
@@ -704,7 +772,15 @@ def _(draw: Draw) -> Call:
 @target("selective.rotate", "selective", lambda found, **_: wrong_array((found.T, found.Ti, found.predicted_error)))
 def _(draw: Draw) -> Call:
     A = _mamba(draw)["A"]
-    return Call(selective.rotate, {"statistics": seen(draw), "A": A, "order": draw.one_of(1, 2, 3), **draw.one_of({}, {"max_spread": 1e3}, {"method": "mean"})})
+    return Call(
+        selective.rotate,
+        {
+            "statistics": seen(draw),
+            "A": A,
+            "order": draw.one_of(1, 2, 3),
+            **draw.one_of({}, {"max_spread": 1e3}, {"method": "mean"}),
+        },
+    )
 
 
 @target("selective.select", "selective", lambda found, **_: wrong_array((found.T, found.Ti, found.predicted_error)))
@@ -719,6 +795,7 @@ def _(draw: Draw) -> Call:
 
 
 for _method in ("select_states", "selection_report"):
+
     @target(f"selective.{_method}", "selective")
     def _(draw: Draw, method: str = _method) -> Call:
         M = draw.array(4, 4)
@@ -727,12 +804,17 @@ for _method in ("select_states", "selection_report"):
 
 @target("selective.SelectiveReduction.mamba_error", "selective", wrong_number)
 def _(draw: Draw) -> Call:
-    return Call(lambda self, **data: self.mamba_error(**data), {"self": selective.select(seen(draw), 2), **_mamba(draw)})
+    return Call(
+        lambda self, **data: self.mamba_error(**data), {"self": selective.select(seen(draw), 2), **_mamba(draw)}
+    )
 
 
 @target("selective.SelectiveReduction.heads_error", "selective", wrong_number)
 def _(draw: Draw) -> Call:
-    return Call(lambda self, **data: self.heads_error(**data), {"self": selective.select(seen(draw, heads=True), 2), **_heads(draw)})
+    return Call(
+        lambda self, **data: self.heads_error(**data),
+        {"self": selective.select(seen(draw, heads=True), 2), **_heads(draw)},
+    )
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -760,6 +842,7 @@ def _(draw: Draw) -> Call:
 
 
 for _method in ("carry_first_moments", "carry_second_moments"):
+
     @target(f"training.{_method}", "training", lambda found, **_: wrong_array(tuple(found)))
     def _(draw: Draw, method: str = _method) -> Call:
         more = {"staleness": draw.one_of(0.0, 0.1)} if "first" in method and draw.chance(0.5) else {}
@@ -793,13 +876,27 @@ def asserts(function: Callable[..., Any]) -> Callable[..., Any]:
 @target("testing.assert_hsv_close", "testing")
 def _(draw: Draw) -> Call:
     system = draw.system()
-    return Call(asserts(testing.assert_hsv_close), {"sys": system, "hsv": hr.hankel_singular_values(system.make()), **draw.one_of({}, {"rtol": 1e-6}, {"atol": 1e-6})})
+    return Call(
+        asserts(testing.assert_hsv_close),
+        {
+            "sys": system,
+            "hsv": hr.hankel_singular_values(system.make()),
+            **draw.one_of({}, {"rtol": 1e-6}, {"atol": 1e-6}),
+        },
+    )
 
 
 @target("testing.assert_error_bound", "testing")
 def _(draw: Draw) -> Call:
     found = reduced(draw)
-    return Call(asserts(testing.assert_error_bound), {"full": found.original, "reduced": draw.one_of(found, found._reduced), **draw.one_of({}, {"bound": 1.0}, {"rtol": 1e-3})})
+    return Call(
+        asserts(testing.assert_error_bound),
+        {
+            "full": found.original,
+            "reduced": draw.one_of(found, found._reduced),
+            **draw.one_of({}, {"bound": 1.0}, {"rtol": 1e-3}),
+        },
+    )
 
 
 @target("testing.assert_weyl", "testing")
@@ -818,7 +915,13 @@ def _(draw: Draw) -> Call:
 def _(draw: Draw) -> Call:
     system, hsv, _, _ = hr.balanced_realization(hr.as_system(draw.system(n=2, m=1, p=1).make()))
     more = {"hsv": hsv} if draw.chance(0.5) and len(hsv) == system.n else {}
-    return Call(asserts(testing.assert_balanced), {"sys": Draft("StateSpace", {"A": system.A, "B": system.B, "C": system.C, "D": system.D, "dt": system.dt}), **more})
+    return Call(
+        asserts(testing.assert_balanced),
+        {
+            "sys": Draft("StateSpace", {"A": system.A, "B": system.B, "C": system.C, "D": system.D, "dt": system.dt}),
+            **more,
+        },
+    )
 
 
 @target("testing.system_with_hsv", "testing", wrong_models)
@@ -846,7 +949,13 @@ def example(name: str, options: dict[str, Any]) -> Any:
     strategy = getattr(testing, name)(**options)
     found: list[Any] = []
 
-    @hypothesis.settings(max_examples=1, database=None, derandomize=True, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.settings(
+        max_examples=1,
+        database=None,
+        derandomize=True,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
     @hypothesis.given(strategy)
     def take(value: Any) -> None:
         found.append(value)
@@ -881,13 +990,22 @@ def _(draw: Draw) -> Call:
 @target("plotting.plot_error_bound", "plotting")
 def _(draw: Draw) -> Call:
     found = reduced(draw)
-    return Call(plotting.plot_error_bound, {"hsv": draw.one_of(found, found.hsv), **draw.one_of({}, {"reductions": [found]})})
+    return Call(
+        plotting.plot_error_bound, {"hsv": draw.one_of(found, found.hsv), **draw.one_of({}, {"reductions": [found]})}
+    )
 
 
 @target("plotting.plot_frequency_error", "plotting")
 def _(draw: Draw) -> Call:
     bal = balanced(draw, m=1, p=1)
-    return Call(plotting.plot_frequency_error, {"sys": bal.system, "reduced": draw.one_of(bal.reduce(0), bal.system), **draw.one_of({}, {"omega": FREQUENCIES[1:]})})
+    return Call(
+        plotting.plot_frequency_error,
+        {
+            "sys": bal.system,
+            "reduced": draw.one_of(bal.reduce(0), bal.system),
+            **draw.one_of({}, {"omega": FREQUENCIES[1:]}),
+        },
+    )
 
 
 @target("plotting.new_axes", "plotting")
@@ -908,14 +1026,25 @@ _CHECKS: dict[str, Callable[[Draw], dict[str, Any]]] = {
     "check_names": lambda draw: {"names": ["a", "b"], "what": "names", "count": 2},
     "check_feedthrough": lambda draw: {"D": draw.array(1, 2), "p": 1, "m": 2},
     "check_frequencies": lambda draw: {"omega": FREQUENCIES, "discrete": draw.chance(0.5)},
+    "check_items": lambda draw: {"values": draw.one_of([1, 2], (), range(2)), "name": "values"},
+    "check_indices": lambda draw: {
+        "indices": draw.one_of([0, 1], [True, False], [], [-1]),
+        "name": "indices",
+        "count": 2,
+    },
+    "check_is_a": lambda draw: {
+        "value": hr.StateSpace([[-1.0]], [[1.0]], [[1.0]]),
+        "name": "value",
+        "kind": hr.StateSpace,
+    },
     "exactly_one": lambda draw: {"rtol": 0.1, "order": None},
 }
 # What the caller of a check says about itself, not what a user gave it.
-OF_THE_CALLER = {"name", "ndim", "least", "most", "choices", "what", "count", "p", "m", "discrete"}
+OF_THE_CALLER = {"name", "ndim", "least", "most", "choices", "what", "count", "kind", "p", "m", "discrete"}
 
 
 def _check_target(name: str, arguments: Callable[[Draw], dict[str, Any]]) -> None:
-    @target(f"checks.{name}", "checks", wrong_array)
+    @target(f"checks.{name}", "checks", None if name in ("exactly_one", "check_items") else wrong_array)
     def _(draw: Draw) -> Call:
         return Call(getattr(checks, name), arguments(draw))
 
@@ -929,8 +1058,17 @@ def _(draw: Draw) -> Call:
     path = os.path.join(tempfile.gettempdir(), f"fuzz{os.getpid()}.npz")
     system = draw.system(n=2, m=1, p=1).make()
     hr.save_system(system, path)
-    options = draw.one_of(["hsv", path], ["reduce", path, "--order", "1"], ["compare", path, path], ["reduce", path, "--rtol", draw.one_of("0.1", "nan", "-1", "x", "1e400")],
-                          ["hsv", "/nowhere.npz"], ["hsv", path, "--dt", draw.one_of("-1", "nan", "true", "1e-400")], ["reduce", path], [], ["reduce", path, "--order", draw.one_of("-1", "99", "1.5")])
+    options = draw.one_of(
+        ["hsv", path],
+        ["reduce", path, "--order", "1"],
+        ["compare", path, path],
+        ["reduce", path, "--rtol", draw.one_of("0.1", "nan", "-1", "x", "1e400")],
+        ["hsv", "/nowhere.npz"],
+        ["hsv", path, "--dt", draw.one_of("-1", "nan", "true", "1e-400")],
+        ["reduce", path],
+        [],
+        ["reduce", path, "--order", draw.one_of("-1", "99", "1.5")],
+    )
     return Call(run_cli, {"argv": options})
 
 

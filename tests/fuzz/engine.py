@@ -78,7 +78,7 @@ def run(room: str, seed: int, show: bool = False) -> Outcome:
         with _watched():
             result, arguments = mutated.run()
     except hr.HankelredError as error:
-        outcome = _refusal(outcome, error, touched)
+        outcome = _refusal(outcome, error, touched, mutated.arguments)
     except ImportError as error:
         outcome = replace(outcome, kind="refused", detail=str(error))
     except Exception as error:
@@ -94,7 +94,7 @@ def run(room: str, seed: int, show: bool = False) -> Outcome:
     return outcome
 
 
-def _refusal(outcome: Outcome, error: Exception, touched: dict[str, bool]) -> Outcome:
+def _refusal(outcome: Outcome, error: Exception, touched: dict[str, bool], arguments: dict[str, Any]) -> Outcome:
     """Judge an error of ours: it has a reason that was given, says what it got, and names the argument."""
     detail, text = f"{type(error).__name__}: {error}", str(error)
     if not touched:
@@ -102,6 +102,10 @@ def _refusal(outcome: Outcome, error: Exception, touched: dict[str, bool]) -> Ou
         return replace(outcome, kind="refused" if isinstance(error, benign) else "refused right", detail=detail)
     if isinstance(error, hr.NumericalError):
         return replace(outcome, kind="refused", detail=detail)
+    if isinstance(error, hr.OrderError):  # which an order, however right, may have to do with
+        touched = {**dict.fromkeys(arguments, False), **touched}
+    inner_of_all = any(re.fullmatch(MATRICES, name) for name in touched)  # a constructor's arguments are one system
+    touched = {name: inner or inner_of_all for name, inner in touched.items()}
     wanted = "|".join(f"{name}|{ALSO.get(name, name)}" + f"|{MATRICES}" * inner for name, inner in touched.items())
     named = re.search(rf"(?<![A-Za-z])({wanted})", text, re.IGNORECASE if len(touched) == 1 else 0)
     if not named:
@@ -230,5 +234,7 @@ def table(outcomes: list[Outcome]) -> str:
     """Return the bad outcomes, one a line, and how to run one again."""
     bad = [outcome for outcome in outcomes if outcome.is_bad]
     kinds = sorted({outcome.kind for outcome in bad})
-    head = f"{len(bad)} of {len(outcomes)} inputs ended badly: " + ", ".join(f"{sum(b.kind == k for b in bad)} {k}" for k in kinds)
+    head = f"{len(bad)} of {len(outcomes)} inputs ended badly: " + ", ".join(
+        f"{sum(b.kind == k for b in bad)} {k}" for k in kinds
+    )
     return "\n".join([head, *map(str, bad), "One of them again: PYTHONPATH=tests python -m fuzz ROOM SEED"])

@@ -84,7 +84,11 @@ class Draw:
         """Return stable poles in dyadic fractions."""
         decay = self.rng.integers(1, 60, shape) / 64
         turn = self.rng.integers(-64, 64, shape) / 64 if complex_data else 0.0
-        return (1 - decay) * (0.5 + 0.5j * turn if complex_data else 1.0) if discrete else -8 * decay + 4j * turn * complex_data
+        return (
+            (1 - decay) * (0.5 + 0.5j * turn if complex_data else 1.0)
+            if discrete
+            else -8 * decay + 4j * turn * complex_data
+        )
 
     def dense(self, stable: bool = True, **fixed: Any) -> Draft:
         """Return a dense system, given as such or as a tuple."""
@@ -95,7 +99,13 @@ class Draw:
         A = A / 2 ** np.ceil(np.log2(reach) + 0.1) if dt else A - (reach + 0.25) * np.eye(n)
         if not stable and n:
             A[0], A[0, 0] = 0.0, self.one_of(0.0, 1.0, 2.0)
-        parts = {"A": A, "B": self.array(n, m, complex_data=kind), "C": self.array(p, n), "D": self.array(p, m), "dt": dt}
+        parts = {
+            "A": A,
+            "B": self.array(n, m, complex_data=kind),
+            "C": self.array(p, n),
+            "D": self.array(p, m),
+            "dt": dt,
+        }
         if self.chance(0.3) and (dt or not fixed.get("proper")):
             del parts["D"]
         if "D" in parts and self.chance(0.3):
@@ -113,10 +123,18 @@ class Draw:
         """Return a diagonal system, or a bank of so many."""
         lead = () if batch is None else (batch,)
         dt, n = fixed.get("dt", self.one_of(*TIMES)), fixed.get("n", self.one_of(0, *[1, 2, 3, 4] * 6))
-        m, p, output = fixed.get("m", self.size()), fixed.get("p", self.size()), fixed.get("output", self.one_of("complex", "real"))
+        m, p, output = (
+            fixed.get("m", self.size()),
+            fixed.get("p", self.size()),
+            fixed.get("output", self.one_of("complex", "real")),
+        )
         kind = self.chance(0.7)
         lam = self.poles(*lead, n, discrete=bool(dt), complex_data=kind)
-        parts = {"lam": lam, "B": self.array(*lead, n, m, complex_data=kind), "C": self.array(*lead, p, n, complex_data=kind)}
+        parts = {
+            "lam": lam,
+            "B": self.array(*lead, n, m, complex_data=kind),
+            "C": self.array(*lead, p, n, complex_data=kind),
+        }
         parts |= {"D": self.array(*lead, p, m)} if self.chance(0.5) else {}
         form = "DiagonalSystem" if batch is None else "DiagonalBank"
         if dt and self.chance(0.3):
@@ -275,9 +293,22 @@ def extreme(draw: Draw, x: Any) -> tuple[str, Any]:
     """Return an array with entries at the ends of the range."""
     if x.size == 0:
         return "as it is", x
-    label = draw.one_of("an entry NaN", "an entry inf", "one entry 1e200", "one entry 1e-200", "one entry 1e308", "one entry 1e-310",
-                        "all 1e200", "all 1e-200", "all 1e308", "all 1e-310", "zeros", "ones", "imaginary")
-    x = np.array(x)
+    label = draw.one_of(
+        "an entry NaN",
+        "an entry inf",
+        "one entry 1e200",
+        "one entry 1e-200",
+        "one entry 1e308",
+        "one entry 1e-310",
+        "all 1e200",
+        "all 1e-200",
+        "all 1e308",
+        "all 1e-310",
+        "zeros",
+        "ones",
+        "imaginary",
+    )
+    x = np.array(x, complex if x.dtype.kind == "c" else float)
     if label.startswith("an entry"):
         x.flat[draw.random.randrange(x.size)] = math.nan if label.endswith("NaN") else math.inf
     elif label.startswith("one entry"):
@@ -316,6 +347,8 @@ def other_guise(draw: Draw, x: Any) -> tuple[str, Any, Any]:
     if label in ("nested lists", "tuples") and x.size == 0:
         return "as it is", x, x
     plain = np.array(other.x if isinstance(other, Guised) else other)
+    if x.dtype.kind in "biu":  # indices: no other kind of number will do
+        return label, other, plain.astype(plain.dtype.newbyteorder("="))
     return label, other, plain.astype(complex if plain.dtype.kind == "c" else float)
 
 
