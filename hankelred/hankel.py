@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg as sla
 
 from .checks import EPS, Array, check_result, double, in_family, is_discrete
-from .errors import AccuracyWarning, StabilityError
+from .errors import AccuracyWarning, InputError, StabilityError
 from .linalg import cauchy, cauchy_bank
 from .linalg.hammarling import gramian_factor
 from .linalg.hankel_svd import HankelSVD, graded, norm_estimate, padded, real_pair
@@ -323,7 +323,7 @@ def unstable_error(poles: Array, dt: Any, what: str = "The system") -> Stability
 @singledispatch
 def split(system: Any, offset: float) -> Any:
     """Return the parts of a system."""
-    raise NotImplementedError
+    raise InputError(f"One system is wanted here; got {system!r}. Pass the systems of a bank one by one.")
 
 
 split.register(StateSpace, DenseParts)

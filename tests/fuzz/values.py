@@ -317,8 +317,10 @@ def extreme(draw: Draw, x: Any) -> tuple[str, Any]:
         size = float(label.split()[-1])
         with np.errstate(all="ignore"):
             x = x / max(1.0, float(np.abs(x).max())) * size
+    elif label == "imaginary":
+        x = np.where(np.isfinite(x), x, 0) * 1j
     else:
-        x = {"zeros": np.zeros_like(x), "ones": np.ones_like(x), "imaginary": x * 1j}[label]
+        x = {"zeros": np.zeros_like(x), "ones": np.ones_like(x)}[label]
     return label, x
 
 
