@@ -59,6 +59,15 @@ def _numbers(x: Any, name: str, copy: bool) -> Array:
     """Return `x` as an array in one of the four dtypes kept, infinite entries allowed."""
     if type(x) is np.ndarray and x.dtype in KEPT:
         return x.copy() if copy else x
+    array = _plain_array(x, name, copy)
+    if array.dtype not in KEPT:
+        with np.errstate(over="ignore"):  # of extended precision: infinite then, and refused
+            array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+    return array
+
+
+def _plain_array(x: Any, name: str, copy: bool) -> Array:
+    """Return `x` as an array of numbers of any kind."""
     if _is_masked(x):
         raise InputError(f"{name} must not be masked; got a masked array. Fill or leave out its masked entries first.")
     if type(x).__module__.startswith("scipy.sparse"):
@@ -70,9 +79,6 @@ def _numbers(x: Any, name: str, copy: bool) -> Array:
         raise InputError(f"{name} must be an array of numbers; got {type(x).__name__} ({reason}).") from error
     if array.dtype.kind not in "biufc":
         raise InputError(f"{name} must hold real or complex numbers; got dtype {array.dtype}.")
-    if array.dtype not in KEPT:
-        with np.errstate(over="ignore"):  # of extended precision: infinite then, and refused
-            array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
     return array
 
 
@@ -160,10 +166,34 @@ def check_names(names: Any, what: str, count: int) -> tuple[str, ...] | None:
         return None
     if not isinstance(names, (tuple, list)) and (isinstance(names, (str, bytes)) or not isinstance(names, Iterable)):
         raise InputError(f"{what} must be a sequence of {count} names; got {names!r}. Write {what}=[...].")
-    found = tuple(names)
+    found = tuple(check_items(names, what))
     if len(found) != count or not all(isinstance(name, str) for name in found):
         raise InputError(f"{what} must be a sequence of {count} names; got {len(found)}: {list(found)!r}.")
     return found if all(type(name) is str for name in found) else tuple(map(str, found))
+
+
+def check_items(values: Any, name: str, hint: str = "") -> list[Any]:
+    """Return the items of a sequence, or of whatever else can be walked through."""
+    try:
+        return list(values)
+    except Exception as error:  # whatever iteration over a foreign object raises
+        raise InputError(
+            f"{name} must be a sequence; got {type(values).__name__}.{' ' + hint if hint else ''}"
+        ) from error
+
+
+def check_indices(indices: ArrayLike, name: str, count: int) -> Array:
+    """Return indices into `count` things, or a truth value for each, as one axis of integers from 0 on."""
+    array = _plain_array(indices, name, copy=False)
+    if array.ndim == 1 and array.dtype.kind == "b" and len(array) == count:
+        return np.flatnonzero(array)
+    whole = array.dtype.kind in "iu" or array.size == 0
+    if array.ndim != 1 or not whole or np.any(array < -count) or np.any(array >= count):
+        raise InputError(
+            f"{name} must be one axis of integers from {-count} to {count - 1}, or of {count} truth values; "
+            f"got {indices!r}."
+        )
+    return array.astype(np.intp) % max(1, count)
 
 
 def check_feedthrough(D: ArrayLike | None, p: int, m: int, lead: tuple[int, ...] = ()) -> Array:

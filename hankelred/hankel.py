@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg as sla
 
 from .checks import EPS, Array, check_result, double, in_family, is_discrete
-from .errors import AccuracyWarning, StabilityError
+from .errors import AccuracyWarning, InputError, StabilityError
 from .linalg import cauchy, cauchy_bank
 from .linalg.hammarling import gramian_factor
 from .linalg.hankel_svd import HankelSVD, graded, norm_estimate, padded, real_pair
@@ -327,7 +327,7 @@ def stable(system: LinearSystem) -> Factored:
     return found
 
 
-def unstable_error(poles: Array, dt: Any) -> StabilityError:
+def unstable_error(poles: Array, dt: Any, what: str = "The system") -> StabilityError:
     """Return the error that names the poles on which a norm or a Gramian founders."""
     discrete = is_discrete(dt)
     outermost = poles[np.argsort(-(np.abs(poles) if discrete else poles.real))][:3]
@@ -335,7 +335,7 @@ def unstable_error(poles: Array, dt: Any) -> StabilityError:
     region = "inside the unit circle" if discrete else "in the left half plane"
     other = "pass dt=0 if it is continuous" if discrete else "pass dt if it is discrete"
     return StabilityError(
-        f"The system must be stable for dt={dt}, its poles {region} by more than their rounding error; got "
+        f"{what} must be stable for dt={dt}, its poles {region} by more than their rounding error; got "
         f"{names}{' and others' if len(poles) > 3 else ''}. Use balance, which keeps such poles (offset says how near "
         f"to the boundary a pole counts as one of them), or {other}."
     )
@@ -344,7 +344,7 @@ def unstable_error(poles: Array, dt: Any) -> StabilityError:
 @singledispatch
 def parts_of(system: Any, offset: float) -> Any:
     """Return the parts of a system."""
-    raise NotImplementedError
+    raise InputError(f"One system is wanted here; got {system!r}. Pass the systems of a bank one by one.")
 
 
 parts_of.register(StateSpace, DenseParts)
@@ -486,8 +486,7 @@ def hankel_singular_values(sys: Any) -> Array:
     """
     system = as_system(sys)
     if system.is_bank:
-        hsv = bank_of(system).hankel_singular_values()
-        check_result("Hankel singular values", hsv)
+        hsv = bank_hsv(system)
     else:
         found = stable(system)
         hsv = found.hsv
@@ -510,9 +509,22 @@ def warn_if_inaccurate(found: Factored, stacklevel: int = 3) -> None:
 def bank_of(bank: DiagonalBank) -> cauchy_bank.Bank:
     """Return the arrays of a bank of stable systems as its kernels want them."""
     B, C, _ = bank.double_matrices()
-    spectrum = bank.spectrum
-    values = (spectrum.values(), spectrum.logarithms())
-    return cauchy_bank.make_bank(*values, B, C, bank.is_discrete, bank.order, bank.stores_pairs)
+    return _bank(bank, bank.spectrum.values(), B, C)
+
+
+def _bank(bank: DiagonalBank, lam: Array, B: Array, C: Array) -> cauchy_bank.Bank:
+    """Return these arrays with the kind of a bank."""
+    with one_blas_thread(bank.order):
+        logarithms = bank.spectrum.logarithms()
+        return cauchy_bank.make_bank(lam, logarithms, B, C, bank.is_discrete, bank.order, bank.stores_pairs)
+
+
+def bank_hsv(bank: DiagonalBank) -> Array:
+    """Return the Hankel singular values of a bank of stable systems, (batch, order)."""
+    with one_blas_thread(bank.order):
+        hsv = _bank(bank, *_in_own_time(bank)).hankel_singular_values()
+    check_result("Hankel singular values", hsv)
+    return hsv
 
 
 def sample_frequencies(poles: Array, discrete: bool, both_signs: bool) -> Array:
@@ -553,10 +565,25 @@ def _dense_factors(T: Array, B: Array, C: Array, discrete: bool) -> tuple[Array,
         return graded(S), graded(R).conj().T
 
 
+def _in_own_time(system: DiagonalSystem | DiagonalBank) -> tuple[Array, Array, Array]:
+    """Return lam, B and C in a unit of time in which the largest continuous pole is near 1.
+
+    Gramians and their factors do not depend on it, and powers of two are exact. Far from 1 the squares of poles, which
+    complex divisions form, leave the range.
+    """
+    lam, (B, C, _) = system.spectrum.values(), system.double_matrices()
+    if system.is_discrete:
+        return lam, B, C
+    size = np.maximum(np.abs(lam.real), np.abs(lam.imag)).max(axis=-1, initial=0.0)
+    inverse_root = np.exp2(-np.round(np.log2(np.where(size > 0, size, 1.0)) / 2))[..., None]
+    B, C = (x * inverse_root[..., None] for x in (B, C))
+    return lam * inverse_root * inverse_root, B, C
+
+
 def _diagonal_factors(system: DiagonalSystem) -> tuple[Array, Array]:
     """Return factors of a stable diagonal system, in its own coordinates or, for real output, in the real ones."""
-    B, C, _ = system.double_matrices()
-    lam, discrete = system.spectrum.values(), system.is_discrete
+    lam, B, C = _in_own_time(system)
+    discrete = system.is_discrete
     poles = cauchy.pole_data(lam, system.spectrum.logarithms(), discrete)
     if not system.has_real_output:
         return cauchy.factor_pair(poles, B, C)[:2]

@@ -126,5 +126,5 @@ def lyapunov_factor(A: ArrayLike, F: ArrayLike, dt: Any = 0) -> Array:
             StateSpace.trusted(A, F, np.zeros((0, len(A)), kind), np.zeros((0, F.shape[1]), kind), dt), 0.0
         )
         if parts.kept:
-            raise unstable_error(parts.poles[: parts.kept], dt)
+            raise unstable_error(parts.poles[: parts.kept], dt, "A")
         return parts.lift(parts.S, parts.R)[0].astype(dtype)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .checks import EPS, Array, check_flag, check_number, check_result
-from .hankel import Factored, Matrices, bank_of, factored, parts_of, sample_frequencies
+from .hankel import Factored, Matrices, bank_hsv, factored, parts_of, sample_frequencies
 from .linalg.gain import largest_singular_values, peak_gain
 from .linalg.threads import one_blas_thread
 from .order import error_bound
@@ -73,7 +73,7 @@ def _h2_norm(system: Any) -> float:
 def _norm(x: Array) -> float:
     """Return the Frobenius norm without overflow of squares."""
     size = float(np.abs(x).max(initial=0.0))
-    return size * float(np.linalg.norm(x / size)) if 0 < size < np.inf else size
+    return size * float(np.linalg.norm(np.abs(x) / size)) if 0 < size < np.inf else size
 
 
 def hankel_norm(sys: Any) -> Any:
@@ -102,7 +102,7 @@ def hankel_norm(sys: Any) -> Any:
     """
     system = as_system(sys)
     if system.is_bank and np.all(system.is_stable()):
-        return bank_of(system).hankel_singular_values().max(axis=1, initial=0.0)
+        return bank_hsv(system).max(axis=1, initial=0.0)
     return _for_each(system, lambda one: float(np.max(factored(one).hsv, initial=0.0)))
 
 

@@ -35,6 +35,7 @@ FULL_STATES = 512
 
 # Below this share of the trace the squares of the factor's entries underflow, and so do those of LAPACK's dqds.
 SMALLEST_SHARE = 1e-150
+SMALLEST = float(np.finfo(np.float64).tiny)
 
 # The dense route loses about EPS over the least eigenvalue of the Gramian scaled to a unit diagonal.
 DENSE_EIGENVALUE = 0.01
@@ -148,8 +149,22 @@ def factor(poles: PoleData, B: Array, first: Array, rest: Array, rtol: float, pa
 
 def _unit_scale(B: Array) -> tuple[Array, float]:
     """Return B over a power of two that brings its largest entry near 1, and that power."""
-    scale = float(np.exp2(np.round(np.log2(np.abs(B).max()))))
-    return B / scale, scale
+    scale = float(power_of_two(np.abs(B).max()))
+    return divided(B, scale), scale
+
+
+def power_of_two(size: Any) -> Any:
+    """Return the powers of two next to positive numbers, the largest of double precision at most."""
+    return np.exp2(np.minimum(np.round(np.log2(size)), 1023))
+
+
+def divided(x: Array, scale: Any) -> Array:
+    """Return x over real numbers, parts apart: complex division overflows where these are subnormal."""
+    if x.dtype.kind != "c":
+        return x / scale
+    quotient = np.empty_like(x)
+    quotient.real, quotient.imag = x.real / scale, x.imag / scale
+    return quotient
 
 
 def _structured(p: PoleData, B: Array, first: int, rtol: float, pairs: bool) -> Factor:
@@ -259,7 +274,7 @@ def row_norms(B: Array) -> Array:
     """Return the length of each row without overflow or underflow of its square."""
     largest = np.abs(B).max(axis=1, initial=0.0)
     scale = np.where(largest > 0, largest, 1.0)[:, None]
-    return largest * np.sqrt((np.abs(B / scale) ** 2).sum(axis=1)) if B.shape[1] > 1 else largest
+    return largest * np.sqrt((np.abs(divided(B, scale)) ** 2).sum(axis=1)) if B.shape[1] > 1 else largest
 
 
 def factor_pair(poles: PoleData, B: Array, C: Array, pairs: bool = False) -> tuple[Array, Array, float]:
@@ -272,6 +287,12 @@ def factor_pair(poles: PoleData, B: Array, C: Array, pairs: bool = False) -> tup
     """
     n, rtol = len(B), default_rtol(len(B))
     drive, sight = row_norms(B), row_norms(C.T)
+    energy = drive / drive.max(initial=SMALLEST) * (sight / sight.max(initial=SMALLEST)) / poles.gap
+    faint = energy < n * SMALLEST_SHARE * energy.max(initial=0.0)
+    if faint.any():  # in both traces they would be lost, though one Gramian may need them: each counts for that one
+        seen_more = drive / drive.max(initial=SMALLEST) < sight / sight.max(initial=SMALLEST)
+        B, C = np.where((faint & seen_more)[:, None], 0, B), np.where(faint & ~seen_more, 0, C)
+        drive, sight = np.where(faint & seen_more, 0.0, drive), np.where(faint & ~seen_more, 0.0, sight)
     both = (drive > 0) & (sight > 0)
     kept = np.flatnonzero(both)
     if B.shape[1] == len(C) == 1 and len(kept) == n:
@@ -285,7 +306,7 @@ def factor_pair(poles: PoleData, B: Array, C: Array, pairs: bool = False) -> tup
     weight = np.exp2(np.round(np.log2(weight)))[:, None]  # powers of two: scaling is exact
     driven, seen = np.flatnonzero((drive > 0) & ~both), np.flatnonzero((sight > 0) & ~both)
     S = factor(poles, weight * B, kept, driven, rtol, pairs)
-    R = factor(poles.conj(), C.conj().T / weight, kept, seen, rtol, pairs)
+    R = factor(poles.conj(), divided(C.conj().T, weight), kept, seen, rtol, pairs)
     np.divide(S.S, weight, out=S.S)
     np.multiply(R.S, weight, out=R.S)
     return S.S, R.S.conj().T, min(S.distance, R.distance)

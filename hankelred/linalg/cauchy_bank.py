@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..checks import Array
-from .cauchy import NEARLY_REAL, SMALLEST_SHARE, PoleData, pole_data
+from .cauchy import NEARLY_REAL, SMALLEST_SHARE, PoleData, divided, pole_data, power_of_two
 from .compiled import Kernels
 
 kernels = Kernels("hankelred.linalg.cauchy_factor")
@@ -126,8 +126,8 @@ def _pair_hsv(bank: Bank) -> Array:
 def _unit_scale(B: Array) -> tuple[Array, Array]:
     """Return the matrices over powers of two that bring their largest entries near 1, and those powers, (batch, 1)."""
     largest = np.abs(B).max(axis=(1, 2), initial=0.0)
-    scale = np.exp2(np.round(np.log2(np.where(largest > 0, largest, 1.0))))[:, None]
-    return B / scale[:, :, None], scale
+    scale = power_of_two(np.where(largest > 0, largest, 1.0))[:, None]
+    return divided(B, scale[:, :, None]), scale
 
 
 def _one_generator(B: Array, C: Array) -> tuple[Array, Array, Array]:

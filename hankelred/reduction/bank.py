@@ -14,8 +14,8 @@ import numpy as np
 
 from .. import order as orders
 from ..checks import SINGLE, Array, check_result, exactly_one, in_family
-from ..errors import DiagonalisationError
-from ..hankel import ROUNDINGS, bank_of
+from ..errors import DiagonalisationError, NumericalError
+from ..hankel import ROUNDINGS, bank_hsv, bank_of
 from ..linalg.cauchy import NEARLY_REAL
 from ..linalg.cauchy_bank import Bank, factors
 from ..linalg.hankel_svd import batched_products, batched_vectors
@@ -29,6 +29,9 @@ Alone = Callable[[DiagonalSystem], Any]
 # Systems whose poles lie at distances from the stability boundary that differ by more than this are reduced one by one,
 # where eigenpairs of graded matrices are corrected.
 GRADED_FROM = 1e5
+
+# Beyond this, and below its inverse, squares of continuous poles near the ends of the range.
+FAR = 1e100
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -115,10 +118,18 @@ def reduce_bank(system: DiagonalBank, alone: Alone, **criteria: Any) -> BankRedu
         value = orders.check_count(value, system.order if name == "order" else system.n, name)
     else:
         orders.least_order(np.ones(1), 1, **{name: value}, floor=0.0)  # raises where the value is out of its range
+    if not system.is_discrete and system.n:
+        fastest = np.maximum(np.abs(system.lam.real), np.abs(system.lam.imag)).max(axis=1)
+        if np.any(fastest > FAR) or np.any(fastest < 1 / FAR):
+            worst = fastest[np.argmax(np.abs(np.log10(np.maximum(fastest, 5e-324))))]
+            raise NumericalError(
+                f"The fastest pole of each system of a bank must lie between {1 / FAR:.0e} and {FAR:.0e}; got "
+                f"{worst:.3g}. Change the unit of time, or reduce bank[i]."
+            )
     bank = bank_of(system)
     hsv, parts = np.zeros((len(system), system.order)), []
     if name in ("order", "states") and value == (system.order if name == "order" else system.n):
-        return _assembled(system, bank, [_unchanged(system)], bank.hankel_singular_values())
+        return _assembled(system, bank, [_unchanged(system)], bank_hsv(system))
     if not bank.is_silent:
         with one_blas_thread(system.order):
             for piece in bank.pieces():
@@ -289,6 +300,7 @@ def _assembled(system: DiagonalBank, bank: Bank, parts: list[_Part], hsv: Array)
     batch, full = len(system), system.order
     most = max((int(part.stored.max(initial=0)) for part in parts), default=0)
     order, change = np.zeros(batch, dtype=int), np.zeros(batch)
+    parts = [part for part in parts if len(part.systems)]
     for part in parts:
         order[part.systems], change[part.systems] = part.T.shape[2], part.change
     widest = int(order.max(initial=0))

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from ..checks import Array, check_dt, check_frequencies, check_names, is_discrete, readonly
 from ..errors import InputError
+from ..linalg.threads import one_blas_thread
 
 if TYPE_CHECKING:
     from .state_space import StateSpace
@@ -193,8 +194,13 @@ class LinearSystem:
         >>> print(hr.StateSpace([[-2.0]], [[1.0]], [[4.0]]).frequency_response([0.0])[0, 0, 0])
         (2+0j)
         """
-        omega = check_frequencies(omega, self.is_discrete)
-        return self._response(omega if self.dt is True or not self.is_discrete else omega * self.dt)
+        grid = check_frequencies(omega, self.is_discrete)
+        with one_blas_thread(self.n):
+            angles = grid if self.dt is True or not self.is_discrete else grid * self.dt
+            if self.is_discrete and not np.isfinite(angles).all():
+                largest = np.abs(grid).max()
+                raise InputError(f"omega * dt must be finite; got omega up to {largest:.3g} and dt={self.dt:.3g}.")
+            return self._response(angles)
 
     def _response(self, omega: Array) -> Array:
         """Return the response at checked frequencies, in rad per sample if discrete."""
@@ -211,7 +217,7 @@ class LinearSystem:
         Raises
         ------
         InputError
-            If the system is complex: python-control would drop the imaginary parts.
+            If the system is complex, for python-control would drop the imaginary parts; or without inputs or outputs.
         ImportError
             If python-control is not installed.
         """

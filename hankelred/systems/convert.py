@@ -120,6 +120,10 @@ def control_model(G: StateSpace) -> Any:
             "to_control needs python-control, which is not installed. Run: pip install 'hankelred[control]'"
         ) from error
     matrices = (G.A, G.B, G.C, G.D)
+    if 0 in (G.m, G.p):
+        raise InputError(
+            f"A system for python-control must have inputs and outputs; got {G!r}. Use to_scipy, which can do without."
+        )
     if G.dtype.kind == "c":
         for name, x in zip("ABCD", matrices, strict=True):
             if np.any(x.imag != 0):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import B_HINT, C_HINT, Array, check_array, check_feedthrough, double, readonly
+from ..checks import B_HINT, C_HINT, Array, check_array, check_feedthrough, check_indices, double, readonly
 from ..errors import InputError
 from . import real_output
 from .base import LinearSystem, checked_time
@@ -44,7 +44,8 @@ class Poles:
     @classmethod
     def of_rates(cls, rates: Array) -> Poles:
         """Return the poles ``exp(rates)``."""
-        return cls(_exponentials(rates).astype(rates.dtype), rates)
+        with np.errstate(over="ignore"):  # what overflows is refused where rates are checked
+            return cls(_exponentials(rates).astype(rates.dtype), rates)
 
     @property
     def data(self) -> dict[str, Array]:
@@ -82,7 +83,8 @@ class Poles:
         lam = poles + shift
         if self.rates is None or np.any(lam == 0):
             return Poles(lam)
-        return Poles.of_rates(_log1p(poles) if shift else np.log(lam.astype(complex)))
+        rates = _log1p(poles) if shift else np.log(lam.astype(complex))
+        return Poles.of_rates(rates) if np.isfinite(rates).all() else Poles(lam)  # a pole may be 0 but for rounding
 
     def rebuilt(self, data: Array) -> Poles:
         """Return poles given by what these are given by, values or rates."""
@@ -164,6 +166,11 @@ class Diagonal(LinearSystem):
         D = check_feedthrough(D, C.shape[-2], B.shape[-1], lead)
         output = real_output.check_output(output, D)
         self._build({name: values}, B, C, D, dt, output, {})
+        if not np.isfinite(self.spectrum.lam).all():
+            largest = values.real.max()
+            raise InputError(
+                f"{name} must be logarithms of finite poles; got a real part of {largest:.6g}. Pass poles as lam."
+            )
         vars(self).update(self._checked_names(names))
 
     _AXES: tuple[str, ...] = ()
@@ -316,11 +323,12 @@ class Diagonal(LinearSystem):
         return double(self.B), double(self.C), double(self.D)
 
     def _response(self, omega: Array) -> Array:
-        response = self._complex_response(omega)
-        if self.has_real_output:  # the mean of the response and its mirror image conj(H(conj(s)))
-            response = (response + self._complex_response(-omega).conj()) / 2
-        response[..., np.isinf(omega), :, :] = 0.0
-        response = response + double(self.D)[..., None, :, :]
+        with np.errstate(all="ignore"):  # a pole on the grid, and what overflows, gives infinity
+            response = self._complex_response(omega)
+            if self.has_real_output:  # the mean of the response and its mirror image conj(H(conj(s)))
+                response = (response + self._complex_response(-omega).conj()) / 2
+            response[..., np.isinf(omega), :, :] = 0.0
+            response = response + double(self.D)[..., None, :, :]
         response[~np.isfinite(response).all(axis=(-2, -1))] = np.inf
         return response
 
@@ -330,9 +338,8 @@ class Diagonal(LinearSystem):
         step = max(1, PIECE // max(1, self.n * self.p * int(np.prod(B.shape[:-2]))))
         for start in range(0, len(omega), step):
             piece = slice(start, start + step)
-            with np.errstate(all="ignore"):  # a pole on the grid gives infinity, by the caller
-                inverse = 1.0 / self.spectrum.distance(omega[piece], self.is_discrete)
-                response[..., piece, :, :] = (C[..., None, :, :] * inverse[..., None, :]) @ B[..., None, :, :]
+            inverse = 1.0 / self.spectrum.distance(omega[piece], self.is_discrete)
+            response[..., piece, :, :] = (C[..., None, :, :] * inverse[..., None, :]) @ B[..., None, :, :]
         return response
 
     def _same_kind(self, other: Any) -> bool:
@@ -419,8 +426,9 @@ class DiagonalSystem(Diagonal):
         """Tell whether every pole lies strictly inside the stability region."""
         return bool(np.all(self.spectrum.excess(self.is_discrete) < 0))
 
-    def take(self, states: Array) -> DiagonalSystem:
-        """Return the system that keeps only the given states, by index."""
+    def take(self, states: ArrayLike) -> DiagonalSystem:
+        """Return the system that keeps only the given states, by index or by a truth value for each."""
+        states = check_indices(states, "states", self.n)
         poles = self.spectrum.map(lambda x: x[states])
         names = {"name": self.name, "inputs": self.inputs, "outputs": self.outputs}
         return DiagonalSystem.trusted(poles, self.B[states], self.C[:, states], self.D, self.dt, self.output, names)

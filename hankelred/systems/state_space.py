@@ -9,11 +9,22 @@ import numpy as np
 import scipy.linalg as sla
 from numpy.typing import ArrayLike
 
-from ..checks import B_HINT, C_HINT, Array, check_array, check_dt, check_feedthrough, check_square, double
+from ..checks import (
+    B_HINT,
+    C_HINT,
+    Array,
+    check_array,
+    check_dt,
+    check_feedthrough,
+    check_result,
+    check_square,
+    double,
+)
 from ..errors import InputError
 from ..linalg.descriptor import standard_form
 from ..linalg.response import dense_response
 from ..linalg.schur import apply_units, balanced_units, ordered_schur
+from ..linalg.threads import one_blas_thread
 from .base import LinearSystem, boundary_points
 
 
@@ -104,7 +115,9 @@ class StateSpace(LinearSystem):
         vars(self).setdefault("E", None)
         vars(self)["_standard"] = None
         if self.E is not None:
-            found = standard_form(*(double(x) for x in (self.A, self.B, self.C, self.D, self.E)))
+            with one_blas_thread(self.n):
+                found = standard_form(*(double(x) for x in (self.A, self.B, self.C, self.D, self.E)))
+            check_result("The system without E", *found[:4], hint="Scale its rows or states.")
             vars(self)["_standard"] = StateSpace.trusted(*found[:4], dt, {"name": self.name, **names})
 
     @classmethod
@@ -140,15 +153,25 @@ class StateSpace(LinearSystem):
 
     def poles(self) -> Array:
         """Return the eigenvalues of A, the finite ones of the pencil (A, E) where E is given, as (n,) complex array."""
-        G = self.dense()
-        A = apply_units(balanced_units(G.A, G.B, G.C), G.A, G.B, G.C)[0]
-        return sla.eigvals(A, check_finite=False).astype(np.complex128) if len(A) else np.empty(0, np.complex128)
+        A = self._in_balanced_units()
+        with one_blas_thread(len(A)):
+            poles = sla.eigvals(A, check_finite=False) if len(A) else np.empty(0)
+        check_result("Poles", poles, hint="Scale time.")
+        return poles.astype(np.complex128)
 
     def is_stable(self) -> bool:
         """Tell whether every pole lies inside the stability region by more than its own rounding error."""
+        A = self._in_balanced_units()
+        with one_blas_thread(len(A)):
+            return ordered_schur(A, self.is_discrete).kept == 0
+
+    def _in_balanced_units(self) -> Array:
+        """Return A with its states in balanced units."""
         G = self.dense()
-        A = apply_units(balanced_units(G.A, G.B, G.C), G.A, G.B, G.C)[0]
-        return ordered_schur(A, self.is_discrete).kept == 0
+        with one_blas_thread(G.n):
+            A = apply_units(balanced_units(G.A, G.B, G.C), G.A, G.B, G.C)[0]
+        check_result("A in balanced units", A, hint="Scale time.")
+        return A
 
     def _response(self, omega: Array) -> Array:
         G = self.dense()

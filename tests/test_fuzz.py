@@ -1,0 +1,28 @@
+"""Right and wrong arguments for every public callable: a right result, or an error that names the argument."""
+
+from __future__ import annotations
+
+import pytest
+from fuzz.calls import ROOMS, TARGETS, TRUSTED, public_callables
+from fuzz.engine import run, table
+from sizes import is_long
+
+# Inputs for each callable: about a thousand in all, or twelve thousand.
+INPUTS = 100 if is_long() else 8
+
+
+def test_every_public_callable_is_fuzzed() -> None:
+    assert public_callables() - TRUSTED == TARGETS.keys()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_input_ends_badly(room: str, capfd: pytest.CaptureFixture[str]) -> None:
+    outcomes = [run(room, seed) for seed in range(INPUTS * len(ROOMS[room]))]
+    said = "" if room == "cli" else capfd.readouterr().err  # LAPACK writes its complaints there
+    assert not any(outcome.is_bad for outcome in outcomes), table(outcomes)
+    assert not said
+
+
+def test_an_input_is_the_same_each_time() -> None:
+    first, second = ([run("analysis", seed) for seed in range(20)] for _ in range(2))
+    assert [(x.mutation, x.kind) for x in first] == [(x.mutation, x.kind) for x in second]
