@@ -190,7 +190,7 @@ def lyap(
     Returns
     -------
     (n, n) or (n, k) ndarray
-        X.
+        X; a number where all arguments are numbers.
 
     Raises
     ------
@@ -232,7 +232,7 @@ def dlyap(
     Returns
     -------
     (n, n) or (n, k) ndarray
-        X.
+        X; a number where all arguments are numbers.
 
     Raises
     ------
@@ -506,7 +506,10 @@ def _named(names: Sequence[str] | None, places: list[int]) -> tuple[str, ...] | 
 def _equation(
     A: ArrayLike, Q: ArrayLike, C: ArrayLike | None, E: ArrayLike | None, method: Any, discrete: bool
 ) -> Array:
-    """Solve one of the three forms."""
+    """Solve one of the three forms; numbers alone have a number as their solution."""
+    if all(x is None or np.ndim(x) == 0 for x in (A, Q, C, E)) and A is not None and Q is not None:
+        arrays = (None if x is None else np.reshape(x, (1, 1)) for x in (A, Q, C, E))
+        return _equation(*arrays, method, discrete)[0, 0]  # type: ignore[arg-type, no-any-return]
     if not (method is None or isinstance(method, str) and method in ("slycot", "scipy")):
         message = f'method must be "slycot", "scipy" or None, and makes no difference; got {method!r}.'
         raise _as_in_control("ControlArgument", TypeError, message)

