@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from .checks import EPS, Array, check_flag, check_number, check_result
-from .hankel import Factored, Matrices, bank_hsv, factored, parts_of, sample_frequencies
-from .linalg.gain import largest_singular_values, peak_gain
+from .hankel import bank_hsv, factored, parts_of, sample_frequencies
+from .linalg.gain import gain_function, largest_singular_values, peak_gain
+from .linalg.hankel_svd import HankelSVD
 from .linalg.threads import one_blas_thread
 from .order import error_bound
 from .systems import LinearSystem, as_system
@@ -167,14 +168,17 @@ def hinf_norm(sys: Any, rtol: float = 1e-8, return_peak: bool = False) -> Any:
 
 def _hinf_norm(system: Any, rtol: float) -> tuple[float, float]:
     with one_blas_thread(system.order):
-        if not system.is_stable():
-            return np.inf, np.nan
         if system.order < COMPACT_FROM and not system.is_diagonal:
-            G = system.dense()
-            norm, peak = peak_gain(G.A, G.B, G.C, G.D, system.is_discrete, rtol)
+            G, gain = system.dense(), None
+            if not system.is_stable():
+                return np.inf, np.nan
+            A, B, C, D = G.A, G.B, G.C, G.D
         else:
-            A, B, C, D = _compact(system, rtol)
-            norm, peak = peak_gain(A, B, C, D, system.is_discrete, rtol, gain=gain_of(system))
+            parts = parts_of(system, 0.0)
+            if parts.kept:
+                return np.inf, np.nan
+            (A, B, C, D), gain = _compact(system, parts, rtol), gain_of(system)
+        norm, peak = peak_gain(A, B, C, D, system.is_discrete, rtol, gain=gain)
     if norm == np.inf and _largest_entry(system.B) * _largest_entry(system.C) > OVERFLOW:
         check_result("The H-infinity norm", norm)  # else a pole within rounding of the boundary
     return norm, peak if system.dt is True or not system.is_discrete else peak / float(system.dt)
@@ -186,10 +190,13 @@ def _largest_entry(x: Array) -> float:
 
 def gain_of(system: LinearSystem) -> Callable[[Array], Array]:
     """Return the function from frequencies, in rad per unit of time, to the largest gain of a system."""
+    if not system.is_diagonal:
+        G = system.dense()
+        return gain_function(G.A, G.B, G.C, G.D, G.is_discrete)  # its calls share one Schur form
     return lambda omega: largest_singular_values(system._response(omega))
 
 
-def _compact(system: LinearSystem, rtol: float) -> tuple[Array, Array, Array, Array]:
+def _compact(system: LinearSystem, parts: Any, rtol: float) -> tuple[Array, Array, Array, Array]:
     """Return matrices whose gain peaks where that of the system does, as few as can be; the gain itself is not theirs.
 
     Eigenvalues of a pencil cost the cube of its size. A system of many states is therefore searched by its balanced
@@ -197,21 +204,15 @@ def _compact(system: LinearSystem, rtol: float) -> tuple[Array, Array, Array, Ar
     norm, unless rounding forbids so small an error or it would not be much smaller.
     """
     if system.order >= COMPACT_FROM:
-        found = factored(system)
-        orders = range(min(found.rank, system.order // 2) + 1)
-        small = rtol / 4 * float(found.hsv[0])
-        order = next((k for k in orders if error_bound(found.hsv, k, found.floor) <= small), None)
+        svd = HankelSVD(parts.S, parts.R)
+        most = min(len(svd.values), system.order // 2)
+        small = rtol / 4 * float(svd.values.max(initial=0.0))
+        order = next((k for k in range(most + 1) if error_bound(svd.values, k) <= small), None)
         if order is not None:
-            A, B, C, D, shift, _ = compressed(found, order)
+            A, B, C, D, shift, _ = parts.reduced(*svd.bases(slice(0, order), order))[2]
             return A + shift * np.eye(order), B, C, D
     G = system.dense()
     return G.A, G.B, G.C, G.D
-
-
-def compressed(found: Factored, order: int) -> Matrices:
-    """Return the system projected to its first balanced states."""
-    projected: Matrices = found.parts.reduced(*found.svd.bases(slice(0, order), order))[2]
-    return projected
 
 
 def stable_error(
