@@ -282,11 +282,11 @@ def _check_picture(path: str | None) -> None:
     from matplotlib.backend_bases import FigureCanvasBase
 
     kinds = FigureCanvasBase.get_supported_filetypes()
-    if _kind(path) not in kinds:
+    if _suffix(path) not in kinds:
         raise InputError(f"A picture must end in one of {', '.join(sorted(kinds))}; got {path}. Rename it.")
 
 
-def _kind(path: str) -> str:
+def _suffix(path: str) -> str:
     return os.path.splitext(path)[1][1:].lower()
 
 
@@ -297,6 +297,6 @@ def _draw(path: str | None, *plots: Callable[..., Any]) -> None:
     axes = new_axes(len(plots))
     for plot, ax in zip(plots, axes, strict=True):
         plot(ax=ax)
-    save: Any = axes[0].figure.savefig
-    write_atomically(path, partial(save, format=_kind(path), dpi=150))
+    figure: Any = axes[0].figure
+    write_atomically(path, partial(figure.savefig, format=_suffix(path), dpi=150))
     print(f"\n{path}: written")

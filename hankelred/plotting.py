@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .checks import Array, check_integer, check_real_array, check_type
-from .drift import one_system
 from .errors import InputError, OrderError
 from .order import error_bound
 from .reduction import Balancing, Reduction
-from .systems import LinearSystem
+from .systems import LinearSystem, one_system
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,14 +70,14 @@ def plot_hsv(hsv: Balancing | Reduction | ArrayLike, order: int | None = None, a
     style: dict[str, Any] = {"linestyle": "none", "markersize": 5 if len(values) <= 60 else 3, "zorder": 3}
     for part, colour, what in ((kept, KEPT, "kept"), (~kept, DROPPED, "dropped")):
         style["color"] = colour
-        for which, y, marker, label, place in (
-            (~unstable & ~tiny, values, "o", what, {}),
-            (unstable, np.full(len(values), 0.97), "^", f"unstable, {what}", {"transform": edge}),
-            (tiny, np.full(len(values), 0.03), "v", f"zero or below the axis, {what}", {"transform": edge}),
+        for which, y, marker, label, transform in (
+            (~unstable & ~tiny, values, "o", what, ax.transData),
+            (unstable, np.full(len(values), 0.97), "^", f"unstable, {what}", edge),
+            (tiny, np.full(len(values), 0.03), "v", f"zero or below the axis, {what}", edge),
         ):
             points = part & which
             if np.any(points):
-                ax.plot(number[points], y[points], marker=marker, label=label, **style, **place)
+                ax.plot(number[points], y[points], marker=marker, label=label, transform=transform, **style)
     if order is not None:
         ax.axvline(order + 0.5, color="0.2", linestyle="--", linewidth=1, label=f"cut at order {order}")
     return _finish(ax, "state", "Hankel singular value (y per u)", (0.5, len(values) + 0.5), whole=True)

@@ -17,7 +17,7 @@ IN_STRUCTURE = {"name": "Name", "inputs": "InputName", "outputs": "OutputName", 
 DELAYS = ("InputDelay", "OutputDelay", "InternalDelay", "IODelay")
 
 
-def write_mat(file: BinaryIO, entries: dict[str, Any]) -> None:
+def write_mat(file: Any, entries: dict[str, Any]) -> None:
     """Write the entries of a system; what MATLAB calls unspecified is -1."""
     import scipy.io  # takes a tenth of a second, and most programs never come here
 

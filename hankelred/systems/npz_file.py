@@ -41,7 +41,9 @@ def read_npz(file: BinaryIO) -> dict[str, Any]:
                     raise InputError(f"{label} is encrypted or compressed in an unknown way. Use numpy.savez.")
                 budget.spend(info.file_size)
                 with archive.open(info) as stream:
-                    entries[KNOWN[label]] = _array(stream, label, info.file_size)
+                    array = _array(stream, label, info.file_size)
+                is_text = label == "output" or label in IN_FILES.values()
+                entries[KNOWN[label]] = _texts(array, KNOWN[label]) if is_text else array
     except InputError:
         raise
     except OSError as error:
@@ -50,8 +52,6 @@ def read_npz(file: BinaryIO) -> dict[str, Any]:
         raise InputError("It is damaged: an entry is not where it should be. Copy or save it again.") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
         raise InputError(f"It is no .npz file, or it is damaged ({error}). Copy or save it again.") from error
-    for key in {"output", *IN_FILES} & entries.keys():
-        entries[key] = _texts(entries[key], key)
     if "dt" in entries:
         dt = entries["dt"]
         if dt.size != 1 or dt.dtype.kind == "U":
@@ -83,7 +83,4 @@ def _array(stream: Any, label: str, size: int) -> Array:
 def _texts(array: Array, key: str) -> list[str]:
     if array.dtype.kind != "U":
         raise InputError(f"The entry for {key} must hold text; got dtype {array.dtype}. Save it again.")
-    try:
-        return [str(x) for x in array.ravel()]
-    except ValueError as error:
-        raise InputError(f"The entry for {key} is damaged: {error}. Copy or save it again.") from error
+    return [str(x) for x in array.ravel()]  # ValueError where a code is no character
