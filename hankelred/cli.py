@@ -13,23 +13,25 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .checks import check_dt
 from .errors import HankelredError, HankelredWarning, InputError
 from .norms import h2_norm, hankel_norm, hinf_norm
-from .reduction import Balancing, Reduction, balance
+from .plotting import new_axes, plot_error_bound, plot_frequency_error, plot_hsv
+from .reduction import Balancing, balance
 from .systems import LinearSystem
 from .systems.files import check_place, check_target, load_system, save_system, write_atomically
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-GROUP = "hankelred.commands"
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # wrong arguments are argparse's 2
+NORMS = {"H-infinity": hinf_norm, "H2": h2_norm, "Hankel": hankel_norm}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_streams()
     with warnings.catch_warnings():
         warnings.simplefilter("always", HankelredWarning)
-        warnings.showwarning = _show_warning
+        warnings.showwarning = lambda message, *_, **__: _complain(f"warning: {message}")
         try:
             try:
                 arguments = _parser(argv).parse_args(argv)
@@ -67,27 +69,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             _forget_output()
             return FAILED
         except KeyboardInterrupt:
-            return _fail("interrupted", INTERRUPTED)
+            _complain("interrupted")
+            return INTERRUPTED
         except OSError as error:
             _forget_output()  # where it is full, writing once more would fail once more
-            return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
+            _complain(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
         except MemoryError:
-            return _fail("The memory does not suffice for this model. Use a machine with more, or a smaller model.")
+            _complain("The memory does not suffice for this model. Use a machine with more, or a smaller model.")
         except (HankelredError, ImportError) as error:
-            return _fail(error)
+            _complain(error)
         except Exception as error:  # the user of a command line has no use for a traceback
-            return _fail(f"{type(error).__name__}: {error}. This is a defect of hankelred: report it with the model.")
+            _complain(f"{type(error).__name__}: {error}. This is a defect of hankelred: report it with the model.")
+    return FAILED
 
 
-def _fail(message: object, code: int = FAILED) -> int:
-    """Print an error in one line and return the exit code."""
-    _complain(f"hankelred: {message}")
-    return code
-
-
-def _complain(message: str) -> None:
+def _complain(message: object) -> None:
+    """Print an error or a warning in one line."""
     with contextlib.suppress(OSError):  # nobody may be listening
-        print(" ".join(message.split()), file=sys.stderr)
+        print("hankelred:", *str(message).split(), file=sys.stderr)
 
 
 def _open_streams() -> None:
@@ -114,12 +113,10 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     hsv = commands.add_parser("hsv", help="print Hankel singular values and error bounds")
-    _add_model(hsv, "MODEL")
-    hsv.add_argument("--plot", metavar="FIG", help="draw them into a file (.png, .pdf, .svg)")
-    hsv.set_defaults(run=_hsv_command)
+    _add_model(hsv, _hsv, "MODEL", plot="draw them into a file (.png, .pdf, .svg)")
 
     reduce = commands.add_parser("reduce", help="reduce a model and measure the error")
-    _add_model(reduce, "MODEL")
+    _add_model(reduce, _reduce, "MODEL", plot="draw singular values, bound and error into a file")
     size = reduce.add_mutually_exclusive_group(required=True)
     size.add_argument("--order", type=int, help="Hankel singular values to keep")
     size.add_argument("--states", type=int, help="largest number of stored states")
@@ -128,26 +125,25 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     size.add_argument("--max-error", type=float, help="keep the bound on the H-infinity error below this")
     reduce.add_argument("--match-dc", action="store_true", help="match the model exactly at frequency zero")
     reduce.add_argument("-o", "--output", metavar="OUT", help="save the reduced model (.npz, .mat, or a folder)")
-    reduce.add_argument("--plot", metavar="FIG", help="draw singular values, bound and error into a file")
-    reduce.set_defaults(run=_reduce)
 
     compare = commands.add_parser("compare", help="measure the difference of two models")
-    _add_model(compare, "MODEL", "REDUCED")
-    compare.add_argument("--plot", metavar="FIG", help="draw both and their difference over frequency into a file")
-    compare.set_defaults(run=_compare)
+    plot = "draw both and their difference over frequency into a file"
+    _add_model(compare, _compare, "MODEL", "REDUCED", plot=plot)
 
     _add_contributed(commands, next((word for word in argv if not word.startswith("-")), None))
     return parser
 
 
-def _add_model(parser: argparse.ArgumentParser, *names: str) -> None:
+def _add_model(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], *names: str, plot: str
+) -> None:
+    what = "file with the system matrices (.npz, .mat), or a folder of .csv files"
+    time = "sampling time if the file does not say it: seconds, 0 for continuous, or true"
     for name in names:
-        parser.add_argument(
-            name.lower(), metavar=name, help="file with the system matrices (.npz, .mat), or a folder of .csv files"
-        )
-    parser.add_argument(
-        "--dt", type=_dt, help="sampling time if the file does not say it: seconds, 0 for continuous, or true"
-    )
+        parser.add_argument(name.lower(), metavar=name, help=what)
+    parser.add_argument("--dt", type=_dt, help=time)
+    parser.add_argument("--plot", metavar="FIG", help=plot)
+    parser.set_defaults(run=run)
 
 
 def _dt(text: str) -> float | bool:
@@ -163,7 +159,7 @@ def _add_contributed(commands: Any, wanted: str | None) -> None:
         return
     from importlib.metadata import entry_points  # reads the metadata of every package
 
-    for point in entry_points(group=GROUP):
+    for point in entry_points(group="hankelred.commands"):
         if point.name in commands.choices:
             continue
         if point.name != wanted:
@@ -188,7 +184,7 @@ def _what_to_install(point: EntryPoint, error: Exception) -> str:
     return f"{what} Install the package that provides {module}."
 
 
-def _hsv_command(arguments: argparse.Namespace) -> int:
+def _hsv(arguments: argparse.Namespace) -> int:
     _check_picture(arguments.plot)
     system = load_system(arguments.model, arguments.dt)
     bal = balance(system)
@@ -198,13 +194,7 @@ def _hsv_command(arguments: argparse.Namespace) -> int:
     hidden = len(bal.hsv) - bal.rank
     if hidden > 0:
         print(f"\n{hidden} more values below the numerical rank {bal.rank}, where no reduced model exists.")
-    if arguments.plot:
-        from .plotting import plot_error_bound, plot_hsv
-
-        figure, axes = _figure(2)
-        plot_hsv(bal, ax=axes[0])
-        plot_error_bound(bal, ax=axes[1])
-        _save(figure, arguments.plot)
+    _draw(arguments.plot, partial(plot_hsv, bal), partial(plot_error_bound, bal))
     return DONE
 
 
@@ -228,32 +218,18 @@ def _reduce(arguments: argparse.Namespace) -> int:
     reduction = bal.reduce(**criteria, match_dc=arguments.match_dc)
     print(f"{arguments.model}: {_describe(system)}\n")
     print(reduction.summary())
-    errors = (
-        ("H-infinity", reduction.hinf_error()),
-        ("H2", reduction.h2_error()),
-        ("Hankel", reduction.hankel_error()),
-    )
+    errors = zip(NORMS, (reduction.hinf_error(), reduction.h2_error(), reduction.hankel_error()), strict=True)
     print()
     _print_table(("norm of the error", "measured"), [(name, f"{error:.4e}") for name, error in errors])
     if arguments.output:
         reduced = reduction.system
-        if suffix != ".npz" and hasattr(reduced, "spectrum"):
+        if suffix != ".npz" and reduced.is_diagonal:
             reduced = reduced.dense()  # such a file holds A, and the line below says what became of it
         save_system(reduced, arguments.output)
         print(f"\n{arguments.output}: {_describe(reduced)}")
-    if arguments.plot:
-        _plot_reduction(system, bal, reduction, arguments.plot)
+    frequency_error = partial(plot_frequency_error, system, reduction)
+    _draw(arguments.plot, partial(plot_hsv, reduction), partial(plot_error_bound, bal, [reduction]), frequency_error)
     return DONE
-
-
-def _plot_reduction(system: Any, bal: Balancing, reduction: Reduction, path: str) -> None:
-    from .plotting import plot_error_bound, plot_frequency_error, plot_hsv
-
-    figure, axes = _figure(3)
-    plot_hsv(reduction, ax=axes[0])
-    plot_error_bound(bal, [reduction], ax=axes[1])
-    plot_frequency_error(system, reduction, ax=axes[2])
-    _save(figure, path)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -261,44 +237,32 @@ def _compare(arguments: argparse.Namespace) -> int:
     G, H = (load_system(path, arguments.dt) for path in (arguments.model, arguments.reduced))
     error = G - H
     print(f"{arguments.model}: {_describe(G)}\n{arguments.reduced}: {_describe(H)}\n")
-    names = ("H-infinity", "H2", "Hankel")
-    absolute = [norm(error) for norm in (hinf_norm, h2_norm, hankel_norm)]
-    of_model = [norm(G) for norm in (hinf_norm, h2_norm, hankel_norm)]
-    shares = [f"{a / b:.3e}" if 0 < b < np.inf else "-" for a, b in zip(absolute, of_model, strict=True)]
-    table = zip(names, (f"{a:.4e}" for a in absolute), (f"{b:.4e}" for b in of_model), shares, strict=True)
-    _print_table(("norm", "of the difference", "of the model", "relative"), table)
+    rows = []
+    for name, norm in NORMS.items():
+        absolute, of_model = norm(error), norm(G)
+        relative = f"{absolute / of_model:.3e}" if 0 < of_model < np.inf else "-"
+        rows.append((name, f"{absolute:.4e}", f"{of_model:.4e}", relative))
+    _print_table(("norm", "of the difference", "of the model", "relative"), rows)
     if not error.is_stable():
         print("\nUnstable or marginal poles do not cancel in the difference of two files, so its norms are infinite;")
         print("hankelred reduce keeps such poles and measures the error of the rest.")
-    if G.is_stable():
-        _print_limits(balance(G), len(H.poles()))
-    if arguments.plot:
-        from .plotting import plot_frequency_error
-
-        figure, axes = _figure(1)
-        plot_frequency_error(G, H, ax=axes[0])
-        _save(figure, arguments.plot)
-    return DONE
-
-
-def _print_limits(bal: Balancing, order: int) -> None:
-    """Print what can be had at the order of the reduced model, by any method and by balanced truncation."""
-    if order < len(bal.hsv):
+    order = len(H.poles())
+    if G.is_stable() and order < len((bal := balance(G)).hsv):
         print(f"\nH-infinity error any stable model of order {order} must have: at least {bal.hsv[order]:.4e}")
         print(f"H-infinity error of balanced truncation to order {order}: at most {bal.error_bound(order):.4e}")
+    _draw(arguments.plot, partial(plot_frequency_error, G, H))
+    return DONE
 
 
 def _describe(system: LinearSystem) -> str:
     """Return one line: sizes, kind, time."""
-    kind = "diagonal, " if hasattr(system, "spectrum") else ""
-    if getattr(system, "has_real_output", False):
-        kind += "real output, "
-    if not system.is_discrete:
-        time = "continuous"
-    else:
-        time = "discrete, dt unspecified" if system.dt is True else f"discrete, dt = {system.dt:g} s"
     sizes = ((system.n, "state"), (system.m, "input"), (system.p, "output"))
-    return ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in sizes) + f", {kind}{time}"
+    parts = [f"{count} {what}{'' if count == 1 else 's'}" for count, what in sizes]
+    parts += ["diagonal"] * system.is_diagonal + ["real output"] * getattr(system, "has_real_output", False)
+    parts.append("discrete" if system.is_discrete else "continuous")
+    if system.is_discrete:
+        parts.append("dt unspecified" if system.dt is True else f"dt = {system.dt:g} s")
+    return ", ".join(parts)
 
 
 def _print_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
@@ -309,43 +273,30 @@ def _print_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> No
         print("  ".join(entry.rjust(width) for entry, width in zip(row, widths, strict=True)))
 
 
-def _figure(columns: int) -> tuple[Any, Any]:
-    """Return a figure with axes side by side."""
-    from .plotting import new_axes
-
-    axes = new_axes(columns)
-    return axes[0].figure, axes
-
-
 def _check_picture(path: str | None) -> None:
     """Refuse a picture that could not be written, before the work is done."""
     if path is None:
         return
     check_place(path)
-    _figure(1)  # says what to install where matplotlib is missing
+    new_axes(1)  # says what to install where matplotlib is missing
     from matplotlib.backend_bases import FigureCanvasBase
 
     kinds = FigureCanvasBase.get_supported_filetypes()
-    if _kind(path) not in kinds:
+    if _suffix(path) not in kinds:
         raise InputError(f"A picture must end in one of {', '.join(sorted(kinds))}; got {path}. Rename it.")
 
 
-def _kind(path: str) -> str:
+def _suffix(path: str) -> str:
     return os.path.splitext(path)[1][1:].lower()
 
 
-def _save(figure: Any, path: str) -> None:
-    write_atomically(path, lambda file: figure.savefig(file, format=_kind(path), dpi=150))
+def _draw(path: str | None, *plots: Callable[..., Any]) -> None:
+    """Save a picture with these plots side by side, if one is asked for."""
+    if path is None:
+        return
+    axes = new_axes(len(plots))
+    for plot, ax in zip(plots, axes, strict=True):
+        plot(ax=ax)
+    figure: Any = axes[0].figure
+    write_atomically(path, partial(figure.savefig, format=_suffix(path), dpi=150))
     print(f"\n{path}: written")
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Print a warning like an error, without the place in our code it came from."""
-    _complain(f"hankelred: warning: {message}")

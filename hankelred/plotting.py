@@ -13,17 +13,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .checks import Array, check_integer, check_real_array, check_type
-from .drift import one_system
 from .errors import InputError, OrderError
 from .order import error_bound
 from .reduction import Balancing, Reduction
-from .systems import LinearSystem
+from .systems import LinearSystem, one_system
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 KEPT, DROPPED, ERROR = "C0", "0.55", "C3"  # one colour each through all pictures
-LEGEND: dict[str, Any] = {"framealpha": 0.85, "edgecolor": "none"}  # readable on top of a curve
+BAND: dict[str, Any] = {"color": DROPPED, "alpha": 0.25, "linewidth": 0}
 
 
 def plot_hsv(hsv: Balancing | Reduction | ArrayLike, order: int | None = None, ax: Axes | None = None) -> Axes:
@@ -65,28 +64,23 @@ def plot_hsv(hsv: Balancing | Reduction | ArrayLike, order: int | None = None, a
     ax = _axes(ax)
     number = np.arange(1, len(values) + 1)
     unstable = np.isinf(values)
+    tiny = values < _logarithmic(ax, values[~unstable])
     kept = number <= (len(values) if order is None else order)
-    floor = _logarithmic(ax, values[~unstable])
-    tiny = values < floor
     edge = ax.get_xaxis_transform()  # x in states, y as a share of the height
     style: dict[str, Any] = {"linestyle": "none", "markersize": 5 if len(values) <= 60 else 3, "zorder": 3}
     for part, colour, what in ((kept, KEPT, "kept"), (~kept, DROPPED, "dropped")):
-        points = part & ~unstable & ~tiny
-        if np.any(points):
-            ax.plot(number[points], values[points], marker="o", color=colour, label=what, **style)
-        for points, marker, height, label in (
-            (part & unstable, "^", 0.97, f"unstable, {what}"),
-            (part & tiny, "v", 0.03, f"zero or below the axis, {what}"),
+        style["color"] = colour
+        for which, y, marker, label, transform in (
+            (~unstable & ~tiny, values, "o", what, ax.transData),
+            (unstable, np.full(len(values), 0.97), "^", f"unstable, {what}", edge),
+            (tiny, np.full(len(values), 0.03), "v", f"zero or below the axis, {what}", edge),
         ):
+            points = part & which
             if np.any(points):
-                y = np.full_like(values[points], height)
-                ax.plot(number[points], y, marker=marker, color=colour, transform=edge, label=label, **style)
+                ax.plot(number[points], y[points], marker=marker, label=label, transform=transform, **style)
     if order is not None:
         ax.axvline(order + 0.5, color="0.2", linestyle="--", linewidth=1, label=f"cut at order {order}")
-    ax.legend(**LEGEND)
-    ax.set(xlabel="state", ylabel="Hankel singular value (y per u)", xlim=(0.5, len(values) + 0.5))
-    _whole_numbers(ax)
-    return ax
+    return _finish(ax, "state", "Hankel singular value (y per u)", (0.5, len(values) + 0.5), whole=True)
 
 
 def plot_error_bound(
@@ -133,17 +127,14 @@ def plot_error_bound(
     errors = np.array([reduction.hinf_error() for reduction in reductions])
     informative = bounds > 2 * bounds[-1]  # the full order is exact to rounding, which would squeeze the rest
     floor = _logarithmic(ax, np.concatenate([bounds[informative], errors]))
-    marker = "." if len(orders) <= 60 else None
-    ax.plot(orders, bounds, color=KEPT, marker=marker, label="bound")
+    ax.plot(orders, bounds, color=KEPT, marker="." if len(orders) <= 60 else None, label="bound")
     if len(errors):
         at = [reduction.order for reduction in reductions]
         ax.plot(at, errors, color=ERROR, marker="x", linestyle="none", label="measured", zorder=3)
     limits = np.maximum(np.append(values, 0.0)[orders], floor)
-    ax.fill_between(orders, limits, floor, color=DROPPED, alpha=0.25, linewidth=0, step="mid", label="out of reach")
-    ax.set(xlabel="order", ylabel="H-infinity error (y per u)", xlim=(orders[0], max(len(values), orders[0] + 1)))
-    ax.legend(**LEGEND)
-    _whole_numbers(ax)
-    return ax
+    ax.fill_between(orders, limits, floor, step="mid", label="out of reach", **BAND)
+    xlim = (orders[0], max(len(values), orders[0] + 1))
+    return _finish(ax, "order", "H-infinity error (y per u)", xlim, whole=True)
 
 
 def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None, ax: Axes | None = None) -> Axes:
@@ -194,19 +185,16 @@ def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None,
     _logarithmic(ax, np.concatenate([gains[:, 0], errors[:, 0], [bound or 0.0]]))
     ax.plot(grid, gains[:, 0], color=DROPPED, linewidth=3, label=f"full, {G.n} states")
     if gains.shape[1] > 1:
-        least, largest = gains[:, -1], gains[:, 0]
-        ax.fill_between(grid, least, largest, color=DROPPED, alpha=0.25, linewidth=0, label="full, other directions")
+        ax.fill_between(grid, gains[:, -1], gains[:, 0], label="full, other directions", **BAND)
     ax.plot(grid, gains_small[:, 0], color=KEPT, linewidth=1.3, label=f"reduced, {H.n} states")
     ax.plot(grid, errors[:, 0], color=ERROR, linewidth=1.3, label="error")
-    if bound is not None and np.isfinite(bound) and bound > 0:
+    if bound is not None and 0 < bound < np.inf:
         ax.axhline(bound, color=ERROR, linestyle="--", linewidth=1, label="error bound")
     if grid[0] > 0:
         ax.set_xscale("log")
-    ax.set(xlabel=f"frequency (rad per {'sample' if dt is True else 'second'})", ylabel="gain (y per u)")
-    if len(grid) > 1:
-        ax.set_xlim(grid[0], grid[-1])
-    ax.legend(**LEGEND)
-    return ax
+    unit = "sample" if dt is True else "second"
+    xlim = (grid[0], grid[-1]) if len(grid) > 1 else None
+    return _finish(ax, f"frequency (rad per {unit})", "gain (y per u)", xlim)
 
 
 def new_axes(columns: int) -> list[Axes]:
@@ -239,9 +227,7 @@ def new_axes(columns: int) -> list[Axes]:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            "Plots need matplotlib, which is not installed. Run: pip install 'hankelred[plot]'"
-        ) from error
+        raise ImportError("Plots need matplotlib, which is missing. Run: pip install 'hankelred[plot]'") from error
     figure = Figure(figsize=(5.2 * columns + 1.2 / columns, 4.2), layout="constrained")
     return list(figure.subplots(1, columns, squeeze=False)[0])
 
@@ -260,10 +246,8 @@ def _values(hsv: Balancing | Reduction | ArrayLike) -> Array:
     given = hsv.hsv if isinstance(hsv, (Balancing, Reduction)) else hsv
     values = check_real_array(given, "hsv", 1, "Pass the result of balance, or an array.", finite=False)
     if len(values) == 0 or not np.all(values >= 0):
-        raise InputError(
-            f"hsv must be at least one number, none negative or NaN; got {values.tolist()[:5]}. "
-            f"Pass the result of balance, or an array."
-        )
+        got = values.tolist()[:5]
+        raise InputError(f"hsv must be numbers, none negative or NaN; got {got}. Pass the result of balance.")
     return values.astype(np.float64)
 
 
@@ -280,10 +264,15 @@ def _logarithmic(ax: Axes, values: Array) -> float:
     return float(low / margin)
 
 
-def _whole_numbers(ax: Axes) -> None:
+def _finish(ax: Axes, xlabel: str, ylabel: str, xlim: tuple[float, float] | None, whole: bool = False) -> Axes:
+    """Label the axes; `whole` asks for whole numbers along x."""
     from matplotlib.ticker import MaxNLocator
 
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=xlim or ax.get_xlim())
+    ax.legend(framealpha=0.85, edgecolor="none")  # readable on top of a curve
+    if whole:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    return ax
 
 
 def _frequencies(G: LinearSystem, H: LinearSystem, dt: Any) -> Array:
@@ -292,21 +281,15 @@ def _frequencies(G: LinearSystem, H: LinearSystem, dt: Any) -> Array:
     poles = np.concatenate([G.poles(), H.poles()])
     if G.is_discrete:  # as if continuous, log(z) / dt
         poles = np.log(poles[poles != 0]) / step
-    both_signs = any(_is_complex(x) for x in (G, H))
     poles = poles[poles != 0]
-    damping, place = np.abs(poles.real), np.abs(poles.imag) if not both_signs else poles.imag
+    # of a complex system the response at -omega is not the conjugate of that at omega
+    both_signs = any(x.dtype.kind == "c" and not getattr(x, "has_real_output", False) for x in (G, H))
+    damping, place = np.abs(poles.real), poles.imag if both_signs else np.abs(poles.imag)
     sharp = np.flatnonzero((damping > 0) & (damping < 0.3 * np.abs(place)))
     sharp = sharp[np.argsort(damping[sharp] / np.abs(place[sharp]))][:50]  # the sharpest peaks, for the time it takes
     resonances = (place[sharp, None] + damping[sharp, None] * np.linspace(-3, 3, 13)).ravel()
     size = np.abs(poles) if len(poles) else np.ones(1)
     top = 0.999 * np.pi / step if G.is_discrete else 10 * size.max()  # a pole may lie on z = -1
-    if both_signs:
-        return np.unique(np.concatenate([np.linspace(-top, top, 400), resonances[np.abs(resonances) <= top]]))
-    low = min(size.min() / 10, top / 100)
-    grid = np.geomspace(low, top, 300)
+    low = -top if both_signs else min(size.min() / 10, top / 100)
+    grid = np.linspace(low, top, 400) if both_signs else np.geomspace(low, top, 300)
     return np.unique(np.concatenate([grid, resonances[(resonances >= low) & (resonances <= top)]]))
-
-
-def _is_complex(system: LinearSystem) -> bool:
-    """Tell whether the response at -omega is not the conjugate of that at omega."""
-    return system.dtype.kind == "c" and not getattr(system, "has_real_output", False)

@@ -13,17 +13,18 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
-import control
 import numpy as np
 import pytest
 import scipy.io
+import scipy.signal
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sizes import is_long, sample
 
 import hankelred as hr
 from hankelred.errors import InputError
-from hankelred.systems import csv_folder, mat_file, npz_file
+from hankelred.systems import entries, mat_file
 from hankelred.systems.files import write_atomically
 
 EVERY_DT = pytest.mark.parametrize("dt", [0, 0.1, True])
@@ -142,7 +143,7 @@ def test_hard_names_survive_a_file(tmp_path, kind):
     assert_same(hr.load_system(tmp_path / f"plant{kind}"), G)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25 if is_long() else 5)
 @given(st.text(max_size=8), st.lists(st.text(max_size=8), min_size=2, max_size=2))
 def test_every_name_that_can_be_saved_is_read_again(tmp_path_factory, name, inputs):
     folder = tmp_path_factory.mktemp("names")
@@ -165,7 +166,7 @@ def test_every_kind_of_number_of_seconds_survives_a_file(tmp_path, kind, dt):
 
 
 def test_models_of_other_libraries_are_saved_too(tmp_path):
-    hr.save_system(control.tf([1.0], [1.0, 2.0], 0.1), tmp_path / "lag.npz")
+    hr.save_system(scipy.signal.dlti([1.0], [1.0, 0.5], dt=0.1), tmp_path / "lag.npz")
     assert hr.load_system(tmp_path / "lag.npz").dt == 0.1
 
 
@@ -779,6 +780,19 @@ def limited_memory(count):
 
 
 @pytest.mark.parametrize(
+    "begins", [[0, 2**63 - 1, -(2**63), -1, 1], [0, 2, 1, 1], [0, -1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 9]]
+)
+def test_columns_of_a_sparse_matrix_that_do_not_follow_each_other_are_refused(tmp_path, begins):
+    # the first: differences of 64-bit integers wrap around to positive ones, which was once a way out of the array
+    flags, dims = struct.pack("<2I", 5, 1), struct.pack("<2i", 3, len(begins) - 1)
+    body = element(6, flags) + element(5, dims) + element(1, b"A") + element(5, struct.pack("<i", 0))
+    body += element(12, struct.pack(f"<{len(begins)}q", *begins)) + element(9, struct.pack("<d", 1.0))
+    (tmp_path / "p.mat").write_bytes(header() + element(14, body))
+    with pytest.raises(InputError, match="entries outside of its shape"):
+        hr.load_system(tmp_path / "p.mat", dt=0)
+
+
+@pytest.mark.parametrize(
     "variable",
     [
         mat_variable(b"A", (10**6, 10**6), bytes(8)),
@@ -799,13 +813,13 @@ def test_a_variable_that_declares_too_much_costs_no_memory(tmp_path, variable):
 
 @pytest.mark.parametrize("kind", [".npz", ".mat"])
 def test_what_is_not_needed_is_not_expanded(tmp_path, kind):
-    path, zeros = tmp_path / f"p{kind}", bytes(2**27)
+    path, zeros = tmp_path / f"p{kind}", bytes(2**26)
     if kind == ".npz":
         npz(path, A=npy(-ONE), B=npy(ONE), C=npy(ONE), unused=npy(ONE) + zeros)
     else:
         small = b"".join(mat_variable(key, (1, 1), np.float64(-1).tobytes()) for key in (b"A", b"B", b"C"))
-        path.write_bytes(header() + deflated(mat_variable(b"unused", (1, 2**24), zeros)) + small)
-    with limited_memory(2**26):
+        path.write_bytes(header() + deflated(mat_variable(b"unused", (1, 2**23), zeros)) + small)
+    with limited_memory(2**25):
         assert hr.load_system(path, dt=0).n == 1
 
 
@@ -817,15 +831,13 @@ def test_a_sparse_matrix_beyond_the_limit_is_refused(tmp_path):
         hr.load_system(tmp_path / "p.mat", dt=0)
 
 
-@pytest.mark.parametrize(
-    ("kind", "module"), [(".mat", mat_file), ("4.mat", mat_file), (".npz", npz_file), ("", csv_folder)]
-)
-def test_matrices_beyond_the_limit_are_refused(tmp_path, monkeypatch, kind, module):
+@pytest.mark.parametrize("kind", [".mat", "4.mat", ".npz", ""])
+def test_matrices_beyond_the_limit_are_refused(tmp_path, monkeypatch, kind):
     G = random_system(29, 20, dt=0.5)
     hr.save_system(G, tmp_path / f"p{kind}")
     if kind == "4.mat":
         scipy.io.savemat(tmp_path / "p4.mat", {"A": G.A, "B": G.B, "C": G.C, "dt": 0.5}, format="4")
-    monkeypatch.setattr(module, "LIMIT", 3000)  # A has 3200 bytes
+    monkeypatch.setattr(entries, "LIMIT", 3000)  # A has 3200 bytes
     with pytest.raises(InputError, match="may have 3000 bytes"):
         hr.load_system(tmp_path / f"p{kind}")
 
@@ -888,10 +900,9 @@ def originals(folder):
 )
 def test_a_damaged_file_is_a_system_or_an_error_of_ours(tmp_path, name):
     content = originals(tmp_path)[name]
-    rng = np.random.default_rng(1234)
-    for number in range(350):
-        path = tmp_path / f"damaged{Path(name).suffix}"
-        path.write_bytes(damaged(content, rng))
+    path = tmp_path / f"damaged{Path(name).suffix}"
+    for number in sample(range(350)):
+        path.write_bytes(damaged(content, np.random.default_rng([1234, number])))
         with limited_memory(2**29):
             try:
                 system = hr.load_system(path, dt=None if number % 2 else 0.5)
@@ -905,10 +916,9 @@ def test_a_damaged_folder_is_a_system_or_an_error_of_ours(tmp_path):
     folder = tmp_path / "p"
     hr.save_system(random_system(32, dt=0.5, dtype=complex, names=HARD_NAMES, E=True), folder)
     contents = {path: path.read_bytes() for path in folder.iterdir()}
-    rng = np.random.default_rng(1234)
-    for number in range(350):
+    for number in sample(range(350)):
         path = sorted(contents)[number % len(contents)]
-        path.write_bytes(damaged(contents[path], rng))
+        path.write_bytes(damaged(contents[path], np.random.default_rng([1234, number])))
         try:
             hr.load_system(folder, dt=None if number % 2 else 0.5)
         except (InputError, OSError) as error:

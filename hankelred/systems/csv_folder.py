@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,19 +16,17 @@ import numpy as np
 
 from ..checks import Array
 from ..errors import InputError
-from .mat_file import LIMIT
-from .npz_file import IN_FILES, MATRICES
+from .entries import IN_FILES, MATRICES, Budget
 
 FILES = (*MATRICES, "signal_names", "dt")
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
     """Return the entries of a system."""
+    budget = Budget()
     seal = _identity(folder / "dt.csv")
-    entries: dict[str, Any] = {}
-    for key in FILES:
-        if key in "ABC" or os.path.lexists(folder / f"{key}.csv"):
-            entries[key] = _read(folder / f"{key}.csv", PARSERS.get(key, _matrix))
+    present = [key for key in FILES if key in "ABC" or os.path.lexists(folder / f"{key}.csv")]
+    entries = {key: _read(folder / f"{key}.csv", budget) for key in present}
     if _identity(folder / "dt.csv") != seal:
         raise InputError("It was written while it was read. Load it again.")
     entries |= entries.pop("signal_names", {})
@@ -44,20 +42,20 @@ def read_folder(folder: Path) -> dict[str, Any]:
     return entries
 
 
-def texts(entries: dict[str, Any]) -> dict[str, Iterable[str]]:
+def texts(entries: dict[str, Any]) -> dict[str, Iterable[bytes]]:
     """Return the lines of the files of a system, by key; Python's numbers print all their digits."""
-    lines: dict[str, Iterable[str]] = {key: _rows(entries[key]) for key in MATRICES if key in entries}
+    lines: dict[str, Iterable[bytes]] = {key: _rows(entries[key]) for key in MATRICES if key in entries}
     names = [[key, *([entries[key]] if key == "name" else entries[key])] for key in IN_FILES if key in entries]
     if names:
         table = io.StringIO(newline="")
         csv.writer(table).writerows(names)
-        lines["signal_names"] = [table.getvalue()]
-    return {**lines, "dt": [f"{entries['dt']}\n"]}
+        lines["signal_names"] = [table.getvalue().encode("utf-8")]
+    return {**lines, "dt": [f"{entries['dt']}\n".encode("ascii")]}
 
 
-def _rows(x: Array) -> Iterable[str]:
+def _rows(x: Array) -> Iterable[bytes]:
     for row in x.tolist():
-        yield ",".join(str(number) for number in row) + "\n"
+        yield ",".join(map(str, row)).encode("ascii") + b"\n"
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -69,12 +67,12 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def _read(path: Path, parse: Callable[[TextIO], Any]) -> Any:
+def _read(path: Path, budget: Budget) -> Any:
     if path.exists():
         if not path.is_file():
             raise InputError(f"{path.name} must be a regular file. Check the path.")
-        if path.stat().st_size > LIMIT:
-            raise InputError(f"{path.name} may have {LIMIT} bytes; got {path.stat().st_size}. Save it as .npz.")
+        budget.spend(path.stat().st_size)
+    parse = {"signal_names": _names, "dt": _sampling_time}.get(path.stem, _matrix)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark in front
             return parse(file)
@@ -110,6 +108,3 @@ def _names(file: TextIO) -> dict[str, Any]:
             )
         names[row[0]] = row[1:]
     return names
-
-
-PARSERS: dict[str, Callable[[TextIO], Any]] = {"signal_names": _names, "dt": _sampling_time}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,15 +19,16 @@ import numpy as np
 
 from ..checks import Array, check_dt
 from ..errors import InputError
-from .base import LinearSystem
+from .base import NAMES, LinearSystem
 from .convert import as_system
 from .csv_folder import FILES, read_folder, texts
 from .diagonal import DiagonalBank, DiagonalSystem
-from .mat_file import LIMIT
+from .entries import LIMIT, MATRICES
 from .mat_system import read_mat_system, write_mat
-from .npz_file import IN_FILES, MATRICES, read_npz, write_npz
+from .npz_file import read_npz, write_npz
 from .state_space import StateSpace
 
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # ends of C strings, halves of pairs of surrogates
 KINDS = "end in .npz or .mat, or be a folder of .csv files (no suffix, or a folder that exists)"
 
 
@@ -173,20 +175,19 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
     path = _as_path(path)
     if path.suffix in (".npz", ".mat"):
         return path.suffix
-    if path.suffix == "" or path.is_dir():
-        return ""
-    raise InputError(f"A file of a system must {KINDS}; got {path}. Rename it.")
+    if path.suffix and not path.is_dir():
+        raise InputError(f"A file of a system must {KINDS}; got {path}. Rename it.")
+    return ""
 
 
 def check_target(path: str | os.PathLike[str]) -> str:
     """Return the suffix of a path that `save_system` can write; found before any work is done."""
     path = _as_path(path)
     suffix = check_suffix(path)
-    if suffix == "" and path.is_dir():
-        return suffix
-    check_place(path)
-    if suffix == "" and path.exists():
-        raise InputError(f"A file of a system must {KINDS}; got the file {path}. Give it a suffix.")
+    if suffix or not path.is_dir():
+        mode = check_place(path)
+        if suffix == "" and mode is not None:
+            raise InputError(f"A file of a system must {KINDS}; got the file {path}. Give it a suffix.")
     return suffix
 
 
@@ -196,22 +197,17 @@ def check_place(path: str | os.PathLike[str]) -> int | None:
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise InputError(f"The folder of a file must exist; got {path}. Make {target.parent} first.")
-    try:
-        status = os.stat(target)
-    except FileNotFoundError:
+    if not target.exists():
         return None
-    if not stat.S_ISREG(status.st_mode):
+    if not target.is_file():
         raise InputError(f"A file must be a new or a regular one; got {path}, which is something else. Rename it.")
     if not os.access(target, os.W_OK):
         raise PermissionError(13, "It is protected against writing", str(path))
-    return stat.S_IMODE(status.st_mode) & 0o777
+    return stat.S_IMODE(target.stat().st_mode) & 0o777
 
 
 def _as_path(path: Any) -> Path:
-    try:
-        text = os.fspath(path)
-    except TypeError:
-        text = None
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str) or text == "" or "\0" in text:
         raise InputError(f"path must be the name of a file, a str or a path; got {path!r}.")
     return Path(text)
@@ -248,25 +244,17 @@ def _entries(system: LinearSystem, kind: str, path: Path) -> dict[str, Any]:
             f"got m={system.m}, p={system.p} for {path}. Save it as .npz."
         )
     entries["dt"] = system.dt if system.dt is True or system.dt < 2**53 else float(system.dt)
-    for key in IN_FILES:
+    for key in NAMES:
         value = getattr(system, key)
         if value is None:
             continue
-        names = [value] if key == "name" else list(value)
-        if not all(_is_storable(name) for name in names):
+        if any(UNSTORABLE.search(name) for name in ([value] if key == "name" else value)):
             raise InputError(
                 f"The names of a system must be text without null characters to be saved; got {key}={value!r}. "
                 f"Rename them before saving."
             )
-        entries[key] = value if key == "name" else names
+        entries[key] = value if key == "name" else list(value)
     return entries
-
-
-def _is_storable(name: Any) -> bool:
-    try:
-        return isinstance(name, str) and "\0" not in name and bool(name.encode("utf-8") or True)
-    except UnicodeEncodeError:  # half of a pair of surrogates
-        return False
 
 
 def _from_entries(entries: Mapping[str, Any], dt: Any) -> Any:
@@ -288,13 +276,12 @@ def _from_entries(entries: Mapping[str, Any], dt: Any) -> Any:
     matrix = kinds[0] if kinds else "A"
     missing = [key for key in (matrix, "B", "C") if key not in entries]
     if missing:
-        held = entries.get("held") or [key for key in entries if key != "held"]
+        held = ", ".join(sorted(entries["held"])[:20]) or "nothing"
         raise InputError(
-            f"It must hold A, B and C; got {', '.join(sorted(held)[:20]) or 'nothing'}, without "
-            f"{' and '.join(missing)}. Rename the matrices in the file."
+            f"It must hold A, B and C; got {held}, without {' and '.join(missing)}. Rename the matrices in the file."
         )
     arrays = {key: _full(entries[key]) for key in (matrix, "B", "C", "D", "E") if key in entries}
-    names: dict[str, Any] = {key: tuple(entries[key]) for key in IN_FILES if key in entries}
+    names: dict[str, Any] = {key: tuple(entries[key]) for key in NAMES if key in entries}
     if "name" in names:
         names["name"] = "".join(names["name"])
     B, C, D = arrays["B"], arrays["C"], arrays.get("D")
@@ -327,14 +314,10 @@ def _write_folder(folder: Path, entries: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "dt.csv").unlink(missing_ok=True)
     _sync(folder)
-    lines = texts(entries)
+    contents = texts(entries)
     for key in FILES:
         path = folder / f"{key}.csv"
-        if key in lines:
-            _write_lines(path, lines[key])
+        if key in contents:
+            write_atomically(path, lambda file, lines=contents[key]: file.writelines(lines))  # type: ignore[misc]
         else:
             path.unlink(missing_ok=True)  # of the system before
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    write_atomically(path, lambda file: file.writelines(line.encode("utf-8") for line in lines))

@@ -13,24 +13,23 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..checks import Array
 from ..errors import InputError
+from .entries import Budget, expect
 
-# Bytes that the matrices of one file may have altogether: a square matrix of 16,384 states.
-LIMIT = 2**31
 # Bytes at the front of a variable that tell its name, and the names of the fields of a structure.
 FRONT = 2**16
 
 NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 TEXTS = {1: "latin-1", 2: "utf-8", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 MATRIX, COMPRESSED = 14, 15
-CELL, STRUCT, OBJECT, CHAR, SPARSE, OPAQUE = 1, 2, 3, 4, 5, 17
+CELL, STRUCT, OBJECT, CHAR, SPARSE, DOUBLE, OPAQUE = 1, 2, 3, 4, 5, 6, 17
 LOGICAL, COMPLEX = 0x02, 0x08
 CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
 KINDS = {STRUCT: "a structure", OBJECT: "an object", OPAQUE: "an object"}
@@ -38,16 +37,18 @@ NUMBERS_4 = {0: "f8", 1: "f4", 2: "i4", 3: "i2", 4: "u2", 5: "u1"}
 
 VERSION_7_3 = 'It has version 7.3 of MATLAB, which is HDF5. Save it with save(..., "-v7").'
 NO_MAT_FILE = 'It is no MATLAB file of versions 4 to 7. Save it with save(..., "-v7").'
+TOO_SHORT = "a part of it is longer than the whole"
+OUTSIDE = "a sparse matrix has entries outside of its shape"
 
 
 @dataclass
 class MatFile:
     """What was found: values of wanted variables, structures field by field, names of all, classes of objects."""
 
-    values: dict[str, Any]
-    structures: dict[str, dict[str, Any]]
-    names: list[str]
-    objects: dict[str, str]
+    values: dict[str, Any] = field(default_factory=dict)
+    structures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    objects: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,16 +59,19 @@ class _Header:
     name: str
     class_name: str = ""
 
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
 
 class _Bytes:
-    """Bytes taken from the front; more than there are is an error."""
+    """Bytes of a variable, taken from the front; more than there are is an error."""
 
     def __init__(self, data: bytes | memoryview, order: str) -> None:
         self.rest, self.order = memoryview(data), order
 
     def take(self, count: int) -> memoryview:
-        if count > len(self.rest):
-            raise InputError("It is damaged: a part of it is longer than the whole. Copy or save it again.")
+        expect(count <= len(self.rest), TOO_SHORT)
         taken, self.rest = self.rest[:count], self.rest[count:]
         return taken
 
@@ -81,40 +85,47 @@ class _Bytes:
         self.take(min(-count % 8, len(self.rest)))
         return kind, data
 
+    def variable(self) -> _Bytes:
+        kind, data = self.element()
+        expect(kind == MATRIX, f"type {kind} stands where a variable must be")
+        return _Bytes(data, self.order)
+
     def numbers(self) -> Array:
         """Return the next element as it is stored."""
         kind, data = self.element()
-        if kind not in NUMBERS:
-            raise InputError(f"It is damaged: type {kind} stands where numbers must be. Copy or save it again.")
+        expect(kind in NUMBERS, f"type {kind} stands where numbers must be")
         dtype = np.dtype(self.order + NUMBERS[kind])
-        if len(data) % dtype.itemsize:
-            raise InputError(f"It is damaged: {len(data)} bytes are no numbers of {dtype.itemsize} bytes.")
+        expect(len(data) % dtype.itemsize == 0, f"{len(data)} bytes are no numbers of {dtype.itemsize} bytes")
         return np.frombuffer(data, dtype)
 
     def name(self) -> str:
         return bytes(self.element()[1]).decode("latin-1")
 
+    def text(self) -> str:
+        kind, data = self.element()
+        expect(kind in TEXTS, f"type {kind} stands where text must be")
+        order = {"<": "-le", ">": "-be"}[self.order] if TEXTS[kind] in ("utf-16", "utf-32") else ""
+        try:
+            return bytes(data).decode(TEXTS[kind] + order)
+        except UnicodeDecodeError as error:
+            raise InputError(f"It is damaged: a text cannot be read ({error.reason}). Save it again.") from error
+
     def header(self) -> _Header:
         flags = self.numbers()
-        if flags.dtype.itemsize != 4 or len(flags) != 2:
-            raise InputError("It is damaged: a variable has no flags. Copy or save it again.")
+        expect(flags.dtype.itemsize == 4 and len(flags) == 2, "a variable has no flags")
         kind, bits = int(flags[0]) & 0xFF, int(flags[0]) >> 8
         if kind == OPAQUE:  # a name, the type of its system of classes, its class
             name, _, class_name = self.name(), self.name(), self.name()
             return _Header(kind, bits, (), name, class_name)
         shape = tuple(int(size) for size in self.numbers())
-        if not 2 <= len(shape) <= 32 or min(shape) < 0:
-            raise InputError(f"It is damaged: a variable has dimensions {shape[:4]}. Copy or save it again.")
-        header = _Header(kind, bits, shape, self.name())
-        if kind == OBJECT:
-            header.class_name = self.name()
-        return header
+        expect(2 <= len(shape) <= 32 and min(shape) >= 0, f"a variable has dimensions {shape[:4]}")
+        return _Header(kind, bits, shape, self.name(), self.name() if kind == OBJECT else "")
 
     def fields(self) -> list[str]:
         """Return the names of the fields of a structure."""
         width, names = self.numbers(), bytes(self.element()[1])
-        if len(width) != 1 or width[0] < 1 or len(names) % width[0]:
-            raise InputError("It is damaged: a structure has no list of its fields. Copy or save it again.")
+        valid = len(width) == 1 and width[0] >= 1 and len(names) % width[0] == 0
+        expect(valid, "a structure has no list of its fields")
         step = int(width[0])
         return [names[k : k + step].split(b"\0")[0].decode("latin-1") for k in range(0, len(names), step)]
 
@@ -124,10 +135,10 @@ def read_mat(file: BinaryIO, wanted: Collection[str], fields: Collection[str]) -
     size = file.seek(0, 2)
     file.seek(0)
     start = file.read(128)
-    file.seek(0)
-    found = MatFile({}, {}, [], {})
+    found, budget = MatFile(), Budget()
     if len(start) >= 4 and 0 in start[:4]:  # version 5 begins with text
-        for name, value in _read_4(file, size, wanted):
+        file.seek(0)
+        for name, value in _read_4(file, size, wanted, budget):
             found.names.append(name)
             if name in wanted:
                 _put(found.values, name, value)
@@ -137,9 +148,7 @@ def read_mat(file: BinaryIO, wanted: Collection[str], fields: Collection[str]) -
         raise InputError(VERSION_7_3)
     if order is None or struct.unpack(f"{order}H", start[124:126]) != (0x0100,):
         raise InputError(NO_MAT_FILE)
-    file.seek(128)
-    spent = 0
-    for front, whole in _variables(file, size, order):
+    for front, whole in _variables(file, size, order, budget):
         part = _Bytes(front, order)
         header = part.header()
         if not header.name:  # what MATLAB keeps for its objects
@@ -147,14 +156,10 @@ def read_mat(file: BinaryIO, wanted: Collection[str], fields: Collection[str]) -
         found.names.append(header.name)
         if header.class_name:
             found.objects[header.name] = header.class_name
-        single = header.kind == STRUCT and math.prod(header.shape) == 1
-        is_system = single and _describes_a_system(part)
-        if not is_system and header.name not in wanted:
-            continue
-        body = _Bytes(whole(), order)
-        value, cost = _structure(body, fields, spent) if is_system else _value(body, spent)
-        spent += cost
-        _put(found.structures if is_system else found.values, header.name, value)
+        if header.kind == STRUCT and header.count == 1 and _describes_a_system(part):
+            _put(found.structures, header.name, _structure(_Bytes(whole(), order), fields, budget))
+        elif header.name in wanted:
+            _put(found.values, header.name, _value(_Bytes(whole(), order), budget))
     return found
 
 
@@ -164,27 +169,26 @@ def _put(values: dict[str, Any], name: str, value: Any) -> None:
     values[name] = value
 
 
-def _variables(file: BinaryIO, size: int, order: str) -> Iterator[tuple[bytes, Any]]:
+def _variables(file: BinaryIO, size: int, order: str, budget: Budget) -> Iterator[tuple[bytes, Callable[[], bytes]]]:
     """Yield of each variable its front and a function that returns the whole; what is not asked for is skipped."""
     while tag := file.read(8):
         kind, count = struct.unpack(f"{order}2I", tag) if len(tag) == 8 else (0, 0)
         place = file.tell()
-        if kind not in (MATRIX, COMPRESSED) or place + count > size:
-            raise InputError("It is damaged or ends early. Copy or save it again.")
+        expect(kind in (MATRIX, COMPRESSED) and place + count <= size, "it ends early, or holds no variables")
         if kind == COMPRESSED:
-            yield _inflate(file.read(count), order)
+            yield _inflate(file.read(count), order, budget)
         else:
             front = file.read(min(count, FRONT))
 
             def whole(front: bytes = front, count: int = count) -> bytes:
-                _check_size(count)
+                budget.check(count)
                 return front + file.read(count - len(front))
 
             yield front, whole
         file.seek(place + count)
 
 
-def _inflate(data: bytes, order: str) -> tuple[bytes, Any]:
+def _inflate(data: bytes, order: str, budget: Budget) -> tuple[bytes, Callable[[], bytes]]:
     """Decompress the front of a variable; the function returned goes on to the size its tag declares and its sum."""
     stream = zlib.decompressobj()
 
@@ -196,27 +200,18 @@ def _inflate(data: bytes, order: str) -> tuple[bytes, Any]:
 
     start = more(data, 8 + FRONT)
     kind, count = struct.unpack(f"{order}2I", start[:8]) if len(start) >= 8 else (0, 0)
-    if kind != MATRIX:
-        raise InputError("It is damaged: a compressed part is no variable. Copy or save it again.")
+    expect(kind == MATRIX, "a compressed part is no variable")
 
     def whole() -> bytes:
-        _check_size(count)
+        budget.check(count)
         missing = 8 + count - len(start)
         body = start + more(stream.unconsumed_tail, missing) if missing > 0 else start
         beyond = b"" if stream.eof else more(stream.unconsumed_tail, 1)  # the sum is checked at the end
-        if len(body) != 8 + count or beyond or not stream.eof:
-            raise InputError("It is damaged: a compressed variable has another size than it declares. Save it again.")
+        valid = len(body) == 8 + count and stream.eof and not beyond
+        expect(valid, "a compressed variable has another size than it declares")
         return body[8:]
 
     return start[8 : 8 + count], whole
-
-
-def _check_size(count: int) -> None:
-    if count > LIMIT:
-        raise InputError(
-            f"The matrices of a file may have {LIMIT} bytes altogether; it declares {count}. "
-            f"Check the sizes in the file, or pass the matrices to StateSpace."
-        )
 
 
 def _describes_a_system(part: _Bytes) -> bool:
@@ -228,53 +223,41 @@ def _describes_a_system(part: _Bytes) -> bool:
     return names >= set("ABC") or names >= set("abc")
 
 
-def _structure(body: _Bytes, fields: Collection[str], spent: int) -> tuple[dict[str, Any], int]:
-    """Return the wanted fields of a single structure and the bytes of all."""
+def _structure(body: _Bytes, fields: Collection[str], budget: Budget) -> dict[str, Any]:
+    """Return the wanted fields of a single structure."""
     body.header()
     values: dict[str, Any] = {}
-    total = 0
     for name in body.fields():
-        kind, data = body.element()
         if name not in fields:
+            body.element()
             continue
-        if kind != MATRIX:
-            raise InputError(f"It is damaged: the field {name} is no variable. Copy or save it again.")
-        value, cost = _value(_Bytes(data, body.order), spent + total) if len(data) else (np.empty((0, 0)), 0)
-        _put(values, name, value)
-        total += cost
-    return values, total
+        part = body.variable()
+        _put(values, name, _value(part, budget) if part.rest else np.empty((0, 0)))
+    return values
 
 
-def _value(body: _Bytes, spent: int) -> tuple[Any, int]:
-    """Return a variable and its bytes: an array, a sparse array or a list of texts; an `InputError` for other kinds."""
+def _value(body: _Bytes, budget: Budget) -> Any:
+    """Return a variable: an array, a sparse array or a list of texts; an `InputError` for other kinds."""
     header = body.header()
-    count, is_complex = math.prod(header.shape), bool(header.flags & COMPLEX)
     if header.kind == CHAR:
-        return _cell_texts(body, header.shape), 0
+        return _rows_of_text(body, header.shape)
     if header.kind == CELL:
-        return _cell_of_texts(body, count), 0
+        expect(8 * header.count <= len(body.rest), f"a cell array declares {header.count} cells and holds fewer")
+        return [_cell(body.variable()) for _ in range(header.count)]
     if header.kind == SPARSE:
-        return _sparse(body, header), 0
+        return _sparse(body, header)
     if header.kind not in CLASSES:
         raise InputError(
             f"{header.name or 'A field'} must hold numbers or texts; got {KINDS.get(header.kind, 'something else')}. "
             f"Save the matrices of the system under the names A, B, C, D."
         )
     dtype = np.dtype(bool if header.flags & LOGICAL else CLASSES[header.kind])
-    cost = count * dtype.itemsize * (1 + is_complex)
-    _check_size(spent + cost)
-    return _numeric_array(body, count, dtype, is_complex).reshape(header.shape, order="F"), cost
-
-
-def _numeric_array(body: _Bytes, count: int, dtype: np.dtype[Any], is_complex: bool) -> Array:
-    """Return so many numbers in the precision of their class; they may be stored in fewer bytes."""
-    parts = [body.numbers() for _ in range(1 + is_complex)]
-    if any(len(part) != count or part.dtype.kind == "f" and dtype.kind != "f" for part in parts):
-        raise InputError(
-            f"It is damaged: a variable declares {count} entries and holds {len(parts[-1])}, or not of its kind. "
-            f"Copy or save it again."
-        )
-    return _joined(parts, np.dtype(dtype))
+    count, parts = header.count, 2 if header.flags & COMPLEX else 1
+    budget.spend(count * dtype.itemsize * parts)
+    stored = [body.numbers() for _ in range(parts)]  # in the precision of their class, or in fewer bytes
+    valid = all(len(part) == count and (part.dtype.kind != "f" or dtype.kind == "f") for part in stored)
+    expect(valid, f"a variable declares {count} entries and holds {len(stored[-1])}, or not of its kind")
+    return _joined(stored, dtype).reshape(header.shape, order="F")
 
 
 def _joined(parts: list[Array], dtype: np.dtype[Any]) -> Array:
@@ -284,121 +267,88 @@ def _joined(parts: list[Array], dtype: np.dtype[Any]) -> Array:
             return parts[0].astype(dtype)
         z = np.empty(len(parts[0]), dtype=np.complex64 if dtype == np.float32 else np.complex128)
         z.real, z.imag = parts
-    return z
+        return z
 
 
 def _sparse(body: _Bytes, header: _Header) -> Any:
     """Return a sparse matrix: rows of the entries, where each column begins, and the entries."""
-    shape = header.shape
-    rows, begins = body.numbers(), body.numbers()
-    valid = len(shape) == 2 and rows.dtype.kind in "iu" and begins.dtype.kind in "iu" and len(begins) == shape[1] + 1
-    if valid:
-        rows, begins = rows.astype(np.int64), begins.astype(np.int64)
-        count = int(begins[-1])
-        valid = begins[0] == 0 and bool(np.all(np.diff(begins) >= 0)) and count <= len(rows)
-        rows = rows[: max(count, 0)]
-        valid = valid and bool(np.all((rows >= 0) & (rows < shape[0])))
-    if not valid:
-        raise InputError("It is damaged: a sparse matrix has entries outside of its shape. Copy or save it again.")
+    shape, rows, begins = header.shape, body.numbers(), body.numbers()
+    expect(len(shape) == 2 and len(begins) == shape[1] + 1, OUTSIDE)
+    expect(rows.dtype.kind in "iu" and begins.dtype.kind in "iu", OUTSIDE)
+    rows, begins = rows.astype(np.int64), begins.astype(np.int64)
+    count = int(begins[-1])
+    expect(begins[0] == 0 and np.all(begins[1:] >= begins[:-1]) and count <= len(rows), OUTSIDE)
+    rows = rows[:count]
+    expect(np.all((rows >= 0) & (rows < shape[0])), OUTSIDE)
     if header.flags & LOGICAL:  # bytes, whatever their tag says
         parts = [np.frombuffer(body.element()[1], np.uint8)[:count]]
     else:
         parts = [body.numbers()[:count] for _ in range(2 if header.flags & COMPLEX else 1)]
-    if any(len(part) != count for part in parts):
-        raise InputError(f"It is damaged: a sparse matrix lacks some of its {count} entries. Copy or save it again.")
+    expect(all(len(part) == count for part in parts), f"a sparse matrix lacks some of its {count} entries")
     import scipy.sparse  # most files have none
 
     return scipy.sparse.csc_array((_joined(parts, np.dtype(np.float64)), rows, begins), shape=(shape[0], shape[1]))
 
 
-def _cell_texts(body: _Bytes, shape: tuple[int, ...]) -> list[str]:
+def _rows_of_text(body: _Bytes, shape: tuple[int, ...]) -> list[str]:
     """Return the rows of an array of characters, without the blanks that make them equally long."""
-    kind, data = body.element()
-    if kind not in TEXTS:
-        raise InputError(f"It is damaged: type {kind} stands where text must be. Copy or save it again.")
-    encoding = TEXTS[kind]
-    if encoding in ("utf-16", "utf-32"):
-        encoding += "-le" if body.order == "<" else "-be"
-    try:
-        text = bytes(data).decode(encoding)
-    except UnicodeDecodeError as error:
-        raise InputError(f"It is damaged: a text cannot be read ({error.reason}). Copy or save it again.") from error
+    text = body.text()
     if len(shape) != 2 or shape[0] <= 1:
         return [text]
-    if len(text) != math.prod(shape):
-        raise InputError(f"It is damaged: a text of {len(text)} characters has dimensions {shape}. Save it again.")
+    expect(len(text) == math.prod(shape), f"a text of {len(text)} characters has dimensions {shape}")
     return [text[row :: shape[0]].rstrip(" ") for row in range(shape[0])]
 
 
-def _cell_of_texts(body: _Bytes, count: int) -> list[str]:
-    if 8 * count > len(body.rest):  # each has at least a tag
-        raise InputError(f"It is damaged: a cell array declares {count} cells and holds fewer. Copy or save it again.")
-    texts = []
-    for _ in range(count):
-        kind, data = body.element()
-        if kind != MATRIX:
-            raise InputError("It is damaged: a cell is no variable. Copy or save it again.")
-        part = _Bytes(data, body.order)
-        header = part.header() if len(data) else None
-        if header is None or math.prod(header.shape) == 0 and header.kind in (CHAR, 6):  # '' or []
-            texts.append("")
-        elif header.kind == CHAR:
-            texts.append("".join(_cell_texts(part, header.shape)))
-        else:
-            raise InputError("A cell array must hold texts, the names of signals; it holds something else.")
-    return texts
+def _cell(part: _Bytes) -> str:
+    """Return the text of one cell; '' and [] are none."""
+    header = part.header() if part.rest else _Header(CHAR, 0, (0, 0), "")
+    if header.count == 0 and header.kind in (CHAR, DOUBLE):
+        return ""
+    if header.kind != CHAR:
+        raise InputError("A cell array must hold texts, the names of signals; it holds something else.")
+    return "".join(_rows_of_text(part, header.shape))
 
 
-def _read_4(file: BinaryIO, size: int, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
+def _read_4(file: BinaryIO, size: int, wanted: Collection[str], budget: Budget) -> Iterator[tuple[str, Any]]:
     """Yield names and values of a file of version 4; None for what is not wanted."""
-    spent = 0
     while front := file.read(20):
         if len(front) < 20:
             raise InputError(NO_MAT_FILE)
         order, machine = ("<", 0) if struct.unpack("<i", front[:4])[0] in range(100) else (">", 10)
         code, rows, columns, imaginary, length = struct.unpack(f"{order}5i", front)
         precision, kind = code % 100 // 10, code % 10  # kind: 0 numbers, 1 text, 2 sparse
-        if code // 100 != machine or precision not in NUMBERS_4 or kind > 2 or imaginary not in (0, 1):
-            raise InputError(NO_MAT_FILE)
-        if not 1 < length < 256 or min(rows, columns) < 0:
+        known = code // 100 == machine and precision in NUMBERS_4 and kind <= 2 and imaginary in (0, 1)
+        if not known or not 1 < length < 256 or min(rows, columns) < 0:
             raise InputError(NO_MAT_FILE)
         name = file.read(length).rstrip(b"\0").decode("latin-1")
         stored = np.dtype(order + NUMBERS_4[precision])
-        count = rows * columns
-        place, bytes_ = file.tell(), count * (1 + imaginary) * stored.itemsize
-        if place + bytes_ > size:
-            raise InputError("It is damaged or ends early. Copy or save it again.")
+        count = rows * columns * (1 + imaginary)
+        end = file.tell() + count * stored.itemsize
+        expect(end <= size, TOO_SHORT)
         value: Any = None
         if name in wanted:
-            spent += 8 * count * (1 + imaginary)
-            _check_size(spent)
-            parts = np.split(np.frombuffer(file.read(bytes_), stored), 1 + imaginary)
-            dtype = np.dtype(np.float32 if stored.itemsize == 4 and stored.kind == "f" else np.float64)
-            x = _joined(parts, dtype).reshape((rows, columns), order="F")
-            value = _text_4(x) if kind == 1 else _sparse_4(x) if kind == 2 else x
+            budget.spend(8 * count)
+            parts = np.split(np.frombuffer(file.read(count * stored.itemsize), stored), 1 + imaginary)
+            x = _joined(parts, np.dtype(np.float32 if stored.kind == "f" and stored.itemsize == 4 else np.float64))
+            value = (np.asarray, _text_4, _sparse_4)[kind](x.reshape((rows, columns), order="F"))
         yield name, value
-        file.seek(place + bytes_)
+        file.seek(end)
 
 
 def _text_4(codes: Array) -> list[str]:
     """Return rows of characters, stored as numbers."""
-    if np.iscomplexobj(codes) or not np.all((codes >= 0) & (codes < 0xD800)):
-        raise InputError("It is damaged: a text holds no characters. Copy or save it again.")
+    expect(not np.iscomplexobj(codes) and np.all((codes >= 0) & (codes < 0xD800)), "a text holds no characters")
     return ["".join(chr(int(code)) for code in row).rstrip(" ") for row in codes]
 
 
 def _sparse_4(table: Array) -> Any:
     """Return the sparse matrix of rows (i, j, value), of which the last holds the shape."""
-    valid = table.shape[1] in (3, 4) and len(table) > 0 and not np.iscomplexobj(table)
-    if valid:
-        index = table[:, :2].astype(np.float64)
-        shape = (int(index[-1, 0]), int(index[-1, 1])) if np.all(np.abs(index) < 2**31) else (-1, -1)
-        valid = np.array_equal(index, np.floor(index)) and min(shape) >= 0
-        valid = valid and bool(np.all((index[:-1] >= 1) & (index[:-1] <= shape)))
-    if not valid:
-        raise InputError("It is damaged: a sparse matrix has entries outside of its shape. Copy or save it again.")
+    expect(table.shape[1] in (3, 4) and len(table) > 0 and not np.iscomplexobj(table), OUTSIDE)
+    index = table[:, :2].astype(np.float64)
+    expect(np.all((index >= 0) & (index < 2**31)) and np.array_equal(index, np.floor(index)), OUTSIDE)
+    places, shape = index[:-1].astype(np.int64), tuple(map(int, index[-1]))
+    expect(np.all((places >= 1) & (places <= shape)), OUTSIDE)
     import scipy.sparse
 
     entries = _joined([table[:-1, k] for k in range(2, table.shape[1])], np.dtype(np.float64))
-    i, j = (index[:-1, k].astype(np.int64) - 1 for k in (0, 1))
-    return scipy.sparse.coo_array((entries, (i, j)), shape=shape).tocsc()
+    return scipy.sparse.coo_array((entries, tuple(places.T - 1)), shape=shape).tocsc()

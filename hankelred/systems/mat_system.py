@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import InputError
+from .entries import IN_FILES, MATRICES
 from .mat_file import read_mat
-from .npz_file import IN_FILES, MATRICES
 
 SMALL = tuple(key.lower() for key in MATRICES)
 # What MATLAB's structure calls the names, and what it says besides the matrices that would change the system.
@@ -69,11 +69,10 @@ def _matrices(values: Mapping[str, Any]) -> dict[str, Any]:
             f"{', '.join(small)}. Rename those that do not belong to the system."
         )
     matrices = {key.upper(): values[key] for key in capital + small}
-    for key, x in matrices.items():
+    for key, x in list(matrices.items()):
         if isinstance(x, list):
             raise InputError(f"{key} must be a matrix of numbers; got text. Save the numbers.")
-    for key, is_short in (("D", lambda x: x.shape == (1, 1) and not x.sum()), ("E", lambda x: False)):
-        if key in matrices and (0 in matrices[key].shape or is_short(matrices[key])):
+        if key in "DE" and 0 in x.shape or key == "D" and x.shape == (1, 1) and not x.sum():
             del matrices[key]
     return matrices
 

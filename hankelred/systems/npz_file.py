@@ -11,11 +11,9 @@ import numpy as np
 
 from ..checks import Array
 from ..errors import InputError
-from .mat_file import LIMIT
+from .entries import IN_FILES, MATRICES, Budget, expect
 
-MATRICES = ("A", "B", "C", "D", "E")
-# Keywords of the names of a system, and what they are called in files.
-IN_FILES = {"name": "system_name", "inputs": "input_names", "outputs": "output_names", "states": "state_names"}
+KNOWN = {key: key for key in (*MATRICES, "lam", "rates", "output", "dt")} | {IN_FILES[key]: key for key in IN_FILES}
 
 
 def write_npz(file: BinaryIO, entries: dict[str, Any]) -> None:
@@ -29,27 +27,23 @@ def read_npz(file: BinaryIO) -> dict[str, Any]:
 
     if file.read(6) == b"\x93NUMPY":
         raise InputError("It holds one array without a name. Write it with numpy.savez, or use save_system.")
-    keywords = {label: key for key, label in IN_FILES.items()}
-    known = {key: key for key in (*MATRICES, "lam", "rates", "output", "dt")} | keywords
     entries: dict[str, Any] = {}
-    left = LIMIT
+    budget = Budget()
     try:
         with zipfile.ZipFile(file) as archive:
             held = [name.removesuffix(".npy") for name in archive.namelist()]
             for info, label in zip(archive.infolist(), held, strict=True):
-                if label not in known:
+                if label not in KNOWN:
                     continue
-                if known[label] in entries:
+                if KNOWN[label] in entries:
                     raise InputError(f"It holds {label} twice. Save it again.")
-                if info.file_size > left:
-                    raise InputError(f"Its matrices may have {LIMIT} bytes altogether; {label} is beyond that.")
                 if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
-                    raise InputError(
-                        f"{label} is encrypted or compressed in an unknown way. Write it with numpy.savez."
-                    )
-                left -= info.file_size
+                    raise InputError(f"{label} is encrypted or compressed in an unknown way. Use numpy.savez.")
+                budget.spend(info.file_size)
                 with archive.open(info) as stream:
-                    entries[known[label]] = _array(stream, label, info.file_size)
+                    array = _array(stream, label, info.file_size)
+                is_text = label == "output" or label in IN_FILES.values()
+                entries[KNOWN[label]] = _texts(array, KNOWN[label]) if is_text else array
     except InputError:
         raise
     except OSError as error:
@@ -58,9 +52,6 @@ def read_npz(file: BinaryIO) -> dict[str, Any]:
         raise InputError("It is damaged: an entry is not where it should be. Copy or save it again.") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
         raise InputError(f"It is no .npz file, or it is damaged ({error}). Copy or save it again.") from error
-    for key in ("output", *IN_FILES):
-        if key in entries:
-            entries[key] = _texts(entries[key], key)
     if "dt" in entries:
         dt = entries["dt"]
         if dt.size != 1 or dt.dtype.kind == "U":
@@ -74,18 +65,16 @@ def _array(stream: Any, label: str, size: int) -> Array:
     formats = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         shape, fortran_order, dtype = formats[np.lib.format.read_magic(stream)](stream)
-    except Exception as error:  # whatever a parser of Python's literals can raise
-        # NumPy's own messages advise to trust the file
+    except Exception as error:  # whatever a parser of Python's literals can raise; NumPy advises to trust the file
         raise InputError(f"{label} is damaged: its header cannot be read. Copy or save it again.") from error
     if dtype.kind not in "biufcU" or dtype.itemsize > 16 and dtype.kind != "U":
         raise InputError(f"{label} must hold numbers or text; got dtype {dtype}. Save the numbers themselves.")
     count = math.prod(shape)
     declared = count * dtype.itemsize
-    if min(shape, default=0) < 0 or declared > size or count > LIMIT:
-        raise InputError(f"{label} is damaged: it declares {declared} bytes and has {size}. Copy or save it again.")
+    possible = min(shape, default=0) >= 0 and declared <= size and count <= size
+    expect(possible, f"{label} declares {declared} bytes and has {size}")
     data = stream.read(declared)
-    if len(data) != declared or stream.read(1):
-        raise InputError(f"{label} is damaged: it has another size than it declares. Copy or save it again.")
+    expect(len(data) == declared and not stream.read(1), f"{label} has another size than it declares")
     array = np.frombuffer(data, dtype) if declared else np.empty(count, dtype)
     with np.errstate(invalid="ignore"):
         return array.reshape(shape, order="F" if fortran_order else "C").astype(dtype.newbyteorder("="))
@@ -94,7 +83,4 @@ def _array(stream: Any, label: str, size: int) -> Array:
 def _texts(array: Array, key: str) -> list[str]:
     if array.dtype.kind != "U":
         raise InputError(f"The entry for {key} must hold text; got dtype {array.dtype}. Save it again.")
-    try:
-        return [str(x) for x in array.ravel()]
-    except ValueError as error:
-        raise InputError(f"The entry for {key} is damaged: {error}. Copy or save it again.") from error
+    return [str(x) for x in array.ravel()]  # ValueError where a code is no character

@@ -49,20 +49,15 @@ def realise_zeros_poles(z: ArrayLike, p: ArrayLike, gain: Any, discrete: bool) -
             f"A transfer function must have no more zeros than poles; got {len(zeros)} zeros and {len(poles)} poles. "
             f"An improper one has no state space: add the fast poles that were left out."
         )
-    sections = None if np.iscomplexobj(gain) and np.imag(gain) != 0 else _real_sections(zeros, poles)
-    if sections is None:
-        sections = _complex_sections(zeros, poles)
-        gain = complex(gain)
-    else:
-        gain = float(np.real(gain))
-    points = _where_gains_peak(poles, discrete)
+    sections = _real_sections(zeros, poles) if np.imag(gain) == 0 else None
+    gain = complex(gain) if sections is None else float(np.real(gain))
+    # of the stability boundary, the points next to the poles: there the gains peak
+    points = np.exp(1j * np.angle(poles)) if discrete else np.where(poles.imag < 0, -1j, 1j) * np.abs(poles)
+    points = points[~np.isin(points, poles)]
     partial = np.ones(len(points), dtype=np.complex128)  # response of the sections so far
     A, B, C, D = np.empty((0, 0)), np.empty((0, 1)), np.empty((1, 0)), np.ones((1, 1))
-    for section_poles, section_zeros in sections:
-        for root in section_zeros:
-            partial *= points - root
-        for root in section_poles:
-            partial /= points - root
+    for section_poles, section_zeros in sections or _complex_sections(zeros, poles):
+        partial *= np.prod(points[:, None] - section_zeros, axis=1) / np.prod(points[:, None] - section_poles, axis=1)
         scale = 1 / (np.abs(partial).max(initial=0.0) or 1.0)
         partial *= scale
         gain /= scale
@@ -70,14 +65,6 @@ def realise_zeros_poles(z: ArrayLike, p: ArrayLike, gain: Any, discrete: bool) -
         A = np.block([[A, np.zeros((len(A), len(Ak)))], [Bk @ C, Ak]])
         B, C, D = np.vstack([B, Bk @ D]), np.hstack([Dk @ C, Ck]), Dk @ D
     return A, B, gain * C, gain * D
-
-
-def _where_gains_peak(poles: Array, discrete: bool) -> Array:
-    """Return points of the stability boundary next to the poles; none of them is a pole."""
-    upper = np.where(poles.imag < 0, -1, 1)
-    angle = np.angle(poles)
-    points = np.exp(1j * angle) if discrete else 1j * upper * np.abs(poles)
-    return points[~np.isin(points, poles)]
 
 
 def _proper(numerator: ArrayLike, denominator: ArrayLike, i: int, j: int) -> tuple[Array, Array]:
@@ -98,28 +85,21 @@ def _realise_columns(entries: list[list[tuple[Array, Array]]]) -> Matrices:
     """Return A, B, C, D with one companion block for each column and denominator in it."""
     p, m = len(entries), len(entries[0])
     D = np.array([[num[0] for num, _ in row] for row in entries])
-    blocks: list[Array] = []
-    rows: list[Array] = []
-    columns: list[Array] = []
+    blocks = [(np.empty((0, 0)), np.empty((0, m)), np.empty((p, 0)))]
     for j in range(m):
         shared: dict[tuple[Any, ...], list[int]] = {}
         for i in range(p):
             shared.setdefault(tuple(entries[i][j][1]), []).append(i)
         for key, outputs in shared.items():
             den = np.array(key)
-            if len(den) == 1:  # a constant: all in D
-                continue
             C = np.zeros((p, len(den) - 1), dtype=np.result_type(D, den))
             for i in outputs:
-                num = entries[i][j][0]
-                C[i] = num[1:] - num[0] * den[1:]  # remainder after the feedthrough
-            A, input_column, C = _scaled_companion(den, C)
-            blocks.append(A)
-            rows.append(np.outer(input_column, np.arange(m) == j))
-            columns.append(C)
-    if not blocks:
-        return np.empty((0, 0)), np.empty((0, m)), np.empty((p, 0)), D
-    return sla.block_diag(*blocks), np.vstack(rows), np.hstack(columns), D
+                C[i] = entries[i][j][0][1:] - D[i, j] * den[1:]  # remainder after the feedthrough
+            if C.shape[1]:  # otherwise a constant: all in D
+                A, input_column, C = _scaled_companion(den, C)
+                blocks.append((A, np.outer(input_column, np.arange(m) == j), C))
+    As, Bs, Cs = zip(*blocks, strict=True)
+    return sla.block_diag(*As), np.vstack(Bs), np.hstack(Cs), D
 
 
 def _scaled_companion(den: Array, C: Array) -> tuple[Array, Array, Array]:
@@ -140,19 +120,16 @@ def _section(poles: Array, zeros: Array, scale: float) -> Matrices:
     """Return A, B, C, D of ``scale prod(x - zeros) / prod(x - poles)`` with one pole, or two and real matrices."""
     if len(poles) == 1:
         A = np.array([[poles[0]]])
-        remainder = [poles[0] - zeros[0] if len(zeros) else 1.0]
-        C = np.array([remainder])
+        C = np.array([[poles[0] - zeros[0] if len(zeros) else 1.0]])
     else:
-        first, second = poles
-        a = first.real
-        if first.imag != 0:  # a conjugate pair
-            b = abs(first.imag)
-            A = np.array([[a, b], [-b, a]])
-        else:
-            b = max(abs(first), abs(second)) or 1.0
-            A = np.array([[a, b], [0.0, second.real]])
+        a, second = poles[0].real, poles[1].real
+        b = abs(poles[0].imag)
+        lower = -b  # of a conjugate pair
+        if b == 0:
+            b, lower = np.abs(poles).max() or 1.0, 0.0
+        A = np.array([[a, b], [lower, second]])
         num = np.pad(np.atleast_1d(np.poly(zeros)).real, (2 - len(zeros), 0))
-        remainder = num[1:] - num[0] * np.array([-(first + second).real, (first * second).real])
+        remainder = num[1:] - num[0] * np.poly(poles).real[1:]
         # with B = [0, 1]: (x - A)^-1 B = [b, x - a] / den
         C = np.array([[(remainder[1] + a * remainder[0]) / b, remainder[0]]])
     D = np.array([[scale if len(zeros) == len(poles) else 0.0]])
@@ -165,16 +142,14 @@ def _real_sections(zeros: Array, poles: Array) -> list[tuple[Array, Array]] | No
     split_zeros, split_poles = _conjugate_pairs(zeros), _conjugate_pairs(poles)
     if split_zeros is None or split_poles is None:
         return None
-    (zero_pairs, real_zeros), (pole_pairs, real_poles) = split_zeros, split_poles
-    single = [] if len(real_poles) % 2 == 0 else [real_poles[-1:]]
-    free = [*pole_pairs, *real_poles[: len(real_poles) // 2 * 2].reshape(-1, 2), *single]
+    (zero_pairs, left), (pole_pairs, real_poles) = split_zeros, split_poles
+    free = [*pole_pairs, *(real_poles[k : k + 2] for k in range(0, len(real_poles), 2))]
     taken: list[Array] = [np.empty(0)] * len(free)
     order = list(range(len(free)))
     for pair in zero_pairs:  # each to the nearest two poles: what is left of the section is then small
         k = min((k for k in order if len(free[k]) == 2), key=lambda k: abs(free[k][0] - pair[0]))
         taken[k] = pair
         order.remove(k)
-    left = real_zeros
     for k in order:
         nearest = np.argsort(np.abs(left - free[k][0]))[: len(free[k])]
         taken[k], left = left[nearest], np.delete(left, nearest)
