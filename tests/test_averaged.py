@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import hankelred as hr
 from hankelred import selective
-from hankelred.selective import gramians, states
+from hankelred.selective import averages, states
 from tests.reference_selective import backward_gramians
 from tests.strategies import seeds
 
@@ -90,7 +90,7 @@ def test_leading_axes_are_channels():
     np.testing.assert_array_equal([P[1, 2], Q[1, 2]], one)
 
 
-@pytest.mark.parametrize("method", gramians.METHODS)
+@pytest.mark.parametrize("method", averages.METHODS)
 def test_single_precision_is_summed_in_double(method):
     data = [x.astype(np.float32) for x in steps(4, (2, 600, 3))]
     found = selective.averaged_gramians(*data, method=method)
@@ -100,7 +100,7 @@ def test_single_precision_is_summed_in_double(method):
         np.testing.assert_allclose(single, double, rtol=ROUNDING, atol=ROUNDING)
 
 
-@pytest.mark.parametrize("method", gramians.METHODS)
+@pytest.mark.parametrize("method", averages.METHODS)
 def test_gramians_are_hermitian_and_exact_ones_semidefinite(method):
     for matrix in selective.averaged_gramians(*steps(5, (3, 30, 4), True), method=method):
         np.testing.assert_allclose(matrix, matrix.conj().T, rtol=ROUNDING, atol=ROUNDING)
@@ -133,7 +133,7 @@ def test_memory_of_the_exact_averages_does_not_grow_with_the_length():
 def test_arguments_stay_as_they_are():
     data = steps(7)
     copies = [x.copy() for x in data]
-    for method in gramians.METHODS:
+    for method in averages.METHODS:
         selective.averaged_gramians(*data, method=method)
     np.testing.assert_array_equal(data, copies)
 

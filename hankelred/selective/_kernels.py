@@ -80,11 +80,10 @@ def add_forms(G: Any, c: Any, plain: Any, weighted: Any) -> None:
     steps, n = c.shape
     for t in range(steps):
         for i in range(n):
-            ci = c[t, i]
             for j in range(n):
                 plain[i, j] += G[t, i, j]
             for j in range(n):
-                weighted[i, j] += ci * c[t, j] * G[t, i, j]
+                weighted[i, j] += c[t, i] * c[t, j] * G[t, i, j]
 
 
 @kernel
@@ -140,10 +139,8 @@ def best_set(M: Any, count: int) -> tuple[int, float]:
         size = 0
         for i in range(n):
             if (bits >> i) & 1:
-                if size == count:
-                    size += 1
-                    break
-                members[size] = i
+                if size < count:
+                    members[size] = i
                 size += 1
         if size != count:
             continue

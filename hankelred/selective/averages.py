@@ -62,7 +62,8 @@ def averaged_gramians(
     method : {"exact", "second_moment", "mean"}
         ``"exact"`` averages ``P_t = A_t P_{t-1} A_t^H + b_t b_t^H`` and ``Q_t = A_{t+1}^H Q_{t+1} A_{t+1} + c_t^H c_t``
         over steps and sequences. ``"second_moment"`` assumes steps independent in time and solves for the stationary
-        covariance of the states, mean terms included. ``"mean"`` takes the Gramians of the mean step.
+        covariance of the states, mean terms included. ``"mean"`` takes the Gramians of the mean step. For constant
+        steps and long sequences all three become the Gramians of a fixed system.
 
     Returns
     -------
@@ -83,12 +84,6 @@ def averaged_gramians(
     --------
     SelectiveStatistics : The same for data that come in batches, and for layers of many channels.
 
-    Notes
-    -----
-    With steps that do not change and long sequences all three become the Gramians of a fixed system. The sum of the
-    Q_t is formed forward in time (see `the theory page <../../theory/selective.html>`_), in memory that does not
-    depend on the length.
-
     Examples
     --------
     >>> import numpy as np
@@ -103,15 +98,13 @@ def averaged_gramians(
     """
     check_choice(method, "method", METHODS)
     steps = check_steps(a, b, c)
-    lead, n = steps[0].shape[:-3], steps[0].shape[-1]
-    rows = [x.reshape(-1, *x.shape[-3:]) for x in steps]
-    complex_data = any(x.dtype.kind == "c" for x in steps)
-    P, Q = (np.empty((len(rows[0]), n, n), np.complex128 if complex_data else np.float64) for _ in range(2))
+    (*lead, _, _, n), dtype = steps.a.shape, np.result_type(np.float64, *steps)
+    channels = zip(*(x.reshape(-1, *x.shape[-3:]) for x in steps), strict=True)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for k, channel in enumerate(zip(*rows, strict=True)):
-            P[k], Q[k] = _of_channel(Steps(*channel), method)
+        found = [_of_channel(Steps(*channel), method) for channel in channels]
+    P, Q = (np.array(X, dtype).reshape(*lead, n, n) for X in zip(*found, strict=True))
     check_result("Averaged Gramians", P, Q, hint="Scale b and c.")
-    return P.reshape(*lead, n, n), Q.reshape(*lead, n, n)
+    return P, Q
 
 
 def _of_channel(steps: Steps, method: str) -> tuple[Array, Array]:

@@ -22,7 +22,7 @@ from ..checks import (
 )
 from ..errors import InputError, OrderError
 from ..linalg.compiled import Kernels
-from .factors import psd_factor
+from .covariances import psd_factor
 from .result import SelectiveReduction, check_kept_states, predicted_error, root_share
 from .statistics import SelectiveStatistics
 
@@ -79,7 +79,8 @@ def select_states(M: ArrayLike, order: int) -> Array:
     Returns
     -------
     (order,) int ndarray
-        Indices of the states to keep, increasing.
+        Indices of the states to keep, increasing. What one state contributes alone, ``M_ii``, is a poor guide: states
+        of a trained layer add coherently.
 
     Raises
     ------
@@ -92,13 +93,7 @@ def select_states(M: ArrayLike, order: int) -> Array:
 
     See Also
     --------
-    selection_report : The same with its error and the best selection.
-
-    Notes
-    -----
-    The result of the search cannot be improved by exchanging two states, but need not be the best; `selection_report`
-    measures on small forms by how much it misses. What one state contributes alone, ``M_ii``, is a poor guide: states
-    of a trained layer add coherently.
+    selection_report : The same with its error and, on small forms, by how much the search misses the best selection.
 
     Examples
     --------
@@ -107,7 +102,11 @@ def select_states(M: ArrayLike, order: int) -> Array:
     >>> print(select_states(M, 1))
     [2]
     """
-    return _selected(*_checked_form(M, order))
+    form, order = _checked_form(M, order)
+    if len(form) > EXHAUSTIVE:
+        return _searched(form, order)
+    bits, _ = kernels.best_set(form, len(form) - order)
+    return np.flatnonzero([not (bits >> i) & 1 for i in range(len(form))])
 
 
 def selection_report(M: ArrayLike, order: int) -> SelectionReport:
@@ -127,12 +126,8 @@ def selection_report(M: ArrayLike, order: int) -> SelectionReport:
 
     Raises
     ------
-    InputError
-        If M is not finite, square and Hermitian.
-    OrderError
-        If `order` is outside its range.
-    NumericalError
-        If the sum of the entries of M overflows.
+    InputError, OrderError, NumericalError
+        As for `select_states`.
 
     Examples
     --------
@@ -144,13 +139,12 @@ def selection_report(M: ArrayLike, order: int) -> SelectionReport:
     (5, True, True)
     """
     form, order = _checked_form(M, order)
-    total, kept = float(form.sum()), _selected(form, order)
-    error = _form_of_dropped(form, kept)
-    exhaustive, gap = len(form) <= EXHAUSTIVE, None
-    if exhaustive:
+    kept = select_states(form, order)
+    error, gap = _form_of_dropped(form, kept), None
+    if len(form) <= EXHAUSTIVE:
         missed = _form_of_dropped(form, _searched(form, order)) - error
         gap = missed / error if error > 0 else 0.0 if missed <= 0 else np.inf
-    return SelectionReport(kept, error, root_share(error, total), exhaustive, gap)
+    return SelectionReport(kept, error, root_share(error, float(form.sum())), gap is not None, gap)
 
 
 def select(
@@ -180,7 +174,7 @@ def select(
         States to keep, chosen by other means.
     rcond : float, default 1e-3
         Directions of the kept states below this share of the largest, states scaled to equal size, take no part in
-        the fold. The solver is a least-squares one with pivoting; no inverse of ``P_KK`` is formed.
+        the fold, a least-squares solution with pivoting.
 
     Returns
     -------
@@ -230,8 +224,7 @@ def select(
         left = sum(_form_of_dropped(M.real, K) for M, K in zip(forms, chosen, strict=True))
         error = root_share(left, forms.sum().real)
         return SelectiveReduction("selection", order, Ti.transpose(0, 2, 1).copy(), Ti, chosen, None, hsv, error)
-    folds = [_fold(P, K, rcond) for P, K in zip(P, chosen, strict=True)]
-    T, ranks = np.stack([V for V, _ in folds]), np.array([rank for _, rank in folds])
+    T, ranks = map(np.array, zip(*(_fold(P, K, rcond) for P, K in zip(P, chosen, strict=True)), strict=True))
     error = predicted_error(statistics, T, Ti)
     return SelectiveReduction("folded selection", order, T, Ti, chosen, None, hsv, error, fold_ranks=ranks)
 
@@ -313,29 +306,18 @@ def _checked_form(M: ArrayLike, order: int) -> tuple[Array, int]:
     return np.ascontiguousarray((form.real + form.real.T) / 2), order
 
 
-def _selected(M: Array, order: int) -> Array:
-    n = len(M)
-    if n > EXHAUSTIVE:
-        return _searched(M, order)
-    bits, _ = kernels.best_set(M, n - order)
-    return np.flatnonzero([not (bits >> i) & 1 for i in range(n)])
-
-
 def _searched(M: Array, order: int) -> Array:
     """Return the states that greedy starts and exchanges keep."""
-    n, best, least = len(M), np.arange(len(M)), np.inf
+    n, found = len(M), []
     if order == n:
-        return best
+        return np.arange(n)
     tolerance = n * EPS * float(np.abs(M).sum())
     for first in range(n):
         dropped = np.zeros(n, dtype=np.bool_)
         kernels.drop_states(M, dropped, first, n - order)
         kernels.swap_states(M, dropped, tolerance)
-        kept = np.flatnonzero(~dropped)
-        error = _form_of_dropped(M, kept)
-        if error < least:
-            best, least = kept, error
-    return best
+        found.append(np.flatnonzero(~dropped))
+    return min(found, key=lambda kept: _form_of_dropped(M, kept))
 
 
 def _form_of_dropped(M: Array, kept: Array) -> float:
