@@ -139,9 +139,9 @@ class DriftBound:
 
     def __str__(self) -> str:
         """Return bound, drift and where the bound comes from, for people."""
-        fixed = "not formed" if self.fixed_coordinates is None else f"{self.fixed_coordinates:.4g}"
-        if len(self.hsv) and self.fixed_coordinates is None and len(self.hsv) <= FULL_MATRICES_UP_TO:
-            fixed = "none, the orders differ"
+        fixed = f"not formed, the orders differ or exceed {FULL_MATRICES_UP_TO}"
+        if self.fixed_coordinates is not None:
+            fixed = f"{self.fixed_coordinates:.4g}"
         return (
             f"Hankel singular values move by at most {self.bound:.4g}; they moved by at most "
             f"{self.drift.max(initial=0.0):.4g} (ratio {self.ratio:.3f})\n"
@@ -276,12 +276,10 @@ def drift_bound(G: Any, H: Any) -> DriftBound:
 
     Raises
     ------
-    StabilityError
-        If a pole lies on or beyond the stability boundary.
+    StabilityError, NumericalError
+        If a pole lies on or beyond the stability boundary; if a Gramian overflows.
     InputError
         If inputs, outputs or dt of the two differ, or one of them is a bank.
-    NumericalError
-        If a Gramian overflows.
 
     References
     ----------
@@ -315,7 +313,7 @@ def drift_bound(G: Any, H: Any) -> DriftBound:
 def drift_along(systems: Iterable[Any]) -> AccumulatedDrift:
     """Bound the drift of Hankel singular values along a sequence of systems.
 
-    Drifts of successive steps add up. A step is a training step or a cut, between systems of different order.
+    Drifts of successive steps add up. A step may be a training step, or a cut between systems of different order.
 
     Parameters
     ----------

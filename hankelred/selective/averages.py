@@ -49,7 +49,8 @@ def averaged_gramians(
 ) -> tuple[Array, Array]:
     """Compute averaged Gramians of one channel of a selective model from its steps.
 
-    The model is ``h_t = a_t h_{t-1} + b_t``, ``y_t = sum_i c_ti h_ti``, every sequence from rest.
+    The model is ``h_t = a_t h_{t-1} + b_t``, ``y_t = sum_i c_ti h_ti``, every sequence from rest. `SelectiveStatistics`
+    does the same for data that come in batches, and for layers of many channels.
 
     Parameters
     ----------
@@ -72,17 +73,11 @@ def averaged_gramians(
 
     Raises
     ------
-    InputError
-        If shapes disagree, an entry is not a finite number or the method is unknown.
-    NumericalError
-        If a Gramian overflows.
+    InputError, NumericalError
+        If shapes disagree, an entry is not a finite number or the method is unknown; if a Gramian overflows.
     StabilityError
         If the moments have no stationary Gramians: ``E|a|^2`` (``|E a|`` for ``"mean"``) reaches 1. The exact
         averages exist always.
-
-    See Also
-    --------
-    SelectiveStatistics : The same for data that come in batches, and for layers of many channels.
 
     Examples
     --------

@@ -36,12 +36,8 @@ def project(statistics: SelectiveStatistics, order: int) -> SelectiveReduction:
 
     Raises
     ------
-    OrderError
-        If `order` is outside its range.
-    InputError
-        If the statistics have seen nothing.
-    NumericalError
-        If products of covariances overflow.
+    InputError, OrderError, NumericalError
+        If the statistics have seen nothing, `order` is outside its range, or products of covariances overflow.
 
     Examples
     --------

@@ -49,10 +49,8 @@ def rotate(
 
     Raises
     ------
-    OrderError
-        If `order` is outside its range.
-    InputError
-        If shapes do not fit, or the spread exceeds `max_spread`.
+    InputError, OrderError
+        If shapes do not fit, `order` is outside its range, or the spread exceeds `max_spread`.
     StabilityError
         If a rate is positive, and as `SelectiveStatistics.gramians` does.
     NumericalError

@@ -31,7 +31,8 @@ class SelectiveStatistics:
     The layer computes ``h_t = a_t h_{t-1} + b_t`` and ``y_t = c_t . h_t`` in each of its channels, all sequences from
     rest. Channels that share their states' coordinates form a group: all channels of a Mamba layer, the heads of
     Mamba-2 that share B and C. Sums run over the channels of a group; one group per channel keeps them apart. An update
-    adds everything or, where it raises an error, nothing.
+    adds everything or, where it raises an error, nothing. Data in single precision are multiplied in single precision
+    and summed in double. The reductions are `rotate`, `select` and `project`.
 
     Parameters
     ----------
@@ -60,16 +61,6 @@ class SelectiveStatistics:
     ------
     InputError
         If a size is not a positive integer, a flag not a truth value, or `exact` goes with steps left out.
-
-    See Also
-    --------
-    averaged_gramians : From the steps of one channel at once.
-    rotate, select, project : What to do with them.
-
-    Notes
-    -----
-    Data in single precision are multiplied in single precision, over the channels of one step, and summed in double.
-    Sums of parts, such as those of the ranks of a distributed run, `merge` into the sum of the whole.
 
     Examples
     --------
@@ -175,7 +166,7 @@ class SelectiveStatistics:
         self._add_sequences(data, None)
 
     def merge(self, other: SelectiveStatistics) -> None:
-        """Add what another of the same sizes and sums has seen, as if this one had seen it."""
+        """Add what another of the same sizes and sums has seen, such as another rank of a distributed run."""
         check_type(other, "other", SelectiveStatistics)
         if (self.n, self.groups, self.every, set(self._sums)) != (other.n, other.groups, other.every, set(other._sums)):
             raise InputError(f"Statistics must have the same sizes and sums to be merged; got {self!r} and {other!r}.")

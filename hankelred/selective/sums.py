@@ -113,7 +113,8 @@ def _covariance_sums(data: Steps, every: int) -> tuple[Array, Array, Array]:
         for steps in pieces(length):
             h = np.empty((steps.stop - steps.start + 1, n), dtype)
             h[0] = carry
-            kernels.states_of_channel(a[row, steps].astype(dtype), b[row, steps].astype(dtype), h)
+            decay, v = a[row, steps, :, None].astype(dtype), np.ones((len(h) - 1, 1))
+            kernels.states_of_channels(decay, v, b[row, steps].astype(dtype), h[:, :, None])
             first = -(steps.start + 1) % every
             carry, h, ct = h[-1], h[1 + first :: every], c[row, steps][first::every].astype(dtype)
             seen = ct * h

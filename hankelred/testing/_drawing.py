@@ -51,6 +51,7 @@ class Draw:
         return found
 
     def time(self) -> Any:
+        """Return a sampling time."""
         return self.choice(self._times)
 
     def kind(self) -> bool:

@@ -61,22 +61,20 @@ def assert_hsv_close(
     system = one_system(sys, "sys")
     (true, floor), rtol = _values_and_floor(system), check_number(rtol, "rtol", least=0.0)
     claimed = _claimed(hsv, sys, system)
-    size = max(len(true), len(claimed))
-    found, expected = padded(claimed, size), padded(true, size)
+    found, expected = (padded(x, max(len(true), len(claimed))) for x in (claimed, true))
     allowed = rtol * expected + (floor if atol is None else check_number(atol, "atol", least=0.0))
-    difference = np.abs(found - expected)
-    wrong = ~(difference <= allowed)
+    table, wrong = _table({"claimed": found, "true": expected}, allowed)
     if not wrong.any():
         return
-    worst = int(np.argmax(np.where(wrong, difference, -1.0)))
+    difference = np.where(wrong, np.abs(found - expected), -1.0)
+    worst = int(np.argmax(difference))
     share = f", by {100 * difference[worst] / expected[0]:.3g} % of the largest" if expected[0] > 0 else ""
-    lines = [
-        f"{wrong.sum()} of {size} Hankel singular values differ from those claimed, hsv {worst + 1} the most{share}.",
-        *_table({"claimed": found, "true": expected}, difference, allowed, wrong),
-    ]
     if len(claimed) != len(true):
-        lines.append(f"{len(claimed)} values were claimed, the system has {len(true)}; missing ones count as 0.")
-    raise AssertionError("\n".join([*lines, f"system: {system_code(system)}"]))
+        table += f"\n{len(claimed)} values were claimed, the system has {len(true)}; missing ones count as 0."
+    raise AssertionError(
+        f"{wrong.sum()} of {len(wrong)} Hankel singular values differ from those claimed, hsv {worst + 1} the most"
+        f"{share}.\n{table}\nsystem: {system_code(system)}"
+    )
 
 
 def assert_error_bound(full: Any, reduced: Any, *, bound: float | None = None, rtol: float = 1e-6) -> None:
@@ -135,16 +133,14 @@ def assert_error_bound(full: Any, reduced: Any, *, bound: float | None = None, r
 def assert_weyl(G: Any, H: Any, hsv: Callable[[Any], ArrayLike] | None = None) -> None:
     """Assert Weyl's inequality: the Hankel singular values of two systems differ by no more than the systems do.
 
-    ``|hsv_i(G) - hsv_i(H)| <= ||G - H||_H`` is a theorem, so a failure means that the values are wrong, and no true
-    values have to be known.
+    That is a theorem, ``|hsv_i(G) - hsv_i(H)| <= ||G - H||_H``: no true values have to be known.
 
     Parameters
     ----------
     G, H : StateSpace, DiagonalSystem or anything `as_system` accepts
         Stable systems with the same inputs, outputs and dt; their orders may differ.
     hsv : callable, optional
-        The program to be tested, from a system to its decreasing Hankel singular values; it gets G and H as they
-        were passed. By default that of this library.
+        The program to be tested, which gets G and H as they were passed; by default that of this library.
 
     Raises
     ------
@@ -162,21 +158,15 @@ def assert_weyl(G: Any, H: Any, hsv: Callable[[Any], ArrayLike] | None = None) -
     drift = drift_bound(first, second)
     before, after = drift.hsv, drift.hsv_after
     if hsv is not None:
-        before, after = _claimed(hsv, G, first), _claimed(hsv, H, second)
-        size = max(len(before), len(after))
-        before, after = padded(before, size), padded(after, size)
-    difference = np.abs(after - before)
-    allowed = np.full(len(difference), drift.hankel_norm + drift.floor)
-    wrong = ~(difference <= allowed)
+        claimed = _claimed(hsv, G, first), _claimed(hsv, H, second)
+        before, after = (padded(x, max(map(len, claimed))) for x in claimed)
+    table, wrong = _table({"of G": before, "of H": after}, np.full(len(before), drift.hankel_norm + drift.floor))
     if wrong.any():
-        lines = [
-            f"Weyl's inequality fails for {wrong.sum()} of {len(difference)} Hankel singular values: they differ by "
-            f"more than the Hankel norm of the difference of the systems, {drift.hankel_norm:.6g}.",
-            *_table({"of G": before, "of H": after}, difference, allowed, wrong),
-            f"G: {system_code(first)}",
-            f"H: {system_code(second)}",
-        ]
-        raise AssertionError("\n".join(lines))
+        raise AssertionError(
+            f"Weyl's inequality fails for {wrong.sum()} of {len(wrong)} Hankel singular values: they differ by more "
+            f"than the Hankel norm of the difference of the systems, {drift.hankel_norm:.6g}.\n{table}\n"
+            f"G: {system_code(first)}\nH: {system_code(second)}"
+        )
 
 
 def assert_factors(sys: Any, S: ArrayLike, R: ArrayLike, *, rtol: float = 1e-10) -> None:
@@ -281,7 +271,7 @@ def _claimed(hsv: ArrayLike | Callable[[Any], ArrayLike], sys: Any, system: Line
     """Return claimed values as floats, or say why they cannot be Hankel singular values."""
     values = check_array(hsv(sys) if callable(hsv) else hsv, "hsv", 1, finite=False)
     real = double(values.real)
-    rises = np.diff(real, prepend=np.inf) > 4 * EPS * np.abs(np.roll(real, 1))
+    rises = np.append(False, real[1:] > (1 + 4 * EPS) * real[:-1])
     problems = {
         "is not a number": np.isnan(values),
         "is not real": values.imag != 0,
@@ -297,8 +287,10 @@ def _claimed(hsv: ArrayLike | Callable[[Any], ArrayLike], sys: Any, system: Line
     return real
 
 
-def _table(columns: dict[str, Array], difference: Array, allowed: Array, wrong: Array) -> list[str]:
-    """Return the rows of a table of values, those that are wrong marked; of a long one the wrong rows only."""
+def _table(columns: dict[str, Array], allowed: Array) -> tuple[str, Array]:
+    """Return a table of two columns of values, and which rows are wrong; of a long table it has only these."""
+    difference = np.abs(np.subtract(*columns.values()))
+    wrong = ~(difference <= allowed)
     rows = np.arange(len(wrong)) if len(wrong) <= SHOWN_ROWS else np.flatnonzero(wrong)[:SHOWN_ROWS]
     lines = ["    i" + "".join(f"{head:>16}" for head in columns) + f"{'difference':>14}{'allowed':>14}"]
     for i in rows:
@@ -307,7 +299,7 @@ def _table(columns: dict[str, Array], difference: Array, allowed: Array, wrong: 
         lines.append(f"{i + 1:5d}{cells}{difference[i]:14.3g}{allowed[i]:14.1e}{mark}")
     if hidden := len(wrong) - len(rows):
         lines.append(f"      ({hidden} more rows)")
-    return lines
+    return "\n".join(lines), wrong
 
 
 def _listed(values: Array) -> str:

@@ -179,10 +179,8 @@ def repeated_hsv_systems(
 
     Parameters
     ----------
-    max_states : int, default 3
-        Largest number of distinct values.
-    copies : int, default 2
-        How often each occurs.
+    max_states, copies : int, default 3 and 2
+        Largest number of distinct values, and how often each occurs.
     dt, complex_data : optional
         As for `stable_systems`.
 
@@ -206,16 +204,14 @@ def repeated_hsv_systems(
 
 
 def non_minimal_systems(
-    *, max_states: int = 4, max_hidden: int = 3, dt: Any = TIMES, complex_data: bool | None = None
+    *, max_hidden: int = 3, max_states: int = 4, dt: Any = TIMES, complex_data: bool | None = None
 ) -> SearchStrategy[tuple[StateSpace, StateSpace]]:
     """Draw systems with states that link no input to any output, together with the systems without them.
 
     Parameters
     ----------
-    max_states : int, default 4
-        Largest number of the other states.
-    max_hidden : int, default 3
-        Largest number of such states, from 1.
+    max_hidden, max_states : int, default 3 and 4
+        Largest numbers of such states and of the others, from 1.
     dt, complex_data : optional
         As for `stable_systems`.
 

@@ -36,10 +36,8 @@ def follow(copy: DiagonalSystem, system: DiagonalSystem, reduction: Reduction) -
 
     Raises
     ------
-    InputError
-        If the two systems differ in size, time or output, or the reduction is none of a diagonal system of this size.
-    NumericalError
-        If the reduced copy overflows.
+    InputError, NumericalError
+        If the systems differ in size, time or output, the reduction is none of this one, or the result overflows.
 
     Examples
     --------

@@ -31,6 +31,9 @@ ONE_POLE = 1e-12
 class Moments(NamedTuple):
     """First or second moments of the gradient of a diagonal system.
 
+    First moments are complex gradients. Second moments hold the average square of the real part as their real part
+    and that of the imaginary part as their imaginary part, as optimizers do for complex parameters.
+
     Attributes
     ----------
     rates : (n,) ndarray
@@ -39,11 +42,6 @@ class Moments(NamedTuple):
         With respect to the input matrix.
     C : (p, n) ndarray
         With respect to the output matrix.
-
-    Notes
-    -----
-    First moments are complex gradients. Second moments hold the average square of the real part as their real part
-    and that of the imaginary part as their imaginary part, as optimizers do for complex parameters.
     """
 
     rates: Array
@@ -77,10 +75,8 @@ def align_states(
 
     Raises
     ------
-    InputError
-        If the reduction is none of a diagonal system of this size, or the factors are not positive.
-    NumericalError
-        If the new coordinates overflow.
+    InputError, NumericalError
+        If the reduction is none of a diagonal system of this size, factors are not positive, or coordinates overflow.
 
     Examples
     --------
@@ -113,9 +109,14 @@ def align_states(
     scale = phase * size
     full_scale = np.concatenate([scale[:pairs], scale[:pairs].conj(), scale[pairs:]])
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        aligned = _rescaled(new, scale, flipped)
+        scale = (scale if new.dtype.kind == "c" else scale.real).astype(new.dtype)
+        B = np.where(flipped[:, None], new.B.conj(), new.B) * scale[:, None]
+        C = np.where(flipped, new.C.conj(), new.C) / scale
         T, Ti = (T / full_scale).astype(T.dtype), (Ti * full_scale[:, None]).astype(Ti.dtype)
-    check_result("The aligned reduction", aligned.B, aligned.C, T, Ti)
+    check_result("The aligned reduction", B, C, T, Ti)
+    poles = new.spectrum.map(lambda x: np.where(flipped, x.conj(), x))
+    names = {key: getattr(new, key) for key in NAMES}
+    aligned = DiagonalSystem.trusted(poles, B, C, new.D, new.dt, new.output, names)
     return replace(reduction, system=aligned, T=T, Ti=Ti)
 
 
@@ -152,11 +153,8 @@ def carry_first_moments(
 
     Raises
     ------
-    InputError
-        If the reduction is none of a diagonal system of this size, or `moments` do not fit the system or are not
-        finite.
-    NumericalError
-        If a moment overflows.
+    InputError, NumericalError
+        If the reduction is none of a diagonal system of this size, moments do not fit the system, or overflow.
 
     Examples
     --------
@@ -165,7 +163,7 @@ def carry_first_moments(
     >>> system = hr.DiagonalSystem([0.9, 0.5, 0.1], [[1.0], [2.0], [0.0]], [[1.0, 1.0, 1.0]], dt=True)
     >>> reduction = align_states(system, hr.balance(system).reduce(order=2))  # the last state is inert
     >>> moments = Moments(np.array([3.0, 2.0, 0.0]), np.ones((3, 1)), np.array([[5.0, 4.0, 0.0]]))
-    >>> print(carry_first_moments(system, reduction, moments).C.round(6))
+    >>> print(carry_first_moments(system, reduction, moments).C.real.round(6))
     [[5. 4.]]
     """
     check_reduction(system, reduction)
@@ -193,10 +191,8 @@ def carry_second_moments(system: DiagonalSystem, reduction: Reduction, moments: 
 
     Parameters
     ----------
-    system : DiagonalSystem
-        The system before the reduction.
-    reduction : Reduction
-        Its reduction, possibly aligned by `align_states`.
+    system, reduction : DiagonalSystem and Reduction
+        As for `carry_first_moments`.
     moments : Moments
         Second moments of `system`: squares of real parts as real parts, of imaginary parts as imaginary parts.
 
@@ -207,10 +203,8 @@ def carry_second_moments(system: DiagonalSystem, reduction: Reduction, moments: 
 
     Raises
     ------
-    InputError
+    InputError, NumericalError
         As for `carry_first_moments`, or if moments are negative.
-    NumericalError
-        If a moment overflows.
 
     Examples
     --------
@@ -219,7 +213,7 @@ def carry_second_moments(system: DiagonalSystem, reduction: Reduction, moments: 
     >>> system = hr.DiagonalSystem([0.9, 0.5, 0.1], [[1.0], [2.0], [0.0]], [[1.0, 1.0, 1.0]], dt=True)
     >>> reduction = align_states(system, hr.balance(system).reduce(order=2))  # the last state is inert
     >>> moments = Moments(np.array([3.0, 2.0, 0.0]), np.ones((3, 1)), np.array([[5.0, 4.0, 0.0]]))
-    >>> print(carry_second_moments(system, reduction, moments).C.round(6))
+    >>> print(carry_second_moments(system, reduction, moments).C.real.round(6))
     [[5. 4.]]
     """
     check_reduction(system, reduction)
@@ -286,16 +280,6 @@ def _state_maps(system: DiagonalSystem, reduction: Reduction) -> tuple[tuple[Arr
 def _pairs(system: DiagonalSystem, reduction: Reduction) -> int:
     """Return how many stored states of the reduced system stand for a conjugate pair; 0 if the output is complex."""
     return reduction.order - reduction.system.n if system.has_real_output else 0
-
-
-def _rescaled(system: DiagonalSystem, scale: Array, flipped: Array) -> DiagonalSystem:
-    """Return the system with flipped states conjugated, then B multiplied and C divided by the scales."""
-    scale = (scale if system.dtype.kind == "c" else scale.real).astype(system.dtype)
-    B = np.where(flipped[:, None], system.B.conj(), system.B) * scale[:, None]
-    C = np.where(flipped, system.C.conj(), system.C) / scale
-    poles = system.spectrum.map(lambda x: np.where(flipped, x.conj(), x))
-    names = {key: getattr(system, key) for key in NAMES}
-    return DiagonalSystem.trusted(poles, B, C, system.D, system.dt, system.output, names)
 
 
 def _stored_ratio(system: DiagonalSystem, input_factor: Callable[[DiagonalSystem], Array] | None) -> Array:
