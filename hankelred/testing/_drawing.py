@@ -149,7 +149,7 @@ def _stabilised(integers: Array, dt: Any) -> Array:
 
 
 def draw_diagonal(
-    draw: Draw, sizes: Sizes, most: Sizes, dt: Any, kind: bool, output: Any, rates: bool | None = None
+    draw: Draw, sizes: Sizes, most: Sizes, dt: Any, kind: bool, output: Any, by_rates: bool | None = None
 ) -> DiagonalSystem:
     """Return a stable diagonal system of the given sizes, of `most` that there could be."""
     n, room = sizes[0], most[0]
@@ -160,7 +160,7 @@ def draw_diagonal(
     eighths = draw.integers(room, -7, 8)[:n]
     if not is_discrete(dt):
         return DiagonalSystem(-decay + 1j * eighths if kind else -decay, B, C, D, dt=dt, output=output)
-    if draw.choice([False, True]) if rates is None else rates:
+    if draw.choice([False, True]) if by_rates is None else by_rates:
         z = -decay + 1j * np.pi * eighths / 8 if kind else -decay
         return DiagonalSystem.from_rates(z, B, C, D, dt=dt, output=output)
     lam: Array = ((draw.spread(n, room, 11) + 5) % 11 - 5) / 8  # with the imaginary parts up to the radius 0.81
