@@ -1,9 +1,8 @@
 """How far Hankel singular values can move from one system to another: Weyl bounds and certificates for an order.
 
 The values are singular values of the Hankel operators of the two systems, whose difference is the Hankel operator of
-the error system ``G - H``. Whatever perturbation theory says about singular values of two matrices therefore holds
-here, for any two stable systems of any two orders, in no particular coordinates. Statements and proofs are in
-``docs/theory/stability.md``.
+the error system ``G - H``: perturbation theory of singular values holds for any two stable systems of any two orders.
+Statements and proofs are in ``docs/theory/stability.md``.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
@@ -78,16 +77,10 @@ class DriftBound:
 
     @property
     def upper(self) -> Array:
-        """Upper ends of the intervals in which the second system's values lie, (N,).
-
-        ``hsv_after[i + j] <= hsv[i] + error_hsv[j]`` for all i and j, counted from 0: with j = 0 that is the bound
-        by the Hankel norm, and a difference that decays makes it tighter for the later values.
-        """
+        """Upper ends of the second system's values, (N,): ``hsv_after[i + j] <= hsv[i] + error_hsv[j]``."""
         upper = self.hsv + (self.bound - self.floor)
         for j, error in enumerate(self.error_hsv[: len(upper)]):
             upper[j:] = np.minimum(upper[j:], self.hsv[: len(upper) - j] + error)
-            if error == 0:
-                break
         return upper + self.floor
 
     @property
@@ -96,8 +89,6 @@ class DriftBound:
         lower = self.hsv - (self.bound - self.floor)
         for j, error in enumerate(self.error_hsv[: len(lower)]):
             lower[: len(lower) - j] = np.maximum(lower[: len(lower) - j], self.hsv[j:] - error)
-            if error == 0:
-                break
         return np.maximum(lower - self.floor, 0.0)
 
     @property
@@ -107,23 +98,10 @@ class DriftBound:
         return np.flatnonzero(gaps > 2 * (self.hankel_norm + self.floor)) + 1
 
     def tail_bound(self, order: int) -> float:
-        """Bound the sum of the second system's values after the first `order` of them.
+        """Bound the sum of the second system's values after the first `order`, from 0 to N, of them.
 
-        Parameters
-        ----------
-        order : int
-            Values kept, from 0 to N.
-
-        Returns
-        -------
-        float
-            The least of the sum of the upper ends and of the first system's tail plus as many values of the
-            difference (Lidskii and Mirsky), in units of y per unit of u.
-
-        Raises
-        ------
-        OrderError
-            If `order` is out of its range.
+        It is the lesser of the sum of the upper ends and of the first system's tail plus as many values of the
+        difference (Lidskii and Mirsky), in units of y per unit of u.
         """
         order = self._checked(order, 0)
         count = len(self.hsv) - order
@@ -136,26 +114,20 @@ class DriftBound:
         Parameters
         ----------
         order : int
-            Values kept, from 1 to N.
+            Values kept, from 1 to N; an `OrderError` otherwise.
 
         Returns
         -------
         OrderCertificate
             With the margin, and a bound on how far the kept subspaces turn.
-
-        Raises
-        ------
-        OrderError
-            If `order` is out of its range.
         """
         order = self._checked(order, 1)
         drift = self.hankel_norm + self.floor
         kept, kept_after = self.hsv[order - 1], self.hsv_after[order - 1]
         dropped, dropped_after = (np.append(x, 0.0)[order] for x in (self.hsv, self.hsv_after))
-        gap = float(kept - dropped)
         separation = max(kept_after - dropped, kept - dropped_after) - self.floor  # at least gap - drift
         sine = float(min(1.0, drift / separation)) if separation > 0 else 1.0
-        return OrderCertificate(order, gap, drift, sine, self.certified_orders)
+        return OrderCertificate(order, float(kept - dropped), drift, sine, self.certified_orders)
 
     def __float__(self) -> float:
         """Return `bound`."""
@@ -167,9 +139,9 @@ class DriftBound:
 
     def __str__(self) -> str:
         """Return bound, drift and where the bound comes from, for people."""
-        fixed = "not formed" if self.fixed_coordinates is None else f"{self.fixed_coordinates:.4g}"
-        if len(self.hsv) and self.fixed_coordinates is None and len(self.hsv) <= FULL_MATRICES_UP_TO:
-            fixed = "none, the orders differ"
+        fixed = f"not formed, the orders differ or exceed {FULL_MATRICES_UP_TO}"
+        if self.fixed_coordinates is not None:
+            fixed = f"{self.fixed_coordinates:.4g}"
         return (
             f"Hankel singular values move by at most {self.bound:.4g}; they moved by at most "
             f"{self.drift.max(initial=0.0):.4g} (ratio {self.ratio:.3f})\n"
@@ -230,11 +202,10 @@ class OrderCertificate:
         """Return the verdict and its reason, for people."""
         numbers = f"the gap {self.gap:.4g} after hsv {self.order}"
         if self.certified:
-            degrees = np.degrees(np.arcsin(self.sine))
             return (
                 f"Order {self.order} is certified: {numbers} exceeds twice the drift {self.drift:.4g}.\n"
-                f"No value crosses the cut; the kept subspaces turn by at most {degrees:.1f} degrees "
-                f"(sine {self.sine:.3g})."
+                f"No value crosses the cut; the kept subspaces turn by at most "
+                f"{np.degrees(np.arcsin(self.sine)):.1f} degrees (sine {self.sine:.3g})."
             )
         others = ", ".join(map(str, self.certified_orders[:10])) or "none"
         return (
@@ -273,26 +244,11 @@ class AccumulatedDrift:
         return np.abs(padded(last, size) - padded(first, size))
 
     def settled(self, order: int) -> int | None:
-        """Find the system from which on the kept set provably never changes.
+        """Find the first system, counted from 0, from which on every step is certified for an order.
 
-        Parameters
-        ----------
-        order : int
-            Values kept.
-
-        Returns
-        -------
-        int or None
-            Position in the sequence, from 0, of the first system such that every later step is certified for this
-            order; None if the last step is not.
-
-        Raises
-        ------
-        OrderError
-            If `order` is larger than the order of some system of the sequence.
+        None if the last step is not; an `OrderError` if `order` is larger than the order of some system.
         """
-        certified = [step.certify(order).certified for step in self.steps]
-        uncertain = [k for k, sure in enumerate(certified) if not sure]
+        uncertain = [k for k, step in enumerate(self.steps) if not step.certify(order)]
         start = uncertain[-1] + 1 if uncertain else 0
         return start if start < len(self.steps) else None
 
@@ -320,12 +276,10 @@ def drift_bound(G: Any, H: Any) -> DriftBound:
 
     Raises
     ------
-    StabilityError
-        If a pole lies on or beyond the stability boundary.
+    StabilityError, NumericalError
+        If a pole lies on or beyond the stability boundary; if a Gramian overflows.
     InputError
         If inputs, outputs or dt of the two differ, or one of them is a bank.
-    NumericalError
-        If a Gramian overflows.
 
     References
     ----------
@@ -346,11 +300,11 @@ def drift_bound(G: Any, H: Any) -> DriftBound:
     """
     first, second = one_system(G, "G"), one_system(H, "H")
     error = first - second
-    full = first.order == second.order <= FULL_MATRICES_UP_TO
+    fixed = None
     with one_blas_thread(error.order):
-        before, after = _analysed(first, full), _analysed(second, full)
-        difference = _analysed(error, False)
-    fixed = float(np.abs(sla.eigvalsh(after.root - before.root)).max(initial=0.0)) if full else None
+        before, after, difference = stable(first), stable(second), stable(error)
+        if first.order == second.order <= FULL_MATRICES_UP_TO:
+            fixed = float(np.abs(sla.eigvalsh(_hankel_root(after) - _hankel_root(before))).max(initial=0.0))
     hsv, hsv_after = (padded(part.hsv, max(first.order, second.order)) for part in (before, after))
     floor = SAFETY * (before.floor + after.floor + difference.floor)
     return DriftBound(hsv, hsv_after, difference.hsv, fixed, floor)
@@ -359,8 +313,7 @@ def drift_bound(G: Any, H: Any) -> DriftBound:
 def drift_along(systems: Iterable[Any]) -> AccumulatedDrift:
     """Bound the drift of Hankel singular values along a sequence of systems.
 
-    Drifts of successive steps add up. A step may be a training step, or a cut: the systems before and after it are
-    two systems of different order, and their distance in the Hankel norm is the drift it causes.
+    Drifts of successive steps add up. A step may be a training step, or a cut between systems of different order.
 
     Parameters
     ----------
@@ -375,11 +328,7 @@ def drift_along(systems: Iterable[Any]) -> AccumulatedDrift:
     Raises
     ------
     InputError
-        If there are fewer than two systems, or their inputs, outputs or dt differ.
-    StabilityError
-        If a pole lies on or beyond the stability boundary.
-    NumericalError
-        If a Gramian overflows.
+        If there are fewer than two systems; further errors as for `drift_bound`.
 
     Examples
     --------
@@ -420,12 +369,8 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
 
     Raises
     ------
-    StabilityError
-        If a pole lies on or beyond the stability boundary.
-    InputError
-        If inputs, outputs or dt of the two differ, or one of them is a bank.
-    NumericalError
-        If a Gramian overflows.
+    StabilityError, InputError, NumericalError
+        As for `drift_bound`.
 
     Examples
     --------
@@ -443,37 +388,24 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
     with one_blas_thread(error.order):
         joint = stable(error)
         S, R = _factors_of(joint)
-        floor = SAFETY * joint.floor
-        triples = []
+        left, right = [], []
         for rows in _parts(first, second, error):
             # ``[S1; S2]`` and ``[R1, -R2]`` map both operators to common orthonormal coordinates, as ``R_i S_i``.
             svd = HankelSVD(S[rows], R[:, rows])
             U, hsv, Vh = svd.triples(len(svd.values))
-            kept = int(np.sum(hsv > floor))
-            triples.append((U[:, :kept], Vh[:kept]))
-    (U1, V1h), (U2, V2h) = triples
-    overlaps = np.abs(U1.conj().T @ U2) * np.abs(V1h @ V2h.conj().T)
+            kept = int(np.sum(hsv > SAFETY * joint.floor))
+            left.append(U[:, :kept])
+            right.append(Vh[:kept])
+    overlaps = np.abs(left[0].conj().T @ left[1]) * np.abs(right[0] @ right[1].conj().T)
     rows, columns = scipy.optimize.linear_sum_assignment(overlaps, maximize=True)
     match, overlap = np.full(len(overlaps), -1), np.zeros(len(overlaps))
     match[rows], overlap[rows] = columns, overlaps[rows, columns]
     return match, overlap
 
 
-class _Analysis(NamedTuple):
-    """What a bound needs of one system: `root` is ``(P^1/2 Q P^1/2)^1/2``, or empty."""
-
-    hsv: Array
-    floor: float
-    root: Array
-
-
-def _analysed(system: LinearSystem, full: bool) -> _Analysis:
-    found = stable(system)
-    return _Analysis(found.hsv, found.floor, _hankel_root(*_factors_of(found)) if full else np.zeros((0, 0)))
-
-
-def _hankel_root(S: Array, R: Array) -> Array:
+def _hankel_root(found: Factored) -> Array:
     """Return ``(P^1/2 Q P^1/2)^1/2``, the polar factor of ``R P^1/2``: no square root of a small number is taken."""
+    S, R = _factors_of(found)
     if S.size == 0 or R.size == 0:
         return np.zeros((len(S), len(S)))
     U, s, _ = sla.svd(S, full_matrices=False)

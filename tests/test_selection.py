@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 import hankelred as hr
 from hankelred import selective
-from hankelred.selective import _kernels as kernels
-from hankelred.selective.selection import RCOND
+from hankelred.selective.selection import RCOND, dropped_greedily, exchange
 from tests.reference_selective import HeadsLayer, MambaLayer
 from tests.strategies import seeds
 
@@ -72,22 +71,20 @@ def test_states_that_cancel_go_together():
 
 def test_states_are_dropped_one_by_one_at_the_least_cost():
     X = np.random.default_rng(0).standard_normal((6, 12))
-    M, dropped, expected = X.T @ X, np.zeros(12, dtype=bool), [5]
-    kernels.drop_states(M, dropped, 5, 6)
+    M, expected = X.T @ X, [5]
     while len(expected) < 6:
         left = [i for i in range(12) if i not in expected]
         expected.append(min(left, key=lambda i: M[np.ix_([*expected, i], [*expected, i])].sum()))
-    assert set(np.flatnonzero(dropped)) == set(expected)
+    assert set(np.flatnonzero(dropped_greedily(M, 5, 6))) == set(expected)
 
 
 def test_exchanges_improve_what_dropping_one_by_one_leaves():
     improved = 0
     for seed in range(20):
-        M, dropped = form(seed, 12), np.zeros(12, dtype=bool)
-        first = int(np.argmin(np.diag(M)))
-        kernels.drop_states(M, dropped, first, 6)
+        M = form(seed, 12)
+        dropped = dropped_greedily(M, int(np.argmin(np.diag(M))), 6)
         greedy = dropped_error(M, np.flatnonzero(~dropped))
-        kernels.swap_states(M, dropped, 1e-12 * np.abs(M).sum())
+        exchange(M, dropped, 1e-12 * np.abs(M).sum())
         assert dropped.sum() == 6
         after = dropped_error(M, np.flatnonzero(~dropped))
         assert after <= greedy

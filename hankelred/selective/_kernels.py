@@ -1,19 +1,8 @@
 """Recurrences of selective models and sums over them: numba loops over plain arrays, no checks.
 
 A piece is some consecutive steps of one sequence. For Mamba and its relatives it holds many channels, innermost, where
-the compiler makes vectors of them.
-
-=============  ==============================  ==================================================================
-``data``       `Steps` of (steps, n)           decays a, increments b and output rows c of one channel
-``c``          (steps, n)                      output rows
-``sums``       `GramianSums` of (n, n)         X, W, P, Q
-``X``, ``W``   (n, n)                          lower triangles carried from piece to piece
-``P``, ``Q``   (n, n)                          lower triangles of sums, added to
-``decay``      (steps, n or 1, width or 1)     decays of many channels; an axis of 1 is shared
-``v``          (steps, width)                  inputs, times the step of the model
-``h``          (steps + 1, n, width)           states; ``h[0]`` is given, the others are written
-``G``          (steps, n, n)                   one matrix per step
-=============  ==============================  ==================================================================
+the compiler makes vectors of them: ``decay`` (steps, n or 1, width or 1), ``v`` (steps, width), ``B`` and ``c``
+(steps, n), and states ``h`` (steps + 1, n, width), of which ``h[0]`` is given and the others are written.
 """
 
 from __future__ import annotations
@@ -29,6 +18,7 @@ from ..linalg.compiled import kernel
 def add_gramians(data: Any, sums: Any) -> None:
     """Add the controllability and observability Gramians of all steps of a piece.
 
+    `data` are `Steps` of (steps, n); `sums` are `GramianSums`, lower triangles: X and W go on from piece to piece.
     ``X_t = (a_t a_t^H) ∘ X_{t-1} + b_t b_t^H`` is the first at step t; the second need no pass from the end:
     ``W_t = 1 + (conj(a_t) a_t^T) ∘ W_{t-1}`` counts the steps that see the output of step t.
     """
@@ -46,15 +36,6 @@ def add_gramians(data: Any, sums: Any) -> None:
                 w = 1.0 + np.conj(ai) * at[j] * W[i, j]
                 W[i, j] = w
                 Q[i, j] += ci * ct[j] * w
-
-
-@kernel
-def states_of_channel(a: Any, b: Any, h: Any) -> None:
-    """Write the states of one channel; ``h``, (steps + 1, n), holds the state before the piece in ``h[0]``."""
-    steps, n = a.shape
-    for t in range(steps):
-        for i in range(n):
-            h[t + 1, i] = a[t, i] * h[t, i] + b[t, i]
 
 
 @kernel
@@ -76,81 +57,11 @@ def states_of_channels(decay: Any, v: Any, B: Any, h: Any) -> None:
 
 @kernel
 def add_forms(G: Any, c: Any, plain: Any, weighted: Any) -> None:
-    """Add ``sum_t G_t`` and ``sum_t (c_t c_t^T) ∘ G_t``."""
+    """Add ``sum_t G_t`` and ``sum_t (c_t c_t^T) ∘ G_t`` of matrices G, (steps, n, n)."""
     steps, n = c.shape
     for t in range(steps):
         for i in range(n):
-            ci = c[t, i]
             for j in range(n):
                 plain[i, j] += G[t, i, j]
             for j in range(n):
-                weighted[i, j] += ci * c[t, j] * G[t, i, j]
-
-
-@kernel
-def drop_states(M: Any, dropped: Any, first: int, count: int) -> None:
-    """Mark `count` states to drop, `first` and then one by one the state that adds least to ``1_D^T M 1_D``."""
-    n = len(M)
-    toward = np.zeros(n)  # M 1_D
-    for step in range(count):
-        best, least = first, np.inf
-        for i in range(n if step > 0 else 0):
-            cost = M[i, i] + 2.0 * toward[i]
-            if not dropped[i] and cost < least:
-                best, least = i, cost
-        dropped[best] = True
-        for i in range(n):
-            toward[i] += M[i, best]
-
-
-@kernel
-def swap_states(M: Any, dropped: Any, tolerance: float) -> None:
-    """Exchange a kept for a dropped state, the best pair each time, until none helps by more than the tolerance."""
-    n = len(M)
-    toward = np.zeros(n)
-    while True:
-        toward[:] = 0.0  # formed anew, so that rounding does not pile up
-        for j in range(n):
-            if dropped[j]:
-                for i in range(n):
-                    toward[i] += M[i, j]
-        best, back, away = -tolerance, -1, -1
-        for d in range(n):
-            if not dropped[d]:
-                continue
-            gain = M[d, d] - 2.0 * toward[d]
-            for k in range(n):
-                if dropped[k]:
-                    continue
-                change = gain + M[k, k] + 2.0 * (toward[k] - M[k, d])
-                if change < best:
-                    best, back, away = change, d, k
-        if back < 0:
-            return
-        dropped[back], dropped[away] = False, True
-
-
-@kernel
-def best_set(M: Any, count: int) -> tuple[int, float]:
-    """Return the set of `count` states with the least ``1_D^T M 1_D``, as the bits of a number, by trying all."""
-    n = len(M)
-    best, least = 0, np.inf
-    members = np.empty(count, np.int64)
-    for bits in range(1 << n):
-        size = 0
-        for i in range(n):
-            if (bits >> i) & 1:
-                if size == count:
-                    size += 1
-                    break
-                members[size] = i
-                size += 1
-        if size != count:
-            continue
-        value = 0.0
-        for p in range(count):
-            for q in range(count):
-                value += M[members[p], members[q]]
-        if value < least:
-            best, least = bits, value
-    return best, least
+                weighted[i, j] += c[t, i] * c[t, j] * G[t, i, j]

@@ -49,7 +49,8 @@ def averaged_gramians(
 ) -> tuple[Array, Array]:
     """Compute averaged Gramians of one channel of a selective model from its steps.
 
-    The model is ``h_t = a_t h_{t-1} + b_t``, ``y_t = sum_i c_ti h_ti``, every sequence from rest.
+    The model is ``h_t = a_t h_{t-1} + b_t``, ``y_t = sum_i c_ti h_ti``, every sequence from rest. `SelectiveStatistics`
+    does the same for data that come in batches, and for layers of many channels.
 
     Parameters
     ----------
@@ -62,7 +63,8 @@ def averaged_gramians(
     method : {"exact", "second_moment", "mean"}
         ``"exact"`` averages ``P_t = A_t P_{t-1} A_t^H + b_t b_t^H`` and ``Q_t = A_{t+1}^H Q_{t+1} A_{t+1} + c_t^H c_t``
         over steps and sequences. ``"second_moment"`` assumes steps independent in time and solves for the stationary
-        covariance of the states, mean terms included. ``"mean"`` takes the Gramians of the mean step.
+        covariance of the states, mean terms included. ``"mean"`` takes the Gramians of the mean step. For constant
+        steps and long sequences all three become the Gramians of a fixed system.
 
     Returns
     -------
@@ -71,23 +73,11 @@ def averaged_gramians(
 
     Raises
     ------
-    InputError
-        If shapes disagree, an entry is not a finite number or the method is unknown.
-    NumericalError
-        If a Gramian overflows.
+    InputError, NumericalError
+        If shapes disagree, an entry is not a finite number or the method is unknown; if a Gramian overflows.
     StabilityError
         If the moments have no stationary Gramians: ``E|a|^2`` (``|E a|`` for ``"mean"``) reaches 1. The exact
         averages exist always.
-
-    See Also
-    --------
-    SelectiveStatistics : The same for data that come in batches, and for layers of many channels.
-
-    Notes
-    -----
-    With steps that do not change and long sequences all three become the Gramians of a fixed system. The sum of the
-    Q_t is formed forward in time (see `the theory page <../../theory/selective.html>`_), in memory that does not
-    depend on the length.
 
     Examples
     --------
@@ -103,15 +93,13 @@ def averaged_gramians(
     """
     check_choice(method, "method", METHODS)
     steps = check_steps(a, b, c)
-    lead, n = steps[0].shape[:-3], steps[0].shape[-1]
-    rows = [x.reshape(-1, *x.shape[-3:]) for x in steps]
-    complex_data = any(x.dtype.kind == "c" for x in steps)
-    P, Q = (np.empty((len(rows[0]), n, n), np.complex128 if complex_data else np.float64) for _ in range(2))
+    (*lead, _, _, n), dtype = steps.a.shape, np.result_type(np.float64, *steps)
+    channels = zip(*(x.reshape(-1, *x.shape[-3:]) for x in steps), strict=True)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for k, channel in enumerate(zip(*rows, strict=True)):
-            P[k], Q[k] = _of_channel(Steps(*channel), method)
+        found = [_of_channel(Steps(*channel), method) for channel in channels]
+    P, Q = (np.array(X, dtype).reshape(*lead, n, n) for X in zip(*found, strict=True))
     check_result("Averaged Gramians", P, Q, hint="Scale b and c.")
-    return P.reshape(*lead, n, n), Q.reshape(*lead, n, n)
+    return P, Q
 
 
 def _of_channel(steps: Steps, method: str) -> tuple[Array, Array]:

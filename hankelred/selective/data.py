@@ -51,6 +51,13 @@ def check_steps(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> Steps:
     return steps
 
 
+def check_rates(A: Array) -> Array:
+    """Return rates of a Mamba layer, none of them positive."""
+    if not np.all(A <= 0):
+        raise StabilityError(f"A must hold rates that are not positive; got {A.max():.3g}. Mamba's are -exp(A_log).")
+    return A
+
+
 def mamba_sequences(
     delta: ArrayLike, A: ArrayLike, B: ArrayLike, C: ArrayLike, u: ArrayLike, gate: ArrayLike | None
 ) -> tuple[Sequences, Array]:
@@ -68,8 +75,7 @@ def mamba_sequences(
         )
     if B.shape != (*delta.shape[:2], n) or C.shape != B.shape:
         raise InputError(f"B and C must be (batch, length, n) = {(*delta.shape[:2], n)}; got {B.shape} and {C.shape}.")
-    if not np.all(A <= 0):
-        raise StabilityError(f"A must hold rates that are not positive; got {A.max():.3g}. Mamba's are -exp(A_log).")
+    check_rates(A)
     dtype = np.result_type(delta, A, B, C, u)
     step, rates = delta.astype(dtype, copy=False), np.ascontiguousarray(A.T, dtype)
 

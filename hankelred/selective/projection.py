@@ -8,7 +8,7 @@ from ..checks import check_result, check_type
 from ..errors import OrderError
 from ..linalg.hankel_svd import HankelSVD, padded
 from ..order import rounding_floor
-from .factors import covariance_factors
+from .covariances import covariance_factors
 from .result import SelectiveReduction, check_kept_states, predicted_error
 from .statistics import SCALE, SelectiveStatistics
 
@@ -18,7 +18,9 @@ def project(statistics: SelectiveStatistics, order: int) -> SelectiveReduction:
 
     Any basis commutes with such dynamics, so that the output error at every step is ``c_t^T (I - T Ti) h_t``. The
     square-root method on ``P = E[h h^H]`` and ``Q = E[conj(c) c^T]`` has the mean squared error
-    ``sum of hsv_i², i > order``, per channel, if c and h are independent, and no projection has less then.
+    ``sum of hsv_i², i > order``, per channel, if c and h are independent, and no projection has less then. Where a
+    nonlinearity stands between the weights and B and C, as in Mamba-2, the bases cannot be folded into weights: the
+    layer needs a small matrix after it, or a selection.
 
     Parameters
     ----------
@@ -34,26 +36,16 @@ def project(statistics: SelectiveStatistics, order: int) -> SelectiveReduction:
 
     Raises
     ------
-    OrderError
-        If `order` is outside its range.
-    InputError
-        If the statistics have seen nothing.
-    NumericalError
-        If products of covariances overflow.
-
-    Notes
-    -----
-    Where a nonlinearity stands between the weights and B and C, as in Mamba-2, the bases cannot be folded into
-    weights: the layer needs a small matrix after it, or a selection.
+    InputError, OrderError, NumericalError
+        If the statistics have seen nothing, `order` is outside its range, or products of covariances overflow.
 
     Examples
     --------
     >>> import numpy as np
     >>> from hankelred.selective import project, SelectiveStatistics
     >>> rng = np.random.default_rng(0)
-    >>> decay = rng.uniform(0.8, 1, (2, 300, 4))  # of 4 heads
     >>> B, C = rng.standard_normal((2, 2, 300, 1, 8)) * 0.5 ** np.arange(8)
-    >>> data = decay, B, C, rng.standard_normal((2, 300, 4, 16))
+    >>> data = rng.uniform(0.8, 1, (2, 300, 4)), B, C, rng.standard_normal((2, 300, 4, 16))  # of 4 heads
     >>> statistics = SelectiveStatistics(8)
     >>> statistics.update_heads(*data)
     >>> reduction = project(statistics, 4)
@@ -62,13 +54,11 @@ def project(statistics: SelectiveStatistics, order: int) -> SelectiveReduction:
     """
     check_type(statistics, "statistics", SelectiveStatistics)
     order = check_kept_states(order, statistics.n)
-    P, Q = statistics.gramians()
-    T, Ti, hsv = [], [], []
-    for p, q in zip(P, Q, strict=True):
-        S, R = covariance_factors(p, q)
-        check_result(
-            "Products of covariances", np.abs(S).max(initial=0.0) * np.abs(R).max(initial=0.0) * len(S), hint=SCALE
-        )
+    found = []
+    for P, Q in zip(*statistics.gramians(), strict=True):
+        S, R = covariance_factors(P, Q)
+        largest = np.abs(S).max(initial=0.0) * np.abs(R).max(initial=0.0) * len(S)
+        check_result("Products of covariances", largest, hint=SCALE)
         product = HankelSVD(S, R)
         rank = int(np.sum(product.values > rounding_floor(product.values)))
         if order > rank:
@@ -76,10 +66,6 @@ def project(statistics: SelectiveStatistics, order: int) -> SelectiveReduction:
                 f"order must be at most {rank}, the rank of the covariances; got {order}. States past it link no "
                 f"input to any output."
             )
-        left, right = product.bases(slice(0, order), order)
-        T.append(left)
-        Ti.append(right)
-        hsv.append(padded(product.values, statistics.n))
-    bases = np.stack(T), np.stack(Ti)
-    error = predicted_error(statistics, *bases)
-    return SelectiveReduction("projection", order, *bases, None, None, np.stack(hsv), error)
+        found.append((*product.bases(slice(0, order), order), padded(product.values, statistics.n)))
+    T, Ti, hsv = map(np.stack, zip(*found, strict=True))
+    return SelectiveReduction("projection", order, T, Ti, None, None, hsv, predicted_error(statistics, T, Ti))

@@ -66,32 +66,20 @@ class SelectiveReduction:
         )
 
     def mamba_error(
-        self,
-        delta: ArrayLike,
-        A: ArrayLike,
-        B: ArrayLike,
-        C: ArrayLike,
-        u: ArrayLike,
-        gate: ArrayLike | None = None,
+        self, delta: ArrayLike, A: ArrayLike, B: ArrayLike, C: ArrayLike, u: ArrayLike, gate: ArrayLike | None = None
     ) -> float:
         """Measure the output error on sequences of a Mamba layer, by running both recurrences.
 
         Parameters
         ----------
         delta, A, B, C, u, gate
-            As for `SelectiveStatistics.update_mamba`.
+            As for `SelectiveStatistics.update_mamba`, which also says what is refused; and states that were projected,
+            which only heads with one decay admit.
 
         Returns
         -------
         float
             Root mean square of the change of the (gated) outputs, relative to that of the outputs.
-
-        Raises
-        ------
-        InputError
-            If shapes do not fit, or the states were projected, which heads with one decay admit only.
-        NumericalError
-            If the outputs overflow.
         """
         A = check_real_array(A, "A", 2, copy=False)
         if A.shape[1] != self.T.shape[1]:
@@ -118,19 +106,12 @@ class SelectiveReduction:
         Parameters
         ----------
         decay, B, C, x, gate
-            As for `SelectiveStatistics.update_heads`.
+            As for `SelectiveStatistics.update_heads`; decays that differ from state to state admit selections only.
 
         Returns
         -------
         float
             Root mean square of the change of the (gated) outputs, relative to that of the outputs.
-
-        Raises
-        ------
-        InputError
-            If shapes do not fit, or decays differ from state to state and the states were not selected.
-        NumericalError
-            If the outputs overflow.
         """
         decay = check_real_array(decay, "decay", None, copy=False)
         full = head_sequences(decay, B, C, x, gate)

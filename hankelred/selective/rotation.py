@@ -7,8 +7,9 @@ import scipy.linalg as sla
 from numpy.typing import ArrayLike
 
 from ..checks import Array, check_number, check_real_array, check_result, check_type, double
-from ..errors import InputError, StabilityError
-from .factors import psd_factor, state_scale
+from ..errors import InputError
+from .covariances import psd_factor, state_scale
+from .data import check_rates
 from .result import SelectiveReduction, check_kept_states, predicted_error
 from .statistics import Method, SelectiveStatistics
 
@@ -26,7 +27,7 @@ def rotate(
     With ``P, Q`` scaled by ``d_i = (P_ii / Q_ii)^¼`` to one diagonal, V holds the leading eigenvectors of
     ``P/tr + Q/tr + 2 (P^½ Q P^½)^½/tr``, each matrix over its own trace, and X the eigenvectors of
     ``V^T diag(mean A) V``. Then ``T = diag(d) V X``, ``Ti = (V X)^T diag(1/d)``, and channel k has the rates
-    ``sum_j (V X)_ji² A_kj``.
+    ``sum_j (V X)_ji² A_kj``: convex combinations of its rates, real and inside their range, whatever V is.
 
     Parameters
     ----------
@@ -48,10 +49,8 @@ def rotate(
 
     Raises
     ------
-    OrderError
-        If `order` is outside its range.
-    InputError
-        If shapes do not fit, or the spread exceeds `max_spread`.
+    InputError, OrderError
+        If shapes do not fit, `order` is outside its range, or the spread exceeds `max_spread`.
     StabilityError
         If a rate is positive, and as `SelectiveStatistics.gramians` does.
     NumericalError
@@ -59,10 +58,9 @@ def rotate(
 
     Notes
     -----
-    The rates are convex combinations of the rates of the same channel: real, and inside their range, whatever V is.
     What is neglected are the entries off the diagonals of ``(V X)^T diag(A_k) V X``; they vanish where channels have
-    the same rates up to a factor, for every order. The choice of V is a heuristic. Balanced truncation proper would
-    project obliquely, and its rates may be complex.
+    the same rates up to a factor. The choice of V is a heuristic. Balanced truncation proper would project obliquely,
+    and its rates may be complex.
 
     Examples
     --------
@@ -78,15 +76,13 @@ def rotate(
     ((8, 12), True)
     """
     check_type(statistics, "statistics", SelectiveStatistics)
-    A = double(check_real_array(A, "A", 2))
+    A = double(check_rates(check_real_array(A, "A", 2)))
     if statistics.groups > 1:
         raise InputError(
             f"One rotation serves all channels; got statistics of {statistics.groups} groups. Pass their pooled()."
         )
     if A.shape[1] != statistics.n or len(A) == 0:
         raise InputError(f"A must be (channels, {statistics.n}); got {A.shape}.")
-    if not np.all(A <= 0):
-        raise StabilityError(f"A must hold rates that are not positive; got {A.max():.3g}. Mamba's are -exp(A_log).")
     order = check_kept_states(order, statistics.n)
     if max_spread is not None:
         max_spread = check_number(max_spread, "max_spread", least=0.0)
@@ -108,18 +104,14 @@ def rotate(
     W = W @ sla.eigh(W.T * mean @ W)[1][:, ::-1]  # slow states first
     rates = A @ W**2
     T, Ti = (d[:, None] * W)[None], (W.T / d)[None]
-    hsv = statistics.hankel_singular_values(method)
-    error = predicted_error(statistics, T, Ti)
-    neglected = _neglected(A, W, rates)
-    return SelectiveReduction("rotation", order, T, Ti, None, rates, hsv, error, spread, neglected)
+    hsv, error = statistics.hankel_singular_values(method), predicted_error(statistics, T, Ti)
+    return SelectiveReduction("rotation", order, T, Ti, None, rates, hsv, error, spread, _neglected(A, W, rates))
 
 
 def _leading_directions(P: Array, Q: Array, order: int) -> Array:
     """Return orthonormal directions that carry most of P, of Q and of their geometric mean, dead states last."""
     dead = np.minimum(np.diagonal(P), np.diagonal(Q)) <= 0
-    P, Q = P.copy(), Q.copy()
-    for X in (P, Q):
-        X[dead] = X[:, dead] = 0.0
+    P, Q = (np.where(dead | dead[:, None], 0.0, X) for X in (P, Q))
     root = _root(P)
     G = np.zeros_like(P)
     for weight, X in ((1.0, P), (1.0, Q), (2.0, _root(root @ Q @ root))):
@@ -130,8 +122,8 @@ def _leading_directions(P: Array, Q: Array, order: int) -> Array:
 
 def _root(P: Array) -> Array:
     S = psd_factor((P + P.T) / 2)
-    sizes = np.linalg.norm(S, axis=0)
-    return (S / np.sqrt(sizes)) @ (S / np.sqrt(sizes)).T
+    S = S / np.sqrt(np.linalg.norm(S, axis=0))
+    return S @ S.T
 
 
 def _neglected(A: Array, W: Array, rates: Array) -> float:

@@ -21,14 +21,11 @@ from ..checks import (
     double,
 )
 from ..errors import InputError, OrderError
-from ..linalg.compiled import Kernels
-from .factors import psd_factor
+from .covariances import psd_factor
 from .result import SelectiveReduction, check_kept_states, predicted_error, root_share
 from .statistics import SelectiveStatistics
 
-kernels = Kernels("hankelred.selective._kernels")
-
-# States up to which all subsets are tried: 65,536 of them, a second at most.
+# States up to which all subsets are tried: 65,536 of them.
 EXHAUSTIVE = 16
 
 # Least-squares folds resolve directions of the kept states down to this share of the largest, states scaled to equal
@@ -68,6 +65,7 @@ def select_states(M: ArrayLike, order: int) -> Array:
     Minimises ``1_D^T M 1_D`` over the sets D of n - order states to drop. Up to 16 states all sets are tried. Beyond,
     states are dropped one after the other, each the one that adds least; then a dropped is exchanged for a kept state,
     the best pair each time, until none helps. That is done from n starts, each of which drops another state first.
+    `selection_report` measures on small forms by how much that misses the best selection.
 
     Parameters
     ----------
@@ -79,26 +77,15 @@ def select_states(M: ArrayLike, order: int) -> Array:
     Returns
     -------
     (order,) int ndarray
-        Indices of the states to keep, increasing.
+        Indices of the states to keep, increasing. What one state contributes alone, ``M_ii``, is a poor guide: states
+        of a trained layer add coherently.
 
     Raises
     ------
-    InputError
-        If M is not finite, square and Hermitian.
-    OrderError
-        If `order` is outside its range.
+    InputError, OrderError
+        If M is not finite, square and Hermitian, or `order` outside its range.
     NumericalError
         If the sum of the entries of M overflows.
-
-    See Also
-    --------
-    selection_report : The same with its error and the best selection.
-
-    Notes
-    -----
-    The result of the search cannot be improved by exchanging two states, but need not be the best; `selection_report`
-    measures on small forms by how much it misses. What one state contributes alone, ``M_ii``, is a poor guide: states
-    of a trained layer add coherently.
 
     Examples
     --------
@@ -107,7 +94,12 @@ def select_states(M: ArrayLike, order: int) -> Array:
     >>> print(select_states(M, 1))
     [2]
     """
-    return _selected(*_checked_form(M, order))
+    form, order = _checked_form(M, order)
+    if len(form) > EXHAUSTIVE:
+        return _searched(form, order)
+    sets = np.arange(2 ** len(form))[:, None] >> np.arange(len(form)) & 1
+    sets = sets[sets.sum(axis=1) == len(form) - order]
+    return np.flatnonzero(sets[np.argmin(np.sum((sets @ form) * sets, axis=1))] == 0)
 
 
 def selection_report(M: ArrayLike, order: int) -> SelectionReport:
@@ -127,12 +119,8 @@ def selection_report(M: ArrayLike, order: int) -> SelectionReport:
 
     Raises
     ------
-    InputError
-        If M is not finite, square and Hermitian.
-    OrderError
-        If `order` is outside its range.
-    NumericalError
-        If the sum of the entries of M overflows.
+    InputError, OrderError, NumericalError
+        As for `select_states`.
 
     Examples
     --------
@@ -144,13 +132,12 @@ def selection_report(M: ArrayLike, order: int) -> SelectionReport:
     (5, True, True)
     """
     form, order = _checked_form(M, order)
-    total, kept = float(form.sum()), _selected(form, order)
-    error = _form_of_dropped(form, kept)
-    exhaustive, gap = len(form) <= EXHAUSTIVE, None
-    if exhaustive:
+    kept = select_states(form, order)
+    error, gap = _form_of_dropped(form, kept), None
+    if len(form) <= EXHAUSTIVE:
         missed = _form_of_dropped(form, _searched(form, order)) - error
         gap = missed / error if error > 0 else 0.0 if missed <= 0 else np.inf
-    return SelectionReport(kept, error, root_share(error, total), exhaustive, gap)
+    return SelectionReport(kept, error, root_share(error, float(form.sum())), gap is not None, gap)
 
 
 def select(
@@ -163,10 +150,11 @@ def select(
 ) -> SelectiveReduction:
     """Reduce a selective layer to some of its states.
 
-    Every layer can represent a selection. Where C is linear in what it is made from, the kept states can in part stand
-    in for the dropped ones: with ``P = E[h h^H]``, ``h ≈ V h_K`` for ``V = P_:K P_KK^-1``, which is folded into C as
-    ``C_r = V^T C``. A bare selection keeps the states of `select_states`; for a fold they are chosen so that
-    ``tr(Q (P - P_:K P_KK^-1 P_K:))``, ``Q = E[conj(c) c^T]``, is small: the better of a greedy choice and that one.
+    Every layer can represent a selection; `rotate` errs far less where a change of basis can be absorbed. Where C is
+    linear in what it is made from, the kept states can in part stand in for the dropped ones: with ``P = E[h h^H]``,
+    ``h ≈ V h_K`` for ``V = P_:K P_KK^-1``, which is folded into C as ``C_r = V^T C``. A bare selection keeps the
+    states of `select_states`; for a fold they are chosen so that ``tr(Q (P - P_:K P_KK^-1 P_K:))``,
+    ``Q = E[conj(c) c^T]``, is small: the better of a greedy choice and that one.
 
     Parameters
     ----------
@@ -179,8 +167,8 @@ def select(
     kept : (order,) or (groups, order) array_like of int, optional
         States to keep, chosen by other means.
     rcond : float, default 1e-3
-        Directions of the kept states below this share of the largest, states scaled to equal size, take no part in
-        the fold. The solver is a least-squares one with pivoting; no inverse of ``P_KK`` is formed.
+        From 0 to below 1. Directions of the kept states below this share of the largest, states scaled to equal
+        size, take no part in the fold, a least-squares solution with pivoting.
 
     Returns
     -------
@@ -189,29 +177,20 @@ def select(
 
     Raises
     ------
-    OrderError
-        If `order` is outside its range.
-    InputError
-        If the statistics have seen nothing, `kept` does not hold distinct states, or `rcond` is not from 0 to below 1.
+    InputError, OrderError
+        If the statistics have seen nothing, or `order`, `kept` or `rcond` are not what is said above.
     NumericalError
         If squares of covariances overflow.
-
-    See Also
-    --------
-    rotate : Far less error where the layer can absorb a change of basis.
 
     Examples
     --------
     >>> import numpy as np
     >>> from hankelred.selective import select, SelectiveStatistics
     >>> rng = np.random.default_rng(0)
-    >>> data = rng.uniform(0.05, 0.1, (2, 99, 8)), -np.ones((8, 1)) * np.arange(1, 7)  # delta, A
-    >>> data += (*rng.standard_normal((2, 2, 99, 6)), rng.standard_normal((2, 99, 8)))  # B, C, u
-    >>> statistics = SelectiveStatistics(6)
-    >>> statistics.update_mamba(*data)
-    >>> reduction = select(statistics, 4, fold=False)
-    >>> bool(np.isclose(reduction.mamba_error(*data), reduction.predicted_error))  # exact on the same data
-    True
+    >>> statistics = SelectiveStatistics(3)
+    >>> statistics.update(*rng.standard_normal((3, 2, 99, 3)) * [0.3, 0.2, 0.01])  # a, b, c; a weak third state
+    >>> select(statistics, 2).kept
+    array([[0, 1]])
     """
     check_type(statistics, "statistics", SelectiveStatistics)
     fold, rcond = check_flag(fold, "fold"), check_number(rcond, "rcond", least=0.0, below=1.0)
@@ -230,8 +209,7 @@ def select(
         left = sum(_form_of_dropped(M.real, K) for M, K in zip(forms, chosen, strict=True))
         error = root_share(left, forms.sum().real)
         return SelectiveReduction("selection", order, Ti.transpose(0, 2, 1).copy(), Ti, chosen, None, hsv, error)
-    folds = [_fold(P, K, rcond) for P, K in zip(P, chosen, strict=True)]
-    T, ranks = np.stack([V for V, _ in folds]), np.array([rank for _, rank in folds])
+    T, ranks = map(np.array, zip(*(_fold(P, K, rcond) for P, K in zip(P, chosen, strict=True)), strict=True))
     error = predicted_error(statistics, T, Ti)
     return SelectiveReduction("folded selection", order, T, Ti, chosen, None, hsv, error, fold_ranks=ranks)
 
@@ -313,29 +291,41 @@ def _checked_form(M: ArrayLike, order: int) -> tuple[Array, int]:
     return np.ascontiguousarray((form.real + form.real.T) / 2), order
 
 
-def _selected(M: Array, order: int) -> Array:
-    n = len(M)
-    if n > EXHAUSTIVE:
-        return _searched(M, order)
-    bits, _ = kernels.best_set(M, n - order)
-    return np.flatnonzero([not (bits >> i) & 1 for i in range(n)])
-
-
 def _searched(M: Array, order: int) -> Array:
     """Return the states that greedy starts and exchanges keep."""
-    n, best, least = len(M), np.arange(len(M)), np.inf
+    n, found = len(M), []
     if order == n:
-        return best
+        return np.arange(n)
     tolerance = n * EPS * float(np.abs(M).sum())
     for first in range(n):
-        dropped = np.zeros(n, dtype=np.bool_)
-        kernels.drop_states(M, dropped, first, n - order)
-        kernels.swap_states(M, dropped, tolerance)
-        kept = np.flatnonzero(~dropped)
-        error = _form_of_dropped(M, kept)
-        if error < least:
-            best, least = kept, error
-    return best
+        dropped = dropped_greedily(M, first, n - order)
+        exchange(M, dropped, tolerance)
+        found.append(np.flatnonzero(~dropped))
+    return min(found, key=lambda kept: _form_of_dropped(M, kept))
+
+
+def dropped_greedily(M: Array, first: int, count: int) -> Array:
+    """Mark `count` states to drop, `first` and then one by one the state that adds least to ``1_D^T M 1_D``."""
+    dropped = np.arange(len(M)) == first
+    cost = np.diagonal(M) + 2 * M[:, first]
+    for _ in range(count - 1):
+        best = int(np.argmin(np.where(dropped, np.inf, cost)))
+        dropped[best] = True
+        cost = cost + 2 * M[:, best]
+    return dropped
+
+
+def exchange(M: Array, dropped: Array, tolerance: float) -> None:
+    """Exchange a kept for a dropped state, the best pair each time, until none helps by more than the tolerance."""
+    while not dropped.all():
+        toward = 2 * M[dropped].sum(axis=0)  # formed anew, so that rounding does not pile up
+        back, away = np.flatnonzero(dropped), np.flatnonzero(~dropped)
+        saved, added = (np.diagonal(M) - toward)[back], (np.diagonal(M) + toward)[away]
+        change = saved[:, None] + added - 2 * M[np.ix_(back, away)]
+        d, k = np.unravel_index(np.argmin(change), change.shape)
+        if change[d, k] >= -tolerance:
+            return
+        dropped[back[d]], dropped[away[k]] = False, True
 
 
 def _form_of_dropped(M: Array, kept: Array) -> float:

@@ -51,14 +51,14 @@ def state_pieces(data: Sequences) -> Iterator[tuple[int, Piece]]:
         first = group * data.group_width
         for block in pieces(data.group_width, WIDTH):
             channels = slice(first + block.start, first + block.stop)
-            size = max(1, min(64, PIECE_STATES // (n * _width(channels))))
+            size = max(1, min(64, PIECE_STATES // (n * (block.stop - block.start))))
             for row in range(len(data.v)):
                 yield from ((group, piece) for piece in _pieces_of_row(data, row, group, channels, size))
 
 
 def _pieces_of_row(data: Sequences, row: int, group: int, channels: slice, size: int) -> Iterator[Piece]:
     n, length = data.B.shape[3], data.v.shape[1]
-    h = np.zeros((min(size, length) + 1, n, _width(channels)), data.v.dtype)
+    h = np.zeros((min(size, length) + 1, n, channels.stop - channels.start), data.v.dtype)
     for steps in pieces(length, size):
         v, count = data.v[row, steps, channels], steps.stop - steps.start
         decay = data.decay(row, steps, channels)
@@ -74,7 +74,3 @@ def outputs(data: Sequences) -> Array:
         c = data.C[piece.row, piece.steps, group]
         y[piece.row, piece.steps, piece.channels] = np.matmul(c[:, None], piece.h)[:, 0]
     return y
-
-
-def _width(channels: slice) -> int:
-    return channels.stop - channels.start

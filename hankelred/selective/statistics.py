@@ -13,8 +13,8 @@ from ..errors import InputError
 from ..linalg.hankel_svd import HankelSVD, padded
 from ..linalg.threads import one_blas_thread
 from .averages import METHODS, StepMoments, mean_gramians, second_moment_gramians
+from .covariances import covariance_factors
 from .data import Sequences, Steps, check_steps, head_sequences, mamba_sequences
-from .factors import covariance_factors
 from .sums import GRAMIANS, MOMENTS, Sums, add_sequences, add_steps, empty_sums
 
 COUNTS = ("n", "groups", "every", "steps", "samples")
@@ -30,23 +30,23 @@ class SelectiveStatistics:
 
     The layer computes ``h_t = a_t h_{t-1} + b_t`` and ``y_t = c_t . h_t`` in each of its channels, all sequences from
     rest. Channels that share their states' coordinates form a group: all channels of a Mamba layer, the heads of
-    Mamba-2 that share B and C. Sums run over the channels of a group; one group per channel keeps them apart, at n^2
-    numbers per channel and sum.
+    Mamba-2 that share B and C. Sums run over the channels of a group; one group per channel keeps them apart. An update
+    adds everything or, where it raises an error, nothing. Data in single precision are multiplied in single precision
+    and summed in double. The reductions are `rotate`, `select` and `project`.
 
     Parameters
     ----------
     n : int
         States of each channel.
     groups : int, default 1
-        Groups of channels, of equal size.
+        Groups of channels, of equal size; each takes n^2 numbers per sum.
     moments : bool, default False
         Whether to sum second moments of the steps, too, for ``gramians("second_moment")``. About doubles the time.
     exact : bool, default False
-        Whether to run the Gramian recursions of every channel, for ``gramians("exact")``. They take n^2 operations
-        per channel and step outside of any matrix product: some tens of times the rest at n = 128.
+        Whether to run the Gramian recursions of every channel, for ``gramians("exact")``: n^2 operations per channel
+        and step outside of any matrix product, some tens of times the rest at n = 128.
     every : int, default 1
-        Use only every `every`-th step. Neighbouring states differ little, and the products of states are most of the
-        cost: with 8 the statistics of n = 128 cost a third.
+        Use only every `every`-th step. Neighbours differ little: with 8 the statistics of n = 128 cost a third.
 
     Attributes
     ----------
@@ -62,35 +62,22 @@ class SelectiveStatistics:
     InputError
         If a size is not a positive integer, a flag not a truth value, or `exact` goes with steps left out.
 
-    See Also
-    --------
-    averaged_gramians : From the steps of one channel at once.
-    rotate, select, project : What to do with them.
-
-    Notes
-    -----
-    Data in single precision are multiplied in single precision, over the channels of one step, and summed in double.
-    Sums of parts, such as those of the ranks of a distributed run, `merge` into the sum of the whole.
-
     Examples
     --------
     >>> import numpy as np
     >>> from hankelred.selective import SelectiveStatistics
     >>> rng = np.random.default_rng(0)
-    >>> A, n = -np.tile(np.arange(1.0, 5.0), (8, 1)), 4  # 8 channels
-    >>> statistics = SelectiveStatistics(n)
+    >>> A, statistics = -np.tile(np.arange(1.0, 5.0), (8, 1)), SelectiveStatistics(4)  # 8 channels
     >>> for _ in range(3):  # batches of 2 sequences of 50 steps
     ...     delta, u = rng.uniform(0.01, 0.1, (2, 50, 8)), rng.standard_normal((2, 50, 8))
-    ...     B, C = rng.standard_normal((2, 2, 50, n))
-    ...     statistics.update_mamba(delta, A, B, C, u)
+    ...     statistics.update_mamba(delta, A, *rng.standard_normal((2, 2, 50, 4)), u)  # B, C
     >>> statistics.steps, statistics.samples, statistics.output_form().shape
     (300, 2400, (1, 4, 4))
     """
 
     def __init__(self, n: int, groups: int = 1, *, moments: bool = False, exact: bool = False, every: int = 1) -> None:
-        self.n, self.groups, self.every = (
-            check_integer(value, name, 1) for name, value in (("n", n), ("groups", groups), ("every", every))
-        )
+        self.n, self.groups = check_integer(n, "n", 1), check_integer(groups, "groups", 1)
+        self.every = check_integer(every, "every", 1)
         moments, exact = check_flag(moments, "moments"), check_flag(exact, "exact")
         if exact and every > 1:
             raise InputError(f"Gramian recursions run over every step; got exact=True with every={every}. Drop one.")
@@ -109,13 +96,6 @@ class SelectiveStatistics:
         a, b, c : (..., batch, length, n) array_like
             Decays, whole increments and output rows as for `averaged_gramians`. With one group, leading axes count as
             further sequences; with more, there is one leading axis, the groups.
-
-        Raises
-        ------
-        InputError
-            If shapes do not fit or an entry is not finite; nothing is added then.
-        NumericalError
-            If a sum overflows; nothing is added then.
         """
         steps = check_steps(a, b, c)
         shape = steps.a.shape
@@ -133,13 +113,7 @@ class SelectiveStatistics:
         self._add(add, grouped[0].shape[1], shape[-2], 1)
 
     def update_mamba(
-        self,
-        delta: ArrayLike,
-        A: ArrayLike,
-        B: ArrayLike,
-        C: ArrayLike,
-        u: ArrayLike,
-        gate: ArrayLike | None = None,
+        self, delta: ArrayLike, A: ArrayLike, B: ArrayLike, C: ArrayLike, u: ArrayLike, gate: ArrayLike | None = None
     ) -> None:
         """Add sequences of a Mamba layer, ``h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t`` in every channel.
 
@@ -148,7 +122,7 @@ class SelectiveStatistics:
         delta : (batch, length, channels) array_like
             Steps, after the softplus.
         A : (channels, n) array_like
-            Rates, ``-exp(A_log)``.
+            Rates, ``-exp(A_log)``; a `StabilityError` if one is positive.
         B, C : (batch, length, n) array_like
             Into and out of the states, shared by the channels.
         u : (batch, length, channels) array_like
@@ -156,24 +130,15 @@ class SelectiveStatistics:
         gate : (batch, length, channels) array_like, optional
             What multiplies the outputs afterwards, such as ``silu(z)``. It weights the covariance of the states and
             the output form, ``E[gate² h h^T]``, not the decays, nor the moments and Gramians. Zeros leave padding out.
-
-        Raises
-        ------
-        InputError
-            If shapes do not fit, data are complex or an entry is not finite; nothing is added then.
-        StabilityError
-            If a rate is positive.
-        NumericalError
-            If a sum overflows; nothing is added then.
         """
         data, step = mamba_sequences(delta, A, B, C, u, gate)
-        channels = data.v.shape[2]
-        if channels % self.groups or data.B.shape[3] != self.n:
+        (batch, length, _, n), channels = data.B.shape, data.v.shape[2]
+        if channels % self.groups or n != self.n:
             raise InputError(
-                f"The layer must have {self.n} states and channels in {self.groups} groups; got {data.B.shape[3]} "
-                f"states and {channels} channels."
+                f"The layer must have {self.n} states and channels in {self.groups} groups; got {n} states and "
+                f"{channels} channels."
             )
-        shape = (*data.B.shape[:2], self.groups, self.n)
+        shape = (batch, length, self.groups, n)
         data = data._replace(B=np.broadcast_to(data.B, shape), C=np.broadcast_to(data.C, shape))
         self._add_sequences(data, step)
 
@@ -185,59 +150,30 @@ class SelectiveStatistics:
         Parameters
         ----------
         decay : (batch, length, heads) or (batch, length, heads, n) array_like
-            One decay per head, as ``exp(delta A)`` in Mamba-2, or one per head and state, as in gated linear attention.
+            One decay per head, as ``exp(delta A)`` in Mamba-2, or one per head and state, as in gated linear attention;
+            a `StabilityError` if one exceeds 1.
         B, C : (batch, length, groups, n) array_like
             Into and out of the states (keys and queries), shared by ``heads / groups`` heads side by side.
         x : (batch, length, heads, head_dim) array_like
             Inputs (values), multiplied by delta where the layer does so.
         gate : (batch, length, heads, head_dim) array_like, optional
             What multiplies the outputs afterwards, as for `update_mamba`.
-
-        Raises
-        ------
-        InputError
-            If shapes do not fit, data are complex or an entry is not finite; nothing is added then.
-        StabilityError
-            If a decay exceeds 1.
-        NumericalError
-            If a sum overflows; nothing is added then.
         """
         data = head_sequences(decay, B, C, x, gate)
         if data.B.shape[2:] != (self.groups, self.n):
-            raise InputError(
-                f"B and C must have {self.groups} groups of {self.n} states; got {data.B.shape[2]} of "
-                f"{data.B.shape[3]}."
-            )
+            groups, n = data.B.shape[2:]
+            raise InputError(f"B and C must have {self.groups} groups of {self.n} states; got {groups} of {n}.")
         self._add_sequences(data, None)
 
     def merge(self, other: SelectiveStatistics) -> None:
-        """Add what another has seen, as if this one had seen it.
-
-        Parameters
-        ----------
-        other : SelectiveStatistics
-            Of the same sizes and sums.
-
-        Raises
-        ------
-        InputError
-            If sizes or sums differ; nothing is added then.
-        NumericalError
-            If a sum overflows; nothing is added then.
-        """
+        """Add what another of the same sizes and sums has seen, such as another rank of a distributed run."""
         check_type(other, "other", SelectiveStatistics)
         if (self.n, self.groups, self.every, set(self._sums)) != (other.n, other.groups, other.every, set(other._sums)):
             raise InputError(f"Statistics must have the same sizes and sums to be merged; got {self!r} and {other!r}.")
         self._take(other._sums, other.steps, other.samples)
 
     def pooled(self) -> SelectiveStatistics:
-        """Return the statistics of all groups as one.
-
-        Returns
-        -------
-        SelectiveStatistics
-            With one group; its channels are those of all groups.
-        """
+        """Return the statistics of all groups as those of one group that has all their channels."""
         found = SelectiveStatistics(self.n, every=self.every)
         found._sums = {name: value.sum(axis=0, keepdims=True) for name, value in self._sums.items()}
         found.steps, found.samples = self.steps, self.samples * self.groups
@@ -246,35 +182,12 @@ class SelectiveStatistics:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as integers and copies of arrays.
-
-        Returns
-        -------
-        dict
-            For `from_dict`; sums of ranks are those of these arrays, entry by entry.
-        """
-        counts = {name: getattr(self, name) for name in COUNTS}
-        return {**counts, **{name: value.copy() for name, value in self._sums.items()}}
+        """Return everything as integers and copies of arrays; ranks are summed entry by entry."""
+        return {name: getattr(self, name) for name in COUNTS} | {name: x.copy() for name, x in self._sums.items()}
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> SelectiveStatistics:
-        """Make statistics from what `to_dict` returned.
-
-        Parameters
-        ----------
-        state : dict
-            Integers and arrays.
-
-        Returns
-        -------
-        SelectiveStatistics
-            A copy of those that were stored.
-
-        Raises
-        ------
-        InputError
-            If an entry is missing or unknown, has another shape, or is not finite.
-        """
+        """Make statistics from what `to_dict` returned; an `InputError` if an entry is missing, unknown or unfit."""
         entries = dict(check_type(state, "state", dict, "Pass what to_dict returned."))
         try:
             n, groups, every = (check_integer(entries.pop(name), name, 1) for name in COUNTS[:3])
@@ -296,34 +209,17 @@ class SelectiveStatistics:
         return found
 
     def state_covariance(self) -> Array:
-        """Return ``E[h h^H]`` over steps and channels, weighted by the squares of gates.
-
-        Returns
-        -------
-        (groups, n, n) ndarray
-            Hermitian.
-        """
+        """Return ``E[h h^H]`` over steps and channels, weighted by the squares of gates, (groups, n, n)."""
         return self._mean("hh", self.samples)
 
     def output_covariance(self) -> Array:
-        """Return ``E[conj(c) c^T]`` over steps.
-
-        Returns
-        -------
-        (groups, n, n) ndarray
-            Hermitian.
-        """
+        """Return ``E[conj(c) c^T]`` over steps, (groups, n, n)."""
         return self._mean("cc", self.steps)
 
     def output_form(self) -> Array:
-        """Return M, ``M_ij = E[conj(c_i h_i) c_j h_j]``, summed over the channels of a group.
+        """Return M, ``M_ij = E[conj(c_i h_i) c_j h_j]``, summed over the channels of a group, (groups, n, n).
 
         Leaving out a set of states D changes the (gated) outputs by ``1_D^T M 1_D`` in mean square, exactly.
-
-        Returns
-        -------
-        (groups, n, n) ndarray
-            Hermitian.
         """
         return self._mean("M", self.steps)
 
@@ -346,10 +242,8 @@ class SelectiveStatistics:
         ------
         InputError
             If nothing was seen yet, or the sums were not asked for when this object was made.
-        StabilityError
+        StabilityError, NumericalError
             As for `averaged_gramians`.
-        NumericalError
-            If a Gramian overflows.
         """
         check_choice(method, "method", ("covariance", *METHODS))
         if method == "covariance":
@@ -369,18 +263,15 @@ class SelectiveStatistics:
         return P, Q
 
     def hankel_singular_values(self, method: Method = "covariance") -> Array:
-        """Return the square roots of the eigenvalues of P Q, which stand in for Hankel singular values.
+        """Return the square roots of the eigenvalues of P Q, which stand in for Hankel singular values, (groups, n).
+
+        With covariances, the sum of squares from the r-th on is the mean squared output error of the best projection to
+        r states, for one decay per head and independent c and h.
 
         Parameters
         ----------
         method : {"covariance", "exact", "second_moment", "mean"}
             Which pair, as for `gramians`.
-
-        Returns
-        -------
-        (groups, n) ndarray
-            Decreasing. With ``"covariance"`` the sum of squares from the r-th on is the mean squared output error of
-            the best projection to r states, for one decay per head and independent c and h.
         """
         P, Q = self.gramians(method)
         with one_blas_thread(self.n):

@@ -33,13 +33,11 @@ def empty_sums(n: int, groups: int, moments: bool, exact: bool) -> Sums:
 
 def add_steps(sums: Sums, group: int, steps: Steps, every: int) -> None:
     """Add every `every`-th step of sequences (batch, length, n) of one channel, real or complex."""
-    hh, cc, M = _covariance_sums(steps, every)
-    if "P" in sums:
-        for name, value in zip(GRAMIANS, gramian_sums(steps), strict=True):
-            _add(sums, name, group, value)
     taken = Steps(*(x[:, every - 1 :: every] for x in steps))
     a, b, c = (double(x).sum(axis=(0, 1)) for x in taken)
-    found = {"a": a, "b": b, "B": b, "c": c, "hh": hh, "cc": cc, "M": M}
+    found = {"a": a, "b": b, "B": b, "c": c, **dict(zip(COVARIANCES, _covariance_sums(steps, every), strict=True))}
+    if "P" in sums:
+        found.update(zip(GRAMIANS, gramian_sums(steps), strict=True))
     if "aa" in sums:
         moments = moment_sums(taken)._asdict()
         found.update((name, moments[name]) for name in MOMENTS)
@@ -115,7 +113,8 @@ def _covariance_sums(data: Steps, every: int) -> tuple[Array, Array, Array]:
         for steps in pieces(length):
             h = np.empty((steps.stop - steps.start + 1, n), dtype)
             h[0] = carry
-            kernels.states_of_channel(a[row, steps].astype(dtype), b[row, steps].astype(dtype), h)
+            decay, v = a[row, steps, :, None].astype(dtype), np.ones((len(h) - 1, 1))
+            kernels.states_of_channels(decay, v, b[row, steps].astype(dtype), h[:, :, None])
             first = -(steps.start + 1) % every
             carry, h, ct = h[-1], h[1 + first :: every], c[row, steps][first::every].astype(dtype)
             seen = ct * h

@@ -25,11 +25,16 @@ Sizes = tuple[int, int, int]  # states, inputs, outputs
 class Draw:
     """Simple numbers drawn one after the other, while one example is built."""
 
-    def __init__(self, draw: DrawFn, strategies: Any) -> None:
+    def __init__(self, draw: DrawFn, strategies: Any, times: tuple[Any, ...], complex_data: bool | None) -> None:
         self._draw, self._strategies = draw, strategies
+        self._times, self._kinds = times, [False, True] if complex_data is None else [complex_data]
 
     def integer(self, low: int, high: int) -> int:
         return int(self._draw(self._strategies.integers(low, high)))
+
+    def sizes(self, most: Sizes, least: int = 1) -> Sizes:
+        """Return numbers of states, inputs and outputs."""
+        return self.integer(least, most[0]), self.integer(1, most[1]), self.integer(1, most[2])
 
     def integers(self, count: int, low: int, high: int) -> Array:
         """Return integers that shrink towards 0."""
@@ -45,8 +50,13 @@ class Draw:
         found: T = self._draw(self._strategies.sampled_from(options))
         return found
 
-    def kind(self, complex_data: bool | None) -> bool:
-        return self.choice([False, True]) if complex_data is None else complex_data
+    def time(self) -> Any:
+        """Return a sampling time."""
+        return self.choice(self._times)
+
+    def kind(self) -> bool:
+        """Return whether matrices are complex."""
+        return self._kinds[0] if len(self._kinds) == 1 else self.choice(self._kinds)
 
     def matrix(self, shape: Shape, room: Shape, complex_data: bool, largest: int = LARGEST) -> Array:
         """Return a matrix of small integers, real or complex, the corner of a larger one.
@@ -62,8 +72,20 @@ class Draw:
         return x.reshape(room)[:rows, :columns]
 
 
-def strategy(build: Callable[[Draw], T]) -> SearchStrategy[T]:
-    """Return the strategy that draws what `build` builds, and prints the systems of a failing example as code."""
+def strategy(
+    build: Callable[[Draw], T], dt: Any, complex_data: Any = None, **counts: tuple[Any, int]
+) -> SearchStrategy[T]:
+    """Return the strategy that draws what `build` builds, and prints the systems of a failing example as code.
+
+    Checked first is what strategies have in common, `counts` together with the least they may be.
+    """
+    if complex_data is not None:
+        check_flag(complex_data, "complex_data")
+    for name, (count, least) in counts.items():
+        check_integer(count, name, least)
+    times = tuple(check_dt(time) for time in (dt if isinstance(dt, (tuple, list)) else [dt]))
+    if not times:
+        raise InputError("dt must be a sampling time or some to choose from; got none.")
     try:
         import hypothesis
     except ImportError as error:
@@ -74,7 +96,7 @@ def strategy(build: Callable[[Draw], T]) -> SearchStrategy[T]:
 
     @hypothesis.strategies.composite
     def drawn(draw: DrawFn) -> T:
-        found = build(Draw(draw, hypothesis.strategies))
+        found = build(Draw(draw, hypothesis.strategies, times, complex_data))
         for system in found if isinstance(found, tuple) else [found]:
             if isinstance(system, LinearSystem):
                 hypothesis.note(system_code(system))
@@ -83,24 +105,11 @@ def strategy(build: Callable[[Draw], T]) -> SearchStrategy[T]:
     return drawn()
 
 
-def check_options(dt: Any, complex_data: Any = None, **counts: tuple[Any, int]) -> tuple[Any, ...]:
-    """Check what strategies have in common, `counts` with the least they may be; return the sampling times."""
-    if complex_data is not None:
-        check_flag(complex_data, "complex_data")
-    for name, (count, least) in counts.items():
-        check_integer(count, name, least)
-    times = tuple(check_dt(time) for time in (dt if isinstance(dt, (tuple, list)) else [dt]))
-    if not times:
-        raise InputError("dt must be a sampling time or some to choose from; got none.")
-    return times
-
-
-def check_sizes(min_states: Any, max_states: Any, max_inputs: Any, max_outputs: Any) -> None:
-    """Check the ranges of sizes to draw from."""
+def check_sizes(min_states: Any, max_states: Any, max_inputs: Any, max_outputs: Any) -> tuple[int, Sizes]:
+    """Return the least number of states and the largest sizes to draw."""
     least = check_integer(min_states, "min_states", 0)
-    check_integer(max_states, "max_states", least, hint="It must not be less than min_states.")
-    for name, count in (("max_inputs", max_inputs), ("max_outputs", max_outputs)):
-        check_integer(count, name, 1)
+    most = check_integer(max_states, "max_states", least, hint="It must not be less than min_states.")
+    return least, (most, check_integer(max_inputs, "max_inputs", 1), check_integer(max_outputs, "max_outputs", 1))
 
 
 def kinds_of(outputs: Any) -> tuple[str, ...]:
@@ -140,20 +149,18 @@ def _stabilised(integers: Array, dt: Any) -> Array:
 
 
 def draw_diagonal(
-    draw: Draw, sizes: Sizes, most: Sizes, dt: Any, kind: bool, output: Any, rates: bool | None = None
+    draw: Draw, sizes: Sizes, most: Sizes, dt: Any, kind: bool, output: Any, by_rates: bool | None = None
 ) -> DiagonalSystem:
     """Return a stable diagonal system of the given sizes, of `most` that there could be."""
     n, room = sizes[0], most[0]
     (_, *shapes), (_, *rooms) = _shapes(sizes), _shapes(most)
-    B, C, D = (
-        draw.matrix(shape, largest, complex_data)
-        for shape, largest, complex_data in zip(shapes, rooms, (kind, kind, kind and output == "complex"), strict=True)
-    )
+    kinds = kind, kind, kind and output == "complex"
+    B, C, D = (draw.matrix(*corner) for corner in zip(shapes, rooms, kinds, strict=True))
     decay = (draw.spread(n, room, 16) + 1) / 8
     eighths = draw.integers(room, -7, 8)[:n]
     if not is_discrete(dt):
         return DiagonalSystem(-decay + 1j * eighths if kind else -decay, B, C, D, dt=dt, output=output)
-    if draw.kind(rates):
+    if draw.choice([False, True]) if by_rates is None else by_rates:
         z = -decay + 1j * np.pi * eighths / 8 if kind else -decay
         return DiagonalSystem.from_rates(z, B, C, D, dt=dt, output=output)
     lam: Array = ((draw.spread(n, room, 11) + 5) % 11 - 5) / 8  # with the imaginary parts up to the radius 0.81
@@ -162,15 +169,16 @@ def draw_diagonal(
     return DiagonalSystem(lam, B, C, D, dt=dt, output=output)
 
 
-def prescribed(draw: Draw, hsv: Array | None, max_states: int, dt: Any, kind: bool) -> tuple[StateSpace, Array]:
+def prescribed(draw: Draw, hsv: Array | None, max_states: int) -> tuple[StateSpace, Array]:
     """Return a system with the given Hankel singular values, or with drawn ones, and these."""
+    time, kind = draw.time(), draw.kind()
     room = max_states if hsv is None else len(hsv)
     n = draw.integer(1, room) if hsv is None else room
     values = 2.0 ** (4 - np.cumsum(draw.integers(room, 1, 4)))[:n] if hsv is None else hsv
     signs = 1 - 2 * draw.integers(room, 0, 1)[:n]
-    system = system_with_hsv(values, signs=signs, gains=draw.integers(room, 1, LARGEST)[:n], dt=dt)
+    system = system_with_hsv(values, signs=signs, gains=draw.integers(room, 1, LARGEST)[:n], dt=time)
     if kind:
         turn = np.array([1, 1j, -1, -1j])[draw.integers(room, 0, 3)[:n]]  # quarter turns of the states, which are exact
         A, B, C = system.A * turn[:, None] / turn, system.B * turn[:, None], system.C / turn
-        system = StateSpace(A, B, C, system.D, dt)
+        system = StateSpace(A, B, C, system.D, time)
     return system, values

@@ -36,16 +36,13 @@ def assert_hsv_close(
     rtol : float, default 1e-8
         Relative to each value.
     atol : float, optional
-        Absolute, in units of y per unit of u, and added. By default what rounding can do to a value computed from
-        Gramian factors, some ``n eps hsv[0]``. The roots of the eigenvalues of P Q, the textbook formula, are right
-        to about ``1e-8 * hsv[0]`` only: programs that use it need ``atol=1e-7 * hsv[0]``.
+        Absolute, in units of y per unit of u, and added; by default what rounding does to values of Gramian factors,
+        some ``n eps hsv[0]``. Programs that take roots of the eigenvalues of P Q need ``atol=1e-7 * hsv[0]``.
 
     Raises
     ------
     AssertionError
         With a table of the values that differ, and the system.
-    InputError
-        If an argument is not what it is said to be; a system that is not stable is a `StabilityError`.
 
     Examples
     --------
@@ -62,32 +59,26 @@ def assert_hsv_close(
     system: hr.StateSpace(A=[[-2.0]], B=[[1.0]], C=[[2.0]], dt=0)
     """
     system = one_system(sys, "sys")
-    rtol = check_number(rtol, "rtol", least=0.0)
-    atol = None if atol is None else check_number(atol, "atol", least=0.0)
-    true, floor = _values_and_floor(system)
+    (true, floor), rtol = _values_and_floor(system), check_number(rtol, "rtol", least=0.0)
     claimed = _claimed(hsv, sys, system)
-    size = max(len(true), len(claimed))
-    found, expected = padded(claimed, size), padded(true, size)
-    allowed = rtol * expected + (floor if atol is None else atol)
-    difference = np.abs(found - expected)
-    wrong = ~(difference <= allowed)
+    found, expected = (padded(x, max(len(true), len(claimed))) for x in (claimed, true))
+    allowed = rtol * expected + (floor if atol is None else check_number(atol, "atol", least=0.0))
+    table, wrong = _table({"claimed": found, "true": expected}, allowed)
     if not wrong.any():
         return
-    worst = int(np.argmax(np.where(wrong, difference, -1.0)))
+    difference = np.where(wrong, np.abs(found - expected), -1.0)
+    worst = int(np.argmax(difference))
     share = f", by {100 * difference[worst] / expected[0]:.3g} % of the largest" if expected[0] > 0 else ""
-    lines = [
-        f"{wrong.sum()} of {size} Hankel singular values differ from those claimed, hsv {worst + 1} the most{share}.",
-        *_table(["claimed", "true"], [found, expected], difference, allowed, wrong),
-    ]
     if len(claimed) != len(true):
-        lines.append(f"{len(claimed)} values were claimed, the system has {len(true)}; missing ones count as 0.")
-    raise AssertionError("\n".join([*lines, f"system: {system_code(system)}"]))
+        table += f"\n{len(claimed)} values were claimed, the system has {len(true)}; missing ones count as 0."
+    raise AssertionError(
+        f"{wrong.sum()} of {len(wrong)} Hankel singular values differ from those claimed, hsv {worst + 1} the most"
+        f"{share}.\n{table}\nsystem: {system_code(system)}"
+    )
 
 
 def assert_error_bound(full: Any, reduced: Any, *, bound: float | None = None, rtol: float = 1e-6) -> None:
     """Assert that a reduced model is as close to the full one as balanced truncation promises.
-
-    The H-infinity norm of the error must be within twice the sum of the dropped Hankel singular values.
 
     Parameters
     ----------
@@ -96,8 +87,8 @@ def assert_error_bound(full: Any, reduced: Any, *, bound: float | None = None, r
     reduced : StateSpace, DiagonalSystem, Reduction or anything `as_system` accepts
         The reduced model, of whatever origin.
     bound : float, optional
-        Claimed bound on the H-infinity error in place of twice that sum, in units of y per unit of u; that of a
-        `Reduction` is its own.
+        Claimed bound on the H-infinity error, in units of y per unit of u; by default that of a `Reduction`, or else
+        twice the sum of the dropped Hankel singular values.
     rtol : float, default 1e-6
         Relative to the bound.
 
@@ -128,9 +119,8 @@ def assert_error_bound(full: Any, reduced: Any, *, bound: float | None = None, r
     error, peak = hinf_norm(G - Gr, return_peak=True)
     if error <= limit * (1 + rtol) + 2 * floor:
         return
-    where = (
-        f" (at {peak:.6g} rad/{'sample' if G.dt is True else 's'})" if np.isfinite(error) else " because it is unstable"
-    )
+    unit = "rad/sample" if G.dt is True else "rad/s"
+    where = f" (at {peak:.6g} {unit})" if np.isfinite(error) else " because it is unstable"
     raise AssertionError(
         f"The H-infinity error of the reduced model, {error:.6g}{where}, exceeds its bound {limit:.6g} ({claimed}).\n"
         f"hsv kept:    {_listed(true[:order])}\n"
@@ -143,16 +133,14 @@ def assert_error_bound(full: Any, reduced: Any, *, bound: float | None = None, r
 def assert_weyl(G: Any, H: Any, hsv: Callable[[Any], ArrayLike] | None = None) -> None:
     """Assert Weyl's inequality: the Hankel singular values of two systems differ by no more than the systems do.
 
-    ``|hsv_i(G) - hsv_i(H)| <= ||G - H||_H`` is a theorem, so a failure means that the values are wrong, and no true
-    values have to be known.
+    That is a theorem, ``|hsv_i(G) - hsv_i(H)| <= ||G - H||_H``: no true values have to be known.
 
     Parameters
     ----------
     G, H : StateSpace, DiagonalSystem or anything `as_system` accepts
         Stable systems with the same inputs, outputs and dt; their orders may differ.
     hsv : callable, optional
-        The program to be tested, from a system to its decreasing Hankel singular values; it gets G and H as they
-        were passed. By default that of this library.
+        The program to be tested, which gets G and H as they were passed; by default that of this library.
 
     Raises
     ------
@@ -170,21 +158,15 @@ def assert_weyl(G: Any, H: Any, hsv: Callable[[Any], ArrayLike] | None = None) -
     drift = drift_bound(first, second)
     before, after = drift.hsv, drift.hsv_after
     if hsv is not None:
-        before, after = _claimed(hsv, G, first), _claimed(hsv, H, second)
-        size = max(len(before), len(after))
-        before, after = padded(before, size), padded(after, size)
-    difference = np.abs(after - before)
-    allowed = np.full(len(difference), drift.hankel_norm + drift.floor)
-    wrong = ~(difference <= allowed)
+        claimed = _claimed(hsv, G, first), _claimed(hsv, H, second)
+        before, after = (padded(x, max(map(len, claimed))) for x in claimed)
+    table, wrong = _table({"of G": before, "of H": after}, np.full(len(before), drift.hankel_norm + drift.floor))
     if wrong.any():
-        lines = [
-            f"Weyl's inequality fails for {wrong.sum()} of {len(difference)} Hankel singular values: they differ by "
-            f"more than the Hankel norm of the difference of the systems, {drift.hankel_norm:.6g}.",
-            *_table(["of G", "of H"], [before, after], difference, allowed, wrong),
-            f"G: {system_code(first)}",
-            f"H: {system_code(second)}",
-        ]
-        raise AssertionError("\n".join(lines))
+        raise AssertionError(
+            f"Weyl's inequality fails for {wrong.sum()} of {len(wrong)} Hankel singular values: they differ by more "
+            f"than the Hankel norm of the difference of the systems, {drift.hankel_norm:.6g}.\n{table}\n"
+            f"G: {system_code(first)}\nH: {system_code(second)}"
+        )
 
 
 def assert_factors(sys: Any, S: ArrayLike, R: ArrayLike, *, rtol: float = 1e-10) -> None:
@@ -216,25 +198,23 @@ def assert_factors(sys: Any, S: ArrayLike, R: ArrayLike, *, rtol: float = 1e-10)
     system = one_system(sys, "sys")
     G, rtol = system.dense(), check_number(rtol, "rtol", least=0.0)
     S, R = check_array(S, "S", 2, "It is (n, k)."), check_array(R, "R", 2, "It is (l, n).")
-    A, B, C = G.A, G.B, G.C
+    form = "A P A^H - P + B B^H" if G.is_discrete else "A P + P A^H + B B^H"
+    dual = "A^H Q A - Q + C^H C" if G.is_discrete else "A^H Q + Q A + C^H C"
     equations = [
-        ("controllability", "P = S S^H", A, B, S @ S.conj().T),
-        ("observability", "Q = R^H R", A.conj().T, C.conj().T, R.conj().T @ R),
+        ("controllability", "P = S S^H", form, G.A, G.B, S @ S.conj().T),
+        ("observability", "Q = R^H R", dual, G.A.conj().T, G.C.conj().T, R.conj().T @ R),
     ]
-    for name, meaning, M, F, X in equations:
-        if X.shape != A.shape:
-            raise AssertionError(f"The {name} Gramian {meaning} must be {A.shape}, as A is; got {X.shape}.")
+    for name, meaning, equation, M, F, X in equations:
+        if X.shape != M.shape:
+            raise AssertionError(f"The {name} Gramian {meaning} must be {M.shape}, as A is; got {X.shape}.")
         image = M @ X @ M.conj().T - X if G.is_discrete else M @ X + X @ M.conj().T
         residual = np.abs(image + F @ F.conj().T)
         norm = float(np.linalg.norm(M, 2)) if G.n else 0.0
         size = (norm**2 + 1 if G.is_discrete else 2 * norm) * np.linalg.norm(X) + np.linalg.norm(F) ** 2
         if not np.linalg.norm(residual) <= rtol * size:
             row, column = np.unravel_index(int(np.argmax(residual)), residual.shape)
-            left, right = ("A", "A^H") if name == "controllability" else ("A^H", "A")
-            letter, source = ("P", "B B^H") if name == "controllability" else ("Q", "C^H C")
-            form = f"{left} {letter} {right} - {letter}" if G.is_discrete else f"{left} {letter} + {letter} {right}"
             raise AssertionError(
-                f"{meaning} does not solve {form} + {source} = 0: relative residual "
+                f"{meaning} does not solve {equation} = 0: relative residual "
                 f"{np.linalg.norm(residual) / size:.2g}, allowed {rtol:.2g}; largest entry {residual.max():.6g} at "
                 f"({row}, {column}).\nsystem: {system_code(system)}"
             )
@@ -290,37 +270,36 @@ def _values_and_floor(system: LinearSystem) -> tuple[Array, float]:
 def _claimed(hsv: ArrayLike | Callable[[Any], ArrayLike], sys: Any, system: LinearSystem) -> Array:
     """Return claimed values as floats, or say why they cannot be Hankel singular values."""
     values = check_array(hsv(sys) if callable(hsv) else hsv, "hsv", 1, finite=False)
-    problem = None
-    if np.isnan(values).any():
-        problem = f"hsv {int(np.argmax(np.isnan(values))) + 1} is not a number"
-    elif np.iscomplexobj(values) and np.any(values.imag != 0):
-        problem = f"hsv {int(np.argmax(np.abs(values.imag))) + 1} is not real"
-    else:
-        values = double(values.real).astype(np.float64)
-        falls = np.append(values[:-1] - values[1:], 0.0) >= -4 * EPS * np.abs(values)
-        if np.any(values < 0):
-            problem = f"hsv {int(np.argmax(values < 0)) + 1} is negative"
-        elif not falls.all():
-            problem = f"hsv {int(np.argmin(falls)) + 2} is larger than the one before"
-    if problem:
-        raise AssertionError(
-            f"Hankel singular values are real, not negative and decreasing, but {problem}.\n"
-            f"claimed: {_listed(values)}\nsystem: {system_code(system)}"
-        )
-    return values
+    real = double(values.real)
+    rises = np.append(False, real[1:] > (1 + 4 * EPS) * real[:-1])
+    problems = {
+        "is not a number": np.isnan(values),
+        "is not real": values.imag != 0,
+        "is negative": real < 0,
+        "is larger than the one before": rises,
+    }
+    for problem, where in problems.items():
+        if where.any():
+            raise AssertionError(
+                f"Hankel singular values are real, not negative and decreasing, but hsv {int(np.argmax(where)) + 1} "
+                f"{problem}.\nclaimed: {_listed(values)}\nsystem: {system_code(system)}"
+            )
+    return real
 
 
-def _table(heads: list[str], columns: list[Array], difference: Array, allowed: Array, wrong: Array) -> list[str]:
-    """Return the rows of a table of values, those that are wrong marked; of a long one the wrong rows only."""
+def _table(columns: dict[str, Array], allowed: Array) -> tuple[str, Array]:
+    """Return a table of two columns of values, and which rows are wrong; of a long table it has only these."""
+    difference = np.abs(np.subtract(*columns.values()))
+    wrong = ~(difference <= allowed)
     rows = np.arange(len(wrong)) if len(wrong) <= SHOWN_ROWS else np.flatnonzero(wrong)[:SHOWN_ROWS]
-    lines = ["    i" + "".join(f"{head:>16}" for head in heads) + f"{'difference':>14}{'allowed':>14}"]
+    lines = ["    i" + "".join(f"{head:>16}" for head in columns) + f"{'difference':>14}{'allowed':>14}"]
     for i in rows:
-        cells = "".join(f"{column[i]:16.8g}" for column in columns)
+        cells = "".join(f"{column[i]:16.8g}" for column in columns.values())
         mark = "   <--" if wrong[i] else ""
         lines.append(f"{i + 1:5d}{cells}{difference[i]:14.3g}{allowed[i]:14.1e}{mark}")
     if hidden := len(wrong) - len(rows):
         lines.append(f"      ({hidden} more rows)")
-    return lines
+    return "\n".join(lines), wrong
 
 
 def _listed(values: Array) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from ..checks import Array, is_discrete
 from ..systems import DiagonalBank, DiagonalSystem, StateSpace
-from ._drawing import Draw, check_options, check_sizes, dense, draw_diagonal, kinds_of, prescribed, strategy
+from ._drawing import Draw, check_sizes, dense, draw_diagonal, kinds_of, prescribed, strategy
 from .systems import check_prescribed
 
 if TYPE_CHECKING:
@@ -58,15 +58,13 @@ def stable_systems(
     >>> from hankelred.testing import stable_systems
     >>> systems = stable_systems(max_states=4, dt=0)  # then @given(systems)
     """
-    times = check_options(dt, complex_data)
-    check_sizes(min_states, max_states, max_inputs, max_outputs)
+    least, most = check_sizes(min_states, max_states, max_inputs, max_outputs)
 
     def build(draw: Draw) -> StateSpace:
-        time, kind = draw.choice(times), draw.kind(complex_data)
-        sizes = draw.integer(min_states, max_states), draw.integer(1, max_inputs), draw.integer(1, max_outputs)
-        return dense(draw, sizes, (max_states, max_inputs, max_outputs), time, kind)
+        time, kind = draw.time(), draw.kind()
+        return dense(draw, draw.sizes(most, least), most, time, kind)
 
-    return strategy(build)
+    return strategy(build, dt, complex_data)
 
 
 def diagonal_systems(
@@ -98,15 +96,14 @@ def diagonal_systems(
     >>> from hankelred.testing import diagonal_systems
     >>> layers = diagonal_systems(outputs=["real"], dt=True)  # then @given(layers)
     """
-    times, kinds = check_options(dt, complex_data), kinds_of(outputs)
-    check_sizes(min_states, max_states, max_inputs, max_outputs)
+    kinds = kinds_of(outputs)
+    least, most = check_sizes(min_states, max_states, max_inputs, max_outputs)
 
     def build(draw: Draw) -> DiagonalSystem:
-        time, output, kind = draw.choice(times), draw.choice(kinds), draw.kind(complex_data)
-        sizes = draw.integer(min_states, max_states), draw.integer(1, max_inputs), draw.integer(1, max_outputs)
-        return draw_diagonal(draw, sizes, (max_states, max_inputs, max_outputs), time, kind, output)
+        time, output, kind = draw.time(), draw.choice(kinds), draw.kind()
+        return draw_diagonal(draw, draw.sizes(most, least), most, time, kind, output)
 
-    return strategy(build)
+    return strategy(build, dt, complex_data)
 
 
 def near_boundary_systems(
@@ -129,13 +126,12 @@ def near_boundary_systems(
     Examples
     --------
     >>> from hankelred.testing import near_boundary_systems
-    >>> slow = near_boundary_systems(max_digits=8)  # then @given(slow)
+    >>> slow = near_boundary_systems(max_digits=6)  # then @given(slow)
     """
-    times = check_options(dt, complex_data, max_digits=(max_digits, 0), max_states=(max_states, 1))
 
     def build(draw: Draw) -> DiagonalSystem:
-        time, kind = draw.choice(times), draw.kind(complex_data)
-        n, m, p = draw.integer(1, max_states), draw.integer(1, 2), draw.integer(1, 2)
+        time, kind, most = draw.time(), draw.kind(), (max_states, 2, 2)
+        n, m, p = draw.sizes(most)
         z: Array = -(10.0 ** -draw.spread(n, max_states, max_digits + 1).astype(float))
         if kind:
             z = z + 1j * draw.integers(max_states, -7, 8)[:n] * (np.pi / 8 if is_discrete(time) else 1.0)
@@ -143,7 +139,7 @@ def near_boundary_systems(
         B, C = draw.matrix((n, m), (max_states, 2), kind), draw.matrix((p, n), (2, max_states), kind)
         return make(z, B, C, dt=time)
 
-    return strategy(build)
+    return strategy(build, dt, complex_data, max_digits=(max_digits, 0), max_states=(max_states, 1))
 
 
 def prescribed_systems(
@@ -168,13 +164,12 @@ def prescribed_systems(
     >>> from hankelred.testing import prescribed_systems
     >>> known = prescribed_systems(hsv=[4.0, 1.0])  # then @given(known)
     """
-    times = check_options(dt, complex_data, max_states=(max_states, 1))
     values = None if hsv is None else check_prescribed(hsv)
 
     def build(draw: Draw) -> tuple[StateSpace, Array]:
-        return prescribed(draw, values, max_states, draw.choice(times), draw.kind(complex_data))
+        return prescribed(draw, values, max_states)
 
-    return strategy(build)
+    return strategy(build, dt, complex_data, max_states=(max_states, 1))
 
 
 def repeated_hsv_systems(
@@ -184,10 +179,8 @@ def repeated_hsv_systems(
 
     Parameters
     ----------
-    max_states : int, default 3
-        Largest number of distinct values.
-    copies : int, default 2
-        How often each occurs.
+    max_states, copies : int, default 3 and 2
+        Largest number of distinct values, and how often each occurs.
     dt, complex_data : optional
         As for `stable_systems`.
 
@@ -201,27 +194,24 @@ def repeated_hsv_systems(
     >>> from hankelred.testing import repeated_hsv_systems
     >>> triples = repeated_hsv_systems(copies=3)  # then @given(triples)
     """
-    times = check_options(dt, complex_data, max_states=(max_states, 1), copies=(copies, 1))
 
     def build(draw: Draw) -> tuple[StateSpace, Array]:
-        system, hsv = prescribed(draw, None, max_states, draw.choice(times), draw.kind(complex_data))
+        system, hsv = prescribed(draw, None, max_states)
         A, B, C, D = (np.kron(np.eye(copies), x) for x in (system.A, system.B, system.C, system.D))
         return StateSpace(A, B, C, D, system.dt), np.repeat(hsv, copies)
 
-    return strategy(build)
+    return strategy(build, dt, complex_data, max_states=(max_states, 1), copies=(copies, 1))
 
 
 def non_minimal_systems(
-    *, max_states: int = 4, max_hidden: int = 3, dt: Any = TIMES, complex_data: bool | None = None
+    *, max_hidden: int = 3, max_states: int = 4, dt: Any = TIMES, complex_data: bool | None = None
 ) -> SearchStrategy[tuple[StateSpace, StateSpace]]:
     """Draw systems with states that link no input to any output, together with the systems without them.
 
     Parameters
     ----------
-    max_states : int, default 4
-        Largest number of the other states.
-    max_hidden : int, default 3
-        Largest number of such states, from 1.
+    max_hidden, max_states : int, default 3 and 4
+        Largest numbers of such states and of the others, from 1.
     dt, complex_data : optional
         As for `stable_systems`.
 
@@ -236,10 +226,9 @@ def non_minimal_systems(
     >>> from hankelred.testing import non_minimal_systems
     >>> padded = non_minimal_systems(max_hidden=1)  # then @given(padded)
     """
-    times = check_options(dt, complex_data, max_states=(max_states, 1), max_hidden=(max_hidden, 1))
 
     def build(draw: Draw) -> tuple[StateSpace, StateSpace]:
-        time, kind = draw.choice(times), draw.kind(complex_data)
+        time, kind = draw.time(), draw.kind()
         n, hidden, m, p = (draw.integer(1, most) for most in (max_states, max_hidden, 2, 2))
         core = dense(draw, (n, m, p), (max_states, 2, 2), time, kind)
         rest = dense(draw, (hidden, m, p), (max_hidden, 2, 2), time, kind)
@@ -251,7 +240,7 @@ def non_minimal_systems(
         inverse = 2 * np.eye(n + hidden) - mixing
         return StateSpace(mixing @ A @ inverse, mixing @ B, C @ inverse, core.D, time), core
 
-    return strategy(build)
+    return strategy(build, dt, complex_data, max_states=(max_states, 1), max_hidden=(max_hidden, 1))
 
 
 def ill_scaled_systems(
@@ -276,16 +265,14 @@ def ill_scaled_systems(
     >>> from hankelred.testing import ill_scaled_systems
     >>> scaled = ill_scaled_systems(max_exponent=20)  # then @given(scaled)
     """
-    times = check_options(dt, complex_data, max_exponent=(max_exponent, 0), max_states=(max_states, 1))
 
     def build(draw: Draw) -> tuple[StateSpace, StateSpace]:
-        time, kind = draw.choice(times), draw.kind(complex_data)
-        n, m, p = draw.integer(1, max_states), draw.integer(1, 2), draw.integer(1, 2)
-        core = dense(draw, (n, m, p), (max_states, 2, 2), time, kind)
-        w = 2.0 ** draw.integers(max_states, -max_exponent, max_exponent)[:n]
+        time, kind, most = draw.time(), draw.kind(), (max_states, 2, 2)
+        core = dense(draw, draw.sizes(most), most, time, kind)
+        w = 2.0 ** draw.integers(max_states, -max_exponent, max_exponent)[: core.n]
         return StateSpace(core.A * w[:, None] / w, core.B * w[:, None], core.C / w, core.D, time), core
 
-    return strategy(build)
+    return strategy(build, dt, complex_data, max_exponent=(max_exponent, 0), max_states=(max_states, 1))
 
 
 def diagonal_banks(
@@ -297,10 +284,8 @@ def diagonal_banks(
     ----------
     max_systems : int, default 4
         Largest number of systems, from 1.
-    max_states, dt : optional
-        As for `stable_systems`.
-    outputs : iterable of {"complex", "real"}, default both
-        Kinds of output to choose from.
+    max_states, dt, outputs : optional
+        As for `diagonal_systems`.
 
     Returns
     -------
@@ -312,21 +297,17 @@ def diagonal_banks(
     >>> from hankelred.testing import diagonal_banks
     >>> channels = diagonal_banks(outputs=["complex"])  # then @given(channels)
     """
-    times = check_options(dt, max_systems=(max_systems, 1), max_states=(max_states, 1))
     kinds = kinds_of(outputs)
 
     def build(draw: Draw) -> DiagonalBank:
-        time, kind, output = draw.choice(times), draw.kind(None), draw.choice(kinds)
-        sizes, most = (draw.integer(1, max_states), draw.integer(1, 2), draw.integer(1, 2)), (max_states, 2, 2)
-        rates = is_discrete(time) and draw.kind(None)
+        time, kind, output, most = draw.time(), draw.kind(), draw.choice(kinds), (max_states, 2, 2)
+        sizes, rates = draw.sizes(most), is_discrete(time) and draw.choice([False, True])
         one = [draw_diagonal(draw, sizes, most, time, kind, output, rates) for _ in range(draw.integer(1, max_systems))]
-        poles, B, C, D = (
-            np.stack(x) for x in zip(*((*g.spectrum.data.values(), g.B, g.C, g.D) for g in one), strict=True)
-        )
+        arrays = zip(*((*g.spectrum.data.values(), g.B, g.C, g.D) for g in one), strict=True)
         make = DiagonalBank.from_rates if rates else DiagonalBank
-        return make(poles, B, C, D, dt=time, output=output)
+        return make(*map(np.stack, arrays), dt=time, output=output)
 
-    return strategy(build)
+    return strategy(build, dt, max_systems=(max_systems, 1), max_states=(max_states, 1))
 
 
 def system_pairs(
@@ -350,13 +331,12 @@ def system_pairs(
     >>> from hankelred.testing import system_pairs
     >>> pairs = system_pairs(max_states=3)  # then @given(pairs)
     """
-    times = check_options(dt, complex_data, max_states=(max_states, 1))
 
     def build(draw: Draw) -> tuple[StateSpace | DiagonalSystem, StateSpace | DiagonalSystem]:
-        time, m, p = draw.choice(times), draw.integer(1, 2), draw.integer(1, 2)
+        time, m, p = draw.time(), draw.integer(1, 2), draw.integer(1, 2)
 
         def one() -> StateSpace | DiagonalSystem:
-            kind, form = draw.kind(complex_data), draw.choice(["dense", "complex", "real"])
+            kind, form = draw.kind(), draw.choice(["dense", "complex", "real"])
             sizes, most = (draw.integer(1, max_states), m, p), (max_states, 2, 2)
             if form == "dense":
                 return dense(draw, sizes, most, time, kind)
@@ -366,10 +346,8 @@ def system_pairs(
         if draw.choice([True, False]):
             return first, one()
         step = 2.0 ** -draw.integer(1, 20)
-        B, C = (
-            x + step * draw.matrix(x.shape, room, False, largest=1)
-            for x, room in ((first.B, (max_states, 2)), (first.C, (2, max_states)))
-        )
+        B = first.B + step * draw.matrix(first.B.shape, (max_states, 2), False, largest=1)
+        C = first.C + step * draw.matrix(first.C.shape, (2, max_states), False, largest=1)
         return first, first.with_(B=B, C=C)
 
-    return strategy(build)
+    return strategy(build, dt, complex_data, max_states=(max_states, 1))

@@ -21,8 +21,7 @@ def system_with_hsv(
     """Build a system with prescribed Hankel singular values, in balanced coordinates in continuous time.
 
     ``A_ij = -g_i g_j / (s_i s_j hsv_i + hsv_j)``, ``B = g`` and ``C = s g`` have both Gramians ``diag(hsv)``, as
-    insertion into the Lyapunov equations shows. The bilinear map, which takes a continuous system to a discrete one,
-    keeps both.
+    insertion into the Lyapunov equations shows; the bilinear map to discrete time keeps both.
 
     Parameters
     ----------
@@ -65,9 +64,9 @@ def system_with_hsv(
     B, C = g[:, None], (s * g)[None, :]
     if not is_discrete(check_dt(dt)):
         return StateSpace(A, B, C, dt=dt)
-    inverse = np.linalg.inv(np.eye(len(A)) - A)  # (z - 1) / (z + 1) for s
-    root = np.sqrt(2.0)
-    return StateSpace(inverse @ (np.eye(len(A)) + A), root * inverse @ B, root * C @ inverse, C @ inverse @ B, dt)
+    I, root = np.eye(len(A)), np.sqrt(2.0)
+    inverse = np.linalg.inv(I - A)  # (z - 1) / (z + 1) for s
+    return StateSpace(inverse @ (I + A), root * inverse @ B, root * C @ inverse, C @ inverse @ B, dt)
 
 
 def check_prescribed(hsv: ArrayLike) -> Array:
@@ -110,7 +109,7 @@ def system_code(sys: Any) -> str:
     if system.is_diagonal:
         (name, poles), *_ = system.spectrum.data.items()
         start = f"hr.{type(system).__name__}" + (".from_rates(" if name == "rates" else "(")
-        rest = [f"dt={system.dt!r}"] + (['output="real"'] if system.has_real_output else [])
+        rest = [f"dt={system.dt!r}"] + ['output="real"'] * system.has_real_output
         return f"{start}{poles.tolist()}, {', '.join(matrices + rest)})"
     descriptor = [] if system.E is None else [f"E={system.E.tolist()}"]
     return f"hr.StateSpace({', '.join([f'A={system.A.tolist()}', *matrices, f'dt={system.dt!r}', *descriptor])})"

@@ -8,6 +8,7 @@ from ..checks import check_result, check_type, double
 from ..errors import InputError
 from ..reduction import Reduction
 from ..systems import DiagonalSystem, real_output
+from ..systems.base import NAMES
 from .moments import check_reduction
 
 
@@ -35,10 +36,18 @@ def follow(copy: DiagonalSystem, system: DiagonalSystem, reduction: Reduction) -
 
     Raises
     ------
-    InputError
-        If the two systems differ in size, time or output, or the reduction is none of a diagonal system of this size.
-    NumericalError
-        If the reduced copy overflows.
+    InputError, NumericalError
+        If the systems differ in size, time or output, the reduction is none of this one, or the result overflows.
+
+    Examples
+    --------
+    >>> import hankelred as hr
+    >>> from hankelred.training import follow
+    >>> system = hr.DiagonalSystem([0.9, 0.5, 0.1], [[1.0], [2.0], [0.0]], [[1.0, 1.0, 1.0]], dt=True)
+    >>> reduction = hr.balance(system).reduce(order=2)  # the last state is inert
+    >>> average = system.with_(C=2 * system.C)
+    >>> print((follow(average, system, reduction).C / reduction.system.C).round(6))
+    [[2. 2.]]
     """
     check_type(copy, "copy", DiagonalSystem)
     check_reduction(system, reduction)
@@ -63,5 +72,5 @@ def follow(copy: DiagonalSystem, system: DiagonalSystem, reduction: Reduction) -
             np.where(mask, x.real, x) for mask, x in ((real, moved), (real[:, None], Ti @ B), (real, C @ T * weight))
         )
     check_result("The reduced copy", moved, B, C)
-    names = {key: getattr(new, key) for key in ("name", "inputs", "outputs", "states")}
+    names = {key: getattr(new, key) for key in NAMES}
     return DiagonalSystem.trusted(new.spectrum.moved(moved), B, C, double(copy.D), new.dt, new.output, names)

@@ -1,9 +1,8 @@
 """How gradients and their running averages follow a diagonal system through a reduction.
 
 An optimizer keeps, for every parameter, averages of its gradient (first moments) and of the squared gradient
-(second moments). When balanced truncation replaces the states by fewer new ones, a gradient with respect to the new
-parameters is a linear image of the gradients with respect to the old ones, and so are the first moments. Second
-moments have no exact image; they are estimated.
+(second moments). A gradient with respect to the parameters of the reduced system is a linear image of the gradients
+with respect to the old ones, and so are the first moments; second moments have no exact image and are estimated.
 
 Gradients follow one convention throughout: for a real loss L and complex z, ``g = dL/dRe(z) + i dL/dIm(z)``. Those of
 the poles are taken with respect to their *rates* (``lam = exp(rate)`` in discrete time, lam itself in continuous
@@ -22,6 +21,7 @@ from ..checks import Array, check_array, check_number, check_real_array, check_r
 from ..errors import InputError
 from ..reduction import Reduction
 from ..systems import DiagonalSystem, real_output
+from ..systems.base import NAMES
 
 # Poles at a pseudo-hyperbolic distance below this are one pole to rounding: |lam_i - lam_j| / |1 - lam_i conj(lam_j)|
 # of two copies of one stored pole is some eps.
@@ -31,6 +31,9 @@ ONE_POLE = 1e-12
 class Moments(NamedTuple):
     """First or second moments of the gradient of a diagonal system.
 
+    First moments are complex gradients. Second moments hold the average square of the real part as their real part
+    and that of the imaginary part as their imaginary part, as optimizers do for complex parameters.
+
     Attributes
     ----------
     rates : (n,) ndarray
@@ -39,11 +42,6 @@ class Moments(NamedTuple):
         With respect to the input matrix.
     C : (p, n) ndarray
         With respect to the output matrix.
-
-    Notes
-    -----
-    First moments are complex gradients. Second moments hold the average square of the real part as their real part
-    and that of the imaginary part as their imaginary part, as optimizers do for complex parameters.
     """
 
     rates: Array
@@ -77,10 +75,17 @@ def align_states(
 
     Raises
     ------
-    InputError
-        If the reduction is none of a diagonal system of this size, or the factors are not positive.
-    NumericalError
-        If the new coordinates overflow.
+    InputError, NumericalError
+        If the reduction is none of a diagonal system of this size, factors are not positive, or coordinates overflow.
+
+    Examples
+    --------
+    >>> import hankelred as hr
+    >>> from hankelred.training import align_states
+    >>> system = hr.DiagonalSystem([0.9, 0.5, 0.1], [[1.0], [2.0], [0.0]], [[1.0, 1.0, 1.0]], dt=True)
+    >>> reduction = hr.balance(system).reduce(order=2)  # the last state is inert
+    >>> print(align_states(system, reduction).system.B.round(6).ravel())
+    [1. 2.]
     """
     check_reduction(system, reduction)
     new, T, Ti = reduction.system, reduction.T, reduction.Ti
@@ -102,11 +107,16 @@ def align_states(
     old_ratio, new_ratio = (_stored_ratio(x, input_factor) for x in (system, new))
     size = np.sqrt(_weighted_mean(weight[stored], old_ratio) / np.where(new_ratio > 0, new_ratio, 1.0))
     scale = phase * size
-    full_scale = _full_scale(scale, pairs) if system.has_real_output else scale
+    full_scale = np.concatenate([scale[:pairs], scale[:pairs].conj(), scale[pairs:]])
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        aligned = _rescaled(new, scale, flipped)
+        scale = (scale if new.dtype.kind == "c" else scale.real).astype(new.dtype)
+        B = np.where(flipped[:, None], new.B.conj(), new.B) * scale[:, None]
+        C = np.where(flipped, new.C.conj(), new.C) / scale
         T, Ti = (T / full_scale).astype(T.dtype), (Ti * full_scale[:, None]).astype(Ti.dtype)
-    check_result("The aligned reduction", aligned.B, aligned.C, T, Ti)
+    check_result("The aligned reduction", B, C, T, Ti)
+    poles = new.spectrum.map(lambda x: np.where(flipped, x.conj(), x))
+    names = {key: getattr(new, key) for key in NAMES}
+    aligned = DiagonalSystem.trusted(poles, B, C, new.D, new.dt, new.output, names)
     return replace(reduction, system=aligned, T=T, Ti=Ti)
 
 
@@ -137,31 +147,37 @@ def carry_first_moments(
     Returns
     -------
     Moments
-        Of ``reduction.system``. Exact for a gradient where the dropped states are inert and, up to the one
-        approximation of M_A between equal poles, the exact image ``diag(Rb^H M_A Lb^H)`` of the dense gradient
-        otherwise; that image is itself the gradient of the reduced system only as far as both systems respond alike.
+        Of ``reduction.system``. For a gradient it is the image of the dense gradient, but for M_A between equal poles,
+        and exact where the dropped states are inert; else it is the gradient of the reduced system only as far as both
+        systems respond alike.
 
     Raises
     ------
-    InputError
-        If the reduction is none of a diagonal system of this size, or `moments` do not fit the system or are not
-        finite.
-    NumericalError
-        If a moment overflows.
+    InputError, NumericalError
+        If the reduction is none of a diagonal system of this size, moments do not fit the system, or overflow.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> from hankelred.training import Moments, align_states, carry_first_moments
+    >>> system = hr.DiagonalSystem([0.9, 0.5, 0.1], [[1.0], [2.0], [0.0]], [[1.0, 1.0, 1.0]], dt=True)
+    >>> reduction = align_states(system, hr.balance(system).reduce(order=2))  # the last state is inert
+    >>> moments = Moments(np.array([3.0, 2.0, 0.0]), np.ones((3, 1)), np.array([[5.0, 4.0, 0.0]]))
+    >>> print(carry_first_moments(system, reduction, moments).C.real.round(6))
+    [[5. 4.]]
     """
     check_reduction(system, reduction)
     moments = _checked(system, moments)
     staleness = check_number(staleness, "staleness", least=0.0)
-    new, left, right, weight = _state_maps(system, reduction)
+    left, right, weight = _state_maps(system, reduction)
     with np.errstate(over="ignore", invalid="ignore"):
         B = weight[:, None] * (left[0].conj().T @ moments.B + left[1].conj().T @ moments.B.conj())
         C = moments.C @ right[0].conj().T + moments.C.conj() @ right[1].conj().T
-        T, Ti = np.vstack(left), np.hstack(right)  # stored new states only
-        if not system.has_real_output:
-            T, Ti = left[0], right[0]
         dense = _dense_moment(system, moments, staleness)
-        poles = np.sum((T.conj().T @ dense) * Ti.conj(), axis=1)
-        rates = _common_factor(system, weight) * _rate_derivative(new).conj() * poles
+        T, Ti = np.vstack(left)[: len(dense)], np.hstack(right)[:, : len(dense)]  # stored new states only
+        rates = weight * _rate_derivative(reduction.system).conj() * np.sum((T.conj().T @ dense) * Ti.conj(), axis=1)
+        if system.has_real_output:  # a pair counts twice, once for its conjugate
+            rates = 2 * rates
     return _carried(system, reduction, Moments(rates, B, C))
 
 
@@ -171,14 +187,12 @@ def carry_second_moments(system: DiagonalSystem, reduction: Reduction, moments: 
     Every gradient of the reduced system is a sum of old ones with known coefficients; the estimate takes the terms as
     uncorrelated and sums squares, real and imaginary parts separately. The terms of the poles that stem from the
     off-diagonal part of the dense gradient get the mean square of a product of a row of m_B and a column of m_C,
-    scaled to agree on the diagonal. Exact where the reduced states are old states, an estimate otherwise.
+    scaled to agree on the diagonal. Exact where the reduced states are old states.
 
     Parameters
     ----------
-    system : DiagonalSystem
-        The system before the reduction.
-    reduction : Reduction
-        Its reduction, possibly aligned by `align_states`.
+    system, reduction : DiagonalSystem and Reduction
+        As for `carry_first_moments`.
     moments : Moments
         Second moments of `system`: squares of real parts as real parts, of imaginary parts as imaginary parts.
 
@@ -189,50 +203,44 @@ def carry_second_moments(system: DiagonalSystem, reduction: Reduction, moments: 
 
     Raises
     ------
-    InputError
-        If the reduction is none of a diagonal system of this size, or `moments` do not fit the system, are not finite,
-        or negative.
-    NumericalError
-        If a moment overflows.
+    InputError, NumericalError
+        As for `carry_first_moments`, or if moments are negative.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> from hankelred.training import Moments, align_states, carry_second_moments
+    >>> system = hr.DiagonalSystem([0.9, 0.5, 0.1], [[1.0], [2.0], [0.0]], [[1.0, 1.0, 1.0]], dt=True)
+    >>> reduction = align_states(system, hr.balance(system).reduce(order=2))  # the last state is inert
+    >>> moments = Moments(np.array([3.0, 2.0, 0.0]), np.ones((3, 1)), np.array([[5.0, 4.0, 0.0]]))
+    >>> print(carry_second_moments(system, reduction, moments).C.real.round(6))
+    [[5. 4.]]
     """
     check_reduction(system, reduction)
     moments = _checked(system, moments)
     if any(np.any(x.real < 0) or np.any(x.imag < 0) for x in moments):
         raise InputError("Second moments must not be negative; got negative parts. Pass squares, not gradients.")
-    new, left, right, weight = _state_maps(system, reduction)
+    left, right, weight = _state_maps(system, reduction)
+    old_derivative, new_derivative = _rate_derivative(system), _rate_derivative(reduction.system)
     with np.errstate(over="ignore", invalid="ignore"):
-        found = _second_moments(system, new, left, right, weight, moments)
-    return _carried(system, reduction, found)
+        B = _squared_map(*(weight[:, None] * x.conj().T for x in left), moments.B)
+        C = _squared_map(*(x.conj() for x in right), moments.C.T).T
+        gain = (weight * new_derivative.conj())[:, None]
+        same, conjugate = (gain * (x.T * y).conj() for x, y in zip(left, right, strict=True))
+        same, conjugate = _quotient(same, old_derivative.conj()), _quotient(conjugate, old_derivative)
+        rates = _squared_map(same, conjugate, moments.rates[:, None])[:, 0]
 
-
-def _second_moments(
-    system: DiagonalSystem,
-    new: DiagonalSystem,
-    left: tuple[Array, Array],
-    right: tuple[Array, Array],
-    weight: Array,
-    moments: Moments,
-) -> Moments:
-    """Return what `carry_second_moments` says, by the parts of the bases that `_state_maps` gives."""
-    B = _squared_map(weight[:, None] * left[0].conj().T, weight[:, None] * left[1].conj().T, moments.B)
-    C = _squared_map(right[0].conj(), right[1].conj(), moments.C.T).T
-    old_derivative, new_derivative = _rate_derivative(system), _rate_derivative(new)
-    gain = (weight * new_derivative.conj())[:, None]
-    same = _quotient(gain * (left[0].T * right[0]).conj(), old_derivative.conj())
-    mirrored = _quotient(gain * (left[1].T * right[1]).conj(), old_derivative)
-    rates = _squared_map(same, mirrored, moments.rates[:, None])[:, 0]
-
-    poles = _quotient(_total(moments.rates), np.abs(old_derivative) ** 2)
-    rows, columns = _total(moments.B).mean(axis=1), _total(moments.C).mean(axis=0)
-    scale = np.sum(poles) / np.sum(rows * columns) if np.any(rows * columns > 0) else 0.0
-    sides = (0, 1) if system.has_real_output else (0,)
-    from_rows = [np.abs(left[i].T) ** 2 * rows for i in sides]
-    from_columns = [np.abs(right[i]) ** 2 * columns for i in sides]
-    everything = sum(x.sum(axis=1) for x in from_rows) * sum(x.sum(axis=1) for x in from_columns)
-    diagonal = sum(np.sum(x * y, axis=1) for x, y in zip(from_rows, from_columns, strict=True))
-    # M_A of the doubled system has half of every entry, and a complex pole adds both halves: weight does both
-    mixed = scale * (weight * np.abs(new_derivative)) ** 2 * np.maximum(everything - diagonal, 0.0)
-    return Moments(rates + mixed * (0.5 + 0.5j), B, C)
+        poles = _quotient(_total(moments.rates), np.abs(old_derivative) ** 2)
+        rows, columns = _total(moments.B).mean(axis=1), _total(moments.C).mean(axis=0)
+        scale = np.sum(poles) / np.sum(rows * columns) if np.any(rows * columns > 0) else 0.0
+        from_rows = np.stack([np.abs(x.T) ** 2 * rows for x in left])  # (2, new states, old states)
+        from_columns = np.stack([np.abs(x) ** 2 * columns for x in right])
+        everything = from_rows.sum(axis=(0, 2)) * from_columns.sum(axis=(0, 2))
+        diagonal = np.sum(from_rows * from_columns, axis=(0, 2))
+        # M_A of the doubled system has half of every entry, and a complex pole adds both halves: weight does both
+        mixed = scale * (weight * np.abs(new_derivative)) ** 2 * np.maximum(everything - diagonal, 0.0)
+        rates = rates + mixed * (0.5 + 0.5j)
+    return _carried(system, reduction, Moments(rates, B, C))
 
 
 def _dense_moment(system: DiagonalSystem, moments: Moments, staleness: float) -> Array:
@@ -253,42 +261,25 @@ def _dense_moment(system: DiagonalSystem, moments: Moments, staleness: float) ->
     return dense
 
 
-def _state_maps(
-    system: DiagonalSystem, reduction: Reduction
-) -> tuple[DiagonalSystem, tuple[Array, Array], tuple[Array, Array], Array]:
-    """Return the new system and the stored part of its bases, split into old states and their conjugates.
+def _state_maps(system: DiagonalSystem, reduction: Reduction) -> tuple[tuple[Array, Array], tuple[Array, Array], Array]:
+    """Return the bases of the stored new states, split into old states and their conjugates, and weights.
 
     ``left`` holds the columns of T, ``right`` the rows of Ti; the halves for conjugates are 0 where the output is
     complex. The weight of a new state is 1/2 for a real pole under real output, whose two halves add up to twice its
     real part, and 1 otherwise.
     """
-    n, new, pairs = system.n, reduction.system, _pairs(system, reduction)
-    stored = real_output.stored_states(new.n, pairs) if system.has_real_output else np.arange(new.n)
-    T, Ti = reduction.T[:, stored].astype(complex), reduction.Ti[stored].astype(complex)
+    n, new_n, pairs = system.n, reduction.system.n, _pairs(system, reduction)
+    T, Ti = reduction.T.astype(complex), reduction.Ti.astype(complex)
     if not system.has_real_output:
-        return new, (T, np.zeros_like(T)), (Ti, np.zeros_like(Ti)), np.ones(new.n)
-    weight = np.where(np.arange(new.n) < pairs, 1.0, 0.5)
-    return new, (T[:n], T[n:]), (Ti[:, :n], Ti[:, n:]), weight
+        return (T, np.zeros_like(T)), (Ti, np.zeros_like(Ti)), np.ones(new_n)
+    stored = real_output.stored_states(new_n, pairs)
+    T, Ti = T[:, stored], Ti[stored]
+    return (T[:n], T[n:]), (Ti[:, :n], Ti[:, n:]), np.where(np.arange(new_n) < pairs, 1.0, 0.5)
 
 
 def _pairs(system: DiagonalSystem, reduction: Reduction) -> int:
     """Return how many stored states of the reduced system stand for a conjugate pair; 0 if the output is complex."""
     return reduction.order - reduction.system.n if system.has_real_output else 0
-
-
-def _full_scale(scale: Array, pairs: int) -> Array:
-    """Return scales of stored states as scales of all coordinates."""
-    return np.concatenate([scale[:pairs], scale[:pairs].conj(), scale[pairs:]])
-
-
-def _rescaled(system: DiagonalSystem, scale: Array, flipped: Array) -> DiagonalSystem:
-    """Return the system with flipped states conjugated, then B multiplied and C divided by the scales."""
-    scale = (scale if system.dtype.kind == "c" else scale.real).astype(system.dtype)
-    B = np.where(flipped[:, None], system.B.conj(), system.B) * scale[:, None]
-    C = np.where(flipped, system.C.conj(), system.C) / scale
-    poles = system.spectrum.map(lambda x: np.where(flipped, x.conj(), x))
-    names = {key: getattr(system, key) for key in ("name", "inputs", "outputs", "states")}
-    return DiagonalSystem.trusted(poles, B, C, system.D, system.dt, system.output, names)
 
 
 def _stored_ratio(system: DiagonalSystem, input_factor: Callable[[DiagonalSystem], Array] | None) -> Array:
@@ -307,21 +298,14 @@ def _stored_ratio(system: DiagonalSystem, input_factor: Callable[[DiagonalSystem
 
 def _weighted_mean(weight: Array, ratio: Array) -> Array:
     """Return the weighted geometric mean of the old states' ratios, for every new state."""
-    linked = ratio > 0
-    logs = np.log(np.where(linked, ratio, 1.0))
-    copies = weight.shape[1] // len(ratio)  # 2 for real output: a state and its conjugate have one ratio
-    weight = weight * np.tile(linked, copies)
-    return np.exp(_quotient(weight @ np.tile(logs, copies), weight.sum(axis=1)))
+    ratio = np.tile(ratio, weight.shape[1] // len(ratio))  # a state and its conjugate have one ratio
+    weight = weight * (ratio > 0)
+    return np.exp(_quotient(weight @ np.log(np.where(ratio > 0, ratio, 1.0)), weight.sum(axis=1)))
 
 
 def _rate_derivative(system: DiagonalSystem) -> Array:
     """Return ``d lam / d rate``: lam in discrete time, 1 in continuous time."""
     return system.lam.astype(complex) if system.is_discrete else np.ones(system.n, dtype=complex)
-
-
-def _common_factor(system: DiagonalSystem, weight: Array) -> Array:
-    """Return the factor of a stored pole's gradient: a pair counts twice, once for its conjugate."""
-    return 2 * weight if system.has_real_output else weight
 
 
 def _quotient(x: Array, y: Array) -> Array:
@@ -330,10 +314,11 @@ def _quotient(x: Array, y: Array) -> Array:
     return np.divide(x, y, out=np.zeros(x.shape, dtype=np.result_type(x, y)), where=y != 0)
 
 
-def _squared_map(same: Array, mirrored: Array, second: Array) -> Array:
-    """Return the second moments of ``same @ g + mirrored @ conj(g)`` for uncorrelated parts of g."""
-    re = (same.real + mirrored.real) ** 2 @ second.real + (mirrored.imag - same.imag) ** 2 @ second.imag
-    im = (same.imag + mirrored.imag) ** 2 @ second.real + (same.real - mirrored.real) ** 2 @ second.imag
+def _squared_map(same: Array, conjugate: Array, second: Array) -> Array:
+    """Return the second moments of ``same @ g + conjugate @ conj(g)`` for uncorrelated parts of g."""
+    of_real, of_imag = same + conjugate, same - conjugate  # the map of Re g, and of i Im g
+    re = of_real.real**2 @ second.real + of_imag.imag**2 @ second.imag
+    im = of_real.imag**2 @ second.real + of_imag.real**2 @ second.imag
     return re + 1j * im
 
 
@@ -348,11 +333,8 @@ def check_reduction(system: DiagonalSystem, reduction: Reduction) -> None:
     check_type(reduction, "reduction", Reduction)
     new = check_type(reduction.system, "reduction.system", DiagonalSystem)
     order = 2 * system.n if system.has_real_output else system.n
-    if reduction.T.shape != (order, reduction.order) or (new.m, new.p, new.output) != (
-        system.m,
-        system.p,
-        system.output,
-    ):
+    kinds = [(x.m, x.p, x.output) for x in (system, new)]
+    if reduction.T.shape != (order, reduction.order) or kinds[0] != kinds[1]:
         raise InputError(
             f"reduction must be one of the system, with {order} rows in T; got T {reduction.T.shape} and {new!r} for "
             f"{system!r}. Did you pass the reduction of another layer?"
@@ -365,19 +347,19 @@ def _carried(system: DiagonalSystem, reduction: Reduction, moments: Moments) -> 
     if not system.has_real_output:
         return moments
     real = np.arange(reduction.system.n) >= _pairs(system, reduction)
-    rates, B, C = moments
-    return Moments(np.where(real, rates.real, rates), np.where(real[:, None], B.real, B), np.where(real, C.real, C))
+    masks = real, real[:, None], real
+    return Moments(*(np.where(mask, x.real, x) for mask, x in zip(masks, moments, strict=True)))
 
 
 def _checked(system: DiagonalSystem, moments: Moments) -> Moments:
     """Return moments as finite arrays in the shapes of the system."""
     check_type(moments, "moments", Moments, "Write Moments(rates, B, C).")
-    wanted = {"rates": (system.n,), "B": (system.n, system.m), "C": (system.p, system.n)}
-    found = {name: check_array(getattr(moments, name), f"moments.{name}", None, copy=False) for name in wanted}
-    for name, shape in wanted.items():
-        if found[name].shape != shape:
+    found = Moments(*(check_array(x, f"moments.{name}", None, copy=False) for name, x in moments._asdict().items()))
+    shapes = (system.n,), (system.n, system.m), (system.p, system.n)
+    for name, x, shape in zip(Moments._fields, found, shapes, strict=True):
+        if x.shape != shape:
             raise InputError(
-                f"moments.{name} must have shape {shape}, that of the system; got {found[name].shape}. "
+                f"moments.{name} must have shape {shape}, that of the system; got {x.shape}. "
                 f"Pass the moments collected before the reduction."
             )
-    return Moments(**found)
+    return found
