@@ -508,8 +508,9 @@ def _equation(
 ) -> Array:
     """Solve one of the three forms; numbers alone have a number as their solution."""
     if all(x is None or np.ndim(x) == 0 for x in (A, Q, C, E)) and A is not None and Q is not None:
-        arrays = (None if x is None else np.reshape(x, (1, 1)) for x in (A, Q, C, E))
-        return _equation(*arrays, method, discrete)[0, 0]  # type: ignore[arg-type, no-any-return]
+        a, q, c, e = (None if x is None else np.reshape(x, (1, 1)) for x in (A, Q, C, E))
+        number: Array = _equation(a, q, c, e, method, discrete)[0, 0]  # type: ignore[arg-type]
+        return number
     if not (method is None or isinstance(method, str) and method in ("slycot", "scipy")):
         message = f'method must be "slycot", "scipy" or None, and makes no difference; got {method!r}.'
         raise _as_in_control("ControlArgument", TypeError, message)

@@ -44,7 +44,7 @@ def eliminated(g: Any, difference: Any, gap: Any, mirror: Any, turn: Any) -> tup
     return quotient, turn * difference * quotient
 
 
-@overload(eliminated, jit_options=OPTIONS)
+@overload(eliminated, jit_options=OPTIONS)  # type: ignore[arg-type]
 def _eliminated(g: Any, difference: Any, gap: Any, mirror: Any, turn: Any) -> Any:
     def real(g: Any, difference: Any, gap: Any, mirror: Any, turn: Any) -> Any:
         quotient = g / (gap - difference * mirror)
@@ -69,7 +69,7 @@ def difference_of_exponentials(lam: Any, z: Any, lam_k: Any, z_k: Any) -> Any:
     return lam_k * np.expm1(z - z_k)
 
 
-@overload(difference_of_exponentials, jit_options=OPTIONS)
+@overload(difference_of_exponentials, jit_options=OPTIONS)  # type: ignore[arg-type]
 def _difference_of_exponentials(lam: Any, z: Any, lam_k: Any, z_k: Any) -> Any:
     def real(lam: Any, z: Any, lam_k: Any, z_k: Any) -> Any:
         return -lam * np.expm1(z_k - z) if z > z_k else lam_k * np.expm1(z - z_k)

@@ -18,7 +18,7 @@ from ..checks import Array, check_flag, check_number, check_result, exactly_one,
 from ..errors import DiagonalisationError, InputError, OrderError
 from ..hankel import Factored, Matrices, factored, largest_gain, sample_frequencies, unstable_error, warn_if_inaccurate
 from ..linalg.threads import one_blas_thread
-from ..systems import DiagonalSystem, LinearSystem, StateSpace, as_container, as_system, one_system, real_output
+from ..systems import DiagonalSystem, StateSpace, as_container, as_system, one_system, real_output
 from .bank import reduce_bank
 from .bases import residualised, truncated
 from .rediagonalise import Diagonalised, diagonalised, eigenpairs, working_orders
@@ -286,8 +286,8 @@ class Balancing:
         if parts.kept:
             fixed_T, fixed_Ti = parts.fixed_bases()
             T, Ti = np.hstack([fixed_T, T]), np.vstack([fixed_Ti, Ti])
-            stable = (StateSpace.trusted(*x[:4], G.dt) for x in (parts.stable_part(), small))
-            pair = (next(stable), next(stable))
+            full = parts.stable_part()
+            pair = tuple(StateSpace.trusted(x.A, x.B, x.C, x.D, G.dt) for x in (full, small))
         names = {"name": G.name, "inputs": G.inputs, "outputs": G.outputs}
         reduced = StateSpace.trusted(A, B, C, D, G.dt, names)
         return self._result(reduced, order, T, Ti, method, pair, self._excess(small, reduced, order))
@@ -348,7 +348,7 @@ class Balancing:
         return Reduction(system, self.system, order, self.hsv, bound, T, Ti, self.unstable, method, reduced, pair)
 
 
-def rounded(system: LinearSystem) -> Any:
+def rounded(system: Any) -> Any:
     """Return a system rounded to single precision."""
     names = {key: getattr(system, key) for key in ("name", "inputs", "outputs")}
     B, C, D = single(system.B), single(system.C), single(system.D)
@@ -422,10 +422,16 @@ def balanced_truncation(
     >>> reduction.system.n, reduction.hinf_error() <= reduction.error_bound
     (2, True)
     """
-    criteria = {"order": order, "states": states, "rtol": rtol, "energy": energy, "max_error": max_error}
+    criteria: dict[str, Any] = {
+        "order": order,
+        "states": states,
+        "rtol": rtol,
+        "energy": energy,
+        "max_error": max_error,
+    }
     system = as_system(sys)
     if system.is_bank:
-        if match_dc is not False or offset != OFFSET:
+        if match_dc or offset != OFFSET:
             raise InputError("match_dc and offset are for one system; got a bank. Reduce bank[i] with them.")
         return reduce_bank(system, lambda one: _balance(one, one, 0.0), **criteria)
     return _balance(system, sys, offset).reduce(**criteria, match_dc=match_dc)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -84,15 +85,16 @@ class SelectiveReduction:
         A = check_real_array(A, "A", 2, copy=False)
         if A.shape[1] != self.T.shape[1]:
             raise InputError(f"A must be (channels, {self.T.shape[1]}); got {A.shape}.")
-        if self.method == "rotation" and len(self.rates) != len(A):  # type: ignore[arg-type]
-            raise InputError(f"A must have the {len(self.rates)} channels that were rotated; got {len(A)}.")
+        rotated: Any = self.rates
+        if self.method == "rotation" and len(rotated) != len(A):
+            raise InputError(f"A must have the {len(rotated)} channels that were rotated; got {len(A)}.")
         if len(self.T) > 1 or self.method == "projection":
             raise InputError(
                 f"A Mamba layer has one group of channels and rates of its own in each; got a {self.method} of "
                 f"{len(self.T)} groups. Use heads_error."
             )
         full, _ = mamba_sequences(delta, A, B, C, u, gate)
-        rates = self.rates if self.kept is None else A[:, self.kept[0]]
+        rates = rotated if self.kept is None else A[:, self.kept[0]]
         with np.errstate(over="ignore", invalid="ignore"):
             B, C = full.B[:, :, 0] @ self.Ti[0].T, full.C[:, :, 0] @ self.T[0]
         check_result("B and C of the reduced layer", B, C, hint=SCALE)

@@ -75,7 +75,10 @@ def as_system(obj: Any) -> Any:
 
 def one_system(obj: Any, name: str = "sys") -> Any:
     """Return a linear model as a single system of this library."""
-    system = as_system(obj)
+    try:
+        system = as_system(obj)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
     if system.is_bank:
         raise InputError(f"{name} must be one system; got a bank of {len(system)}. Pass bank[i].")
     return system
@@ -131,7 +134,7 @@ def control_model(G: StateSpace) -> Any:
                     f"A system must be real for python-control; got {name} with imaginary parts up to "
                     f"{np.abs(x.imag).max():.3g}, which it would drop. Use to_scipy, which keeps them."
                 )
-    names = {key: list(value) for key in ("inputs", "outputs", "states") if (value := getattr(G, key))}
+    names: dict[str, Any] = {key: list(value) for key in ("inputs", "outputs", "states") if (value := getattr(G, key))}
     names |= {"name": G.name} if G.name else {}
     real = (x.real for x in matrices)  # it copies them
     return control.StateSpace(*real, G.dt, remove_useless_states=False, **names)
@@ -147,7 +150,8 @@ def scipy_model(G: StateSpace) -> Any:
 
 def _is_a(obj: Any, package: str, *names: str) -> bool:
     """Tell whether obj is of a class of these names from that package, or of one derived from it."""
-    return _derives(type(obj), package, names)
+    kind: Any = type(obj)
+    return _derives(kind, package, names)
 
 
 @lru_cache

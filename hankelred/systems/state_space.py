@@ -118,7 +118,9 @@ class StateSpace(LinearSystem):
             with one_blas_thread(self.n):
                 found = standard_form(*(double(x) for x in (self.A, self.B, self.C, self.D, self.E)))
             check_result("The system without E", *found[:4], hint="Scale its rows or states.")
-            vars(self)["_standard"] = StateSpace.trusted(*found[:4], dt, {"name": self.name, **names})
+            vars(self)["_standard"] = StateSpace.trusted(
+                found.A, found.B, found.C, found.D, dt, {"name": self.name, **names}
+            )
 
     @classmethod
     def trusted(cls, A: Array, B: Array, C: Array, D: Array, dt: Any, names: dict[str, Any] | None = None) -> Any:
@@ -141,8 +143,8 @@ class StateSpace(LinearSystem):
             return self._standard.with_names(self)
         if self.A.dtype in (np.float64, np.complex128):
             return self
-        matrices = (double(x) for x in (self.A, self.B, self.C, self.D))
-        return StateSpace.trusted(*matrices, self.dt, self._arguments())
+        A, B, C, D = (double(x) for x in (self.A, self.B, self.C, self.D))
+        return StateSpace.trusted(A, B, C, D, self.dt, self._arguments())
 
     def with_names(self, other: LinearSystem, states: bool = True) -> StateSpace:
         """Return the system with the names of another one, those of states if there are as many."""

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..checks import EPS, Array, check_array, check_number, double
-from ..drift import SAFETY, drift_bound, one_system
+from ..drift import SAFETY, drift_bound
 from ..hankel import gramian_factors, stable
 from ..linalg.hankel_svd import padded
 from ..norms import hinf_norm
 from ..order import tail_sum
 from ..reduction import Reduction
-from ..systems import LinearSystem
+from ..systems import LinearSystem, one_system
 from .systems import system_code
 
 # Rows of a table of values in a message.

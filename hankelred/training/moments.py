@@ -223,8 +223,8 @@ def carry_second_moments(system: DiagonalSystem, reduction: Reduction, moments: 
     left, right, weight = _state_maps(system, reduction)
     old_derivative, new_derivative = _rate_derivative(system), _rate_derivative(reduction.system)
     with np.errstate(over="ignore", invalid="ignore"):
-        B = _squared_map(*(weight[:, None] * x.conj().T for x in left), moments.B)
-        C = _squared_map(*(x.conj() for x in right), moments.C.T).T
+        B = _squared_map(weight[:, None] * left[0].conj().T, weight[:, None] * left[1].conj().T, moments.B)
+        C = _squared_map(right[0].conj(), right[1].conj(), moments.C.T).T
         gain = (weight * new_derivative.conj())[:, None]
         same, conjugate = (gain * (x.T * y).conj() for x, y in zip(left, right, strict=True))
         same, conjugate = _quotient(same, old_derivative.conj()), _quotient(conjugate, old_derivative)
