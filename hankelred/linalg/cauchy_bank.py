@@ -77,9 +77,7 @@ def make_bank(lam: Array, z: Array | None, B: Array, C: Array, discrete: bool, o
     return Bank(pole_data(lam, z, discrete), B, C, (drive * sight)[:, 0], drive[:, 0], order, pairs)
 
 
-def eliminate(
-    poles: PoleData, B: Array, order: Array, first: Array, pairs: bool
-) -> tuple[Steps, Pairs | None]:
+def eliminate(poles: PoleData, B: Array, order: Array, first: Array, pairs: bool) -> tuple[Steps, Pairs | None]:
     """Factor the Gramians of input matrices (batch, n, m), the first of the states in `order` before all others."""
     steps, record = new_steps(B.shape[1] * (2 if pairs else 1), B, pairs)
     kernels.eliminate_bank(poles, np.ascontiguousarray(B), order, first, SMALLEST_SHARE, steps, record)

@@ -96,7 +96,7 @@ def one_minus_square(lam: Array, gap: Array) -> None:
 
 @compiled
 def divide_by_denominators(P: Array, p: PoleData, q: PoleData) -> None:
-    """Turn ``B_i B_k^H``, stored in ``P[k, i]``, into the Cauchy-like ``P_ik`` with poles p of rows and q of columns."""
+    """Turn ``B_i B_k^H`` in ``P[k, i]`` into the Cauchy-like ``P_ik``, with poles p of rows and q of columns."""
     difference = np.empty(p.lam.size, p.lam.dtype)
     for k in range(q.lam.size):
         _differences(p, q, k, 0, p.lam.size, difference)
@@ -225,9 +225,7 @@ def _bring_forward(rows: Rows, i: int, k: int) -> None:
 
 
 @compiled
-def _step(
-    rows: Rows, k: int, first: int, last: int, steps: Steps, done: int, difference: Array, column: Array
-) -> None:
+def _step(rows: Rows, k: int, first: int, last: int, steps: Steps, done: int, difference: Array, column: Array) -> None:
     """Eliminate row k from some rows: write its column and what to remember, update generator and sizes."""
     G, gap, size, w, m = rows.G, rows.gap, rows.size, steps.w[done], rows.G.shape[0]
     q, beta = 0, 0.0
