@@ -108,7 +108,7 @@ class Rows(NamedTuple):
     states: Array
 
 
-class Steps(NamedTuple):
+class FactorSteps(NamedTuple):
     """A factor and the steps that led to it, for a bank with the batch axis in front.
 
     Attributes
@@ -147,11 +147,11 @@ class Pairs(NamedTuple):
     distance: Array
 
 
-def new_steps(k: int, B: Array, pairs: bool) -> tuple[Steps, Pairs | None]:
+def new_steps(k: int, B: Array, pairs: bool) -> tuple[FactorSteps, Pairs | None]:
     """Return arrays for k columns of the factors of input matrices (..., n, m)."""
     *batch, n, m = B.shape
     shape = (*batch, k)
-    steps = Steps(
+    steps = FactorSteps(
         np.empty((*shape, n), B.dtype), np.empty(shape, np.int64), np.empty((*shape, m), B.dtype), np.empty(shape)
     )
     if not pairs:
@@ -223,7 +223,7 @@ def factor(poles: PoleData, B: Array, first: Array, rest: Array, rtol: float, pa
     B_kept, scale = unit_scale(B_kept)
     kept, found = poles.take(states), None
     if rtol <= EPS and dense_is_faster(len(states), B.shape[1], B.dtype.kind == "c"):
-        found = _dense(kept, B_kept, len(first), pairs)
+        found = _dense_factor(kept, B_kept, len(first), pairs)
     if found is None:
         found = _structured(kept, _independent_columns(B_kept, pairs), len(first), rtol, pairs)
     S = found.S
@@ -267,7 +267,7 @@ def _structured(p: PoleData, B: Array, first: int, rtol: float, pairs: bool) -> 
             if done + 2 < length or length == limit:
                 break
             more = min(limit, 2 * length) - length
-            steps = Steps(*(np.concatenate([x, np.empty((more, *x.shape[1:]), x.dtype)]) for x in steps))
+            steps = FactorSteps(*(np.concatenate([x, np.empty((more, *x.shape[1:]), x.dtype)]) for x in steps))
             if record:
                 record = record._replace(mix=np.resize(record.mix, (length + more, 2)))
     remainder, distance = float(size[k:n].sum() / whole), float(record.distance[0]) if record else 1.0
@@ -308,7 +308,7 @@ def dense_is_faster(n: int, m: int, complex_data: bool) -> bool:
     return n <= DENSE_STATES and 4 * (c + d * m + e * n) < a + b * min(m, n)
 
 
-def _dense(p: PoleData, B: Array, first: int, pairs: bool) -> Factor | None:
+def _dense_factor(p: PoleData, B: Array, first: int, pairs: bool) -> Factor | None:
     """Form the Gramian and factor it; None where that would lose digits."""
     P = B.conj() @ B.T  # transposed: the kernel writes column by column
     kernels.divide_by_denominators(P, p, p)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..checks import Array
-from .cauchy import PoleData, Steps
+from .cauchy import FactorSteps, PoleData
 from .cauchy_factor import _differences
 from .compiled import compiled
 
@@ -73,7 +73,7 @@ def isometric_pair(p: PoleData, pivots: Array, w: Array, beta: Array, M: Array, 
 
 
 @compiled
-def adjoint_bank(poles: PoleData, s: Steps, F: Array, discrete: bool, gradient: Array, B_gradient: Array) -> None:
+def adjoint_bank(poles: PoleData, s: FactorSteps, F: Array, discrete: bool, gradient: Array, B_gradient: Array) -> None:
     """Write the gradients with respect to poles (batch, n) and inputs (batch, n, m), given those of the columns, F.
 
     With pairs, the arrays of the poles hold their conjugates after them, and the columns are those of `unmix`.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..checks import Array
-from .cauchy import NEARLY_REAL, SMALLEST_SHARE, Pairs, PoleData, Steps, new_steps, pole_data, unit_scale
+from .cauchy import NEARLY_REAL, SMALLEST_SHARE, FactorSteps, Pairs, PoleData, new_steps, pole_data, unit_scale
 from .compiled import Kernels
 
 kernels = Kernels("hankelred.linalg.cauchy_factor")
@@ -66,7 +66,7 @@ class Bank:
         if not self.is_silent:
             for piece in self.pieces():
                 part = self.take(piece)
-                found = _hsv(part)
+                found = _bank_hsv(part)
                 hsv[piece, : found.shape[1]] = part.unit * found
         return hsv
 
@@ -77,7 +77,9 @@ def make_bank(lam: Array, z: Array | None, B: Array, C: Array, discrete: bool, o
     return Bank(pole_data(lam, z, discrete), B, C, (drive * sight)[:, 0], drive[:, 0], order, pairs)
 
 
-def eliminate(poles: PoleData, B: Array, order: Array, first: Array, pairs: bool) -> tuple[Steps, Pairs | None]:
+def factor_steps(
+    poles: PoleData, B: Array, order: Array, first: Array, pairs: bool
+) -> tuple[FactorSteps, Pairs | None]:
     """Factor the Gramians of input matrices (batch, n, m), the first of the states in `order` before all others."""
     steps, record = new_steps(B.shape[1] * (2 if pairs else 1), B, pairs)
     kernels.eliminate_bank(poles, np.ascontiguousarray(B), order, first, SMALLEST_SHARE, steps, record)
@@ -109,7 +111,7 @@ def factors(bank: Bank) -> tuple[Array, Array, Array, Array]:
     return S.swapaxes(1, 2), R.conj(), w, np.minimum(distance, other)
 
 
-def _hsv(bank: Bank) -> Array:
+def _bank_hsv(bank: Bank) -> Array:
     """Return the Hankel singular values of a piece of a bank, (batch, n), with pairs those of ``Re(C x)``, 2n."""
     S, R, _, distance = factors(bank)
     if not bank.pairs:
@@ -120,7 +122,7 @@ def _hsv(bank: Bank) -> Array:
         part = bank.take(close)
         B = np.concatenate([part.B, part.B.conj()], axis=1)
         C = np.concatenate([part.C, part.C.conj()], axis=2) / 2
-        hsv[close] = _hsv(replace(part, poles=part.poles.doubled(), B=B, C=C, pairs=False))
+        hsv[close] = _bank_hsv(replace(part, poles=part.poles.doubled(), B=B, C=C, pairs=False))
     return hsv
 
 
@@ -147,7 +149,7 @@ def _state_scales(B: Array, C: Array) -> Array:
 def _columns(poles: PoleData, B: Array, pairs: bool) -> tuple[Array, Array]:
     """Return transposed factors, with pairs of twice as many columns, and `cauchy.Factor.distance` of each system."""
     batch, n, _ = B.shape
-    steps, record = eliminate(poles, B, np.tile(np.arange(n), (batch, 1)), np.full(batch, n), pairs)
+    steps, record = factor_steps(poles, B, np.tile(np.arange(n), (batch, 1)), np.full(batch, n), pairs)
     return steps.columns, record.distance if record else np.ones(batch)
 
 

@@ -2,7 +2,7 @@
 
 The Gramian of poles lam and input matrix B is Cauchy-like, ``P_ij = b_i b_j^H / (1 - lam_i conj(lam_j))`` or
 ``-b_i b_j^H / (lam_i + conj(lam_j))``, and so is every Schur complement of it: only the generator, B at the start,
-changes. One step of Cholesky therefore costs O(n m) and never sees P. The tables `cauchy.Rows`, `Steps` and `Pairs`
+changes. One step of Cholesky therefore costs O(n m) and never sees P. The tables `cauchy.Rows`, `FactorSteps` and `Pairs`
 say which arrays the kernels share.
 
 With pairs, row i stands for two: its own and that of ``conj(lam_i)``, with generator ``conj(G_i) twist`` and the
@@ -19,7 +19,7 @@ from numba import types
 from numba.extending import overload
 
 from ..checks import Array
-from .cauchy import Pairs, PoleData, Rows, Steps
+from .cauchy import FactorSteps, Pairs, PoleData, Rows
 from .compiled import OPTIONS, compiled
 
 # A reflection of m columns leaves a few m eps of the row's length; a row with the pole of the pivot that shrinks to
@@ -129,7 +129,7 @@ def row_sizes(G: Array, gap: Array, size: Array) -> None:
 
 @compiled
 def eliminate_bank(
-    poles: PoleData, B: Array, order: Array, first: Array, share: float, steps: Steps, pairs: Pairs | None
+    poles: PoleData, B: Array, order: Array, first: Array, share: float, steps: FactorSteps, pairs: Pairs | None
 ) -> None:
     """Factor many systems, first axis of every array; those of the last two are written, what is not needed with 0.
 
@@ -152,7 +152,7 @@ def eliminate_bank(
             for j in range(m):
                 G[j, i] = B[b, state, j]
         row_sizes(G[:, :n], rows.gap[:n], rows.size)
-        system = Steps(steps.columns[b], steps.pivots[b], steps.w[b], steps.beta[b])
+        system = FactorSteps(steps.columns[b], steps.pivots[b], steps.w[b], steps.beta[b])
         pairs_b = None if pairs is None else Pairs(pairs.twist[b], pairs.mix[b], pairs.distance[b : b + 1])
         k = done = 0
         for part in range(2 if first[b] < n else 1):
@@ -169,7 +169,7 @@ def eliminate_bank(
 
 @compiled
 def eliminate(
-    rows: Rows, steps: Steps, pairs: Pairs | None, eligible: int, floor: float, k: int, done: int
+    rows: Rows, steps: FactorSteps, pairs: Pairs | None, eligible: int, floor: float, k: int, done: int
 ) -> tuple[int, int]:
     """Go on after k pivots and as many columns as are done, pivoting among the eligible first rows; return both.
 
@@ -179,7 +179,7 @@ def eliminate(
     width = 1 if pairs is None else 2
     work = np.empty((1 + width, rows.lam.size), rows.G.dtype)
     while k < eligible and done + width <= limit:
-        pivot, total = _largest(rows.size, k, eligible)
+        pivot, total = _largest_row(rows.size, k, eligible)
         if not total > floor:
             break
         _bring_forward(rows, pivot, k)
@@ -194,7 +194,7 @@ def eliminate(
 
 
 @compiled
-def _largest(size: Array, first: int, last: int) -> tuple[int, float]:
+def _largest_row(size: Array, first: int, last: int) -> tuple[int, float]:
     """Return the largest of some rows and the trace over them."""
     best, total = first, 0.0
     for i in range(first, last):
@@ -225,7 +225,9 @@ def _bring_forward(rows: Rows, i: int, k: int) -> None:
 
 
 @compiled
-def _step(rows: Rows, k: int, first: int, last: int, steps: Steps, done: int, difference: Array, column: Array) -> None:
+def _step(
+    rows: Rows, k: int, first: int, last: int, steps: FactorSteps, done: int, difference: Array, column: Array
+) -> None:
     """Eliminate row k from some rows: write its column and what to remember, update generator and sizes."""
     G, gap, size, w, m = rows.G, rows.gap, rows.size, steps.w[done], rows.G.shape[0]
     q, beta = 0, 0.0
@@ -299,7 +301,7 @@ def _store(column: Array, states: Array, first: int, out: Array) -> None:
 
 @compiled
 def _pair_of_steps(
-    rows: Rows, k: int, steps: Steps, done: int, pairs: Pairs, difference: Array, one: Array, two: Array
+    rows: Rows, k: int, steps: FactorSteps, done: int, pairs: Pairs, difference: Array, one: Array, two: Array
 ) -> int:
     """Eliminate row k and its conjugate; return how many columns that gave, 2 or 1.
 

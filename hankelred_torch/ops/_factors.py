@@ -33,7 +33,7 @@ from torch.autograd.function import once_differentiable
 from hankelred.checks import Array
 from hankelred.errors import InputError, OrderError
 from hankelred.linalg import cauchy_bank
-from hankelred.linalg.cauchy import PoleData, Steps, pole_data
+from hankelred.linalg.cauchy import FactorSteps, PoleData, pole_data
 from hankelred.linalg.compiled import Kernels
 
 from ._factors_torch import factor_adjoint_torch, factor_torch, pole_tensors
@@ -93,7 +93,7 @@ def _factor(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: 
     _check_finite(poles, B)
     if not B.is_cpu:
         return factor_torch(pole_tensors(poles, discrete, by_rates), B.resolve_conj(), linked)
-    steps, _ = cauchy_bank.eliminate(_pole_data(poles, discrete, by_rates), _array(B), *_order(linked), pairs=False)
+    steps, _ = cauchy_bank.factor_steps(_pole_data(poles, discrete, by_rates), _array(B), *_order(linked), pairs=False)
     columns, pivots, w, beta = map(torch.from_numpy, steps)
     return columns, pivots, w, beta
 
@@ -127,7 +127,7 @@ def _factor_backward(
 ) -> tuple[Tensor, Tensor]:
     if F.is_cpu:
         g_poles, g_B = torch.empty_like(poles, memory_format=torch.contiguous_format), torch.empty_like(w)
-        data, steps = _pole_data(poles, discrete, by_rates), Steps(*map(_array, (columns, pivots, w, beta)))
+        data, steps = _pole_data(poles, discrete, by_rates), FactorSteps(*map(_array, (columns, pivots, w, beta)))
         kernels.adjoint_bank(data, steps, _array(F), discrete, _array(g_poles), _array(g_B))
     else:
         data_torch = pole_tensors(poles, discrete, by_rates)
@@ -214,7 +214,7 @@ class _PairFactor(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         _check_finite(poles, B)
         data = _pole_data(poles, discrete, by_rates)
-        steps, (_, mix, distance) = cauchy_bank.eliminate(data, _array(B), *_order(linked), pairs=True)
+        steps, (_, mix, distance) = cauchy_bank.factor_steps(data, _array(B), *_order(linked), pairs=True)
         columns, *saved, distance = map(torch.from_numpy, (*steps, mix, distance))
         ctx.save_for_backward(poles, columns, *saved)
         ctx.discrete, ctx.by_rates = discrete, by_rates
@@ -231,7 +231,10 @@ class _PairFactor(torch.autograd.Function):
             kernels.unmix(_array(columns[b]), _array(mix[b]))
         doubled = torch.cat([poles, poles.conj()], dim=1)
         g_poles, g_B = torch.empty_like(poles), w.new_empty(*poles.shape, w.shape[2])
-        data, steps = _pole_data(doubled, ctx.discrete, ctx.by_rates), Steps(*map(_array, (columns, pivots, w, beta)))
+        data, steps = (
+            _pole_data(doubled, ctx.discrete, ctx.by_rates),
+            FactorSteps(*map(_array, (columns, pivots, w, beta))),
+        )
         kernels.adjoint_bank(data, steps, _array(F), ctx.discrete, _array(g_poles), _array(g_B))
         return _by_data(g_poles, poles, ctx.by_rates), g_B, None, None, None
 
