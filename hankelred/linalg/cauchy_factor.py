@@ -2,7 +2,7 @@
 
 The Gramian of poles lam and input matrix B is Cauchy-like, ``P_ij = b_i b_j^H / (1 - lam_i conj(lam_j))`` or
 ``-b_i b_j^H / (lam_i + conj(lam_j))``, and so is every Schur complement of it: only the generator, B at the start,
-changes. One step of Cholesky therefore costs O(n m) and never sees P. The tables `cauchy.Rows`, `FactorSteps` and `Pairs`
+changes. One step of Cholesky therefore costs O(n m) and never sees P. `Rows`, `FactorSteps` and `Pairs` in `cauchy`
 say which arrays the kernels share.
 
 With pairs, row i stands for two: its own and that of ``conj(lam_i)``, with generator ``conj(G_i) twist`` and the
