@@ -96,7 +96,7 @@ def discrete_leaf(T: Array, B: Array, pairs: bool | None) -> tuple[Array, Array,
                 row[j] = W[i, j]
             for q in range(m):
                 row[w + q] = B[i, q]
-            _reflect(V, 0, w, w + m, row)
+            _reflect_row(V, 0, w, w + m, row)
             for q in range(m):
                 B[i, q] = row[w + q]
         for i in range(k, end):  # M12 = Y^ Za^H, Y1 = Y^ Zb^H
@@ -114,7 +114,7 @@ def discrete_leaf(T: Array, B: Array, pairs: bool | None) -> tuple[Array, Array,
                 row[j] = 1 if i == k + j else 0
             for q in range(m):
                 row[w + q] = Z[i, q]
-            _reflect(V, 0, w, w + m, row)
+            _reflect_row(V, 0, w, w + m, row)
             for q in range(m):
                 Z[i, q] = row[w + q]
     return U, M, Y, Z[:n], Z[n:]
@@ -128,7 +128,7 @@ def _reflections(V: Array, w: int, size: int) -> None:
     """
     for i in range(w):
         for other in range(i):
-            _reflect(V, other, other + 1, size, V[i])
+            _reflect_row(V, other, other + 1, size, V[i])
         first = abs(V[i, i])
         V[i, i] += V[i, i] / first if first > 0 else 1.0
         for q in range(i, size):
@@ -136,7 +136,7 @@ def _reflections(V: Array, w: int, size: int) -> None:
 
 
 @kernel
-def _reflect(V: Array, start: int, stop: int, size: int, row: Array) -> None:
+def _reflect_row(V: Array, start: int, stop: int, size: int, row: Array) -> None:
     """Multiply a row from the right by the reflections from start to stop."""
     for i in range(start, stop):
         s = row[i] * np.conj(V[i, i])

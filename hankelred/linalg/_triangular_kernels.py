@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..checks import Array
 from .compiled import kernel
+
+
+@kernel
+def divide(x: Any, y: Any) -> Any:
+    """Return ``x / y``, not finite where y = 0: there numba's division of complex numbers raises an error."""
+    return x / y if y != 0 else x * np.inf
 
 
 @kernel
@@ -21,14 +29,14 @@ def solve_small(K: Array, f: Array, d: int) -> None:
                 K[p, z], K[best, z] = K[best, z], K[p, z]
             f[p], f[best] = f[best], f[p]
         for q in range(p + 1, d):
-            ratio = K[q, p] / K[p, p]
+            ratio = divide(K[q, p], K[p, p])
             for z in range(p + 1, d):
                 K[q, z] -= ratio * K[p, z]
             f[q] -= ratio * f[p]
     for p in range(d - 1, -1, -1):
         for z in range(p + 1, d):
             f[p] -= K[p, z] * f[z]
-        f[p] /= K[p, p]
+        f[p] = divide(f[p], K[p, p])
 
 
 @kernel
@@ -45,7 +53,7 @@ def sylvester_leaf(T: Array, MH: Array, F: Array, k: int, l: int) -> Array:
             c = 2 if j > 1 and MH[j - 2, j - 1] != 0 else 1
             j -= c
             if r * c == 1:
-                F[i, j] /= T[i, i] + MH[j, j]
+                F[i, j] = divide(F[i, j], T[i, i] + MH[j, j])
             else:  # the r x c unknowns by rows
                 for a in range(r):
                     for b in range(c):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.linalg as sla
@@ -42,25 +42,36 @@ DENSE_EIGENVALUE = 0.01
 DENSE_STATES = 4096  # four complex matrices of that size are 1 GiB
 
 
-@dataclass(frozen=True)
-class PoleData:
-    """Poles and what the kernels need to know of each: see the table in `cauchy_factor`."""
+class PoleData(NamedTuple):
+    """Poles, (n,) or (batch, n), and what the kernels need to know of each.
+
+    Written with these, a denominator keeps its digits next to the stability boundary: gap_k and the difference are
+    known to full relative accuracy, and neither term exceeds twice the modulus of their sum.
+
+    Attributes
+    ----------
+    lam : (..., n) ndarray
+        Poles.
+    z : (..., n) or (..., 0) ndarray
+        Their logarithms where these are the data; else empty.
+    gap : (..., n) ndarray of float
+        ``1 - |lam|^2``, or ``-2 Re lam``.
+    mirror : (..., n) ndarray
+        ``conj(lam)``, or 1: the denominator of rows i and k is ``gap_k - (lam_i - lam_k) mirror_k``.
+    turn : (..., n) ndarray
+        Unit factors; the Blaschke factor ``turn_k (lam_i - lam_k) / denominator`` is 1 at ``lam_i = 1``, in continuous
+        time at infinity.
+    """
 
     lam: Array
-    z: Array | None
+    z: Array
     gap: Array
     mirror: Array
     turn: Array
 
     def map(self, function: Callable[[Array], Array]) -> PoleData:
-        """Return the poles with a function applied to each array."""
-        z = None if self.z is None else function(self.z)
-        return PoleData(function(self.lam), z, function(self.gap), function(self.mirror), function(self.turn))
-
-    @property
-    def logarithms(self) -> Array:
-        """The rates as the kernels want them: of no length where lam are the data."""
-        return self.lam[..., :0] if self.z is None else self.z
+        """Return the poles with a function applied to each array that is not empty."""
+        return PoleData(*(function(x) if x.shape == self.lam.shape else x for x in self))
 
     def take(self, states: Array | slice) -> PoleData:
         """Return a part of the poles as new arrays, which a kernel may reorder."""
@@ -73,6 +84,82 @@ class PoleData:
     def doubled(self) -> PoleData:
         """Return the poles and, along the last axis, after them their conjugates."""
         return self.map(lambda x: np.concatenate([x, x.conj()], axis=-1))
+
+
+class Rows(NamedTuple):
+    """The rows of a Schur complement, in the order of elimination: `PoleData`, (n,), and three more arrays.
+
+    Attributes
+    ----------
+    G : (m, n) ndarray
+        Its generator, a column for each row.
+    size : (n,) ndarray
+        Its diagonal, ``|G_i|^2 / gap_i``.
+    states : (n,) ndarray of int
+        The state that each row belongs to.
+    """
+
+    lam: Array
+    z: Array
+    gap: Array
+    mirror: Array
+    turn: Array
+    G: Array
+    size: Array
+    states: Array
+
+
+class FactorSteps(NamedTuple):
+    """A factor and the steps that led to it, for a bank with the batch axis in front.
+
+    Attributes
+    ----------
+    columns : (k, n) ndarray
+        Columns of the factor.
+    pivots : (k,) ndarray of int
+        The state each came from; n + i for the conjugate of state i, -1 where nothing was left.
+    w : (k, m) ndarray
+        ``I - beta w w^H`` are the reflections of the generator's columns.
+    beta : (k,) ndarray of float
+        See w.
+    """
+
+    columns: Array
+    pivots: Array
+    w: Array
+    beta: Array
+
+
+class Pairs(NamedTuple):
+    """What poles need that stand for themselves and their conjugates, for a bank with the batch axis in front.
+
+    Attributes
+    ----------
+    twist : (m, m) ndarray
+        ``conj(G) twist`` is the generator of the conjugates.
+    mix : (k, 2) ndarray
+        Columns of a pair are ``mix[i, 0]`` times the first plus ``mix[i, 1]`` times the second that were eliminated.
+    distance : (1,) ndarray, (batch,) of a bank
+        Least ratio of the second to the first diagonal entry of a pair, at most 1.
+    """
+
+    twist: Array
+    mix: Array
+    distance: Array
+
+
+def new_steps(k: int, B: Array, pairs: bool) -> tuple[FactorSteps, Pairs | None]:
+    """Return arrays for k columns of the factors of input matrices (..., n, m)."""
+    *batch, n, m = B.shape
+    shape = (*batch, k)
+    steps = FactorSteps(
+        np.empty((*shape, n), B.dtype), np.empty(shape, np.int64), np.empty((*shape, m), B.dtype), np.empty(shape)
+    )
+    if not pairs:
+        return steps, None
+    twist = np.empty((*batch, m, m), B.dtype)
+    twist[...] = np.eye(m)
+    return steps, Pairs(twist, np.empty((*shape, 2), B.dtype), np.ones(batch or 1))
 
 
 @dataclass(frozen=True)
@@ -109,8 +196,8 @@ def pole_data(lam: Array, z: Array | None, discrete: bool) -> PoleData:
         gap, mirror, turn = -2 * lam.real, np.ones_like(lam), -np.ones_like(lam)
     else:
         if z is None:
-            gap = np.empty(len(lam))
-            kernels.one_minus_square(lam, gap)
+            gap = np.empty(lam.shape)
+            kernels.one_minus_square(lam.reshape(-1), gap.reshape(-1))
             excess, distance = np.abs(lam) - 1, 1 - lam
         else:
             gap, excess, distance = -np.expm1(2 * z.real), np.expm1(z.real), -np.expm1(z)
@@ -121,10 +208,11 @@ def pole_data(lam: Array, z: Array | None, discrete: bool) -> PoleData:
         worst = int(np.argmin(gap))
         limit, got = ("|lam| < 1", "|lam| - 1") if discrete else ("Re lam < 0", "Re lam")
         raise StabilityError(
-            f"All poles must be stable ({limit}); got {got} = {excess[worst]:.3g} for pole {worst}. "
+            f"All poles must be stable ({limit}); got {got} = {excess.flat[worst]:.3g} for pole {worst}. "
             f"Reduce the stable part (balance splits it off), or pass the right dt."
         )
-    return PoleData(lam, z, gap, np.ascontiguousarray(mirror), np.ascontiguousarray(turn))
+    z = np.empty((*lam.shape[:-1], 0), lam.dtype) if z is None else z
+    return PoleData(*map(np.ascontiguousarray, (lam, z, gap, mirror, turn)))
 
 
 def factor(poles: PoleData, B: Array, first: Array, rest: Array, rtol: float, pairs: bool = False) -> Factor:
@@ -133,10 +221,10 @@ def factor(poles: PoleData, B: Array, first: Array, rest: Array, rtol: float, pa
     B_kept = B[states]
     if not np.any(B_kept):
         return Factor(np.zeros((len(B), 0), dtype=B.dtype), "structured", 0.0)
-    B_kept, scale = _unit_scale(B_kept)
+    B_kept, scale = unit_scale(B_kept)
     kept, found = poles.take(states), None
     if rtol <= EPS and dense_is_faster(len(states), B.shape[1], B.dtype.kind == "c"):
-        found = _dense(kept, B_kept, len(first), pairs)
+        found = _dense_factor(kept, B_kept, len(first), pairs)
     if found is None:
         found = _structured(kept, _independent_columns(B_kept, pairs), len(first), rtol, pairs)
     S = found.S
@@ -147,9 +235,10 @@ def factor(poles: PoleData, B: Array, first: Array, rest: Array, rtol: float, pa
     return Factor(S, found.route, found.remainder, found.distance)
 
 
-def _unit_scale(B: Array) -> tuple[Array, float]:
-    """Return B over a power of two that brings its largest entry near 1, and that power."""
-    scale = float(power_of_two(np.abs(B).max()))
+def unit_scale(B: Array) -> tuple[Array, Array]:
+    """Return matrices (..., n, m) over powers of two that bring their largest entries near 1, and those powers."""
+    largest = np.abs(B).max(axis=(-2, -1), keepdims=True, initial=0.0)
+    scale = power_of_two(np.where(largest > 0, largest, 1.0))
     return divided(B, scale), scale
 
 
@@ -171,35 +260,33 @@ def _structured(p: PoleData, B: Array, first: int, rtol: float, pairs: bool) -> 
     """Eliminate on the generator. Pivots lie among the first rows until their trace is spent, then among all."""
     n, m = B.shape
     if pairs:
-        p = p.take(np.append(np.arange(n), 0))  # the spare entry for the conjugate of a pivot
-    G = np.zeros((m, len(p.lam)), dtype=B.dtype)
+        p = p.take(np.append(np.arange(n), 0))  # the spare row for the conjugate of a pivot
+    last = len(p.lam)
+    G = np.zeros((m, last), dtype=B.dtype)
     G[:, :n] = B.T
-    size = np.zeros(len(p.lam))
+    size = np.zeros(last)
     kernels.row_sizes(G, p.gap, size)
     whole = size[:n].sum()
     if not np.isfinite(whole):
         raise NumericalError(
             f"The Gramian overflows; the least stability margin is {p.gap.min():.3g}. Rescale time or the inputs."
         )
-    arrays = (p.lam, p.logarithms, p.gap, p.mirror, p.turn, G, size, np.arange(len(p.lam)))
-    twist, limit = np.eye(m, dtype=B.dtype), 2 * n if pairs else n
-    out = np.empty((min(limit, FULL_STATES), n), dtype=B.dtype)
-    pivots = done = 0
-    distance = 1.0
+    rows, limit = Rows(*p, G, size, np.arange(last)), 2 * n if pairs else n
+    steps, record = new_steps(min(limit, FULL_STATES), B, pairs)
+    k = done = 0
     for eligible in sorted({first, n}):
-        floor = max(rtol, SMALLEST_SHARE) * float(size[pivots:eligible].sum())
+        floor = max(rtol, SMALLEST_SHARE) * float(size[k:eligible].sum())
         while True:
-            if pairs:
-                pivots, done, least = kernels.factor_pairs(*arrays, eligible, floor, pivots, done, twist, out)
-                distance = min(distance, least)
-            else:
-                pivots = done = kernels.factor(*arrays, eligible, floor, done, out)
-            if done + 2 < len(out) or len(out) == limit:
+            k, done = kernels.eliminate(rows, steps, record, eligible, floor, k, done)
+            length = len(steps.columns)
+            if done + 2 < length or length == limit:
                 break
-            longer = np.empty((min(limit, 2 * len(out)), n), dtype=out.dtype)
-            longer[:done] = out[:done]
-            out = longer
-    return Factor(out[:done].T, "structured", float(size[pivots:n].sum() / whole), distance)
+            more = min(limit, 2 * length) - length
+            steps = FactorSteps(*(np.concatenate([x, np.empty((more, *x.shape[1:]), x.dtype)]) for x in steps))
+            if record:
+                record = record._replace(mix=np.resize(record.mix, (length + more, 2)))
+    remainder, distance = float(size[k:n].sum() / whole), float(record.distance[0]) if record else 1.0
+    return Factor(steps.columns[:done].T, "structured", remainder, distance)
 
 
 def _independent_columns(B: Array, pairs: bool) -> Array:
@@ -236,14 +323,13 @@ def dense_is_faster(n: int, m: int, complex_data: bool) -> bool:
     return n <= DENSE_STATES and 4 * (c + d * m + e * n) < a + b * min(m, n)
 
 
-def _dense(p: PoleData, B: Array, first: int, pairs: bool) -> Factor | None:
+def _dense_factor(p: PoleData, B: Array, first: int, pairs: bool) -> Factor | None:
     """Form the Gramian and factor it; None where that would lose digits."""
     P = B.conj() @ B.T  # transposed: the kernel writes column by column
-    kernels.divide_by_denominators(P, p.lam, p.logarithms, p.lam, p.logarithms, p.gap, p.mirror)
+    kernels.divide_by_denominators(P, p, p)
     if pairs:
-        dual = p.conj()
         P2 = B @ B.T
-        kernels.divide_by_denominators(P2, p.lam, p.logarithms, dual.lam, dual.logarithms, p.gap, dual.mirror)
+        kernels.divide_by_denominators(P2, p, p.conj())
         P, P2 = P.T, P2.T
         P = np.block([[(P + P2).real, (P2 - P).imag], [(P2 + P).imag, (P - P2).real]]) / 2
     else:

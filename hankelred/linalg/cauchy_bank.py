@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..checks import Array
-from .cauchy import NEARLY_REAL, SMALLEST_SHARE, PoleData, divided, pole_data, power_of_two
+from .cauchy import NEARLY_REAL, SMALLEST_SHARE, FactorSteps, Pairs, PoleData, new_steps, pole_data, unit_scale
 from .compiled import Kernels
 
 kernels = Kernels("hankelred.linalg.cauchy_factor")
@@ -66,16 +66,24 @@ class Bank:
         if not self.is_silent:
             for piece in self.pieces():
                 part = self.take(piece)
-                found = _pair_hsv(part) if part.pairs else _hsv(part)
+                found = _bank_hsv(part)
                 hsv[piece, : found.shape[1]] = part.unit * found
         return hsv
 
 
 def make_bank(lam: Array, z: Array | None, B: Array, C: Array, discrete: bool, order: int, pairs: bool) -> Bank:
     """Return a bank of poles (batch, n), or of their logarithms z where these are given."""
-    flat = pole_data(lam.reshape(-1), None if z is None else z.reshape(-1), discrete)
-    (B, drive), (C, sight) = _unit_scale(B), _unit_scale(C)
-    return Bank(flat.map(lambda x: x.reshape(lam.shape)), B, C, drive * sight, drive, order, pairs)
+    (B, drive), (C, sight) = unit_scale(B), unit_scale(C)
+    return Bank(pole_data(lam, z, discrete), B, C, (drive * sight)[:, 0], drive[:, 0], order, pairs)
+
+
+def factor_steps(
+    poles: PoleData, B: Array, order: Array, first: Array, pairs: bool
+) -> tuple[FactorSteps, Pairs | None]:
+    """Factor the Gramians of input matrices (batch, n, m), the first of the states in `order` before all others."""
+    steps, record = new_steps(B.shape[1] * (2 if pairs else 1), B, pairs)
+    kernels.eliminate_bank(poles, np.ascontiguousarray(B), order, first, SMALLEST_SHARE, steps, record)
+    return steps, record
 
 
 def factors(bank: Bank) -> tuple[Array, Array, Array, Array]:
@@ -92,46 +100,34 @@ def factors(bank: Bank) -> tuple[Array, Array, Array, Array]:
     distance : (batch,) ndarray
         `cauchy.Factor.distance`, 1 where there are no pairs.
     """
-    compute = _pair_factors if bank.pairs else _factors
     if bank.B.shape[2] == bank.C.shape[1] == 1:  # one factor serves both
         G, w, phase = _one_generator(bank.B, bank.C)
-        L, distance = compute(bank.poles, G)
+        L, distance = _columns(bank.poles, G, bank.pairs)
         return L.swapaxes(1, 2), L * phase, w, distance
     w = _state_scales(bank.B, bank.C)
     back = np.divide(1.0, w, out=np.zeros_like(w), where=w > 0)
-    S, distance = compute(bank.poles, (w[:, :, None] * bank.B).swapaxes(1, 2))
-    R, other = compute(bank.poles.conj(), (back[:, None, :] * bank.C).conj())
+    S, distance = _columns(bank.poles, w[:, :, None] * bank.B, bank.pairs)
+    R, other = _columns(bank.poles.conj(), (back[:, None, :] * bank.C).conj().swapaxes(1, 2), bank.pairs)
     return S.swapaxes(1, 2), R.conj(), w, np.minimum(distance, other)
 
 
-def _hsv(bank: Bank) -> Array:
-    """Return the Hankel singular values of a piece of a bank, (batch, n)."""
-    S, R, _, _ = factors(bank)
-    return _singular_values(R @ S)
-
-
-def _pair_hsv(bank: Bank) -> Array:
-    """Return those of the real system with outputs ``Re(C x)``, (batch, 2n)."""
+def _bank_hsv(bank: Bank) -> Array:
+    """Return the Hankel singular values of a piece of a bank, (batch, n), with pairs those of ``Re(C x)``, 2n."""
     S, R, _, distance = factors(bank)
+    if not bank.pairs:
+        return _singular_values(R @ S)
     hsv = _singular_values((R @ S).real)
     close = np.flatnonzero(distance < NEARLY_REAL)  # pairs lose digits there: the doubled system does not
     if len(close):
         part = bank.take(close)
         B = np.concatenate([part.B, part.B.conj()], axis=1)
         C = np.concatenate([part.C, part.C.conj()], axis=2) / 2
-        hsv[close] = _hsv(replace(part, poles=part.poles.doubled(), B=B, C=C, pairs=False))
+        hsv[close] = _bank_hsv(replace(part, poles=part.poles.doubled(), B=B, C=C, pairs=False))
     return hsv
 
 
-def _unit_scale(B: Array) -> tuple[Array, Array]:
-    """Return the matrices over powers of two that bring their largest entries near 1, and those powers, (batch, 1)."""
-    largest = np.abs(B).max(axis=(1, 2), initial=0.0)
-    scale = power_of_two(np.where(largest > 0, largest, 1.0))[:, None]
-    return divided(B, scale[:, :, None]), scale
-
-
 def _one_generator(B: Array, C: Array) -> tuple[Array, Array, Array]:
-    """Return the one generator of both Gramians ``|b_i c_i|^½``, (batch, 1, n), the scales and the phases of b c.
+    """Return the generator ``|b_i c_i|^½``, (batch, n, 1), of both Gramians, the scales and the phases of b c.
 
     With the states scaled by ``w_i = |b_i c_i|^½ / b_i``, both Gramians have that generator up to the phases.
     """
@@ -139,7 +135,7 @@ def _one_generator(B: Array, C: Array) -> tuple[Array, Array, Array]:
     G = np.sqrt(np.abs(b)) * np.sqrt(np.abs(c))
     divisor = np.where(G > 0, G, 1.0)
     w = np.divide(G, b, out=np.zeros_like(b), where=G > 0)[:, 0]
-    return G.astype(b.dtype), w, (b / divisor) * (c / divisor)
+    return G.astype(b.dtype).swapaxes(1, 2), w, (b / divisor) * (c / divisor)
 
 
 def _state_scales(B: Array, C: Array) -> Array:
@@ -150,23 +146,11 @@ def _state_scales(B: Array, C: Array) -> Array:
     return np.where(both, np.exp2(np.round(0.5 * np.log2(ratio))), 0.0)
 
 
-def _factors(poles: PoleData, G: Array) -> tuple[Array, Array]:
-    """Return transposed factors, (batch, n, n), of the Gramians with generators G, (batch, m, n), and ones."""
-    p = poles.map(np.copy)
-    out = np.empty((len(G), G.shape[2], G.shape[2]), dtype=G.dtype)
-    kernels.factor_bank(p.lam, p.logarithms, p.gap, p.mirror, p.turn, G.copy(order="C"), SMALLEST_SHARE, out)
-    return out, np.ones(len(G))
-
-
-def _pair_factors(poles: PoleData, G: Array) -> tuple[Array, Array]:
-    """Return transposed upper halves of factors of the doubled systems, (batch, 2n, n), and how near pairs are real."""
-    n = G.shape[2]
-    spare = np.append(np.arange(n), 0)
-    p = poles.map(lambda x: np.ascontiguousarray(x[:, spare]))
-    out, distance = np.empty((len(G), 2 * n, n), dtype=G.dtype), np.empty(len(G))
-    G = np.ascontiguousarray(G[:, :, spare])
-    kernels.factor_pairs_bank(p.lam, p.logarithms, p.gap, p.mirror, p.turn, G, SMALLEST_SHARE, out, distance)
-    return out, distance
+def _columns(poles: PoleData, B: Array, pairs: bool) -> tuple[Array, Array]:
+    """Return transposed factors, with pairs of twice as many columns, and `cauchy.Factor.distance` of each system."""
+    batch, n, _ = B.shape
+    steps, record = factor_steps(poles, B, np.tile(np.arange(n), (batch, 1)), np.full(batch, n), pairs)
+    return steps.columns, record.distance if record else np.ones(batch)
 
 
 def _singular_values(M: Array) -> Array:

@@ -2,24 +2,12 @@
 
 The Gramian of poles lam and input matrix B is Cauchy-like, ``P_ij = b_i b_j^H / (1 - lam_i conj(lam_j))`` or
 ``-b_i b_j^H / (lam_i + conj(lam_j))``, and so is every Schur complement of it: only the generator, B at the start,
-changes. One step of Cholesky therefore costs O(n m) and never sees P.
+changes. One step of Cholesky therefore costs O(n m) and never sees P. `Rows`, `FactorSteps` and `Pairs` in `cauchy`
+say which arrays the kernels share.
 
-All kernels share these arrays over the n rows, which lie in the order of elimination:
-
-==========  ======  =======================================================================================
-``lam``     (n,)    poles
-``z``       (n,)    their logarithms where these are the data; else empty, (0,)
-``gap``     (n,)    ``1 - |lam|^2``, or ``-2 Re lam``
-``mirror``  (n,)    ``conj(lam)``, or 1: the denominator of rows i and k is ``gap_k - (lam_i - lam_k) mirror_k``
-``turn``    (n,)    unit factors; the Blaschke factor ``turn_k (lam_i - lam_k) / denominator`` is 1 at ``lam_i = 1``,
-                    in continuous time at infinity
-``G``       (m, n)  generator of the remaining Schur complement, a column for each row of it
-``size``    (n,)    diagonal of the remaining Schur complement, ``|G_i|^2 / gap_i``
-``rows``    (n,)    the state that each row belongs to
-==========  ======  =======================================================================================
-
-Written so, the denominator keeps its digits next to the stability boundary: gap_k and the difference are known to
-full relative accuracy, and neither term exceeds twice the modulus of their sum.
+With pairs, row i stands for two: its own and that of ``conj(lam_i)``, with generator ``conj(G_i) twist`` and the
+conjugate columns. A pivot and its conjugate, which borrows the spare last row, are eliminated one after the other;
+then a unitary 2 x 2 matrix makes the two columns conjugates on each other's rows again.
 """
 
 from __future__ import annotations
@@ -31,6 +19,7 @@ from numba import types
 from numba.extending import overload
 
 from ..checks import Array
+from .cauchy import FactorSteps, Pairs, PoleData, Rows
 from .compiled import OPTIONS, kernel
 
 # A reflection of m columns leaves a few m eps of the row's length; a row with the pole of the pivot that shrinks to
@@ -106,6 +95,29 @@ def one_minus_square(lam: Array, gap: Array) -> None:
 
 
 @kernel
+def divide_by_denominators(P: Array, p: PoleData, q: PoleData) -> None:
+    """Turn ``B_i B_k^H`` in ``P[k, i]`` into the Cauchy-like ``P_ik``, with poles p of rows and q of columns."""
+    difference = np.empty(p.lam.size, p.lam.dtype)
+    for k in range(q.lam.size):
+        _differences(p, q, k, 0, p.lam.size, difference)
+        for i in range(p.lam.size):
+            P[k, i], _ = eliminated(P[k, i], difference[i], q.gap[k], q.mirror[k], q.mirror[k])
+
+
+@kernel
+def _differences(p: PoleData, q: PoleData, k: int, first: int, last: int, difference: Array) -> None:
+    """Write ``lam_i - lam_k``, i among the poles p and k among the poles q."""
+    lam, z, lam_k = p.lam, p.z, q.lam[k]
+    if z.size == 0:
+        for i in range(first, last):
+            difference[i] = lam[i] - lam_k
+    else:
+        z_k = q.z[k]
+        for i in range(first, last):
+            difference[i] = difference_of_exponentials(lam[i], z[i], lam_k, z_k)
+
+
+@kernel
 def row_sizes(G: Array, gap: Array, size: Array) -> None:
     """Write the diagonal of the Gramian that G stands for."""
     for i in range(gap.size):
@@ -116,12 +128,73 @@ def row_sizes(G: Array, gap: Array, size: Array) -> None:
 
 
 @kernel
-def _exchange(x: Array, i: int, k: int) -> None:
-    x[i], x[k] = x[k], x[i]
+def eliminate_bank(
+    poles: PoleData, B: Array, order: Array, first: Array, share: float, steps: FactorSteps, pairs: Pairs | None
+) -> None:
+    """Factor many systems, first axis of every array; those of the last two are written, what is not needed with 0.
+
+    ``order`` (batch, n) lists the states; the ``first`` (batch,) of them are eliminated before all others, each part
+    until less than a share of its trace is left.
+    """
+    batch, n, m = B.shape
+    last = n if pairs is None else n + 1
+    real, data = np.empty((2, last)), np.empty((3, last), poles.lam.dtype)
+    z, G = np.empty(last if poles.z.size > 0 else 0, poles.z.dtype), np.empty((m, last), B.dtype)
+    states = np.empty(last, np.int64)
+    rows = Rows(data[0], z, real[0], data[1], data[2], G, real[1], states)
+    for b in range(batch):
+        for i in range(n):
+            state = order[b, i]
+            states[i], rows.lam[i], rows.gap[i] = state, poles.lam[b, state], poles.gap[b, state]
+            rows.mirror[i], rows.turn[i] = poles.mirror[b, state], poles.turn[b, state]
+            if z.size > 0:
+                z[i] = poles.z[b, state]
+            for j in range(m):
+                G[j, i] = B[b, state, j]
+        row_sizes(G[:, :n], rows.gap[:n], rows.size)
+        system = FactorSteps(steps.columns[b], steps.pivots[b], steps.w[b], steps.beta[b])
+        pairs_b = None if pairs is None else Pairs(pairs.twist[b], pairs.mix[b], pairs.distance[b : b + 1])
+        k = done = 0
+        for part in range(2 if first[b] < n else 1):
+            eligible = first[b] if part == 0 else n
+            floor = share * rows.size[k:eligible].sum()
+            k, done = eliminate(rows, system, pairs_b, eligible, floor, k, done)
+        system.columns[done:] = 0.0
+        system.pivots[done:] = -1
+        system.w[done:] = 0.0
+        system.beta[done:] = 0.0
+        if pairs is not None:
+            pairs.mix[b, done:] = 0.0
 
 
 @kernel
-def _largest(size: Array, first: int, last: int) -> tuple[int, float]:
+def eliminate(
+    rows: Rows, steps: FactorSteps, pairs: Pairs | None, eligible: int, floor: float, k: int, done: int
+) -> tuple[int, int]:
+    """Go on after k pivots and as many columns as are done, pivoting among the eligible first rows; return both.
+
+    Stops where the trace over the eligible rows has fallen to the floor, or where the columns, (limit, n), are full.
+    """
+    limit, n = steps.columns.shape
+    width = 1 if pairs is None else 2
+    work = np.empty((1 + width, rows.lam.size), rows.G.dtype)
+    while k < eligible and done + width <= limit:
+        pivot, total = _largest_row(rows.size, k, eligible)
+        if not total > floor:
+            break
+        _bring_forward(rows, pivot, k)
+        if pairs is None:
+            _step(rows, k, k + 1, n, steps, done, work[0], work[1])
+            _store(work[1], rows.states, k, steps.columns[done])
+            done += 1
+        else:
+            done += _pair_of_steps(rows, k, steps, done, pairs, work[0], work[1], work[2])
+        k += 1
+    return k, done
+
+
+@kernel
+def _largest_row(size: Array, first: int, last: int) -> tuple[int, float]:
     """Return the largest of some rows and the trace over them."""
     best, total = first, 0.0
     for i in range(first, last):
@@ -132,20 +205,54 @@ def _largest(size: Array, first: int, last: int) -> tuple[int, float]:
 
 
 @kernel
-def _bring_forward(
-    p: int, k: int, lam: Array, z: Array, gap: Array, mirror: Array, turn: Array, G: Array, size: Array, rows: Array
+def _exchange(x: Array, i: int, k: int) -> None:
+    x[i], x[k] = x[k], x[i]
+
+
+@kernel
+def _bring_forward(rows: Rows, i: int, k: int) -> None:
+    """Exchange rows i and k."""
+    _exchange(rows.lam, i, k)
+    if rows.z.size > 0:
+        _exchange(rows.z, i, k)
+    _exchange(rows.gap, i, k)
+    _exchange(rows.mirror, i, k)
+    _exchange(rows.turn, i, k)
+    for j in range(rows.G.shape[0]):
+        _exchange(rows.G[j], i, k)
+    _exchange(rows.size, i, k)
+    _exchange(rows.states, i, k)
+
+
+@kernel
+def _step(
+    rows: Rows, k: int, first: int, last: int, steps: FactorSteps, done: int, difference: Array, column: Array
 ) -> None:
-    """Exchange rows p and k."""
-    _exchange(lam, p, k)
-    if z.size > 0:
-        _exchange(z, p, k)
-    _exchange(gap, p, k)
-    _exchange(mirror, p, k)
-    _exchange(turn, p, k)
-    for j in range(G.shape[0]):
-        _exchange(G[j], p, k)
-    _exchange(size, p, k)
-    _exchange(rows, p, k)
+    """Eliminate row k from some rows: write its column and what to remember, update generator and sizes."""
+    G, gap, size, w, m = rows.G, rows.gap, rows.size, steps.w[done], rows.G.shape[0]
+    q, beta = 0, 0.0
+    w[0] = 0.0
+    if m > 1:
+        q, beta = _reflector(G[:, k], w)
+        _reflect(G, first, last, w, beta, difference)
+    steps.pivots[done], steps.beta[done] = rows.states[k], beta
+    g, gap_k, mirror_k, turn_k, root = G[q], gap[k], rows.mirror[k], rows.turn[k], np.sqrt(gap[k])
+    column[k] = g[k] / root
+    _differences(rows, rows, k, first, last, difference)
+    for i in range(first, last):
+        quotient, g[i] = eliminated(g[i], difference[i], gap_k, mirror_k, turn_k)
+        column[i] = root * quotient
+    noise = (m * REFLECTION_NOISE) ** 2
+    for i in range(first, last):
+        square = 0.0
+        for j in range(m):
+            square += G[j, i].real * G[j, i].real + G[j, i].imag * G[j, i].imag
+        square /= gap[i]
+        if difference[i] == 0.0 and square <= noise * size[i]:
+            square = 0.0
+            for j in range(m):
+                G[j, i] = 0.0
+        size[i] = square
 
 
 @kernel
@@ -184,171 +291,64 @@ def _reflect(G: Array, first: int, last: int, w: Array, beta: float, product: Ar
 
 
 @kernel
-def _differences(lam: Array, z: Array, k: int, first: int, last: int, difference: Array) -> None:
-    """Write ``lam_i - lam_k``."""
-    if z.size == 0:
-        for i in range(first, last):
-            difference[i] = lam[i] - lam[k]
-    else:
-        for i in range(first, last):
-            difference[i] = difference_of_exponentials(lam[i], z[i], lam[k], z[k])
-
-
-@kernel
-def _step(
-    k: int,
-    first: int,
-    last: int,
-    lam: Array,
-    z: Array,
-    gap: Array,
-    mirror: Array,
-    turn: Array,
-    G: Array,
-    size: Array,
-    w: Array,
-    work: Array,
-    column: Array,
-) -> float:
-    """Eliminate row k from some rows: write its column, update generator and sizes; return the reflection's beta."""
-    m = G.shape[0]
-    q, beta = 0, 0.0
-    if m > 1:
-        q, beta = _reflector(G[:, k], w)
-        _reflect(G, first, last, w, beta, work)
-    root, g = np.sqrt(gap[k]), G[q]
-    column[k] = g[k] / root
-    _differences(lam, z, k, first, last, work)
-    for i in range(first, last):
-        quotient, g[i] = eliminated(g[i], work[i], gap[k], mirror[k], turn[k])
-        column[i] = root * quotient
-    noise = (m * REFLECTION_NOISE) ** 2
-    for i in range(first, last):
-        square = 0.0
-        for j in range(m):
-            square += G[j, i].real * G[j, i].real + G[j, i].imag * G[j, i].imag
-        square /= gap[i]
-        if work[i] == 0.0 and square <= noise * size[i]:
-            square = 0.0
-            for j in range(m):
-                G[j, i] = 0.0
-        size[i] = square
-    return beta
-
-
-@kernel
-def _store(column: Array, rows: Array, first: int, n: int, out: Array) -> None:
+def _store(column: Array, states: Array, first: int, out: Array) -> None:
     """Write a column, given in the order of elimination, in the order of the states; rows already eliminated get 0."""
     for i in range(first):
-        out[rows[i]] = 0.0
-    for i in range(first, n):
-        out[rows[i]] = column[i]
+        out[states[i]] = 0.0
+    for i in range(first, out.size):
+        out[states[i]] = column[i]
 
 
 @kernel
-def factor(
-    lam: Array,
-    z: Array,
-    gap: Array,
-    mirror: Array,
-    turn: Array,
-    G: Array,
-    size: Array,
-    rows: Array,
-    eligible: int,
-    floor: float,
-    done: int,
-    out: Array,
+def _pair_of_steps(
+    rows: Rows, k: int, steps: FactorSteps, done: int, pairs: Pairs, difference: Array, one: Array, two: Array
 ) -> int:
-    """Write columns of the factor into ``out[done:]``, pivoting among the first rows; return how many are done.
+    """Eliminate row k and its conjugate; return how many columns that gave, 2 or 1.
 
-    Stops where the trace over the eligible rows has fallen to the floor, or where `out`, (k, n), is full.
+    The second is absent where it is zero: at a real pole whose row of G is real up to one factor.
     """
-    n = lam.size
-    w, work, column = np.empty(G.shape[0], G.dtype), np.empty(n, G.dtype), np.empty(n, G.dtype)
-    for k in range(done, min(eligible, out.shape[0])):
-        p, total = _largest(size, k, eligible)
-        if not total > floor:
-            return k
-        _bring_forward(p, k, lam, z, gap, mirror, turn, G, size, rows)
-        _step(k, k + 1, n, lam, z, gap, mirror, turn, G, size, w, work, column)
-        _store(column, rows, k, n, out[k])
-    return min(eligible, out.shape[0])
+    n, mix, found = steps.columns.shape[1], pairs.mix[done : done + 2], 1
+    _borrow_conjugate(rows, k, n, pairs.twist)
+    _step(rows, k, k + 1, n + 1, steps, done, difference, one)
+    _reflect_twist(pairs.twist, steps.w[done], steps.beta[done])
+    diagonal, overlap = np.abs(one[k]), np.conj(one[k]) * one[n]
+    phase = np.sqrt(np.conj(overlap) / np.abs(overlap)) if np.abs(overlap) > 0.0 else overlap + 1.0
+    alpha = phase * np.conj(one[k]) / diagonal
+    mix[0, 0], mix[0, 1] = alpha, 0.0
+    if rows.size[n] > 0.0:
+        found, two[k] = 2, 0.0
+        _step(rows, n, k + 1, n, steps, done + 1, difference, two)
+        _reflect_twist(pairs.twist, steps.w[done + 1], steps.beta[done + 1])
+        ratio = np.abs(two[n]) / diagonal
+        pairs.distance[0] = min(pairs.distance[0], ratio)
+        cosine = np.sqrt(0.5 + 0.5 * np.abs(overlap) / diagonal**2)
+        sine = 0.5 * ratio / cosine
+        delta = np.conj(phase * two[n]) / np.abs(two[n])
+        mix[0, 0], mix[0, 1] = cosine * alpha, sine * delta
+        mix[1, 0], mix[1, 1] = 1j * sine * alpha, -1j * cosine * delta
+        a, b, c, d = mix[0, 0], mix[0, 1], mix[1, 0], mix[1, 1]
+        for i in range(k, n):
+            u, v = one[i], two[i]
+            one[i], two[i] = a * u + b * v, c * u + d * v
+        _store(two, rows.states, k, steps.columns[done + 1])
+    else:
+        for i in range(k, n):
+            one[i] *= alpha
+    _store(one, rows.states, k, steps.columns[done])
+    return found
 
 
 @kernel
-def factor_pairs(
-    lam: Array,
-    z: Array,
-    gap: Array,
-    mirror: Array,
-    turn: Array,
-    G: Array,
-    size: Array,
-    rows: Array,
-    eligible: int,
-    floor: float,
-    pivots: int,
-    done: int,
-    twist: Array,
-    out: Array,
-) -> tuple[int, int, float]:
-    """Do the same for all poles and their conjugates; return the numbers of pivots and columns done, and the distance.
-
-    Row i stands for two: its own and that of ``conj(lam_i)``, with generator ``conj(G_i) twist`` and the conjugate
-    columns. A pivot and its conjugate, which borrows the spare last entry of every array, are eliminated one after
-    the other; then a unitary 2 x 2 matrix makes the two columns conjugates on each other's rows again. The second
-    column is absent where it is zero: at a real pole whose row of G is real up to one factor.
-
-    The distance is the least ratio of the second to the first diagonal entry of a pair, at most 1.
-    """
-    n, m = lam.size - 1, G.shape[0]
-    w, work = np.empty(m, G.dtype), np.empty(n + 1, G.dtype)
-    first, second = np.empty(n + 1, G.dtype), np.empty(n + 1, G.dtype)
-    distance = 1.0
-    while pivots < eligible and done + 2 <= out.shape[0]:
-        k = pivots
-        p, total = _largest(size, k, eligible)
-        if not total > floor:
-            break
-        _bring_forward(p, k, lam, z, gap, mirror, turn, G, size, rows)
-        lam[n], gap[n], mirror[n], turn[n] = np.conj(lam[k]), gap[k], np.conj(mirror[k]), np.conj(turn[k])
-        if z.size > 0:
-            z[n] = np.conj(z[k])
-        size[n] = size[k]
-        for j in range(m):
-            G[j, n] = 0.0
-            for l in range(m):
-                G[j, n] += np.conj(G[l, k]) * twist[l, j]
-
-        beta = _step(k, k + 1, n + 1, lam, z, gap, mirror, turn, G, size, w, work, first)
-        _reflect_twist(twist, w, beta)
-        diagonal, overlap = np.abs(first[k]), np.conj(first[k]) * first[n]
-        phase = np.sqrt(np.conj(overlap) / np.abs(overlap)) if np.abs(overlap) > 0.0 else overlap + 1.0
-        alpha = phase * np.conj(first[k]) / diagonal
-        if size[n] > 0.0:
-            second[k] = 0.0
-            beta = _step(n, k + 1, n, lam, z, gap, mirror, turn, G, size, w, work, second)
-            _reflect_twist(twist, w, beta)
-            ratio = np.abs(second[n]) / diagonal
-            distance = min(distance, ratio)
-            cosine = np.sqrt(0.5 + 0.5 * np.abs(overlap) / diagonal**2)
-            sine = 0.5 * ratio / cosine
-            delta = np.conj(phase * second[n]) / np.abs(second[n])
-            for i in range(k, n):
-                u, v = alpha * first[i], delta * second[i]
-                first[i] = cosine * u + sine * v
-                second[i] = 1j * (sine * u - cosine * v)
-            _store(first, rows, k, n, out[done])
-            _store(second, rows, k, n, out[done + 1])
-            done += 2
-        else:
-            for i in range(k, n):
-                first[i] = alpha * first[i]
-            _store(first, rows, k, n, out[done])
-            done += 1
-        pivots += 1
-    return pivots, done, distance
+def _borrow_conjugate(rows: Rows, k: int, n: int, twist: Array) -> None:
+    """Put the conjugate of row k into the spare row n."""
+    rows.lam[n], rows.gap[n], rows.size[n] = np.conj(rows.lam[k]), rows.gap[k], rows.size[k]
+    rows.mirror[n], rows.turn[n], rows.states[n] = np.conj(rows.mirror[k]), np.conj(rows.turn[k]), n + rows.states[k]
+    if rows.z.size > 0:
+        rows.z[n] = np.conj(rows.z[k])
+    for j in range(twist.shape[0]):
+        rows.G[j, n] = 0.0
+        for l in range(twist.shape[0]):
+            rows.G[j, n] += np.conj(rows.G[l, k]) * twist[l, j]
 
 
 @kernel
@@ -372,65 +372,3 @@ def _reflect_twist(twist: Array, w: Array, beta: float) -> None:
     for i in range(m):
         for j in range(m):
             twist[i, j] -= beta * np.conj(w[i]) * product[j]
-
-
-@kernel
-def divide_by_denominators(
-    P: Array, lam: Array, z: Array, lam_k: Array, z_k: Any, gap_k: Array, mirror_k: Array
-) -> None:
-    """Turn ``B_i B_k^H`` into the Cauchy-like ``P_ik``, where rows and columns may have different poles."""
-    difference = np.empty(lam.size, lam.dtype)
-    for k in range(lam_k.size):
-        for i in range(lam.size):
-            if z.size == 0:
-                difference[i] = lam[i] - lam_k[k]
-            else:
-                difference[i] = difference_of_exponentials(lam[i], z[i], lam_k[k], z_k[k])
-        for i in range(lam.size):
-            P[k, i], _ = eliminated(P[k, i], difference[i], gap_k[k], mirror_k[k], mirror_k[k])
-
-
-@kernel
-def factor_bank(
-    lam: Array, z: Array, gap: Array, mirror: Array, turn: Array, G: Array, share: float, out: Array
-) -> None:
-    """Factor many systems, first axis of every array, into `out`, (batch, n, n); what is not needed becomes 0."""
-    batch, n = lam.shape
-    size, start = np.empty(n), np.int64(0)  # a plain 0 would be a type of its own and compile everything again
-    for b in range(batch):
-        row_sizes(G[b], gap[b], size)
-        floor = share * size.sum()
-        done = factor(lam[b], z[b], gap[b], mirror[b], turn[b], G[b], size, np.arange(n), n, floor, start, out[b])
-        out[b, done:] = 0.0
-
-
-@kernel
-def factor_pairs_bank(
-    lam: Array, z: Array, gap: Array, mirror: Array, turn: Array, G: Array, share: float, out: Array, distance: Array
-) -> None:
-    """Do the same with pairs into `out`, (batch, 2n, n); the arrays have their spare entries, n + 1 in all."""
-    batch, n, m = lam.shape[0], lam.shape[1] - 1, G.shape[1]
-    size, twist, start = np.empty(n + 1), np.empty((m, m), G.dtype), np.int64(0)
-    for b in range(batch):
-        row_sizes(G[b], gap[b], size)
-        floor = share * size[:n].sum()
-        twist[:] = 0.0
-        for j in range(m):
-            twist[j, j] = 1.0
-        _, done, distance[b] = factor_pairs(
-            lam[b],
-            z[b],
-            gap[b],
-            mirror[b],
-            turn[b],
-            G[b],
-            size,
-            np.arange(n + 1),
-            n,
-            floor,
-            start,
-            start,
-            twist,
-            out[b],
-        )
-        out[b, done:] = 0.0

@@ -138,7 +138,7 @@ class _EquationSolver:
             X = (X + X.conj().T) / 2
         if not self.discrete:
             X = -X
-        try:
+        with np.errstate(all="ignore"):  # of singular equations
             if self.discrete and self.hermitian:
                 triangular.solve_hermitian_stein(T, X)
             elif self.discrete:
@@ -147,9 +147,6 @@ class _EquationSolver:
                 triangular.solve_hermitian_sylvester(T, X)
             else:
                 triangular.solve_sylvester(T, M, X)
-        except ZeroDivisionError:  # numba divides complex numbers like Python, floats like NumPy
-            X[...] = np.nan
-        with np.errstate(all="ignore"):  # of singular equations
             X = X if U is None else U @ X
             X = X if V is None else X @ V.conj().T
         return (X + X.conj().T) / 2 if self.hermitian else X

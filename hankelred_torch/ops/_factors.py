@@ -32,7 +32,8 @@ from torch.autograd.function import once_differentiable
 
 from hankelred.checks import Array
 from hankelred.errors import InputError, OrderError
-from hankelred.linalg.cauchy import SMALLEST_SHARE, pole_data
+from hankelred.linalg import cauchy_bank
+from hankelred.linalg.cauchy import FactorSteps, PoleData, pole_data
 from hankelred.linalg.compiled import Kernels
 
 from ._factors_torch import factor_adjoint_torch, factor_torch, pole_tensors
@@ -92,12 +93,8 @@ def _factor(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: 
     _check_finite(poles, B)
     if not B.is_cpu:
         return factor_torch(pole_tensors(poles, discrete, by_rates), B.resolve_conj(), linked)
-    (batch, n), m = poles.shape, B.shape[2]
-    data = _pole_arrays(poles, discrete, by_rates)
-    columns, w = B.new_empty(batch, n, n), B.new_empty(batch, n, m)
-    pivots, beta = torch.empty(batch, n, dtype=torch.int64), torch.empty(batch, n, dtype=torch.float64)
-    outputs = (_array(x) for x in (columns, pivots, w, beta))
-    kernels.factor_bank(*data, _array(B), *_order(linked), SMALLEST_SHARE, *outputs)
+    steps, _ = cauchy_bank.factor_steps(_pole_data(poles, discrete, by_rates), _array(B), *_order(linked), pairs=False)
+    columns, pivots, w, beta = map(torch.from_numpy, steps)
     return columns, pivots, w, beta
 
 
@@ -130,9 +127,8 @@ def _factor_backward(
 ) -> tuple[Tensor, Tensor]:
     if F.is_cpu:
         g_poles, g_B = torch.empty_like(poles, memory_format=torch.contiguous_format), torch.empty_like(w)
-        data = _pole_arrays(poles, discrete, by_rates)
-        saved = (_array(x) for x in (columns, pivots, w, beta, F))
-        kernels.factor_adjoint_bank(*data, *saved, discrete, _array(g_poles), _array(g_B))
+        data, steps = _pole_data(poles, discrete, by_rates), FactorSteps(*map(_array, (columns, pivots, w, beta)))
+        kernels.adjoint_bank(data, steps, _array(F), discrete, _array(g_poles), _array(g_B))
     else:
         data_torch = pole_tensors(poles, discrete, by_rates)
         g_poles, g_B = factor_adjoint_torch(data_torch, columns, pivots, w, beta, F.resolve_conj(), discrete)
@@ -217,14 +213,11 @@ class _PairFactor(torch.autograd.Function):
         ctx: Any, poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: bool
     ) -> tuple[Tensor, Tensor]:
         _check_finite(poles, B)
-        (batch, n), m = poles.shape, B.shape[2]
-        data = _pole_arrays(poles, discrete, by_rates)
-        columns, mix, w = B.new_empty(batch, 2 * n, n), B.new_empty(batch, 2 * n, 2), B.new_empty(batch, 2 * n, m)
-        pivots = torch.empty(batch, 2 * n, dtype=torch.int64)
-        beta, distance = torch.empty(batch, 2 * n, dtype=torch.float64), torch.empty(batch, dtype=torch.float64)
-        outputs = (_array(x) for x in (columns, pivots, w, beta, mix, distance))
-        kernels.factor_pairs_bank(*data, _array(B), *_order(linked), SMALLEST_SHARE, *outputs)
-        ctx.save_for_backward(poles, columns, pivots, w, beta, mix)
+        data = _pole_data(poles, discrete, by_rates)
+        steps, record = cauchy_bank.factor_steps(data, _array(B), *_order(linked), pairs=True)
+        assert record is not None  # of pairs
+        columns, *saved, distance = map(torch.from_numpy, (*steps, record.mix, record.distance))
+        ctx.save_for_backward(poles, columns, *saved)
         ctx.discrete, ctx.by_rates = discrete, by_rates
         ctx.mark_non_differentiable(distance)
         return columns, distance
@@ -239,10 +232,11 @@ class _PairFactor(torch.autograd.Function):
             kernels.unmix(_array(columns[b]), _array(mix[b]))
         doubled = torch.cat([poles, poles.conj()], dim=1)
         g_poles, g_B = torch.empty_like(poles), w.new_empty(*poles.shape, w.shape[2])
-        saved = (_array(x) for x in (columns, pivots, w, beta, F))
-        kernels.factor_adjoint_bank(
-            *_pole_arrays(doubled, ctx.discrete, ctx.by_rates), *saved, ctx.discrete, _array(g_poles), _array(g_B)
+        data, steps = (
+            _pole_data(doubled, ctx.discrete, ctx.by_rates),
+            FactorSteps(*map(_array, (columns, pivots, w, beta))),
         )
+        kernels.adjoint_bank(data, steps, _array(F), ctx.discrete, _array(g_poles), _array(g_B))
         return _by_data(g_poles, poles, ctx.by_rates), g_B, None, None, None
 
 
@@ -405,12 +399,10 @@ def _array(x: Tensor) -> Array:
     return np.asarray(x.detach().resolve_conj().contiguous().numpy())
 
 
-def _pole_arrays(poles: Tensor, discrete: bool, by_rates: bool) -> tuple[Array, ...]:
+def _pole_data(poles: Tensor, discrete: bool, by_rates: bool) -> PoleData:
     """Return what the kernels read about poles, all of which must be stable."""
-    flat, shape = _array(poles).reshape(-1), tuple(poles.shape)
-    data = pole_data(np.exp(flat), flat, discrete) if by_rates else pole_data(flat, None, discrete)
-    data = data.map(lambda x: x.reshape(shape))
-    return data.lam, data.logarithms, data.gap, data.mirror, data.turn
+    values = _array(poles)
+    return pole_data(np.exp(values), values, discrete) if by_rates else pole_data(values, None, discrete)
 
 
 @contextmanager
