@@ -113,7 +113,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     hsv = commands.add_parser("hsv", help="print Hankel singular values and error bounds")
-    _add_model(hsv, _hsv, "MODEL", plot="draw them into a file (.png, .pdf, .svg)")
+    _add_model(hsv, _hsv_command, "MODEL", plot="draw them into a file (.png, .pdf, .svg)")
 
     reduce = commands.add_parser("reduce", help="reduce a model and measure the error")
     _add_model(reduce, _reduce, "MODEL", plot="draw singular values, bound and error into a file")
@@ -184,7 +184,7 @@ def _what_to_install(point: EntryPoint, error: Exception) -> str:
     return f"{what} Install the package that provides {module}."
 
 
-def _hsv(arguments: argparse.Namespace) -> int:
+def _hsv_command(arguments: argparse.Namespace) -> int:
     _check_picture(arguments.plot)
     system = load_system(arguments.model, arguments.dt)
     bal = balance(system)

@@ -80,7 +80,7 @@ def balred(sys: Any, orders: Any, method: str = "truncate", alpha: float | None 
     [1, 2]
     """
     match_dc = check_choice(method, "method", METHODS) == "matchdc"
-    orders, system = _orders(orders), as_system(sys)
+    orders, system = _order_list(orders), as_system(sys)
     bal = balance(system, OFFSET if alpha is None else _offset(alpha, system))
     reduced = []
     for order in orders:
@@ -399,9 +399,9 @@ def modred(
         A, B = A - across @ states, B - across @ driven
         C, D = C - G.C[:, left_out] @ states, D - G.C[:, left_out] @ driven
     names = {
-        "states": _named(G.states, kept),
-        "inputs": _named(G.inputs, inputs),
-        "outputs": _named(G.outputs, outputs),
+        "states": _names_left(G.states, kept),
+        "inputs": _names_left(G.inputs, inputs),
+        "outputs": _names_left(G.outputs, outputs),
     }
     A, B, C, D = (in_family(x, system.dtype) for x in (A, B[:, inputs], C[outputs], D[np.ix_(outputs, inputs)]))
     return as_container(StateSpace.trusted(A, B, C, D, G.dt, {"name": G.name, **names}), sys)
@@ -430,7 +430,7 @@ def _as_in_control(name: str, plain: type[Exception], message: str) -> Any:
     return _joint(InputError, theirs)(message)
 
 
-def _orders(orders: Any) -> list[int]:
+def _order_list(orders: Any) -> list[int]:
     """Return orders as integers; whole floats are some."""
     if not isinstance(orders, (Sequence, np.ndarray)) or isinstance(orders, (str, bytes)) or np.ndim(orders) == 0:
         orders = [orders.item() if isinstance(orders, np.ndarray) else orders]
@@ -499,7 +499,7 @@ def _places(what: str, key: Any, names: Sequence[str] | None, count: int) -> lis
         raise _joint(InputError, IndexError)(str(error)) from None
 
 
-def _named(names: Sequence[str] | None, places: list[int]) -> tuple[str, ...] | None:
+def _names_left(names: Sequence[str] | None, places: list[int]) -> tuple[str, ...] | None:
     return None if names is None else tuple(names[i] for i in places)
 
 
@@ -517,13 +517,13 @@ def _equation(
     if C is not None and E is not None:
         message = "C and E must not be given together; got both. The generalised Sylvester form is not offered."
         raise _as_in_control("ControlArgument", TypeError, message)
-    matrix, right = _matrix(A, "A", square=True), _matrix(Q, "Q", square=True)
+    matrix, right = _matrix_argument(A, "A", square=True), _matrix_argument(Q, "Q", square=True)
     if C is None and matrix.shape != right.shape:
         message = f"Q must have the shape of A; got A {matrix.shape} and Q {right.shape}."
         raise _as_in_control("ControlDimension", ValueError, message)
     if C is None and E is None:
         return solve_lyapunov(matrix, right, True if discrete else 0)
-    third = _matrix(C, "C") if E is None else _matrix(E, "E", square=True)
+    third = _matrix_argument(C, "C") if E is None else _matrix_argument(E, "E", square=True)
     if third.shape != (len(matrix), len(right)):
         wanted = "E must have the shape of A" if C is None else "C must be (n, k) for A (n, n) and Q (k, k)"
         message = f"{wanted}; got A {matrix.shape}, Q {right.shape} and {'E' if C is None else 'C'} {third.shape}."
@@ -536,7 +536,7 @@ def _equation(
         return (equations.stein if discrete else equations.sylvester)(matrix, right, third).astype(dtype)
 
 
-def _matrix(x: Any, name: str, square: bool = False) -> Array:
+def _matrix_argument(x: Any, name: str, square: bool = False) -> Array:
     """Return a checked matrix; a number is one of one entry, a vector one of one row."""
     array = check_array(x, name, None)
     array = array.reshape(1, -1) if array.ndim < 2 else array

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.linalg import norm
 
 from hankelred.linalg import hammarling
-from hankelred.linalg._hammarling_kernels import continuous_leaf, discrete_leaf
+from hankelred.linalg._schur_kernels import continuous_leaf, discrete_leaf
 from hankelred.linalg.hammarling import LEAF, gramian_factor
 from hankelred.linalg.triangular import is_schur_form
 from tests.reference_lyapunov import exact_factor_singular_values, lyapunov_residual

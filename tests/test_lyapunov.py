@@ -17,7 +17,7 @@ from hankelred import (
     lyapunov_factor,
     solve_lyapunov,
 )
-from hankelred.linalg._hammarling_kernels import continuous_leaf
+from hankelred.linalg._schur_kernels import continuous_leaf
 from tests.reference import gramian_by_kronecker
 from tests.reference_lyapunov import exact_gramian, gramian_by_doubling, lyapunov_residual
 from tests.strategies import random_stable, seeds, time_steps

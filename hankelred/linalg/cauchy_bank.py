@@ -9,6 +9,7 @@ import numpy as np
 from ..checks import Array
 from .cauchy import NEARLY_REAL, SMALLEST_SHARE, FactorSteps, Pairs, PoleData, new_steps, pole_data, unit_scale
 from .compiled import Kernels
+from .hankel_svd import batched_products
 
 kernels = Kernels("hankelred.linalg.cauchy_factor")
 
@@ -115,8 +116,8 @@ def _bank_hsv(bank: Bank) -> Array:
     """Return the Hankel singular values of a piece of a bank, (batch, n), with pairs those of ``Re(C x)``, 2n."""
     S, R, _, distance = factors(bank)
     if not bank.pairs:
-        return _singular_values(R @ S)
-    hsv = _singular_values((R @ S).real)
+        return _singular_values(batched_products(S, R, False))
+    hsv = _singular_values(batched_products(S, R, True))
     close = np.flatnonzero(distance < NEARLY_REAL)  # pairs lose digits there: the doubled system does not
     if len(close):
         part = bank.take(close)

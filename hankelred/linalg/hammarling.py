@@ -28,7 +28,7 @@ from ..checks import Array
 from .compiled import Kernels
 from .triangular import contiguous, halve, solve_stein, solve_sylvester
 
-kernels = Kernels("hankelred.linalg._hammarling_kernels")
+kernels = Kernels("hankelred.linalg._schur_kernels")
 
 # Below this size a numba loop beats products (measured for 16, 24, 32, 48 and 64).
 LEAF = 48

@@ -146,7 +146,7 @@ class _ShiftedSolver:
     def _by_schur(self, s: Array, F: Array) -> Array:
         """Solve ``(s_j I - A) x_j = f_j`` with the Schur form alone: a back substitution for all columns at once."""
         if self.schur is None:
-            self.schur = _schur(self.A)
+            self.schur = _preconditioner(self.A)
         T, Z, panels = self.schur
         Y = _times(Z.conj().T, F)
         for blocks in panels:
@@ -164,7 +164,7 @@ class _ShiftedSolver:
         return _times(Z, Y)
 
 
-def _schur(A: Array) -> Schur:
+def _preconditioner(A: Array) -> Schur:
     """Return the Schur form of A, real for real A, and panels of its diagonal blocks from the last to the first."""
     T, Z = sla.schur(A)
     blocks, j = [], len(T)

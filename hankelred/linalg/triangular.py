@@ -12,7 +12,7 @@ import numpy as np
 from ..checks import Array
 from .compiled import Kernels
 
-kernels = Kernels("hankelred.linalg._triangular_kernels")
+kernels = Kernels("hankelred.linalg._schur_kernels")
 
 # Below this size loops beat the fixed cost of a product and a Python call (measured for 16, 24, 32, 48 and 64).
 LEAF = 48
