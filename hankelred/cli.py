@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checks import check_dt
+from .checks import check_dt, check_items
 from .errors import HankelredError, HankelredWarning, InputError
 from .norms import h2_norm, hankel_norm, hinf_norm
 from .plotting import new_axes, plot_error_bound, plot_frequency_error, plot_hsv
@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["hsv", "missing.npz"])  # the message goes to stderr
     1
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = check_items(sys.argv[1:] if argv is None else argv, "argv")
+    if not all(isinstance(text, str) for text in argv):
+        raise InputError(f"argv must be a sequence of strings; got {argv!r}.")
     _open_streams()
     with warnings.catch_warnings():
         warnings.simplefilter("always", HankelredWarning)

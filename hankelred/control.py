@@ -203,7 +203,7 @@ def lyap(
     --------
     >>> from hankelred.control import lyap
     >>> print(lyap(-1.0, -3.0, 8.0))
-    [[2.]]
+    2.0
     """
     return _equation(A, Q, C, E, method, False)
 
@@ -296,7 +296,7 @@ def minreal(sys: Any, tol: float | None = None, verbose: bool = True) -> Any:
     if verbose:
         print(f"{G.n - found.n} states have been removed from the model")
     if found is G:
-        return sys
+        return as_container(system, sys) if isinstance(sys, tuple) else sys
     model = as_container(found, sys)
     if type(sys).__name__ == "TransferFunction":  # python-control's: those of scipy.signal have a longer name
         return interpreter.modules["control"].ss2tf(model, name=sys.name)
@@ -494,7 +494,7 @@ def _places(what: str, key: Any, names: Sequence[str] | None, count: int) -> lis
     if isinstance(key, (Sequence, np.ndarray)) and np.ndim(key):
         return [place for one in key for place in _places(what, one, names, count)]
     try:
-        return [check_integer(key, f"A number of {what}", -count, count - 1) % count]
+        return [check_integer(key, f"elim_{what} or keep_{what}", -count, count - 1) % count]
     except InputError as error:
         raise _joint(InputError, IndexError)(str(error)) from None
 

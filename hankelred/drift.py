@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg as sla
 
-from .checks import Array, check_integer, check_result
+from .checks import Array, check_integer, check_items, check_result
 from .errors import InputError, OrderError
 from .hankel import Factored, stable
 from .linalg.hankel_svd import HankelSVD, padded
@@ -338,9 +338,9 @@ def drift_along(systems: Iterable[Any]) -> AccumulatedDrift:
     >>> print(f"{drift_along(path).bound:.4f}")  # three steps of 0.05
     0.1500
     """
-    if isinstance(systems, LinearSystem) or not isinstance(systems, Iterable):
-        raise InputError(f"systems must be a sequence of systems; got {type(systems).__name__}. Write [before, after].")
-    found = list(systems)
+    if isinstance(systems, LinearSystem):
+        raise InputError(f"systems must be a sequence of systems; got {systems!r}. Write [before, after].")
+    found = check_items(systems, "systems", "Write [before, after].")
     if len(found) < 2:
         raise InputError(f"A drift needs two systems or more; got {len(found)}. Pass them in order of time.")
     return AccumulatedDrift(tuple(drift_bound(*pair) for pair in pairwise(found)))

@@ -37,6 +37,9 @@ SAMPLES, SAFETY = 40, 4.0
 # Roundings of a diagonal system's reduced matrices, in n eps hsv[0]: at most 12 were seen over stiff random systems.
 ROUNDINGS = 32
 
+# A response this near to a marginal pole, relative to the frequency, says nothing.
+NEAR = 1e-3
+
 # A pole this many error bars beyond the stability boundary is unstable and not marginal.
 CLEAR = 1e3
 
@@ -183,7 +186,12 @@ class DenseParts:
         rank = int(np.sum(svd.values > floor))
         poles = np.concatenate([self.poles[: self.kept][self._clearly_unstable], self.poles[self.kept :]])
         omega = sample_frequencies(poles, self.discrete, self.system.dtype.kind == "c")
-        omega = omega[omega != 0] if self.kept else omega  # an integrator may be among those kept
+        marginal = self.poles[: self.kept][~self._clearly_unstable]
+        if len(marginal):
+            points = boundary_points(omega, self.discrete)[:, None]
+            least = np.abs(omega[omega != 0]).min(initial=np.inf)
+            size = np.maximum(np.abs(points), least if np.isfinite(least) else 0.0)
+            omega = omega[np.all(np.abs(points - marginal) > NEAR * size, axis=1)]
         given = self.system._response(omega)
         X, Y = svd.bases(slice(0, rank), rank)
         changes, models = [], []

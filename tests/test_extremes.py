@@ -105,7 +105,7 @@ def test_whole_floats_are_orders_in_the_names_of_python_control_only() -> None:
     plant = hr.StateSpace(np.diag([-1.0, -2.0, -30.0]), np.ones((3, 1)), np.ones((1, 3)))
     assert balred(plant, 2.0).n == balred(plant, np.array(2.0)).n == 2
     for order in (1.5, np.nan, [1.5], "2", None, {"a"}):
-        with pytest.raises(hr.InputError, match="orders must"):
+        with pytest.raises(hr.InputError, match="order"):
             balred(plant, order)
     with pytest.raises(hr.OrderError, match="order must be an integer"):
         hr.balanced_truncation(plant, 2.0)

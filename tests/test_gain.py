@@ -129,7 +129,7 @@ def test_empty_systems_have_a_response():
 
 
 def test_refined_solutions_of_a_benign_system_need_no_factors_at_single_points(monkeypatch):
-    monkeypatch.delattr(response_module._Solver, "_lu")
+    monkeypatch.delattr(response_module._ShiftedSolver, "_lu")
     for complex_ in (False, True):
         A, B, C, D = random_stable(np.random.default_rng(19), 60, complex_=complex_)
         assert np.all(np.isfinite(dense_response(A, B, C, D, 1j * np.linspace(0.1, 9, 100))))

@@ -15,9 +15,9 @@ import hankelred
 
 PACKAGE = Path(hankelred.__file__).parent
 KERNEL = """
-from hankelred.linalg.compiled import compiled
+from hankelred.linalg.compiled import kernel
 
-@compiled
+@kernel
 def doubled(x):
     return 2.0 * x
 """

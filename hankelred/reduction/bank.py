@@ -40,6 +40,8 @@ class BankReduction:
 
     Attributes
     ----------
+    spectrum : Poles
+        Poles of the reduced systems as they were given, values or rates, (batch, k).
     lam, rates : (batch, k) ndarray
         Poles of the reduced systems, k the most states that one of them stores, and their logarithms where the
         systems were given by theirs, else None.

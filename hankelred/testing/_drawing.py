@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
 
 LARGEST = 4  # of the integers that matrices are made of
+MOST_STATES = 1000  # to draw: more takes hypothesis beyond its limits
 
 T = TypeVar("T")
 Shape = tuple[int, int]
@@ -82,7 +83,7 @@ def strategy(
     if complex_data is not None:
         check_flag(complex_data, "complex_data")
     for name, (count, least) in counts.items():
-        check_integer(count, name, least)
+        check_integer(count, name, least, MOST_STATES)
     times = tuple(check_dt(time) for time in (dt if isinstance(dt, (tuple, list)) else [dt]))
     if not times:
         raise InputError("dt must be a sampling time or some to choose from; got none.")
@@ -108,7 +109,7 @@ def strategy(
 def check_sizes(min_states: Any, max_states: Any, max_inputs: Any, max_outputs: Any) -> tuple[int, Sizes]:
     """Return the least number of states and the largest sizes to draw."""
     least = check_integer(min_states, "min_states", 0)
-    most = check_integer(max_states, "max_states", least, hint="It must not be less than min_states.")
+    most = check_integer(max_states, "max_states", least, MOST_STATES, hint="It must not be less than min_states.")
     return least, (most, check_integer(max_inputs, "max_inputs", 1), check_integer(max_outputs, "max_outputs", 1))
 
 
