@@ -2,8 +2,9 @@
 
 from .base import LinearSystem, boundary_points
 from .convert import as_container, as_system, one_system
-from .diagonal import DiagonalBank, DiagonalSystem, Poles
+from .diagonal import DiagonalBank, DiagonalSystem
 from .files import load_system, save_system
+from .poles import Poles
 from .state_space import StateSpace
 
 __all__ = [
