@@ -34,6 +34,9 @@ MEASURE_FROM, MEASURE_SMALL_FROM, FEW_STATES = 1e-9, 1e-12, 64
 # Frequencies at which it is measured, and how much more than the largest error seen there is granted.
 SAMPLES, SAFETY = 40, 4.0
 
+# Backward error of Schur form, factors and projection, in eps |A|: up to 18 were seen over random systems of 5 states.
+BACKWARD = 32
+
 # Roundings of a diagonal system's reduced matrices, in n eps hsv[0]: at most 12 were seen over stiff random systems.
 ROUNDINGS = 32
 
@@ -170,7 +173,7 @@ class DenseParts:
         if product == 0.0:
             return 0.0, 0
         size = self._size**2 if self.discrete else self._size
-        estimate = 2 * EPS * size * inverse_norm(self._T, self.discrete) * product
+        estimate = BACKWARD * EPS * size * inverse_norm(self._T, self.discrete) * product
         limit = MEASURE_SMALL_FROM if self.system.n <= FEW_STATES else MEASURE_FROM
         if self.kept or not estimate <= limit * svd.values[0]:
             estimate = self._measured(svd, floor)
@@ -192,6 +195,7 @@ class DenseParts:
             least = np.abs(omega[omega != 0]).min(initial=np.inf)
             size = np.maximum(np.abs(points), least if np.isfinite(least) else 0.0)
             omega = omega[np.all(np.abs(points - marginal) > NEAR * size, axis=1)]
+            omega = np.concatenate([omega, [0.1 * least, 0.3 * least] if np.isfinite(least) else []])
         given = self.system._response(omega)
         X, Y = svd.bases(slice(0, rank), rank)
         changes, models = [], []

@@ -187,7 +187,7 @@ def test_large_diagonal_systems_are_compared_without_square_matrices():
 
 def test_systems_in_single_precision_are_compared_in_double():
     pair = [hr.StateSpace(*(x.astype(np.float32) for x in (BEFORE.A, BEFORE.B, gain * BEFORE.C))) for gain in (1, 2)]
-    assert drift_bound(*pair).floor < 1e-12  # in single precision it is 1e-5
+    assert drift_bound(*pair).floor < 1e-11  # in single precision it is 1e-5
 
 
 def test_systems_without_states_do_not_drift():
