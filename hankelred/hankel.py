@@ -29,13 +29,14 @@ from .systems import DiagonalBank, DiagonalSystem, LinearSystem, StateSpace, as_
 # An estimated rounding error above this share of the largest Hankel singular value is measured instead: the estimate
 # takes the worst case of a norm, which stiff systems stay far below. Measuring takes some responses, which are cheap
 # where there are few states.
-MEASURE_FROM, MEASURE_SMALL_FROM, FEW_STATES = 1e-9, 1e-12, 64
+MEASURE_FROM, MEASURE_SMALL_FROM, FEW_STATES = 1e-9, 1e-12, 16
 
 # Frequencies at which it is measured, and how much more than the largest error seen there is granted.
 SAMPLES, SAFETY = 40, 4.0
 
-# Backward error of Schur form, factors and projection, in eps |A|: up to 18 were seen over random systems of 5 states.
-BACKWARD = 32
+# Backward error of Schur form, factors and projection, in eps |A|: up to 18 were seen over random systems of 5 states;
+# of many states |A| is large next to what each entry loses, and 2 were enough.
+BACKWARD, MANY_STATES = 32, 64
 
 # Roundings of a diagonal system's reduced matrices, in n eps hsv[0]: at most 12 were seen over stiff random systems.
 ROUNDINGS = 32
@@ -173,7 +174,8 @@ class DenseParts:
         if product == 0.0:
             return 0.0, 0
         size = self._size**2 if self.discrete else self._size
-        estimate = BACKWARD * EPS * size * inverse_norm(self._T, self.discrete) * product
+        roundings = BACKWARD if self.system.n <= MANY_STATES else 2
+        estimate = roundings * EPS * size * inverse_norm(self._T, self.discrete) * product
         limit = MEASURE_SMALL_FROM if self.system.n <= FEW_STATES else MEASURE_FROM
         if self.kept or not estimate <= limit * svd.values[0]:
             estimate = self._measured(svd, floor)
@@ -226,7 +228,7 @@ class DenseParts:
         """Return what a rounding of every entry of A does to the response: ``eps |C R| (|A| + |s|) |R B|``."""
         G, points = self.system, boundary_points(omega, self.discrete)
         n, none = G.n, np.zeros
-        left = np.abs(dense_response(G.A, np.eye(n), G.C, none((G.p, n)), points))
+        left = np.abs(dense_response(G.A.T, G.C.T, np.eye(n), none((n, G.p)), points)).swapaxes(1, 2)
         right = np.abs(dense_response(G.A, G.B, np.eye(n), none((n, G.m)), points))
         weight = np.abs(G.A)[None] + np.abs(points)[:, None, None] * np.eye(n)
         with np.errstate(all="ignore"):

@@ -27,9 +27,9 @@ from .split import joined, with_fixed_states
 
 OFFSET = 1e-8
 
-# Damping below this many times what rounding can change is looked at, by a norm up to this order and by samples beyond;
-# what was seen counts as this much higher.
-WEAKLY_DAMPED, MEASURED_UP_TO, SAMPLED = 1e4, 150, 0.01
+# Damping of which rounding can change this share is looked at, by a norm up to this order and by samples beyond; what
+# was seen counts as this much higher.
+WEAKLY_DAMPED, MEASURED_UP_TO, SAMPLED = 0.1, 150, 0.01
 
 # Values closer than this, relative to themselves, may belong to one pair of poles.
 NEARLY_EQUAL = 1e-3
@@ -293,19 +293,21 @@ class Balancing:
         return self._result(reduced, order, T, Ti, method, pair, self._excess(small, reduced, order))
 
     def _excess(self, small: Matrices, reduced: StateSpace, order: int) -> float:
-        """Return by how much an error exceeds the bound, where rounding can have moved a weakly damped pole that far.
+        """Return half of what rounding of a weakly damped pole can add to the error.
 
         A balanced state i decays at a rate of about ``|b_i|^2 / (2 hsv_i)``. Its basis is certain to ``floor / hsv_i``,
-        and so is A, relative to its norm. Where that is not much less than the damping, the error is measured, for
-        large systems at the frequencies of the poles.
+        and so is A, relative to its norm; the gain ``2 hsv_i`` changes by the same share as the decay. Where that is
+        not small, or a small system's nearly equal values are cut, the error is measured, for large systems at the
+        frequencies of the poles.
         """
         parts = self._found.parts
         values = self._found.svd.values[: len(small.A)]
+        size = float(np.abs(small.A).max(initial=0.0))
         damping = np.sum(np.abs(small.B) ** 2, axis=1)[: len(values)] / (2 * values)
-        moved = float(np.abs(small.A).max(initial=0.0)) * self.floor / values
-        weakly_damped = bool(np.any(damping < WEAKLY_DAMPED * moved)) or self._splits_a_pair(order)
-        if parts.kept or not weakly_damped:
-            return 0.0
+        share = np.divide(size * self.floor, values * damping, out=np.full(len(values), np.inf), where=damping > 0)
+        cut = self.system.order <= MEASURED_UP_TO and self._splits_a_pair(order)
+        if parts.kept or not (cut or np.any(share > WEAKLY_DAMPED)):
+            return 0.0 if parts.kept else float((values * share).max(initial=0.0))
         if not reduced.is_stable():
             return np.inf
         if self.system.order <= MEASURED_UP_TO:
