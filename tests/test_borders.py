@@ -165,7 +165,7 @@ def test_one_file_asks_whether_poles_are_given_by_rates():
         for path, node in core_nodes(ast.Compare)
         if last_name(node.left) == "rates" and isinstance(node.ops[0], (ast.Is, ast.IsNot))
     }
-    assert asked == {"hankelred/systems/diagonal.py"}
+    assert asked == {"hankelred/systems/poles.py"}
 
 
 def test_one_file_asks_whether_an_output_is_real():

@@ -67,8 +67,7 @@ class Diagonal(LinearSystem):
         real = real_output.is_real(output)
         arrays = {**poles, "B": B, "C": C} if real else {**poles, "B": B, "C": C, "D": D}
         self._set(dt, names, **arrays)
-        rates = vars(self).pop("rates", None)
-        spectrum = Poles.of_rates(rates) if rates is not None else Poles(vars(self).pop("lam"))
+        spectrum = Poles.of(**{name: vars(self).pop(name) for name in poles})
         readonly(spectrum.lam)
         vars(self).update(spectrum=spectrum, output=output)
         if real:
@@ -128,9 +127,8 @@ class Diagonal(LinearSystem):
         if unknown or {"lam", "rates"} <= changes.keys():
             raise InputError(f"with_ takes lam or rates, {', '.join(arguments)}; got {', '.join(changes)}.")
         arguments.update(changes)
-        rates = arguments.pop("rates", None)
-        if rates is not None:
-            return type(self).from_rates(rates, **arguments)
+        if "rates" in arguments:
+            return type(self).from_rates(arguments.pop("rates"), **arguments)
         return type(self)(**arguments)
 
     @classmethod

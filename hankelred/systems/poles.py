@@ -31,6 +31,11 @@ class Poles:
         with np.errstate(over="ignore"):  # what overflows is refused where rates are checked
             return cls(_exponentials(rates).astype(rates.dtype), rates)
 
+    @classmethod
+    def of(cls, lam: Array | None = None, rates: Array | None = None) -> Poles:
+        """Return the poles given by their values or by their logarithms."""
+        return cls(np.asarray(lam)) if rates is None else cls.of_rates(rates)
+
     @property
     def data(self) -> dict[str, Array]:
         """What was given, by its name."""
