@@ -37,6 +37,7 @@ class LinearSystem:
 
     is_bank = False
     is_diagonal = False
+    _POLES: tuple[str, ...] = ()  # arguments of which one gives the poles
 
     B: Array
     C: Array
@@ -91,7 +92,7 @@ class LinearSystem:
         Parameters
         ----------
         **changes
-            Arguments of the constructor by name.
+            Arguments of the constructor by name; ``lam`` or ``rates`` replaces the poles of diagonal systems.
 
         Returns
         -------
@@ -109,11 +110,18 @@ class LinearSystem:
         >>> hr.StateSpace([[-1.0]], [[1.0]], [[1.0]]).with_(name="lag", inputs=["u"]).inputs
         ('u',)
         """
-        arguments = self._arguments()
-        unknown = changes.keys() - arguments.keys()
-        if unknown:
-            raise InputError(f"with_ takes {', '.join(arguments)}; got {', '.join(sorted(unknown))}.")
-        return type(self)(**{**arguments, **changes})
+        arguments, poles = self._arguments(), changes.keys() & set(self._POLES)
+        if poles:
+            arguments = {k: v for k, v in arguments.items() if k not in self._POLES}
+        if len(poles) > 1 or changes.keys() - arguments.keys() - poles:
+            takes = f"{' or '.join(self._POLES)}, " if poles else ""
+            raise InputError(f"with_ takes {takes}{', '.join(arguments)}; got {', '.join(sorted(changes))}.")
+        return self._made({**arguments, **changes})
+
+    @classmethod
+    def _made(cls: type[S], arguments: dict[str, Any]) -> S:
+        """Make a system of arguments of constructors."""
+        return cls(**arguments)
 
     @property
     def members(self) -> list[Any]:

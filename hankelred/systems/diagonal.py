@@ -32,6 +32,25 @@ class Diagonal(LinearSystem):
     is_diagonal = True
     spectrum: Poles
     output: str
+    _AXES: tuple[str, ...] = ()
+    _POLES = ("lam", "rates")
+
+    def __init__(
+        self,
+        lam: ArrayLike,
+        B: ArrayLike,
+        C: ArrayLike,
+        D: ArrayLike | None = None,
+        *,
+        dt: Any,
+        output: str = "complex",
+        name: str | None = None,
+        inputs: Sequence[str] | None = None,
+        outputs: Sequence[str] | None = None,
+        states: Sequence[str] | None = None,
+    ) -> None:
+        names = {"name": name, "inputs": inputs, "outputs": outputs, "states": states}
+        self._checked("lam", lam, B, C, D, checked_time(dt), output, names)
 
     def _checked(
         self, name: str, poles: Any, B: Any, C: Any, D: Any, dt: Any, output: Any, names: dict[str, Any]
@@ -54,8 +73,6 @@ class Diagonal(LinearSystem):
                 f"{name} must be logarithms of finite poles; got a real part of {largest:.6g}. Pass poles as lam."
             )
         vars(self).update(self._checked_names(names))
-
-    _AXES: tuple[str, ...] = ()
 
     def _hint(self, shape: str) -> str:
         return f"It is ({', '.join((*self._AXES, shape))})."
@@ -102,34 +119,11 @@ class Diagonal(LinearSystem):
             **{k: getattr(self, k) for k in "B C D dt output name inputs outputs states".split()},
         }
 
-    def with_(self: S, **changes: Any) -> S:
-        """Return the system with some of its arguments changed.
-
-        Parameters
-        ----------
-        **changes
-            Arguments of the constructor by name; ``lam`` or ``rates`` replaces the poles.
-
-        Returns
-        -------
-        same class
-            A new system, checked as the constructor does.
-
-        Raises
-        ------
-        InputError
-            If a name is unknown, or the changed system is none.
-        """
-        arguments = self._arguments()
-        if "lam" in changes or "rates" in changes:
-            arguments = {k: v for k, v in arguments.items() if k not in ("lam", "rates")}
-        unknown = changes.keys() - arguments.keys() - {"lam", "rates"}
-        if unknown or {"lam", "rates"} <= changes.keys():
-            raise InputError(f"with_ takes lam or rates, {', '.join(arguments)}; got {', '.join(changes)}.")
-        arguments.update(changes)
+    @classmethod
+    def _made(cls: type[S], arguments: dict[str, Any]) -> S:
         if "rates" in arguments:
-            return type(self).from_rates(arguments.pop("rates"), **arguments)
-        return type(self)(**arguments)
+            return cls.from_rates(arguments.pop("rates"), **arguments)
+        return cls(**arguments)
 
     @classmethod
     def from_rates(
@@ -280,23 +274,6 @@ class DiagonalSystem(Diagonal):
     True
     """
 
-    def __init__(
-        self,
-        lam: ArrayLike,
-        B: ArrayLike,
-        C: ArrayLike,
-        D: ArrayLike | None = None,
-        *,
-        dt: Any,
-        output: str = "complex",
-        name: str | None = None,
-        inputs: Sequence[str] | None = None,
-        outputs: Sequence[str] | None = None,
-        states: Sequence[str] | None = None,
-    ) -> None:
-        names = {"name": name, "inputs": inputs, "outputs": outputs, "states": states}
-        self._checked("lam", lam, B, C, D, checked_time(dt), output, names)
-
     def poles(self) -> Array:
         """Return the poles in double precision: lam, and the conjugates of the complex ones for real output."""
         lam = self.spectrum.values().astype(np.complex128)
@@ -376,23 +353,6 @@ class DiagonalBank(Diagonal):
 
     is_bank = True
     _AXES = ("batch",)
-
-    def __init__(
-        self,
-        lam: ArrayLike,
-        B: ArrayLike,
-        C: ArrayLike,
-        D: ArrayLike | None = None,
-        *,
-        dt: Any,
-        output: str = "complex",
-        name: str | None = None,
-        inputs: Sequence[str] | None = None,
-        outputs: Sequence[str] | None = None,
-        states: Sequence[str] | None = None,
-    ) -> None:
-        names = {"name": name, "inputs": inputs, "outputs": outputs, "states": states}
-        self._checked("lam", lam, B, C, D, checked_time(dt), output, names)
 
     def __len__(self) -> int:
         """Return the number of systems."""
