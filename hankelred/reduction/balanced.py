@@ -16,11 +16,13 @@ from .. import order as orders
 from ..checks import SINGLE as SINGLE_PRECISION
 from ..checks import Array, check_flag, check_number, check_result, exactly_one, in_family, single
 from ..errors import DiagonalisationError, InputError, OrderError
-from ..hankel import Factored, Matrices, factored, largest_gain, sample_frequencies, unstable_error, warn_if_inaccurate
+from ..hankel import Factored, factored, warn_if_inaccurate
 from ..linalg.threads import one_blas_thread
+from ..parts import Matrices
+from ..rounding import largest_gain, sample_frequencies
 from ..systems import DiagonalSystem, StateSpace, as_container, as_system, one_system, real_output
 from .bank import reduce_bank
-from .bases import residualised, truncated
+from .bases import residualised
 from .rediagonalise import Diagonalised, diagonalised, eigenpairs, working_orders
 from .result import Reduction
 from .split import joined, with_fixed_states
@@ -234,7 +236,8 @@ class Balancing:
 
     def _reduce_stable(self, order: int, match_dc: bool) -> tuple[Array, Array, Matrices]:
         """Return bases and matrices of the reduced stable part."""
-        T, Ti, small = (residualised if match_dc else truncated)(self._found, order - self.unstable)
+        stable_order = order - self.unstable
+        T, Ti, small = residualised(self._found, stable_order) if match_dc else self._found.reduced(stable_order)
         check_result("The reduced model", *small[:4])
         return T, Ti, small
 
@@ -437,75 +440,3 @@ def balanced_truncation(
             raise InputError("match_dc and offset are for one system; got a bank. Reduce bank[i] with them.")
         return reduce_bank(system, lambda one: _balance(one, one, 0.0), **criteria)
     return _balance(system, sys, offset).reduce(**criteria, match_dc=match_dc)
-
-
-def minimal(sys: Any, rtol: float | None = None) -> Reduction:
-    """Leave out the states that link no input to any output.
-
-    Parameters
-    ----------
-    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
-        Continuous or discrete, real or complex. Unstable and marginal poles are kept.
-    rtol : float, optional
-        Drop Hankel singular values up to ``rtol * hsv[0]``; by default those that are rounding.
-
-    Returns
-    -------
-    Reduction
-        To the numerical rank; of a minimal system the system itself.
-
-    Raises
-    ------
-    InputError
-        If `sys` is not a system or `rtol` is out of range.
-
-    Examples
-    --------
-    >>> import numpy as np, hankelred as hr
-    >>> twice = hr.StateSpace(-np.eye(2), [[1.0], [1.0]], [[1.0, 1.0]])  # the same state twice
-    >>> hr.minimal(twice).system.n
-    1
-    """
-    bal = _balance(one_system(sys), sys, OFFSET)
-    order = bal.rank if rtol is None else bal.order(rtol=rtol)
-    return bal._unchanged() if order == len(bal.hsv) else bal.reduce(order)
-
-
-def balanced_realization(sys: Any) -> tuple[Any, Array, Array, Array]:
-    """Return a system in balanced coordinates, in which both Gramians are the diagonal matrix of its hsv.
-
-    Parameters
-    ----------
-    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
-        Stable system, continuous or discrete, real or complex; a diagonal one is balanced as a `StateSpace`.
-
-    Returns
-    -------
-    system : StateSpace, or of the class of `sys` if that is a model of another library
-        Balanced, of the order of the numerical rank: states beyond it cannot be balanced.
-    hsv : (n,) ndarray
-        All Hankel singular values, decreasing, in units of y per unit of u.
-    T, Ti : (n, rank) and (rank, n) ndarray
-        Bases, ``(Ti A T, Ti B, C T, D)``.
-
-    Raises
-    ------
-    StabilityError
-        If a pole lies on or beyond the stability boundary.
-
-    Examples
-    --------
-    >>> import numpy as np, hankelred as hr
-    >>> plant = hr.StateSpace([[-1.0, 0.5], [0.0, -3.0]], [[1.0], [1.0]], [[1.0, 0.0]])
-    >>> system, hsv, T, Ti = hr.balanced_realization(plant)
-    >>> P, Q = hr.gramians(system)
-    >>> bool(np.allclose(P, np.diag(hsv)) and np.allclose(Q, np.diag(hsv)))
-    True
-    """
-    system = one_system(sys)
-    bal = _balance(system.dense(), sys, 0.0)
-    if bal.unstable:
-        raise unstable_error(bal._found.parts.poles[: bal.unstable], system.dt)
-    with one_blas_thread(bal.rank):
-        reduction = bal._dense_result(bal.rank, *bal._reduce_stable(bal.rank, False), "balanced realisation")
-    return reduction.system, bal.hsv, reduction.T, reduction.Ti
