@@ -296,30 +296,31 @@ class Balancing:
         return self._result(reduced, order, T, Ti, method, pair, self._excess(small, reduced, order))
 
     def _excess(self, small: Matrices, reduced: StateSpace, order: int) -> float:
-        """Return half of what rounding of a weakly damped pole can add to the error.
+        """Return what rounding of weakly damped poles can add to the error.
 
-        A balanced state i decays at a rate of about ``|b_i|^2 / (2 hsv_i)``. Its basis is certain to ``floor / hsv_i``,
-        and so is A, relative to its norm; the gain ``2 hsv_i`` changes by the same share as the decay. Where that is
-        not small, or a small system's nearly equal values are cut, the error is measured, for large systems at the
-        frequencies of the poles.
+        A balanced state i has a gain of about ``2 hsv_i`` and decays at a rate of ``|b_i|^2 / (2 hsv_i)``. Its basis is
+        certain to ``floor / hsv_i``, and so is A, relative to its norm; the gain changes by the same share as the rate.
+        Where that is not small, or a small system's nearly equal values are cut, the error is measured, for large
+        systems at the frequencies of the poles.
         """
         parts = self._found.parts
+        if parts.kept or self.floor == 0.0:
+            return 0.0
         values = self._found.svd.values[: len(small.A)]
-        size = float(np.abs(small.A).max(initial=0.0))
-        damping = np.sum(np.abs(small.B) ** 2, axis=1)[: len(values)] / (2 * values)
-        share = np.divide(size * self.floor, values * damping, out=np.full(len(values), np.inf), where=damping > 0)
-        cut = self.system.order <= MEASURED_UP_TO and self._splits_a_pair(order)
-        if parts.kept or not (cut or np.any(share > WEAKLY_DAMPED)):
-            return 0.0 if parts.kept else float((values * share).max(initial=0.0))
+        with np.errstate(divide="ignore"):
+            moved = 4 * float(np.abs(small.A).max(initial=0.0)) * self.floor * values / np.sum(np.abs(small.B) ** 2, 1)
+        few = self.system.order <= MEASURED_UP_TO
+        if not (few and self._splits_a_pair(order) or np.any(moved > 2 * WEAKLY_DAMPED * values)):
+            return float(moved.max(initial=0.0))
         if not reduced.is_stable():
             return np.inf
-        if self.system.order <= MEASURED_UP_TO:
+        if few:
             error = float(norms.hinf_norm(self.system - reduced))
         else:
             poles = np.concatenate([parts.poles, reduced.poles()])
             omega = sample_frequencies(poles, parts.discrete, self.system.dtype.kind == "c")
             error = largest_gain(self.system._response(omega) - reduced._response(omega))
-        return max(0.0, (1 + SAMPLED) * error - self.error_bound(order)) / 2
+        return max(0.0, (1 + SAMPLED) * error - self.error_bound(order))
 
     def _splits_a_pair(self, order: int) -> bool:
         """Tell whether nearly equal values are cut apart, as those of a weakly damped pair of poles are."""
@@ -333,13 +334,11 @@ class Balancing:
             T, Ti = real_output.to_conjugates(T, Ti)
         T, Ti = with_fixed_states(T, Ti, parts, found.system)
         pair = (parts.stable, found.system) if parts.kept else None
-        return self._result(joined(parts.fixed_system, found.system), order, T, Ti, method, pair, found.change)
+        return self._result(joined(parts.fixed_system, found.system), order, T, Ti, method, pair, 2 * found.change)
 
-    def _result(
-        self, reduced: Any, order: int, T: Array, Ti: Array, method: str, pair: Any, change: float
-    ) -> Reduction:
-        """Wrap a reduced system in the class and precision of the original; `change` came on top of the truncation."""
-        bound = self.error_bound(order) + 2 * change
+    def _result(self, reduced: Any, order: int, T: Array, Ti: Array, method: str, pair: Any, added: float) -> Reduction:
+        """Wrap a reduced system in the class and precision of the original; `added` came on top of the truncation."""
+        bound = self.error_bound(order) + added
         if self.system.dtype in SINGLE_PRECISION:
             stored, T, Ti = rounded(reduced), single(T), single(Ti)
             if pair is None:
