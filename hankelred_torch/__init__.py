@@ -4,11 +4,10 @@ Tensors in, tensors out; the mathematics is that of `hankelred`.
 """
 
 from . import adapters, integrations, layers, ops
-from .adapters import find_ssm_layers, read_system, register_adapter, state_sizes, write_system
+from .adapters import find_ssm_layers, read_system, register_adapter, state_sizes
 from .checkpoint import load_checkpoint, resize_like, save_checkpoint
 from .compressor import InTrainingCompressor
 from .config import CompressionConfig
-from .distributed import refresh_ddp_
 from .errors import OptimizerStateWarning, RefusedCutWarning, SurgeryError
 from .guard import Guard, validation_loss
 from .history import History, Measurement
@@ -16,7 +15,7 @@ from .penalty import HankelPenalty, hankel_penalty
 from .plan import CompressionPlan, LayerPlan, hankel_singular_values, plan
 from .pretrained import export_padded, from_pretrained, save_pretrained
 from .report import CompressionReport
-from .surgery import compress_
+from .surgery import compress_, refresh_ddp_, write_system
 from .tracking import Tracker
 
 __all__ = [

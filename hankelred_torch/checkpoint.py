@@ -19,11 +19,9 @@ from hankelred.errors import InputError
 
 from .adapters import Adapter, find_ssm_layers, state_sizes
 from .convert import standing_in, stored_tensor
-from .distributed import refresh_ddp_, unwrapped, wrapper_of
-from .ema import as_models
-from .optimizer_state import find_slot
-from .snapshot import load_state, random_state, set_random_state, state_of
-from .surgery import Journal, as_optimizers, holders_of
+from .surgery import Exchange, as_models, as_optimizers, refresh_ddp_
+from .surgery.ranks import unwrapped, wrapper_of
+from .surgery.snapshot import load_state, random_state, set_random_state, state_of
 
 FORMAT = "hankelred checkpoint 1"
 
@@ -90,27 +88,19 @@ def _resize(
     model: nn.Module, optimizers: tuple[Any, ...], tensors_of: Callable[[str, Adapter], dict[str, Tensor]]
 ) -> None:
     """Put other tensors in place of those of every layer that have other shapes, and sizes to match; all or nothing."""
-    holders = holders_of(model)
-    journal = Journal()
-    try:
-        for name, adapter in find_ssm_layers(model).items():
-            for tensor_name, tensor in tensors_of(name, adapter).items():
-                old = stored_tensor(*adapter.owner(tensor_name))
-                if tensor.shape == old.shape:
-                    continue
-                new = standing_in(old, tensor)
-                for store, key in holders[old]:
-                    journal.set_item(store, key, new)
-                slot = find_slot(old, optimizers)
-                if slot is not None:
-                    journal.set_item(slot.group["params"], slot.index, new)
-                    journal.remove_item(slot.state, old)
-            resized = type(adapter)(adapter.layer)  # raises if the shapes do not fit each other
-            for size_name, size in resized.sizes(resized.states).items():
-                journal.set_attribute(*resized.owner(size_name), size)
-    except BaseException:
-        journal.roll_back()
-        raise
+    exchange, adapters = Exchange([model], optimizers), find_ssm_layers(model)
+    for name, adapter in adapters.items():
+        tensors = tensors_of(name, adapter)
+        for tensor_name, tensor in tensors.items():
+            old = stored_tensor(*adapter.owner(tensor_name))
+            if tensor.shape != old.shape:
+                exchange.replace(old, standing_in(old, tensor), name=f"{tensor_name} of layer {name!r}")
+        first = next(iter(tensors))
+        for size_name, size in adapter.sizes(adapter.states_on(first, tuple(tensors[first].shape))).items():
+            exchange.attribute(*adapter.owner(size_name), size)
+    with exchange:
+        for adapter in adapters.values():
+            type(adapter)(adapter.layer)  # raises if the shapes do not fit each other
 
 
 def save_checkpoint(

@@ -16,9 +16,10 @@ from torch import nn
 import hankelred as hr
 from hankelred.errors import InputError
 
-from .adapters import find_ssm_layers, state_sizes, write_system
+from .adapters import find_ssm_layers, state_sizes
 from .checkpoint import StrPath, resize_like, resize_to, write_safely
 from .convert import to_tensor
+from .surgery import write_system
 
 MANIFEST, WEIGHTS = "hankelred.json", "model.pt"
 
