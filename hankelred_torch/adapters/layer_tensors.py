@@ -155,7 +155,9 @@ class LayerTensors:
         InputError
             If one holds NaN or infinity.
         """
-        values = {name: to_array(self.tensor(name)) for name in (*self.state_axes, *self.constants)}
+        holder = type(self.layer).__qualname__
+        names = (*self.state_axes, *self.constants)
+        values = {name: to_array(self.tensor(name), f"{name} of {holder}") for name in names}
         for name, value in values.items():
             if not np.isfinite(value).all():
                 bad = int(value.size - np.isfinite(value).sum())
