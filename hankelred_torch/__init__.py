@@ -15,7 +15,7 @@ from .penalty import HankelPenalty, hankel_penalty
 from .plan import CompressionPlan, LayerPlan, hankel_singular_values, plan
 from .pretrained import export_padded, from_pretrained, save_pretrained
 from .report import CompressionReport
-from .surgery import compress_, refresh_ddp_, write_system
+from .surgery import compress_, refresh_ddp_, register_optimizer_state, write_system
 from .tracking import Tracker
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "read_system",
     "refresh_ddp_",
     "register_adapter",
+    "register_optimizer_state",
     "resize_like",
     "save_checkpoint",
     "save_pretrained",

@@ -7,6 +7,7 @@ line finds the way back complete; and a way back is itself a list of writes that
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -257,5 +258,7 @@ def _copy(tensor: Tensor, value: Tensor) -> None:
 
 
 def _put_back(writes: list[_Write]) -> None:
+    """Write back all that can be; what stopped the way there is on its way to the caller."""
     for write in reversed(writes):
-        write.put(write.old)
+        with contextlib.suppress(Exception):
+            write.put(write.old)

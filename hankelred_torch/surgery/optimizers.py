@@ -1,18 +1,12 @@
 """What an optimizer remembers of a layer's parameters, by role, through a cut.
 
-A key says little of what stands under it. What a class keeps is learned by stepping a copy of the optimizer on a copy
-of the parameter: a linear average of gradients follows a change of their sign and size, a square only of their size,
-a copy of the parameter neither. One table, open to users, says what cannot be seen so. Averages are carried by the
-layer's adapter, copies of parameters are cut as averaged models are, and what is not understood starts anew.
+Averages are carried by the layer's adapter, copies of parameters are cut as averaged models are, numbers stay, and
+what is not understood starts anew. Whether an optimizer can go on after a cut is tried on copies before the first.
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
 import re
-import warnings
-from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,81 +20,12 @@ from hankelred.errors import InputError, NumericalError
 
 from ..adapters import Adapter
 from ..convert import stored_tensor, to_array, to_tensor
-from ..errors import OptimizerStateWarning
 from .averages import followed_values
 from .exchange import ByTensor, Slot, State, find_slot
 from .holders import check_averages, check_holders
-from .snapshot import random_state, set_random_state
-
-ROLES = ("parameter", "gradient", "square", "root", "factored", "counter", "start", "basis")
-
-# By class and key; None for every class. What a probe shows of a class that is not named here comes before None.
-_TABLE: dict[tuple[str | None, str], str] = {
-    **dict.fromkeys([(None, x) for x in ("exp_avg", "momentum_buffer", "grad_avg", "state1")], "gradient"),
-    **dict.fromkeys(
-        [(None, x) for x in ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "variance", "exp_avg_var", "state2")],
-        "square",
-    ),
-    (None, "exp_inf"): "root",  # a decayed maximum of |gradient|
-    **dict.fromkeys([("torch.Rprop", x) for x in ("prev", "step_size")], "start"),
-    ("torch.ASGD", "ax"): "parameter",
-    (None, "acc_delta"): "start",  # squares of past steps, not of gradients
-    **dict.fromkeys([(None, x) for x in ("row_var", "col_var", "exp_avg_sq_row", "exp_avg_sq_col")], "factored"),
-    **dict.fromkeys([(None, x) for x in ("exp_avg_res_row", "exp_avg_res_col")], "factored"),
-    **dict.fromkeys([(None, x) for x in ("z", "slow_params", "slow_buffer")], "parameter"),
-    ("torch.RMSprop", "momentum_buffer"): "start",  # of steps
-    # dual averaging: the parameter is made of its start and the sum of gradients, which start again together
-    **dict.fromkeys([("pytorch_optimizer.MADGRAD", x) for x in ("s", "x0")], "start"),
-    **dict.fromkeys([("pytorch_optimizer.DAdaptAdaGrad", x) for x in ("sk", "x0", "alpha_k")], "start"),
-    **dict.fromkeys([("pytorch_optimizer.DAdaptSGD", x) for x in ("z", "s", "x0")], "start"),
-    **dict.fromkeys([("pytorch_optimizer.FTRL", x) for x in ("z", "n")], "basis"),
-    # beside bases of the axes, what does not lie in them
-    **dict.fromkeys([(f"pytorch_optimizer.{x}", "exp_avg") for x in ("SOAP", "Conda")], "gradient"),
-    **dict.fromkeys([(f"pytorch_optimizer.{x}", "momentum_buffer") for x in ("Kron", "Shampoo")], "gradient"),
-}
-
-# Classes that keep what the table says of every class, so that no copy of them has to be stepped.
-_TRUSTED = ("torch.optim.", "torchao.")
+from .roles import ROLES, TABLE, Notes, as_array, is_number, is_packed, is_trusted, names_of, roles_of, tried
 
 _INNER = ("optimizer", "_optimizer", "base_optimizer", "inner_optimizer")
-
-
-def register_optimizer_state(optimizer_class_or_name: Any, key: str, role: str) -> None:
-    """Tell what an optimizer keeps under a key, so that a cut carries it over.
-
-    Parameters
-    ----------
-    optimizer_class_or_name : type or str or None
-        The class, or its top-level package and its name joined by a dot; None for every class.
-    key : str
-        As in ``optimizer.state[parameter]``.
-    role : {"parameter", "gradient", "square", "root", "factored", "counter", "start", "basis"}
-        A copy or average of the parameter; an average of gradients; of their squares; a root of such; one of two
-        means of squares over the last two axes, rows first; a number; what starts anew after a cut without harm; what
-        belongs to the axes or to all entries together, so that it and its neighbours start anew, with a warning.
-
-    Raises
-    ------
-    InputError
-        If an argument is not of its kind.
-
-    Examples
-    --------
-    >>> import hankelred_torch as ht
-    >>> ht.register_optimizer_state("my_package.MyAdam", "second", "square")
-    """
-    name = optimizer_class_or_name
-    if isinstance(name, type):
-        name = _names(name)[0]
-    if not (name is None or (isinstance(name, str) and "." in name)):
-        raise InputError(
-            f"optimizer_class_or_name must be a class, its package and name joined by a dot, or None; got {name!r}."
-        )
-    if not isinstance(key, str):
-        raise InputError(f"key must be the name of an entry, a string; got {key!r}.")
-    if role not in ROLES:
-        raise InputError(f"role must be one of {', '.join(ROLES)}; got {role!r}.")
-    _TABLE[name, key] = role
 
 
 def as_optimizers(optimizers: Any) -> tuple[Any, ...]:
@@ -194,7 +119,7 @@ def check_optimizers(
             parameter = slot.parameter
             for optimizer in slot.optimizers:
                 mark = (id(optimizer), id(slot.group), parameter.shape, parameter.dtype)
-                if mark not in seen and not _is_trusted(optimizer):
+                if mark not in seen and not is_trusted(optimizer):
                     seen.add(mark)
                     _rehearse(optimizer, slot.group, parameter, tensor_name, adapter.state_axes.get(tensor_name), notes)
     notes.warn()
@@ -203,7 +128,7 @@ def check_optimizers(
 def _rehearse(optimizer: Any, group: Any, parameter: Tensor, name: str, axis: int | None, notes: Notes) -> None:
     """Step, cut and step a copy of an optimizer on a copy of one parameter."""
     try:
-        state = _tried(optimizer, group, parameter, (1.0, 1.0))
+        state = tried(optimizer, group, parameter, (1.0, 1.0))
     except Exception as error:
         notes.add(optimizer, f"a copy of it could not be tried ({type(error).__name__}: {error})", name)
         return
@@ -215,144 +140,12 @@ def _rehearse(optimizer: Any, group: Any, parameter: Tensor, name: str, axis: in
     averages = {x: to_array(kept.abs()) * 0.1 for x in state}
     carried = _assembled(optimizer, group, state, roles, averages, new, notes, name)
     try:
-        _tried(optimizer, group, new, (1.0, 1.0), state=carried)
+        tried(optimizer, group, new, (1.0, 1.0), state=carried)
     except Exception as error:
         raise InputError(
             f"optimizers must be able to go on after a cut; got {type(optimizer).__name__}, a copy of which could not "
             f"({type(error).__name__}: {error}). Use another one for the parameters of state space layers."
         ) from error
-
-
-class Notes:
-    """What is lost of optimizer states, said in one warning."""
-
-    def __init__(self) -> None:
-        self._lost: dict[tuple[str, str], list[str]] = {}
-
-    def add(self, optimizer: Any, what: str, tensor: str) -> None:
-        """Note something of one tensor."""
-        tensors = self._lost.setdefault((type(optimizer).__name__, what), [])
-        if tensor not in tensors:
-            tensors.append(tensor)
-
-    def warn(self, stacklevel: int = 3) -> None:
-        """Warn if there is anything to say."""
-        if self._lost:
-            lines = [f"{name}: {what}, for {', '.join(x)}" for (name, what), x in self._lost.items()]
-            warnings.warn(
-                "Not all that the optimizers keep is carried through a cut; the loss may rise for some steps after "
-                f"it. {'; '.join(lines)}. Where you know what an entry is, register_optimizer_state tells.",
-                OptimizerStateWarning,
-                stacklevel=stacklevel,
-            )
-
-
-def roles_of(
-    optimizer: Any, group: Any, parameter: Tensor, state: Mapping[str, Any], notes: Notes, name: str
-) -> dict[str, str]:
-    """Say of every entry of a state what it is; unknown entries start anew, which is noted."""
-    named = {key: next((r for x in _names(type(optimizer)) if (r := _TABLE.get((x, key)))), "") for key in state}
-    shaped = [
-        key
-        for key, x in state.items()
-        if isinstance(x, Tensor) and x.shape == parameter.shape and x.dtype in _NUMBERS and x.numel() > 1
-    ]
-    shown = {} if _is_trusted(optimizer) else _shown(optimizer, group, parameter, [x for x in shaped if not named[x]])
-    roles = {}
-    for key, value in state.items():
-        general = _TABLE.get((None, key), "")
-        if named[key]:
-            roles[key] = named[key]
-        elif _is_number(value):
-            roles[key] = "counter"
-        elif general == "factored" and isinstance(value, Tensor) and len(value.shape) >= parameter.ndim - 1 > 0:
-            roles[key] = general
-        elif key in shaped:
-            roles[key] = general if general == "square" else shown.get(key) or general or "unknown"
-        else:
-            roles[key] = "basis"
-    unknown = [key for key, role in roles.items() if role in ("unknown", "basis")]
-    if unknown:
-        lost = "" if "basis" not in roles.values() else ", and averages beside them with it"
-        notes.add(optimizer, f"{', '.join(unknown)} start anew{lost}", name)
-    return roles
-
-
-_NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
-
-
-def _shown(optimizer: Any, group: Any, parameter: Tensor, keys: Sequence[str]) -> dict[str, str]:
-    """Say of entries what the steps of two copies show, whose gradients differ by a factor of -4."""
-    try:
-        one, other = (_tried(optimizer, group, parameter, [x] * 3) for x in (1.0, -4.0)) if keys else ({}, {})
-    except Exception:
-        return {}
-    own, roles = to_array(parameter), {}
-    for key in keys:
-        if not (isinstance(one.get(key), Tensor) and one[key].shape == parameter.shape and key in other):
-            continue
-        x, y = _as_array(one[key]), _as_array(other[key])
-        for role, expected in (("gradient", -4 * x), ("square", 16 * x), ("root", 4 * x), ("start", x), ("start", -x)):
-            if np.linalg.norm(x) > 0 and np.linalg.norm(y - expected) <= 0.02 * np.linalg.norm(y):
-                roles[key] = role
-                break
-        if np.linalg.norm(x - own) <= 0.1 * np.linalg.norm(own):
-            roles[key] = "parameter"
-        elif roles.get(key) in ("square", "root") and (x.min() < 0 or y.min() < 0):
-            del roles[key]
-    return roles
-
-
-def _tried(optimizer: Any, group: Any, parameter: Tensor, sizes: Sequence[float], state: State | None = None) -> State:
-    """Step a copy of an optimizer on a copy of a parameter, with gradients of given sizes; return what it keeps."""
-    generator, randomness = torch.Generator().manual_seed(0), random_state()
-    own = nn.Parameter(parameter.detach().clone())
-    try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            twin = _copy_of(optimizer, group, own)
-            if state is not None:
-                twin.state[own] = state
-            for size in sizes:
-                direction = torch.randn(own.shape, dtype=own.dtype, generator=generator).to(own.device)
-                loss = (size * direction * own + 0.0 * own**2).sum()  # with a graph for those that want its curvature
-                (own.grad,) = torch.autograd.grad(loss.real if loss.is_complex() else loss, own, create_graph=True)
-                type(twin).step(twin)
-            return dict(twin.state.get(own, {}))
-    finally:
-        set_random_state(randomness)
-
-
-def _copy_of(optimizer: Any, group: Any, parameter: Tensor) -> Any:
-    """Make an optimizer of the same class and settings on one other parameter, without hooks, that shares nothing."""
-    twin = object.__new__(type(optimizer))
-    for name, value in vars(optimizer).items():
-        if name in ("step", "param_groups", "state"):
-            continue  # a scheduler puts a step of its own on the object
-        if hasattr(value, "param_groups") and value is not optimizer:
-            value = _copy_of(value, group, parameter)
-        vars(twin)[name] = type(value)() if name.endswith("_hooks") else _own(value)
-    inner = next((x for x in vars(twin).values() if hasattr(x, "param_groups")), None)
-    settings = {key: _own(value) for key, value in group.items() if key != "params"}
-    if "param_groups" in vars(optimizer):
-        vars(twin)["param_groups"] = inner.param_groups if inner is not None else [{"params": [parameter], **settings}]
-    if "state" in vars(optimizer):
-        shared = {key: _own(value) for key, value in optimizer.state.items() if not isinstance(key, Tensor)}
-        vars(twin)["state"] = defaultdict(dict, shared)
-        try:  # some make the state of a parameter with themselves, and never again
-            accepted = inspect.signature(type(optimizer)).parameters
-            made = type(optimizer)([parameter], **{key: x for key, x in settings.items() if key in accepted})
-            if made.state.get(parameter):
-                vars(twin)["state"][parameter] = made.state[parameter]
-        except Exception:
-            pass
-    return twin
-
-
-def _own(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    return copy.copy(value) if isinstance(value, (dict, list, set, deque)) else value
 
 
 def carried_states(
@@ -484,12 +277,12 @@ def _assembled(
 ) -> State | None:
     """Put a state together: what was carried, numbers as they were, and the rest as the optimizer begins with."""
     whole = "basis" not in roles.values()
-    counts = any(key == "step" and _is_number(x) for key, x in old.items())
+    counts = any(key == "step" and is_number(x) for key, x in old.items())
     fresh: State = {}
-    if not {"start", "unknown", "basis"}.isdisjoint(roles.values()) or any(_is_packed(x) for x in old.values()):
+    if not {"start", "unknown", "basis"}.isdisjoint(roles.values()) or any(is_packed(x) for x in old.values()):
         anew = not whole and counts  # all of it, with its count; some begin with an entry made beforehand
         try:
-            fresh = _tried(optimizer, group, new.detach(), () if anew else (0.0,))
+            fresh = tried(optimizer, group, new.detach(), () if anew else (0.0,))
         except Exception:
             fresh = {}
         if anew or not (whole or fresh):
@@ -505,8 +298,8 @@ def _assembled(
             except NumericalError:
                 notes.add(optimizer, f"{key} is out of range in {value.dtype} and starts anew", name)
                 state[key] = torch.zeros_like(new.detach(), dtype=value.dtype)
-        elif isinstance(value, Tensor) and _TABLE.get((None, key)) == "square" and value.numel() > 1:
-            finite = value[torch.isfinite(value)] if not _is_packed(value) else value.dequantize()
+        elif isinstance(value, Tensor) and TABLE.get((None, key)) == "square" and value.numel() > 1:
+            finite = value[torch.isfinite(value)] if not is_packed(value) else value.dequantize()
             state[key] = torch.full_like(new.detach(), float(finite.mean()) if finite.numel() else 0.0)
         elif key in fresh:
             state[key] = fresh[key]
@@ -518,12 +311,12 @@ def _assembled(
 def _moment(state: State, key: str, role: str, roles: Mapping[str, str]) -> Array:
     """Give an average as an array of the shape of its parameter: factors multiplied, a root squared."""
     if role == "factored":
-        rows, columns = (_as_array(x) for x in _factors(state, key, roles).values())
+        rows, columns = (as_array(x) for x in _factors(state, key, roles).values())
         if rows.ndim == columns.ndim and rows.shape[-1:] != (1,) or rows.ndim < 2:
             rows, columns = rows[..., None], columns[..., None, :]
         mean = rows.mean(axis=-2, keepdims=True)
         return np.divide(rows * columns, mean, out=np.zeros(np.broadcast(rows, columns).shape), where=mean != 0)
-    moment = _as_array(state[key])
+    moment = as_array(state[key])
     return moment**2 if role == "root" else moment
 
 
@@ -539,7 +332,7 @@ def _stored(array: Array, key: str, role: str, old: Any, fresh: Any, new: Tensor
         return to_tensor(array.mean(axis=axis, keepdims=old.ndim == new.ndim), old)
     if role == "root":
         array = np.sqrt(array)
-    if not _is_packed(old):
+    if not is_packed(old):
         return to_tensor(array, old)
     plain = to_tensor(array, new.detach())
     return plain if fresh is None else fresh.copy_(plain)
@@ -552,34 +345,9 @@ def _label(key: str, role: str) -> str:
     return "variance" if key in ("row_var", "col_var") else re.sub(r"_(row|col|r|c)$", "", key)
 
 
-def _names(optimizer_class: type) -> list[str]:
-    return [f"{x.__module__.partition('.')[0]}.{x.__qualname__}" for x in optimizer_class.__mro__]
-
-
-def _is_trusted(optimizer: Any) -> bool:
-    return type(optimizer).__module__.startswith(_TRUSTED)
-
-
 def _is_named(optimizer: Any, key: str) -> bool:
-    return any((x, key) in _TABLE for x in _names(type(optimizer)))
-
-
-def _is_number(value: Any) -> bool:
-    return (
-        value is None
-        or isinstance(value, (bool, int, float, str))
-        or (isinstance(value, Tensor) and value.numel() == 1)
-    )
-
-
-def _is_packed(value: Any) -> bool:
-    """Tell whether a tensor is quantised, and can be read and written as numbers nevertheless."""
-    return isinstance(value, Tensor) and type(value) is not Tensor and hasattr(type(value), "tensor_data_names")
-
-
-def _as_array(value: Tensor) -> Array:
-    return to_array(value.dequantize() if _is_packed(value) else value)
+    return any((x, key) in TABLE for x in names_of(type(optimizer)))
 
 
 def _is_finite(value: Any) -> bool:
-    return bool(np.isfinite(_as_array(value)).all())
+    return bool(np.isfinite(as_array(value)).all())

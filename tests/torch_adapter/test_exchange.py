@@ -15,7 +15,6 @@ from hankelred_torch.surgery import cut, exchange, snapshot
 from .adapter_models import STATE_TENSORS, Stack, assert_consistent, assert_unchanged, lru, train
 from .adapter_models import snapshot as remembered
 
-
 FILES = {x.__file__ for x in (cut, exchange, snapshot)}
 
 
