@@ -70,9 +70,8 @@ class CompressionConfig:
     measure : bool, default False
         Measure the true H-infinity error of every cut and the drift since the last measurement, for the history of
         `InTrainingCompressor`: several times the work of an attempt.
-    optimizer_state : {"transport", "reset", "slice"}, default "transport"
-        What becomes of the averages an optimizer keeps: carried over by the change of basis, started anew, or cut to
-        the first states regardless of what these mean, for comparison.
+    optimizer_state : {"transport", "reset"}, default "transport"
+        What becomes of the averages an optimizer keeps: carried over by the change of basis, or started anew.
     lr_rewarm_steps : int, default 0
         Steps after a cut in which learning rates rise linearly from near 0 to what the schedule says.
     target_modules : str or sequence of str, optional
@@ -112,7 +111,7 @@ class CompressionConfig:
     max_tail: float = 0.3
     force: bool = False
     measure: bool = False
-    optimizer_state: Literal["transport", "reset", "slice"] = "transport"
+    optimizer_state: Literal["transport", "reset"] = "transport"
     lr_rewarm_steps: int = 0
     target_modules: str | Sequence[str] | None = None
 
@@ -229,7 +228,7 @@ class CompressionConfig:
 _CHOICES = {
     "budget": ("per_layer", "global"),
     "method": ("auto", "balanced_truncation", "rotation", "selection", "selection_without_fold"),
-    "optimizer_state": ("transport", "reset", "slice"),
+    "optimizer_state": ("transport", "reset"),
 }
 
 

@@ -52,34 +52,6 @@ COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class Arm:
-    """How one arm differs from the default."""
-
-    share: float | None = 0.1  # of training, at which the cut is made
-    changes: dict[str, Any] = field(default_factory=dict)
-    complex_system: bool = False
-    states: int = 64
-
-
-ARMS = {
-    "transport": Arm(),
-    "reset": Arm(changes={"optimizer_state": "reset"}),
-    "slice": Arm(changes={"optimizer_state": "slice"}),
-    "transport, re-warm-up": Arm(changes={"lr_rewarm_steps": 50}),
-    "reset, re-warm-up": Arm(changes={"optimizer_state": "reset", "lr_rewarm_steps": 50}),
-    "complex system": Arm(complex_system=True),
-    "cut at 2 %": Arm(0.02),
-    "cut at 5 %": Arm(0.05),
-    "cut at 20 %": Arm(0.2),
-    "cut at 30 %": Arm(0.3),
-    "tau, per layer": Arm(changes={"order": None, "tau": 0.25}),
-    "tau, global": Arm(changes={"order": None, "tau": 0.25, "budget": "global"}),
-    "full": Arm(None),
-    "scratch": Arm(None, states=KEPT),
-}
-
-
 class ComplexAdapter(LRUAdapter):
     """An adapter that truncates the complex system of a layer, as if its complex output were used."""
 
@@ -99,11 +71,50 @@ class ComplexAdapter(LRUAdapter):
         return SystemAnalysis(full, align)
 
 
+class SlicingAdapter(LRUAdapter):
+    """An adapter that cuts averages to the first states, regardless of what these mean."""
+
+    def carry_first(
+        self, values: Mapping[str, Array], reduction: hr.Reduction, moments: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        first = range(reduction.system.n)
+        return {name: np.take(x, first, self.state_axes[name]) for name, x in moments.items()}
+
+    carry_second = carry_first
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How one arm differs from the default."""
+
+    share: float | None = 0.1  # of training, at which the cut is made
+    changes: dict[str, Any] = field(default_factory=dict)
+    adapter: type[LRUAdapter] = LRUAdapter
+    states: int = 64
+
+
+ARMS = {
+    "transport": Arm(),
+    "reset": Arm(changes={"optimizer_state": "reset"}),
+    "slice": Arm(adapter=SlicingAdapter),
+    "transport, re-warm-up": Arm(changes={"lr_rewarm_steps": 50}),
+    "reset, re-warm-up": Arm(changes={"optimizer_state": "reset", "lr_rewarm_steps": 50}),
+    "complex system": Arm(adapter=ComplexAdapter),
+    "cut at 2 %": Arm(0.02),
+    "cut at 5 %": Arm(0.05),
+    "cut at 20 %": Arm(0.2),
+    "cut at 30 %": Arm(0.3),
+    "tau, per layer": Arm(changes={"order": None, "tau": 0.25}),
+    "tau, global": Arm(changes={"order": None, "tau": 0.25, "budget": "global"}),
+    "full": Arm(None),
+    "scratch": Arm(None, states=KEPT),
+}
+
+
 @contextmanager
-def adapting(complex_system: bool) -> Iterator[None]:
-    """Let `ComplexAdapter` serve LRU layers meanwhile."""
-    if complex_system:
-        register_adapter(LRU, ComplexAdapter)
+def adapting(adapter: type[LRUAdapter]) -> Iterator[None]:
+    """Let an adapter serve LRU layers meanwhile."""
+    register_adapter(LRU, adapter)
     try:
         yield
     finally:
@@ -119,7 +130,7 @@ def run(task: Task, settings: Settings, arm: Arm, seed: int, progress: Callable[
         config = {"order": KEPT, "start_step": cut - 1, "end_step": cut, "attempts": 1, "force": True} | arm.changes
         compressor = InTrainingCompressor(trainer.model, [trainer.optimizer], CompressionConfig(**config))
     before, figures = np.inf, {"jump": None, "recovery": None}
-    with adapting(arm.complex_system):
+    with adapting(arm.adapter):
         for step in range(1, settings.steps + 1):
             trainer.forward_backward()
             trainer.optimizer.step()

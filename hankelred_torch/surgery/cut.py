@@ -23,8 +23,9 @@ from ..report import CompressionReport
 from .averages import as_copies, followed_values
 from .exchange import ByTensor, Exchange
 from .holders import check_holders
-from .optimizers import Notes, as_optimizers, carried_states, check_trained
+from .optimizers import as_optimizers, carried_states, check_trained
 from .ranks import agreed, check_refreshable, decided, digest, refresh_ddp_, unwrapped, wrapper_of
+from .roles import Notes
 
 
 @torch.inference_mode(False)  # else parameters made inside inference mode could never be trained

@@ -46,14 +46,14 @@ def check_holders(tensors: ByTensor, models: Sequence[nn.Module], optimizers: tu
     refs = {id(ref): p for p in tensors for ref in weakref.getweakrefs(p) if type(ref) is weakref.ref}
     objects = [*tensors, *(ref for p in tensors for ref in weakref.getweakrefs(p))]
     found = [x for x in gc.get_referrers(*objects) if id(x) not in told and x is not objects and _is_container(x)]
-    owners = [x for x in gc.get_referrers(*found) if x is not found] if found else []
+    owners = [_attributes(x) for x in gc.get_referrers(*found) if x is not found] if found else []
     refused: list[str] = []
     remarks: list[str] = []
     for x in found:
         inside = [refs.get(id(y), y) for y in (x if isinstance(x, list) else [*x, *x.values()])]
         names = [tensors[y] for y in inside if isinstance(y, Tensor) and y in tensors]
         held = f"which holds {', '.join(names[:2])}{' and others' if len(names) > 2 else ''}"
-        around = [y for y in owners if isinstance(y, dict) and any(value is x for value in y.values())]
+        around = [y for y in owners if any(value is x for value in y.values())]
         if isinstance(x, list) and any(y.get("params") is x for y in around):
             (refused if optimizers else remarks).append(f"an optimizer that was not given, {held}")
         elif any(x is y.get(name) for y in around for name in ("_parameters", "_buffers")):
@@ -88,6 +88,11 @@ def check_averages(models: Sequence[nn.Module]) -> None:
 
 def _is_container(x: Any) -> bool:
     return type(x) is list or (isinstance(x, dict) and not isinstance(x, ByTensor))
+
+
+def _attributes(x: Any) -> dict[Any, Any]:
+    """Give a dict itself, or the attributes of an object."""
+    return x if isinstance(x, dict) else getattr(x, "__dict__", None) or {}
 
 
 def _is_of_tensors(x: list[Any]) -> bool:

@@ -228,14 +228,17 @@ def _own(value: Any) -> Any:
 
 
 def names_of(optimizer_class: type) -> list[str]:
+    """Package and name of a class and its bases, as the table has them."""
     return [f"{x.__module__.partition('.')[0]}.{x.__qualname__}" for x in optimizer_class.__mro__]
 
 
 def is_trusted(optimizer: Any) -> bool:
+    """Tell whether the table alone knows a class."""
     return type(optimizer).__module__.startswith(_TRUSTED)
 
 
 def is_number(value: Any) -> bool:
+    """Tell whether an entry is one number, a word or nothing; a container is none of these."""
     return (
         value is None
         or isinstance(value, (bool, int, float, str))
@@ -249,4 +252,5 @@ def is_packed(value: Any) -> bool:
 
 
 def as_array(value: Tensor) -> Array:
+    """Read an entry as an array, also one that is quantised."""
     return to_array(value.dequantize() if is_packed(value) else value)
