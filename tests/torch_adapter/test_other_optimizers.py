@@ -5,17 +5,16 @@ from __future__ import annotations
 import collections
 import warnings
 
-import numpy as np
 import pytest
 import torch
-from other_optimizers import Run, change_by_a_lossless_cut, has, made, pytorch_optimizers
 from sizes import is_long
 
 import hankelred as hr
 import hankelred_torch as ht
 from hankelred_torch.surgery import as_optimizers, check_optimizers
 
-from .adapter_models import STATE_TENSORS, assert_consistent, lru, train
+from .adapter_models import assert_consistent, lru, train
+from .other_optimizers import Run, change_by_a_lossless_cut, has, made, pytorch_optimizers
 
 # What they keep, in kinds: copies of the parameter, sums of gradients, counts by group, factors, bases, containers.
 DOZEN = "adabelief adashift aggmo came kron lookahead madgrad muon prodigy ranger schedulefreeadamw soap".split()
@@ -61,12 +60,8 @@ def test_wrapped_optimizers_go_on(name):
     def make(model):
         return getattr(pytorch_optimizer, name)(torch.optim.AdamW(model.parameters(), lr=1e-3))
 
-    try:
-        ratio, early, _ = change_by_a_lossless_cut(make)
-    except hr.InputError as error:
-        assert "optimizers must" in str(error)
-    else:
-        assert ratio < 2 or early
+    ratio, early, _ = change_by_a_lossless_cut(make)
+    assert ratio < 2 or early
 
 
 def test_quantised_moments_are_carried():
@@ -232,5 +227,3 @@ def test_bitsandbytes_goes_on_or_was_warned_of():
     bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     ratio, early, _ = change_by_a_lossless_cut(lambda model: bitsandbytes.optim.AdamW32bit(model.parameters(), lr=1e-3))
     assert ratio < 2 or early
-    assert np.isfinite(ratio)
-    assert STATE_TENSORS
