@@ -1,9 +1,9 @@
 """Reader of MATLAB files, versions 4 to 7: numbers, texts and structures, of which only those of a system are read.
 
-Versions 5 to 7 are read here because a front door must not crash, and `scipy.io.loadmat` does: one bit of a type tag
-that is flipped (9, doubles, to 8) makes SciPy 1.17 follow a pointer from beyond its table of types. What a file
-declares is compared with what it holds, and with a limit, before anything is allocated or decompressed. Every error
-is an `InputError`; the caller adds the path.
+`scipy.io.loadmat` is not used: one flipped bit in a type tag crashes the process in SciPy 1.17, and a guard in front
+of it would have to check every tag, size and index, as this reader does. What a file declares is compared with what it
+holds, and with a limit, before anything is allocated or decompressed. Every error is an `InputError`; the caller adds
+the path.
 
 The format of version 5 (of which 6 and 7 are dialects) is a row of elements, each with a tag (type, bytes). A variable
 is an element of elements: flags, dimensions, name, then data as its class has them. In version 7 each variable is
@@ -12,7 +12,6 @@ compressed as a whole. Version 4 has a header of five integers and the numbers i
 
 from __future__ import annotations
 
-import io
 import math
 import struct
 import zlib
@@ -72,27 +71,29 @@ def read_mat(file: BinaryIO, wanted: Collection[str], fields: Collection[str]) -
         kind, count = struct.unpack(f"{order}2I", tag.ljust(8, b"\0"))
         end = file.tell() + count
         expect(kind in (MATRIX, COMPRESSED) and end <= size, "it ends early, or holds no variables")
-        source: Any = file
         if kind == COMPRESSED:
-            source = _Inflated(file.read(count))
-            kind, count = struct.unpack(f"{order}2I", source.read(8).ljust(8, b"\0"))
+            packed = file.read(count)
+            front = _inflated(packed, 8 + FRONT)
+            kind, count = struct.unpack(f"{order}2I", front[:8].ljust(8, b"\0"))
             expect(kind == MATRIX, "a compressed part is no variable")
-        front = min(count, FRONT)
-        variable = _Variable(source, front, order, budget)
-        is_system = variable.describes_a_system()
-        if variable.name:  # others are what MATLAB keeps for its objects
-            found.names.append(variable.name)
+            front = front[8 : 8 + count]
+        else:
+            packed, front = b"", file.read(min(count, FRONT))
+        variable = _Variable(front, order, budget)
+        name, is_system = variable.name, variable.describes_a_system()
+        if name:  # others are what MATLAB keeps for its objects
+            found.names.append(name)
         if variable.class_name:
-            found.objects[variable.name] = variable.class_name
-        if is_system or variable.name in wanted:
+            found.objects[name] = variable.class_name
+        if name and is_system or name in wanted:
             budget.check(count)
-            variable.rest += count - front
+            body = _inflated(packed, 8 + count + 1)[8:] if packed else front + file.read(count - len(front))
+            expect(len(body) == count, "a compressed variable has another size than it declares")
+            variable = _Variable(body, order, budget)
             if is_system:
-                _put(found.structures, variable.name, variable.structure(fields))
+                _put(found.structures, name, variable.structure(fields))
             else:
-                _put(found.values, variable.name, variable.value())
-            if source is not file:
-                source.finish(variable.rest)
+                _put(found.values, name, variable.value())
         file.seek(end)
     return found
 
@@ -103,38 +104,26 @@ def _put(values: dict[str, Any], name: str, value: Any) -> None:
     values[name] = value
 
 
-class _Inflated:
-    """A compressed variable, of which no more is decompressed than is read."""
-
-    def __init__(self, data: bytes) -> None:
-        self.stream, self.data = zlib.decompressobj(), data
-
-    def read(self, count: int) -> bytes:
-        if count == 0:  # which zlib takes for no limit
-            return b""
-        try:
-            data = self.stream.decompress(self.data, count)
-        except zlib.error as error:
-            raise InputError(f"It is damaged: {error}. Copy or save it again.") from error
-        self.data = self.stream.unconsumed_tail
-        return data
-
-    def finish(self, rest: int) -> None:
-        """Compare where it ends with what its tag declares, and its sum, which zlib does at the end."""
-        valid = len(self.read(rest)) == rest and not self.read(1) and self.stream.eof
-        expect(valid, "a compressed variable has another size than it declares")
+def _inflated(packed: bytes, most: int) -> bytes:
+    """Decompress at most so many bytes; where that is more than there are, their sum is checked."""
+    stream = zlib.decompressobj()
+    try:
+        data = stream.decompress(packed, most)
+    except zlib.error as error:
+        raise InputError(f"It is damaged: {error}. Copy or save it again.") from error
+    expect(stream.eof or len(data) == most, "a compressed part ends early")
+    return data
 
 
 class _Variable:
-    """A variable, read from the front: here its flags, shape and names; more than it has is an error."""
+    """A variable, taken apart from the front: here its flags, shape and names; more than it has is an error."""
 
-    def __init__(self, source: Any, count: int, order: str, budget: Budget) -> None:
-        self.source, self.rest, self.order, self.budget = source, count, order, budget
-        self.shape: tuple[int, ...] = ()
-        self.fields: list[str] = []
+    def __init__(self, data: bytes | memoryview, order: str, budget: Budget) -> None:
+        self.rest, self.order, self.budget = memoryview(data), order, budget
         flags = self.numbers()
         expect(flags.dtype.itemsize == 4 and len(flags) == 2, "a variable has no flags")
         self.kind, self.flags = int(flags[0]) & 0xFF, int(flags[0]) >> 8
+        self.shape: tuple[int, ...] = ()
         if self.kind == OPAQUE:  # a name, the type of its system of classes, its class
             self.name, _, self.class_name = self.label(), self.label(), self.label()
             return
@@ -147,28 +136,26 @@ class _Variable:
     def count(self) -> int:
         return math.prod(self.shape)
 
-    def take(self, count: int) -> bytes:
-        expect(count <= self.rest, TOO_SHORT)
-        self.rest -= count
-        data: bytes = self.source.read(count)
-        expect(len(data) == count, TOO_SHORT)
-        return data
+    def take(self, count: int) -> memoryview:
+        expect(count <= len(self.rest), TOO_SHORT)
+        taken, self.rest = self.rest[:count], self.rest[count:]
+        return taken
 
-    def element(self) -> tuple[int, bytes]:
+    def element(self) -> tuple[int, memoryview]:
         """Return type and data of the next element, without its padding to eight bytes."""
         tag = self.take(8)
         kind, count = struct.unpack(f"{self.order}2I", tag)
         if kind >> 16:  # up to four bytes stand in the tag itself
             return kind & 0xFFFF, tag[4 : 4 + (kind >> 16)]
         data = self.take(count)
-        self.take(min(-count % 8, self.rest))
+        self.take(min(-count % 8, len(self.rest)))
         return kind, data
 
     def part(self) -> _Variable | None:
         """Return the next element, a variable; None for MATLAB's []."""
         kind, data = self.element()
         expect(kind == MATRIX, f"type {kind} stands where a variable must be")
-        return _Variable(io.BytesIO(data), len(data), self.order, self.budget) if data else None
+        return _Variable(data, self.order, self.budget) if data else None
 
     def numbers(self) -> Array:
         """Return the next element as it is stored."""
@@ -179,23 +166,27 @@ class _Variable:
         return np.frombuffer(data, dtype)
 
     def label(self) -> str:
-        return self.element()[1].decode("latin-1")
+        return str(self.element()[1], "latin-1")
+
+    def fields(self) -> list[str]:
+        """Return the names of the fields of a structure."""
+        width, names = self.numbers(), self.label()
+        step = int(width[0]) if len(width) == 1 else 0
+        expect(step >= 1 and len(names) % step == 0, "a structure has no list of its fields")
+        return [names[k : k + step].split("\0")[0] for k in range(0, len(names), step)]
 
     def describes_a_system(self) -> bool:
-        """Read the names of the fields of a structure, and tell whether A, B, C or a, b, c are among them."""
-        if self.kind != STRUCT or self.count != 1:
-            return False
-        with suppress(InputError):  # one of more fields than the front holds is none
-            width, names = self.numbers(), self.label()
-            step = int(width[0]) if len(width) == 1 else 0
-            expect(step >= 1 and len(names) % step == 0, "a structure has no list of its fields")
-            self.fields = [names[k : k + step].split("\0")[0] for k in range(0, len(names), step)]
-        return set("ABC") <= set(self.fields) or set("abc") <= set(self.fields)
+        """Tell from its front whether this is one structure with A, B, C or a, b, c."""
+        if self.kind == STRUCT and self.count == 1:
+            with suppress(InputError):  # one of more fields than the front holds is none
+                fields = set(self.fields())
+                return fields >= set("ABC") or fields >= set("abc")
+        return False
 
     def structure(self, wanted: Collection[str]) -> dict[str, Any]:
         """Return the wanted fields of a single structure."""
         values: dict[str, Any] = {}
-        for name in self.fields:
+        for name in self.fields():
             if name not in wanted:
                 self.element()
             else:
@@ -208,7 +199,7 @@ class _Variable:
         if self.kind == CHAR:
             return self.texts()
         if self.kind == CELL:
-            expect(8 * self.count <= self.rest, f"a cell array declares {self.count} cells and holds fewer")
+            expect(8 * self.count <= len(self.rest), f"a cell array declares {self.count} cells and holds fewer")
             return [self.cell() for _ in range(self.count)]
         if self.kind == SPARSE:
             return self.sparse()
@@ -242,14 +233,16 @@ class _Variable:
         expect(all(len(part) == count for part in parts), f"a sparse matrix lacks some of its {count} entries")
         import scipy.sparse  # most files have none
 
-        return scipy.sparse.csc_array((_joined(parts, np.dtype(np.float64)), rows, begins), shape=self.shape)
+        return scipy.sparse.csc_array(
+            (_joined(parts, np.dtype(np.float64)), rows, begins), shape=(self.shape[0], self.shape[1])
+        )
 
     def texts(self) -> list[str]:
         """Return the rows of an array of characters, without the blanks that make them equally long."""
         kind, data = self.element()
         expect(kind in TEXTS, f"type {kind} stands where text must be")
         try:
-            text = data.decode(TEXTS[kind].format("le" if self.order == "<" else "be"))
+            text = str(data, TEXTS[kind].format("le" if self.order == "<" else "be"))
         except UnicodeDecodeError as error:
             raise InputError(f"It is damaged: a text cannot be read ({error.reason}). Save it again.") from error
         if len(self.shape) != 2 or self.shape[0] <= 1:
@@ -282,7 +275,8 @@ def _read_4(file: BinaryIO, size: int, wanted: Collection[str]) -> MatFile:
     found, budget = MatFile(), Budget()
     file.seek(0)
     while front := file.read(20):
-        front = front.ljust(20, b"\xff")  # no size is negative, so a short header is none
+        if len(front) < 20:
+            raise InputError(NO_MAT_FILE)
         order, machine = ("<", 0) if struct.unpack("<i", front[:4])[0] in range(100) else (">", 10)
         code, rows, columns, imaginary, length = struct.unpack(f"{order}5i", front)
         precision, kind = code % 100 // 10, code % 10  # kind: 0 numbers, 1 text, 2 sparse
