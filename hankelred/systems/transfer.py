@@ -7,7 +7,7 @@ poles has lost them already. Both forms work for s and for z, so nothing here de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
@@ -16,12 +16,12 @@ from numpy.typing import ArrayLike
 from ..checks import Array, check_array
 from ..errors import InputError
 
-Matrices = tuple[Array, Array, Array, Array]
+Realisation = tuple[Array, Array, Array, Array]
 
 PAIRING_RTOL = 100 * np.finfo(np.float64).eps  # two roots this close, relative to their size, are a conjugate pair
 
 
-def realise_polynomials(num: Sequence[Sequence[ArrayLike]], den: Sequence[Sequence[ArrayLike]]) -> Matrices:
+def realise_polynomials(num: Sequence[Sequence[ArrayLike]], den: Sequence[Sequence[ArrayLike]]) -> Realisation:
     """Return A, B, C, D of a (p, m) table of ratios of polynomials, highest power first.
 
     The entries of one column that share a denominator share their states; or those of one row, where that takes
@@ -36,7 +36,7 @@ def realise_polynomials(num: Sequence[Sequence[ArrayLike]], den: Sequence[Sequen
     return (A.T, C.T, B.T, D.T) if len(A) < len(by_column[0]) else by_column
 
 
-def realise_zeros_poles(z: ArrayLike, p: ArrayLike, gain: Any, discrete: bool) -> Matrices:
+def realise_zeros_poles(z: ArrayLike, p: ArrayLike, gain: Any, discrete: bool) -> Realisation:
     """Return A, B, C, D of ``gain prod(x - z_i) / prod(x - p_i)``, as a cascade of small sections.
 
     A is block triangular with the poles on its diagonal, unchanged; everything is real if the roots come in
@@ -81,7 +81,7 @@ def _proper(numerator: ArrayLike, denominator: ArrayLike, i: int, j: int) -> tup
     return np.pad(num, (len(den) - len(num), 0)) / den[0], den / den[0]
 
 
-def _realise_columns(entries: list[list[tuple[Array, Array]]]) -> Matrices:
+def _realise_columns(entries: list[list[tuple[Array, Array]]]) -> Realisation:
     """Return A, B, C, D with one companion block for each column and denominator in it."""
     p, m = len(entries), len(entries[0])
     D = np.array([[num[0] for num, _ in row] for row in entries])
@@ -111,12 +111,12 @@ def _scaled_companion(den: Array, C: Array) -> tuple[Array, Array, Array]:
     n = len(den) - 1
     A = np.eye(n, k=-1, dtype=den.dtype)
     A[0] = -den[1:]
-    (gebal,) = cast("list[Any]", sla.get_lapack_funcs(("gebal",), (A,)))
+    gebal: Any = sla.get_lapack_funcs("gebal", (A,))
     A, _, _, scale, _ = gebal(A, scale=1, permute=0)
     return A, (np.arange(n) == 0) / scale, C * scale
 
 
-def _section(poles: Array, zeros: Array, scale: float) -> Matrices:
+def _section(poles: Array, zeros: Array, scale: float) -> Realisation:
     """Return A, B, C, D of ``scale prod(x - zeros) / prod(x - poles)`` with one pole, or two and real matrices."""
     if len(poles) == 1:
         A = np.array([[poles[0]]])
