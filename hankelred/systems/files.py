@@ -228,7 +228,7 @@ def _sync(folder: Path) -> None:
 
 
 def _entries(system: LinearSystem, suffix: str, path: Path) -> dict[str, Any]:
-    """Return what a file of this suffix, "" for a folder, holds, all of which `load_system` can read."""
+    """Entries of a file with this suffix, "" for a folder, all of which `load_system` can read."""
     if not system.is_diagonal:
         entries = {key: getattr(system, key) for key in MATRICES if getattr(system, key) is not None}
     elif suffix == ".npz":
