@@ -49,14 +49,14 @@ def realise_zeros_poles(z: ArrayLike, p: ArrayLike, gain: Any, discrete: bool) -
             f"A transfer function must have no more zeros than poles; got {len(zeros)} zeros and {len(poles)} poles. "
             f"An improper one has no state space: add the fast poles that were left out."
         )
-    sections = _real_sections(zeros, poles) if np.imag(gain) == 0 else None
-    gain = complex(gain) if sections is None else float(np.real(gain))
+    sections, real = _sections(zeros, poles, np.imag(gain) == 0)
+    gain = float(np.real(gain)) if real else complex(gain)
     # of the stability boundary, the points next to the poles: there the gains peak
     points = np.exp(1j * np.angle(poles)) if discrete else np.where(poles.imag < 0, -1j, 1j) * np.abs(poles)
     points = points[~np.isin(points, poles)]
     partial = np.ones(len(points), dtype=np.complex128)  # response of the sections so far
     A, B, C, D = np.empty((0, 0)), np.empty((0, 1)), np.empty((1, 0)), np.ones((1, 1))
-    for section_poles, section_zeros in sections or _complex_sections(zeros, poles):
+    for section_poles, section_zeros in sections:
         partial *= np.prod(points[:, None] - section_zeros, axis=1) / np.prod(points[:, None] - section_poles, axis=1)
         scale = 1 / (np.abs(partial).max(initial=0.0) or 1.0)
         partial *= scale
@@ -137,13 +137,19 @@ def _section(poles: Array, zeros: Array, scale: float) -> Realisation:
     return A, balance * np.eye(len(poles))[:, -1:], scale / balance * C, D
 
 
-def _real_sections(zeros: Array, poles: Array) -> list[tuple[Array, Array]] | None:
-    """Return sections of one or two poles and their zeros, closed under conjugation; None if that cannot be."""
-    split_zeros, split_poles = _conjugate_pairs(zeros), _conjugate_pairs(poles)
-    if split_zeros is None or split_poles is None:
-        return None
-    (zero_pairs, left), (pole_pairs, real_poles) = split_zeros, split_poles
-    free = [*pole_pairs, *(real_poles[k : k + 2] for k in range(0, len(real_poles), 2))]
+def _sections(zeros: Array, poles: Array, real: bool) -> tuple[list[tuple[Array, Array]], bool]:
+    """Return poles and zeros by sections, of one or two poles closed under conjugation, and whether that is so.
+
+    Without `real`, or a partner for every complex root, each section has one pole.
+    """
+    zero_pairs: list[Array] = []
+    left, free = zeros, list(poles[:, None])
+    split_zeros, split_poles = (_conjugate_pairs(roots) if real else None for roots in (zeros, poles))
+    real = False
+    if split_zeros is not None and split_poles is not None:
+        real = True
+        (zero_pairs, left), (pole_pairs, real_poles) = split_zeros, split_poles
+        free = [*pole_pairs, *(real_poles[k : k + 2] for k in range(0, len(real_poles), 2))]
     taken: list[Array] = [np.empty(0)] * len(free)
     order = list(range(len(free)))
     for pair in zero_pairs:  # each to the nearest two poles: what is left of the section is then small
@@ -153,17 +159,7 @@ def _real_sections(zeros: Array, poles: Array) -> list[tuple[Array, Array]] | No
     for k in order:
         nearest = np.argsort(np.abs(left - free[k][0]))[: len(free[k])]
         taken[k], left = left[nearest], np.delete(left, nearest)
-    return list(zip(free, taken, strict=True))
-
-
-def _complex_sections(zeros: Array, poles: Array) -> list[tuple[Array, Array]]:
-    """Return one section for each pole, with the nearest of the zeros that are left."""
-    sections = []
-    for pole in poles:
-        nearest = np.argsort(np.abs(zeros - pole))[:1]
-        sections.append((np.array([pole]), zeros[nearest]))
-        zeros = np.delete(zeros, nearest)
-    return sections
+    return list(zip(free, taken, strict=True)), real
 
 
 def _conjugate_pairs(roots: Array) -> tuple[list[Array], Array] | None:
