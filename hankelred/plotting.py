@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .checks import Array, check_integer, check_items, check_real_array, check_type
+from .checks import Array, check_integer, check_real_array, check_type
 from .errors import InputError, OrderError
 from .order import error_bound
 from .reduction import Balancing, Reduction
@@ -116,7 +116,8 @@ def plot_error_bound(
     >>> ax = plot_error_bound(bal, [bal.reduce(order=1), bal.reduce(order=2)])
     """
     values = _values(hsv)
-    reductions = check_items(reductions, "reductions", "Write reductions=[reduction].")
+    if not isinstance(reductions, (list, tuple)):
+        raise InputError(f"reductions must be a list; got {type(reductions).__name__}. Write reductions=[reduction].")
     for reduction in reductions:
         check_type(reduction, "reductions[...]", Reduction)
     ax = _axes(ax)

@@ -73,7 +73,7 @@ def load_system(path: str | os.PathLike[str], dt: Any = None) -> Any:
     if dt is not None:
         dt = check_dt(dt)
     path = _as_path(path)
-    suffix = _suffix(path)
+    suffix = _system_suffix(path)
     try:
         if suffix == "":
             return _from_entries(read_folder(path), dt)
@@ -172,7 +172,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
     _sync(target.parent)
 
 
-def _suffix(path: Path) -> str:
+def _system_suffix(path: Path) -> str:
     """Return the suffix of a path that can hold a system, "" for a folder."""
     if path.suffix in (".npz", ".mat"):
         return path.suffix
@@ -184,7 +184,7 @@ def _suffix(path: Path) -> str:
 def check_target(path: str | os.PathLike[str]) -> str:
     """Return the suffix of a path that `save_system` can write; found before any work is done."""
     path = _as_path(path)
-    suffix = _suffix(path)
+    suffix = _system_suffix(path)
     if suffix or not path.is_dir():
         mode = check_place(path)
         if suffix == "" and mode is not None:
