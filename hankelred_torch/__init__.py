@@ -16,6 +16,7 @@ from .penalty import HankelPenalty, hankel_penalty
 from .plan import CompressionPlan, LayerPlan, hankel_singular_values, plan
 from .pretrained import export_padded, from_pretrained, save_pretrained
 from .report import CompressionReport
+from .saving.export import export_form
 from .surgery import compress_
 from .tracking import Tracker
 
@@ -35,6 +36,7 @@ __all__ = [
     "Tracker",
     "adapters",
     "compress_",
+    "export_form",
     "export_padded",
     "find_ssm_layers",
     "from_pretrained",

@@ -1,0 +1,1 @@
+"""Models whose layers were cut, written down, read back and handed over."""
