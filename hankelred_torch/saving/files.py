@@ -52,7 +52,9 @@ def read_content(path: StrPath, kind: str, advice: str) -> dict[str, Any]:
     try:
         saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"{path} must be a whole file of this library; got one that cannot be read: {error}") from error
+        raise InputError(
+            f"{path} must be a whole file of this library; got one that cannot be read: {error}"
+        ) from error
     found = saved.get("format") if isinstance(saved, Mapping) else None
     if found != kind:
         other = f"a {found!r}" if isinstance(found, str) else "another file"

@@ -114,7 +114,9 @@ def from_pretrained(
         saved = read_content(folder / WEIGHTS, FORMAT, "Save the model again with save_pretrained of this edition.")
         manifest = saved["manifest"]
         if model is None:
-            raise InputError(f"model must be given to load a {manifest['class']}; got none. Pass one as before its cuts.")
+            raise InputError(
+                f"model must be given to load a {manifest['class']}; got none. Pass one as before its cuts."
+            )
         built = model if isinstance(model, nn.Module) else model()
         resize_(built, saved["state_dict"])
         try:
@@ -185,7 +187,9 @@ def _from_transformers(folder: Path, model_class: Any, sizes: dict[str, int], op
     Names in the files may be others than those of the model, which is why sizes are not read from them. The model that
     is returned is one of the class itself.
     """
-    if not (isinstance(model_class, type) and is_a(model_class.__new__(model_class), "transformers", "PreTrainedModel")):
+    if not (
+        isinstance(model_class, type) and is_a(model_class.__new__(model_class), "transformers", "PreTrainedModel")
+    ):
         raise InputError(
             f"model must be a concrete class of transformers for these files, such as MambaForCausalLM; got "
             f"{getattr(model_class, '__name__', model_class)}."
@@ -271,7 +275,6 @@ def _padded(system: Any, extra: int) -> Any:
         return np.concatenate([x, np.zeros(shape)], axis)
 
     poles = {
-        name: np.concatenate([x, np.repeat(x[..., :1], extra, axis=-1)], -1)
-        for name, x in system.spectrum.data.items()
+        name: np.concatenate([x, np.repeat(x[..., :1], extra, axis=-1)], -1) for name, x in system.spectrum.data.items()
     }
     return system.with_(**poles, B=padded(system.B, -2), C=padded(system.C, -1))

@@ -100,6 +100,23 @@ def check_loaded(model: nn.Module) -> None:
         )
 
 
+def layers_of(model: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """All tensors that cuts replace, by layer and name."""
+    return {
+        name: {tensor: adapter.tensor(tensor).detach() for tensor in adapter.replaced}
+        for name, adapter in find_ssm_layers(model).items()
+    }
+
+
+def write_layers(model: nn.Module, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write what `layers_of` returned into a model of these sizes."""
+    adapters = find_ssm_layers(model)
+    with torch.no_grad():
+        for name, tensors in layers.items():
+            for tensor, value in tensors.items():
+                adapters[name].tensor(tensor).copy_(value)
+
+
 def _wanted(adapters: Mapping[str, Adapter], like: Any) -> dict[str, dict[str, Tensor]]:
     """Tensors of the shapes that are asked for, by layer and tensor name."""
     if isinstance(like, nn.Module):
