@@ -18,7 +18,6 @@ from hankelred.errors import InputError
 from . import policy
 from .adapters import find_ssm_layers, state_sizes
 from .adapters.statistics import check_batches
-from .saving import save_checkpoint
 from .config import CompressionConfig
 from .errors import RefusedCutWarning
 from .guard import Guard
@@ -26,6 +25,7 @@ from .history import History, Measurement
 from .plan import CompressionPlan, LayerPlan, plan, target_layers
 from .report import CompressionReport
 from .rewarm import Rewarmer
+from .saving import save_checkpoint
 from .surgery import Snapshot, as_copies, as_models, as_optimizers, check_trained, compress_, refresh_ddp_
 from .surgery.ranks import averaged, decided, leads, unwrapped, wrapper_of
 from .surgery.snapshot import state_of

@@ -10,11 +10,11 @@ from torch import nn
 
 from hankelred.errors import InputError
 
-from ..saving import resize_
 from ..compressor import InTrainingCompressor
 from ..config import CompressionConfig
 from ..guard import Guard
 from ..history import History
+from ..saving import resize_
 from ._window import with_total_steps
 
 __all__ = ["CheckpointMixin", "CompressionCallback", "resize_from_checkpoint"]

@@ -73,8 +73,10 @@ def plain_value(value: Any, place: str) -> Any:
     InputError
         If it holds something that a reader who runs no code from files does not take.
     """
+    if value is None or type(value) in (bool, int, float, complex, str, bytes):
+        return value
     if isinstance(value, np.generic):
-        return value.item()
+        return plain_value(value.item(), place)
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         return torch.from_numpy(np.array(value))
     if isinstance(value, nn.Parameter) and type(value.data) is Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ MANIFEST, WEIGHTS = "hankelred.json", "model.pt"
 
 # What configurations of transformers call the number of states, which they have one of for all layers.
 SIZE_NAMES = ("state_size", "mamba_d_state", "ssm_state_size")
+
+# Two loads of transformers side by side lose weights that are tied (seen in 5.23).
+_loading = threading.Lock()
 
 
 def save_pretrained(model: nn.Module, directory: StrPath) -> None:
@@ -200,7 +204,8 @@ def _from_transformers(folder: Path, model_class: Any, sizes: dict[str, int], op
         resize_(self, sizes)
 
     resized = type(model_class.__name__, (model_class,), {"__init__": make, "__module__": model_class.__module__})
-    loaded, report = resized.from_pretrained(folder, **options, output_loading_info=True)  # type: ignore[attr-defined]
+    with _loading:
+        loaded, report = resized.from_pretrained(folder, **options, output_loading_info=True)  # type: ignore[attr-defined]
     missing = sorted(report["missing_keys"])
     if missing:
         raise InputError(f"The files must hold every tensor of the model; got none for {', '.join(missing)}.")
