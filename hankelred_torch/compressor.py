@@ -18,18 +18,17 @@ from hankelred.errors import InputError
 from . import policy
 from .adapters import find_ssm_layers, state_sizes
 from .adapters.statistics import check_batches
-from .checkpoint import save_checkpoint
 from .config import CompressionConfig
-from .distributed import averaged, decided, leads, refresh_ddp_, unwrapped, wrapper_of
-from .ema import as_copies, as_models
 from .errors import RefusedCutWarning
 from .guard import Guard
 from .history import History, Measurement
 from .plan import CompressionPlan, LayerPlan, plan, target_layers
 from .report import CompressionReport
 from .rewarm import Rewarmer
-from .snapshot import Snapshot, state_of
-from .surgery import as_optimizers, check_trained, compress_
+from .saving import save_checkpoint
+from .surgery import Snapshot, as_copies, as_models, as_optimizers, check_trained, compress_, refresh_ddp_
+from .surgery.ranks import averaged, decided, leads, unwrapped, wrapper_of
+from .surgery.snapshot import state_of
 from .tracking import compare, from_tensors, to_tensors
 
 
