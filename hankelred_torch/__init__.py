@@ -7,30 +7,33 @@ from . import adapters, integrations, layers, ops
 from .adapters import find_ssm_layers, read_system, register_adapter, state_sizes, write_system
 from .checkpoint import load_checkpoint, resize_like, save_checkpoint
 from .compressor import InTrainingCompressor
-from .config import CompressionConfig
+from .config import CompressionConfig, Schedule
 from .distributed import refresh_ddp_
 from .errors import OptimizerStateWarning, RefusedCutWarning, SurgeryError
 from .guard import Guard, validation_loss
 from .history import History, Measurement
-from .penalty import HankelPenalty, hankel_penalty
+from .penalty import hankel_penalty
 from .plan import CompressionPlan, LayerPlan, hankel_singular_values, plan
 from .pretrained import export_padded, from_pretrained, save_pretrained
 from .report import CompressionReport
+from .rewarm import Checkpoint, Rewarm
 from .surgery import compress_
 from .tracking import Tracker
 
 __all__ = [
+    "Checkpoint",
     "CompressionConfig",
     "CompressionPlan",
     "CompressionReport",
     "Guard",
-    "HankelPenalty",
     "History",
     "InTrainingCompressor",
     "LayerPlan",
     "Measurement",
     "OptimizerStateWarning",
     "RefusedCutWarning",
+    "Rewarm",
+    "Schedule",
     "SurgeryError",
     "Tracker",
     "adapters",

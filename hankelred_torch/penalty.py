@@ -108,9 +108,10 @@ class HankelPenalty:
 
     Examples
     --------
-    >>> import torch, hankelred_torch as ht
+    >>> import hankelred_torch as ht
+    >>> from hankelred_torch.penalty import HankelPenalty
     >>> model = ht.layers.LRU(channels=4, states=16)
-    >>> penalty = ht.HankelPenalty(model, strength=1e-3, every=4)
+    >>> penalty = HankelPenalty(model, strength=1e-3, every=4)
     >>> [bool(penalty() > 0) for step in range(6)]
     [True, False, False, False, True, False]
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -290,16 +290,25 @@ def target_layers(model: nn.Module, config: CompressionConfig) -> dict[str, Adap
         if unknown:
             raise InputError(f"order must name state space layers ({', '.join(adapters)}); got {unknown}.")
         adapters = {name: x for name, x in adapters.items() if name in config.order}
-    if config.target_modules is None:
-        return adapters
-    targets = config.target_modules
-    if isinstance(targets, str):
-        chosen = {name: x for name, x in adapters.items() if re.fullmatch(targets, name)}
-    else:
-        chosen = {name: x for name, x in adapters.items() if any(name == t or name.endswith(f".{t}") for t in targets)}
+    chosen = {
+        name: x
+        for name, x in adapters.items()
+        if (config.target_modules is None or _named(name, config.target_modules))
+        and (config.exclude_modules is None or not _named(name, config.exclude_modules))
+    }
     if not chosen:
-        raise InputError(f"target_modules must match a layer of {', '.join(adapters)}; got {targets!r}.")
+        raise InputError(
+            f"target_modules and exclude_modules must leave a layer of {', '.join(adapters)}; got "
+            f"{config.target_modules!r} and {config.exclude_modules!r}."
+        )
     return chosen
+
+
+def _named(name: str, modules: str | Sequence[str]) -> bool:
+    """Tell whether modules, an expression or names and their endings, mean this one."""
+    if isinstance(modules, str):
+        return re.fullmatch(modules, name) is not None
+    return any(name == each or name.endswith(f".{each}") for each in modules)
 
 
 def reduce_layer(adapter: Adapter, values: Mapping[str, Array], states: int) -> LayerReduction:
