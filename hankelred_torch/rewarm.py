@@ -17,8 +17,8 @@ from weakref import WeakKeyDictionary
 from hankelred.checks import check_integer
 from hankelred.errors import InputError
 
-from .checkpoint import save_checkpoint
-from .distributed import leads
+from .saving import save_checkpoint
+from .surgery.ranks import leads
 
 
 class Rewarm:

@@ -20,9 +20,9 @@ from hankelred.errors import InputError
 from .adapters import Adapter
 from .config import CompressionConfig
 from .convert import to_array
-from .distributed import unwrapped
 from .history import History, Measurement
 from .plan import target_layers
+from .surgery.ranks import unwrapped
 
 Values = Mapping[str, Array]
 

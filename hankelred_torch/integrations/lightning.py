@@ -11,11 +11,11 @@ from torch import nn
 from hankelred.checks import check_type
 from hankelred.errors import InputError
 
-from ..checkpoint import resize_like
 from ..compressor import InTrainingCompressor
 from ..config import CompressionConfig, Schedule
 from ..guard import Guard
 from ..history import History
+from ..saving import resize_
 from ._window import with_total_steps
 
 __all__ = ["CheckpointMixin", "CompressionCallback", "resize_from_checkpoint"]
@@ -159,7 +159,7 @@ def resize_from_checkpoint(pl_module: nn.Module, checkpoint: Mapping[str, Any]) 
     >>> resize_from_checkpoint(ht.layers.LRU(channels=4, states=16), {"state_dict": small.state_dict()})
     {'': 6}
     """
-    return resize_like(pl_module, checkpoint["state_dict"])
+    return resize_(pl_module, checkpoint["state_dict"])
 
 
 class CheckpointMixin:

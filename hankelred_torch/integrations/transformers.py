@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -16,17 +15,20 @@ from hankelred.checks import check_type
 from hankelred.errors import InputError
 
 from ..adapters import state_sizes
-from ..checkpoint import StrPath, resize_to, write_safely
 from ..compressor import InTrainingCompressor
 from ..config import CompressionConfig, Schedule
 from ..guard import Guard
 from ..history import History
-from ..pretrained import note_sizes
+from ..saving import resize_
+from ..saving.files import StrPath, read_content, write_content
+from ..saving.pretrained import is_a, note_sizes
+from ..saving.resize import check_loaded, layers_of, write_layers
 from ._window import with_total_steps
 
 __all__ = ["CompressionCallback"]
 
 STATE = "hankelred.pt"  # of the compressor, in every checkpoint of the Trainer
+FORMAT = "hankelred trainer 2"
 
 
 class CompressionCallback(TrainerCallback):
@@ -140,8 +142,10 @@ class CompressionCallback(TrainerCallback):
                 f"checkpoint must be of a run with a CompressionCallback, with a file {STATE}; got "
                 f"{os.fspath(checkpoint)!r}, which has none."
             )
-        self._resumed = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        resize_to(model, self._resumed["sizes"])
+        saved = read_content(folder / STATE, FORMAT, "A run of an earlier edition cannot be resumed.")
+        self._resumed = saved["compressor"]
+        resize_(model, self._resumed["sizes"])
+        write_layers(model, saved["layers"])
         return os.fspath(checkpoint)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
@@ -174,6 +178,7 @@ class CompressionCallback(TrainerCallback):
             on_cut=self._on_cut,
         )
         if self._resumed is not None:
+            check_loaded(model)
             self.compressor.load_state_dict(self._resumed)
             self._resumed = None
         self._note_sizes(model)
@@ -191,13 +196,15 @@ class CompressionCallback(TrainerCallback):
             state.best_metric = state.best_model_checkpoint = state.best_global_step = None
         self._log(control)
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
         """Add the state of the compressor to the checkpoint the Trainer has just written."""
         if self.compressor is None or not state.is_world_process_zero:
             return
-        saved = self.compressor.state_dict()
-        path = self._checkpoint_of(args, state.global_step) / STATE
-        write_safely(path, lambda file: torch.save(saved, file))
+        model = objects["model"]
+        # PEFT saves its adapters alone, and a cut changes what they are put on
+        layers = layers_of(model) if is_a(model, "peft", "PeftModel") else {}
+        saved = {"compressor": self.compressor.state_dict(), "layers": layers}
+        write_content(self._checkpoint_of(args, state.global_step) / STATE, FORMAT, saved)
 
     def _note_sizes(self, model: nn.Module) -> None:
         """Remember the sizes of the layers, here and in the configuration that the Trainer saves with the model."""

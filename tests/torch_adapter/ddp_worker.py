@@ -267,14 +267,14 @@ def sharded_model_cut_by_its_full_state():
     whole = build_model()
     cut = [None, None]
     if torch.distributed.get_rank() == 0:
-        ht.resize_like(whole, weights)
+        ht.resize_(whole, weights)
         whole.load_state_dict(weights)
         its_optimizer = build_optimizer(whole)
         set_optimizer_state_dict(whole, its_optimizer, states, options=gather)
         ht.compress_(whole, config, its_optimizer)
         cut = [whole.state_dict(), get_optimizer_state_dict(whole, its_optimizer, options=gather)]
     torch.distributed.broadcast_object_list(cut)
-    ht.resize_like(whole, cut[0])
+    ht.resize_(whole, cut[0])
     model = fully_shard(whole)
     optimizer = build_optimizer(model)
     set_model_state_dict(model, cut[0], options=gather)

@@ -144,7 +144,7 @@ def test_checkpoints_before_and_after_cuts_can_be_resumed_from(tmp_path):
 def test_other_files_and_other_counts_are_refused(tmp_path):
     run = Run(CONFIG)
     torch.save(run.model.state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(hr.InputError, match=r"path must be a file that save_checkpoint wrote.* call resize_like"):
+    with pytest.raises(hr.InputError, match=r"must hold a .hankelred checkpoint 2.; got another file.* call resize_"):
         run.load(tmp_path / "weights.pt")
     run.save(tmp_path / "run.pt")
     with pytest.raises(hr.InputError, match=r"ema must be what was saved; got 0 and 1 in the checkpoint"):
@@ -161,7 +161,7 @@ def cut_stack():
 
 def test_resized_model_loads_and_gives_the_same_output():
     small, model = cut_stack(), Stack(seed=3)
-    assert ht.resize_like(model, small.state_dict()) == {"first": 5, "second": 3}
+    assert ht.resize_(model, small.state_dict()) == {"first": 5, "second": 3}
     model.load_state_dict(small.state_dict())
     assert torch.equal(model(inputs()), small(inputs()))
 
@@ -171,7 +171,7 @@ def test_layers_of_every_family_are_resized(family):
     small, model = made(family), made(family, seed=1)
     states = ht.find_ssm_layers(small)[""].states // 2
     ht.compress_(small, ht.CompressionConfig(order=states, min_cut=0.0))
-    assert ht.resize_like(model, small.state_dict()) == ht.state_sizes(small)
+    assert ht.resize_(model, small.state_dict()) == ht.state_sizes(small)
     model.load_state_dict(small.state_dict())
     assert all(torch.equal(x, y) for x, y in zip(model.parameters(), small.parameters(), strict=True))
     assert ht.hankel_singular_values(model)[""].tolist() == ht.hankel_singular_values(small)[""].tolist()
@@ -179,14 +179,14 @@ def test_layers_of_every_family_are_resized(family):
 
 def test_resizing_works_in_both_directions():
     model = cut_stack()
-    assert ht.resize_like(model, Stack().state_dict()) == {"first": 12, "second": 8}
+    assert ht.resize_(model, Stack().state_dict()) == {"first": 12, "second": 8}
 
 
 def test_optimizer_made_before_the_resize_gets_the_new_parameters():
     small, model = cut_stack(), Stack(seed=3)
     optimizer = torch.optim.Adam(model.parameters())
     train(model, optimizer, 1)
-    ht.resize_like(model, small.state_dict(), optimizer)
+    ht.resize_(model, small.state_dict(), optimizer)
     assert_consistent(model, optimizer)
     assert model.first.B_re not in optimizer.state
     train(model, optimizer, 1)
@@ -204,7 +204,7 @@ def test_state_dict_of_another_model_is_refused_and_nothing_changes(state, messa
     model = cut_stack()
     before = snapshot(model)
     with pytest.raises(hr.InputError, match=message):
-        ht.resize_like(model, state)
+        ht.resize_(model, state)
     assert_unchanged(before, model)
 
 

@@ -20,9 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hankelred.errors import InputError
 
-from .adapters import find_ssm_layers
-from .convert import check_whole, to_array
-from .errors import SurgeryError
+from ..adapters import find_ssm_layers
+from ..convert import check_whole, to_array
+from ..errors import SurgeryError
 
 T = TypeVar("T")
 
