@@ -17,7 +17,6 @@ from hankelred.errors import InputError
 
 from . import policy
 from .adapters import find_ssm_layers, state_sizes
-from .adapters.statistics import check_batches
 from .checkpoint import save_checkpoint
 from .config import CompressionConfig
 from .distributed import averaged, decided, leads, refresh_ddp_, unwrapped, wrapper_of
@@ -28,6 +27,7 @@ from .history import History, Measurement
 from .plan import CompressionPlan, LayerPlan, plan, target_layers
 from .report import CompressionReport
 from .rewarm import Rewarmer
+from .sampling import check_batches
 from .snapshot import Snapshot, state_of
 from .surgery import as_optimizers, check_trained, compress_
 from .tracking import compare, from_tensors, to_tensors

@@ -13,7 +13,7 @@ from torch import nn
 import hankelred as hr
 import hankelred_torch as ht
 from hankelred_torch.adapters import collect_statistics
-from hankelred_torch.adapters.statistics import SampleStatistics
+from hankelred_torch.sampling import SampleStatistics
 
 from .selective_models import inputs, language_model, mamba, tokens
 
@@ -132,11 +132,12 @@ def test_memory_grows_with_neither_length_nor_batches():
 
 def test_batches_are_passed_as_the_model_is_called():
     model, u = TwoInputs(), inputs()[0]
-    expected = collect_statistics(model, [(u, 2.0)]).to_dict()
-    found = collect_statistics(model, [{"u": u, "scale": 2.0}]).to_dict()
-    plain = collect_statistics(model, [u]).to_dict()
-    np.testing.assert_array_equal(found["layer"]["hh"], expected["layer"]["hh"])
-    assert not np.array_equal(plain["layer"]["hh"], expected["layer"]["hh"])
+    expected = collect_statistics(model, [2.0 * u]).to_dict()["layer"]["hh"]
+    found = collect_statistics(model, [{"u": u, "scale": 2.0}]).to_dict()["layer"]["hh"]
+    plain = [collect_statistics(model, [x]).to_dict()["layer"]["hh"] for x in (u, (u, "target"), [{"u": u}, None])]
+    np.testing.assert_array_equal(found, expected)
+    assert not np.array_equal(plain[0], expected)
+    assert all(np.array_equal(x, plain[0]) for x in plain)
 
 
 def everything_about(model):
