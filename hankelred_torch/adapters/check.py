@@ -70,7 +70,8 @@ def _moved(layer: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
             if isinstance(x, nn.Parameter):
                 noise = torch.randn(x.shape, generator=generator, dtype=dtype).to(x.device)
                 size = new.abs().square().mean().sqrt()
-                copies[id(x)] = new + MOVED * noise * torch.where(new == 0, size.where(size > 0, 1.0), new)
+                new = new + MOVED * noise * torch.where(new == 0, size.where(size > 0, 1.0), new)
+                copies[id(x)] = nn.Parameter(new, requires_grad=False)
     return {name: copies[id(x)] for name, x in named}
 
 

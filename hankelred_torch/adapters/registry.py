@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hankelred.checks import check_type
 from hankelred.errors import HankelredError, InputError
 
 from .base import Adapter
@@ -250,6 +251,7 @@ def adapter_of(layer: nn.Module) -> Adapter:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model inside `torch.compile` and data parallel wrappers, in whatever order they were applied."""
+    check_type(model, "model", nn.Module)
     while True:
         if isinstance(model, (DistributedDataParallel, nn.DataParallel)):
             model = model.module
