@@ -16,13 +16,13 @@ from hankelred.errors import InputError
 
 from . import policy
 from .adapters import find_ssm_layers, state_sizes
-from .adapters.statistics import check_batches
 from .config import CompressionConfig, Schedule
 from .errors import RefusedCutWarning
 from .guard import Guard
 from .history import History, Measurement
 from .plan import CompressionPlan, LayerPlan, plan, target_layers
 from .report import CompressionReport
+from .sampling import check_batches
 from .surgery import Snapshot, as_copies, as_models, as_optimizers, check_trained, compress_, refresh_ddp_
 from .surgery.ranks import averaged, decided, unwrapped, wrapper_of
 from .surgery.snapshot import state_of

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from hankelred.errors import InputError
 
-from .adapters import find_ssm_layers, module_types
+from .adapters import find_ssm_layers
+from .adapters.registry import module_types
 from .ops import hankel_singular_values
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import silu, softplus
 import hankelred as hr
 import hankelred_torch as ht
 from hankelred.selective import rotate
-from hankelred_torch.adapters.statistics import output_errors
+from hankelred_torch.sampling import LayerStatistics, output_errors
 
 from .selective_models import MAMBA, inputs, language_model, make_inert, mamba, tokens
 
@@ -267,9 +267,8 @@ def test_gains_make_up_for_what_a_selection_does_to_norms(name, monkeypatch):
     for _ in range(2):
         statistics = ht.adapters.collect_statistics(model, [ids])
         maps = adapter.analyse(adapter.values(), statistics.layers[path], "selection").reduce(4).reduction
-        layers = {path: (adapter.layer, [ht.adapters.selective.twin(adapter, 4, maps[0])])}
-        errors.append(output_errors(model, layers, ids)[path][0])
-        monkeypatch.setattr(ht.adapters.statistics.LayerStatistics, "gains", lambda *_: (1.0, 1.0))
+        errors.append(output_errors(model, {path: (adapter, maps[:1])}, ids)[path][0])
+        monkeypatch.setattr(LayerStatistics, "gains", lambda *_: (1.0, 1.0))
     assert errors[0] < errors[1]
 
 
