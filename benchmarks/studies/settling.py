@@ -112,7 +112,7 @@ def track(trainer: Trainer, settings: Settings, progress: Callable[[], Any]) -> 
     }
 
 
-def ratios(name: str, records: Sequence[ht.Measurement]) -> dict[str, float]:
+def ratios(name: str, records: Sequence[ht.LayerCut]) -> dict[str, float]:
     """Return how tight both bounds are, and how far the values move."""
     moved, drift, fixed = (np.array([getattr(x, k) for x in records]) for k in ("moved", "drift", "fixed_drift"))
     return {

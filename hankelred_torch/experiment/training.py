@@ -25,8 +25,8 @@ from .. import (
     hankel_singular_values,
     state_sizes,
 )
-from ..history import Measurement as Attempt
 from ..layers import S5
+from ..planning import LayerCut as Attempt
 from .model import SequenceClassifier, TokenModel
 from .sampling import write
 from .settings import Settings

@@ -11,11 +11,9 @@ from torch import nn
 from hankelred.checks import check_type
 from hankelred.errors import InputError
 
-from ..compressor import InTrainingCompressor
 from ..config import CompressionConfig, Schedule
-from ..guard import Guard
-from ..history import History
 from ..saving import resize_
+from ..training import Guard, History, InTrainingCompressor
 from ._window import with_total_steps
 
 __all__ = ["CheckpointMixin", "CompressionCallback", "resize_from_checkpoint"]

@@ -15,14 +15,12 @@ from hankelred.checks import check_type
 from hankelred.errors import InputError
 
 from ..adapters import state_sizes
-from ..compressor import InTrainingCompressor
 from ..config import CompressionConfig, Schedule
-from ..guard import Guard
-from ..history import History
 from ..saving import resize_
 from ..saving.files import StrPath, read_content, write_content
 from ..saving.pretrained import is_a, note_sizes
 from ..saving.resize import check_loaded, layers_of, write_layers
+from ..training import Guard, History, InTrainingCompressor
 from ._window import with_total_steps
 
 __all__ = ["CompressionCallback"]

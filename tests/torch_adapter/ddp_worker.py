@@ -173,7 +173,7 @@ def hook_with_a_state():
 def metric_of_the_ranks():
     ddp, optimizer = wrapped()
     values = iter([1.0, 0.0] if dist.get_rank() == 0 else [1.0, 1.0])  # the mean falls by a half
-    guard = ht.Guard(lambda: next(values), tolerance=0.4, on_fail="stop")
+    guard = ht.Guard(lambda: next(values), tolerance=0.4, on_fail="stop", mode="max")
     compressor = ht.InTrainingCompressor(ddp, optimizer, CONFIG, SCHEDULE, guard)
     train(ddp, optimizer, compressor)
     record = compressor.history[0]

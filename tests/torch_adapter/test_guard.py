@@ -24,7 +24,7 @@ def scripted(values):
 
 
 def guarded(values, config=CONFIG, *, optimizer="adamw", **options):
-    guard = ht.Guard(scripted(values), tolerance=0.1, **options)
+    guard = ht.Guard(scripted(values), tolerance=0.1, **({"mode": "max"} | options))
     return Run(config, optimizer=optimizer, guard=guard)
 
 
@@ -114,7 +114,7 @@ def test_guard_that_holds_changes_nothing_but_the_time():
         return 1.0
 
     plain = weights_of_plain_run(7, CONFIG)
-    run = Run(CONFIG, guard=ht.Guard(metric, tolerance=0.0))
+    run = Run(CONFIG, guard=ht.Guard(metric, tolerance=0.0, mode="max"))
     run.steps(7)
     assert run.model.training
     assert_same(run.weights(), plain)
@@ -220,7 +220,7 @@ def test_failing_metric_leaves_modes_and_random_numbers():
     model = Stack()
     state = torch.get_rng_state()
     with pytest.raises(ZeroDivisionError):
-        ht.Guard(metric, tolerance=0.1).measure(model)
+        ht.Guard(metric, tolerance=0.1, mode="max").measure(model)
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -228,7 +228,7 @@ def test_failing_metric_leaves_modes_and_random_numbers():
 def test_guard_without_the_scheduler_is_refused_at_the_first_step():
     model = Stack()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    guard = ht.Guard(lambda: 1.0, tolerance=0.1)
+    guard = ht.Guard(lambda: 1.0, tolerance=0.1, mode="max")
     compressor = ht.InTrainingCompressor(model, optimizer, *what_and_when(total_steps=10), guard)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10)  # may come later than the guard
     train(model, optimizer, 1)

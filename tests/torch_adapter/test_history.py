@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,7 +20,7 @@ def history():
     model = Stack()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     answers = [1.0, 1.0, 1.0, 0.0]
-    guard = ht.Guard(lambda: answers.pop(0), tolerance=0.1, on_fail="stop")
+    guard = ht.Guard(lambda: answers.pop(0), tolerance=0.1, on_fail="stop", mode="max")
     config = what_and_when(order={"first": 6, "second": 7}, end_step=4, attempts=2, force=True)
     compressor = ht.InTrainingCompressor(model, optimizer, *config, guard)
     for k in range(6):
@@ -37,7 +38,7 @@ def test_table_has_a_line_for_every_measurement(history):
 
 
 def test_table_leaves_out_columns_that_are_empty():
-    records = [ht.Measurement(3, "", 8, 8, 16, 1.0, 0.0, [1.0], False, "too few", 0.5)]
+    records = [ht.LayerCut("", 8, 8, 16, 1.0, 0.0, np.ones(1), "too few", step=3, seconds=0.5)]
     lines = ht.History(records).table().splitlines()
     assert lines == [
         "step  layer    states  kept     seconds  note",
@@ -64,7 +65,7 @@ def test_scalars_are_the_latest_of_every_layer(history):
 
 def test_empty_history_has_scalars_but_no_picture():
     assert ht.History().scalars() == {"hankelred/cuts": 0.0, "hankelred/seconds": 0.0}
-    assert ht.History().table() == "step  layer  states  kept  bound  drift  metric  seconds  note"
+    assert ht.History().table() == "step  layer  states  kept  bound  error  drift  metric  seconds  note"
     with pytest.raises(hr.InputError, match="history must hold a measurement to be drawn"):
         ht.History().plot()
     with pytest.raises(hr.InputError, match="history must hold a measurement to be drawn"):

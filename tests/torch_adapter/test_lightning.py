@@ -179,7 +179,7 @@ def test_figures_reach_the_logger(tmp_path):
 
 def test_rollback_puts_the_schedule_of_the_trainer_back(tmp_path):
     values = iter([1.0, 1.0, 0.0])
-    guard = ht.Guard(lambda: next(values), tolerance=0.5, on_fail="stop", settle_steps=2)
+    guard = ht.Guard(lambda: next(values), tolerance=0.5, on_fail="stop", settle_steps=2, mode="max")
     callback = CompressionCallback(*config(end_step=3, attempts=1), guard)
     trainer, module = fit(tmp_path, callback)
     assert [record.rolled_back for record in callback.history] == [True, True]

@@ -67,7 +67,7 @@ def test_sizes_are_rounded_up_to_a_multiple():
 def test_small_cuts_are_not_made(order, cut):
     # the gate is 18 of 20 states: fewer are needed
     decision = planned(lru(20), order=order, min_cut=0.1)
-    assert decision.is_cut == cut
+    assert decision.cut == cut
     assert decision.states == (order if cut else 20)
     assert decision.reason == ("" if cut else f"{order} of 20 states are needed; a cut keeps fewer than 18")
 
@@ -80,7 +80,7 @@ def test_layer_left_alone_loses_nothing():
 
 def test_layer_that_links_nothing_is_left_alone_with_the_reason():
     decision = planned(make_inert(lru(8), live=0), order=4)
-    assert not decision.is_cut
+    assert not decision.cut
     assert decision.reason == "only 0 states link inputs to outputs, fewer than min_order=1"
 
 
@@ -160,7 +160,7 @@ def test_layer_without_a_diagonal_reduction_is_left_alone(monkeypatch):
 
     monkeypatch.setattr(hr.Balancing, "reduce", never)
     decision = planned(lru(8), order=4)
-    assert not decision.is_cut
+    assert not decision.cut
     assert decision.reason == "The reduced state matrix is defective."
 
 
@@ -168,7 +168,7 @@ def test_plan_prints_as_a_table():
     model = Stack()
     text = str(ht.plan(model, ht.CompressionConfig(order={"first": 4, "second": 8})))
     heading, first, second = text.splitlines()
-    assert heading.split() == ["layer", "states", "kept", "energy", "error", "bound"]
+    assert heading.split() == ["layer", "states", "kept", "hsv", "error", "bound"]
     assert first.startswith("first   12 -> 4")
     assert second.startswith("second  8        100.00%")
     assert second.endswith("8 of 8 states are needed; a cut keeps fewer than 7.6")

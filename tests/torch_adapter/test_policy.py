@@ -8,7 +8,7 @@ import torch
 
 import hankelred as hr
 import hankelred_torch as ht
-from hankelred_torch import policy
+from hankelred_torch.training import policy
 
 from .adapter_models import Stack, train
 from .settings import what_and_when

@@ -389,8 +389,8 @@ def test_report_prints_counts_and_is_ready_for_json():
     model = Stack((12, 4))
     report = ht.compress_(model, ht.CompressionConfig(order=4))
     assert report.sizes == ht.state_sizes(model)
-    assert report.parameters_after == sum(p.numel() for p in model.parameters())
-    assert f"parameters {report.parameters_before} -> {report.parameters_after}" in str(report)
+    assert report.parameters[1] == sum(p.numel() for p in model.parameters())
+    assert f"parameters {report.parameters[0]} -> {report.parameters[1]}" in str(report)
     assert "4 of 4 states are needed" in str(report)
     assert json.loads(json.dumps(report.to_dict()))["layers"][0]["states"] == 4
     assert report.scalars("a")["a/first/states"] == 4.0

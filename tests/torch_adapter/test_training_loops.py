@@ -92,7 +92,7 @@ def test_any_schedule_with_any_optimizer_leaves_a_consistent_run(
     schedulers = [] if make_scheduler is None else [make_scheduler(x) for x in optimizers]
     ema = torch.optim.swa_utils.AveragedModel(model) if averaged else ()
     answers = cycle(verdicts)
-    watch = None if guard is None else ht.Guard(lambda: float(next(answers)), tolerance=0.5, **guard)
+    watch = None if guard is None else ht.Guard(lambda: float(next(answers)), tolerance=0.5, mode="max", **guard)
     config, hooks = what_and_when(**criterion, **schedule), [ht.Rewarm(rewarm)] if rewarm else []
     compressor = ht.InTrainingCompressor(model, optimizers, *config, watch, ema=ema, restore=schedulers, on_cut=hooks)
     with warnings.catch_warnings():
@@ -129,7 +129,9 @@ def test_layers_of_every_family_are_measured_averaged_and_rolled_back(family):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
     ema = torch.optim.swa_utils.AveragedModel(model)
     config = what_and_when(fraction=0.5, end_step=1, attempts=1, min_cut=0.0, force=True)
-    compressor = ht.InTrainingCompressor(model, optimizer, *config, ht.Guard(lambda: 1.0, tolerance=0.0), ema=ema)
+    compressor = ht.InTrainingCompressor(
+        model, optimizer, *config, ht.Guard(lambda: 1.0, tolerance=0.0, mode="max"), ema=ema
+    )
     for p in model.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()

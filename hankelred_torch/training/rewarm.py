@@ -17,8 +17,8 @@ from weakref import WeakKeyDictionary
 from hankelred.checks import check_integer
 from hankelred.errors import InputError
 
-from .saving import save_checkpoint
-from .surgery.ranks import leads
+from ..saving import save_checkpoint
+from ..surgery.ranks import leads
 
 
 class Rewarm:
@@ -192,11 +192,16 @@ class _Rise:
 _RISES: WeakKeyDictionary[Any, _Rise] = WeakKeyDictionary()
 
 
+def stepping(optimizer: Any) -> Any:
+    """The optimizer that steps, inside the wrappers of accelerate and others."""
+    while not hasattr(optimizer, "_optimizer_step_pre_hooks") and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
 def _rise_of(optimizer: Any) -> tuple[Any, _Rise]:
-    """Find the rise of the optimizer that steps, inside the wrappers of accelerate and others."""
-    inner = optimizer
-    while not hasattr(inner, "_optimizer_step_pre_hooks") and hasattr(inner, "optimizer"):
-        inner = inner.optimizer
+    """An optimizer with its rise."""
+    inner = stepping(optimizer)
     if not hasattr(inner, "_optimizer_step_pre_hooks"):
         raise InputError(
             f"Rewarm needs optimizers with hooks around their steps; got {type(optimizer).__qualname__}. "

@@ -4,37 +4,42 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
+import torch.distributed as dist
 from torch import nn
 
 from hankelred.checks import check_items, check_type
 from hankelred.errors import InputError
 
-from . import policy
-from .adapters import find_ssm_layers, state_sizes
-from .config import CompressionConfig, Schedule
-from .errors import RefusedCutWarning
+from ..adapters import find_ssm_layers, state_sizes
+from ..config import CompressionConfig, Schedule
+from ..errors import RefusedCutWarning
+from ..planning import LayerCut, Plan, decide, target_layers
+from ..surgery import Snapshot, as_copies, as_models, as_optimizers, check_trained, compress_, refresh_ddp_
+from ..surgery.ranks import averaged, decided, unwrapped, wrapper_of
+from ..surgery.snapshot import state_of
 from .guard import Guard
-from .history import History, Measurement
-from .plan import CompressionPlan, LayerPlan, plan, target_layers
-from .report import CompressionReport
-from .sampling import check_batches
-from .surgery import Snapshot, as_copies, as_models, as_optimizers, check_trained, compress_, refresh_ddp_
-from .surgery.ranks import averaged, decided, unwrapped, wrapper_of
-from .surgery.snapshot import state_of
+from .history import History
+from .listening import CountOfSteps, Ear, tried_batches
+from .policy import halved, smaller_cuts, towards_order, without_large_tails
+from .rewarm import stepping
+
+_NONE: Mapping[str, int] = {}
 
 
 @dataclass
 class _Trial:
-    """A cut that the guard has not decided on yet: when it will, the metric before, and half the cut if worth it."""
+    """A cut that the guard has not decided on yet: when it will, the metric before, half the cut, and its sizes."""
 
     due: int
     before: float
     smaller: CompressionConfig | None
+    failed: dict[str, int] = field(default_factory=dict)  # if it fails
 
 
 class InTrainingCompressor:
@@ -55,7 +60,8 @@ class InTrainingCompressor:
     ema : torch.nn.Module or iterable of them, optional
         Averaged copies of the model, cut along with it as by `compress_`.
     batches : iterable, optional
-        Sample batches for layers whose matrices depend on their input, asked anew at every attempt.
+        Sample batches for layers whose matrices depend on their input, asked anew at every attempt and tried once now.
+        Without them the compressor watches the forward passes of the training in the last step before an attempt.
     restore : iterable, optional
         What else a rollback puts back: learning-rate schedulers, gradient scalers and whatever has ``state_dict``
         and ``load_state_dict``, and random generators of torch. With a guard, the schedulers are obligatory.
@@ -73,13 +79,13 @@ class InTrainingCompressor:
     steps : int
         Optimizer steps counted.
     history : History
-        One `Measurement` per attempt and layer.
+        One `LayerCut` per attempt and layer.
 
     Raises
     ------
     InputError
         If the model has no state space layers, the optimizers miss a trainable parameter of one, the window is not
-        given, a copy has other layers, or the guard takes longer than the next attempt.
+        given, a copy has other layers, the batches do not fit, or the guard takes longer than the next attempt.
 
     Examples
     --------
@@ -119,33 +125,68 @@ class InTrainingCompressor:
             raise InputError("optimizers must hold at least one optimizer; got none. Outside training use compress_.")
         self.ema = as_models(ema)
         as_copies(self.ema, find_ssm_layers(self.model))
-        self._batches = _repeatable(batches)
-        self.restore = tuple(restore)
+        self.restore = tuple(check_items(restore, "restore", "Put a single object into a list."))
         for target in self.restore:
             state_of(target)  # raises if it has none
         self._attempts = schedule.attempt_steps()
         if guard is not None:
             _check_settling(guard, self._attempts)
-        self.steps, self._stopped = 0, False
+        self._targets = target_layers(self.model, config)
+        self._batches = tried_batches(self.model, self._targets, batches, len(self._attempts))
+        for name, adapter in self._targets.items():
+            check_trained(adapter, name, self.optimizers)
+        if self.ddp is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            warnings.warn(
+                "This process is one of several, and the model is not in a DistributedDataParallel: each of them will "
+                "cut by itself. Pass the wrapper if there is one.",
+                RefusedCutWarning,
+                stacklevel=2,
+            )
+        self.history = History()
+        self.steps, self._stopped, self._start = 0, False, state_sizes(self.model)
         self._snapshot: Snapshot | None = None  # of the moment before the last cut
         self._cut_at = 0  # where the records of that cut begin in the history
+        self._since: dict[InTrainingCompressor, int] = {}  # records of others on these optimizers at that moment
         self._trial: _Trial | None = None
-        self.history = History()
-        targets = target_layers(self.model, config)
-        check_batches(targets, self._batches)
-        for name, adapter in targets.items():
-            check_trained(adapter, name, self.optimizers)
+        self._warned: set[str] = set()  # layers that could not be analysed
+        self._ear = Ear(self.model, lambda: target_layers(self.model, config), self._batches)
+        self._count = CountOfSteps(self.optimizers)
         self._hooks = _as_hooks(on_cut)
         self._call("attach", self)
+        for optimizer in map(stepping, self.optimizers):
+            _SHARING.setdefault(optimizer, WeakSet()).add(self)
+        self._listen()
 
-    def step(self) -> CompressionReport | None:
+    def __repr__(self) -> str:
+        """Tell the layers now and at the start, the criterion, what comes next, and what the last attempt did."""
+        sizes = state_sizes(self.model)
+        layers = [f"  {name or '(model)'}: {n} states, {self._start[name]} at the start" for name, n in sizes.items()]
+        left = [step for step in self._attempts if step > self.steps]
+        if self._trial is not None:
+            upcoming = f"the guard decides at step {self._trial.due}"
+        elif self._stopped or not left:
+            upcoming = "no more attempts"
+        else:
+            upcoming = f"next attempt at step {left[0]}, {len(left)} left"
+        given = ("order", "fraction", "max_error")
+        criterion = next((f"{x}={v}" for x in given if (v := getattr(self._config, x)) is not None), None)
+        optimizers = ", ".join(type(x).__name__ for x in self.optimizers)
+        lines = [f"InTrainingCompressor at step {self.steps}: {upcoming}; {criterion or f'tau={self._config.tau}'}"]
+        lines += [*layers, f"  optimizers: {optimizers}"]
+        last = self.history[-1].step if self.history else None
+        why = [x for x in self.history if x.step == last and not x.cut and x.reason]
+        lines += [f"  not cut at step {last}: {x.layer!r}, {x.reason}" for x in why]
+        return "\n".join(lines)
+
+    def step(self) -> Plan | None:
         """Count one optimizer step; at an attempt measure, plan and cut, and let the guard decide when it is time.
 
-        Call it once per optimizer step, after ``optimizer.step()``, ``zero_grad()`` and the scheduler's step.
+        Call it once per optimizer step, after ``optimizer.step()``, ``zero_grad()`` and the scheduler's step. A call
+        after which the optimizers have made no step, as for every micro-batch, is not counted.
 
         Returns
         -------
-        CompressionReport or None
+        Plan or None
             What was cut; None if nothing was, or the cut was rolled back. The history tells what was measured.
 
         Raises
@@ -154,14 +195,17 @@ class InTrainingCompressor:
             If a tensor of a layer is not finite, because training has diverged, or a guard could not roll back the
             learning-rate schedule.
         """
+        if self._count.is_micro_batch():
+            return None
         self.steps += 1
         if self._guard is not None:
             self._check_schedules()
-        if self._trial is not None:
-            return self._settle() if self.steps >= self._trial.due else None
-        if self._stopped or self.steps not in self._attempts:
-            return None
-        return self._attempt()
+        try:
+            if self._trial is not None:
+                return self._settle() if self.steps >= self._trial.due else None
+            return None if self._stopped or self.steps not in self._attempts else self._attempt()
+        finally:
+            self._listen()
 
     def rollback(self) -> None:
         """Undo the last cut and everything after it: the run is where it was before, in the same objects.
@@ -185,7 +229,7 @@ class InTrainingCompressor:
         self._undo("rolled back on request")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to go on, as plain values and tensors.
+        """Give what a resumed run needs to go on, as plain values and tensors.
 
         Returns
         -------
@@ -197,10 +241,11 @@ class InTrainingCompressor:
         if self._trial is not None and self._snapshot is not None:
             smaller = None if self._trial.smaller is None else self._trial.smaller.to_dict()
             trial = {"due": self._trial.due, "before": self._trial.before, "smaller": smaller, "cut_at": self._cut_at}
-            trial["snapshot"] = self._snapshot.state_dict()
+            trial |= {"failed": self._trial.failed, "snapshot": self._snapshot.state_dict()}
         return {
             "steps": self.steps,
             "sizes": state_sizes(self.model),
+            "start": dict(self._start),
             "config": self._config.to_dict(),
             "schedule": self._schedule.to_dict(),
             "history": self.history.to_list(),
@@ -240,43 +285,53 @@ class InTrainingCompressor:
             snapshot = self._snapshot_now()
             snapshot.load_state_dict(trial["snapshot"])
             smaller = None if trial["smaller"] is None else CompressionConfig.from_dict(trial["smaller"])
-            self._trial = _Trial(int(trial["due"]), float(trial["before"]), smaller)
+            self._trial = _Trial(int(trial["due"]), float(trial["before"]), smaller, dict(trial["failed"]))
             self._snapshot, self._cut_at = snapshot, int(trial["cut_at"])
         self.steps, self._stopped = int(state["steps"]), bool(state["stopped"])
         for hook, saved in zip(hooks, state["hooks"], strict=True):
             hook.load_state_dict(saved)
-        self.history = History.from_list(state["history"])
+        self.history, self._start = History.from_list(state["history"]), dict(state["start"])
+        self._listen()
 
-    def _attempt(self, smaller: CompressionConfig | None = None) -> CompressionReport | None:
-        """Measure, plan and cut, by the schedule or by the configuration of a smaller cut."""
+    def _attempt(self, smaller: CompressionConfig | None = None, failed: Mapping[str, int] = _NONE) -> Plan | None:
+        """Measure, plan and cut, by the schedule or by the configuration of a smaller cut than one that failed."""
         started = time.perf_counter()
-        todo = decided(self.ddp, self._plan if smaller is None else lambda: self._planned(smaller))
+        if smaller is None:
+            self._ear.stop()
+            todo = decided(self.ddp, self._plan)
+            self._warn_of_unknown(todo)
+        else:
+            todo = smaller_cuts(decided(self.ddp, lambda: self._planned(smaller)), failed)
         analysis = time.perf_counter() - started
         if not todo.is_cut:
             self._remember(todo.layers, analysis, analysis)
             return None
         before = self._metric()
         self._call("before", todo, self)
-        self._snapshot = self._snapshot_now()
+        self._take_snapshot()
+        forward = self._ear.forward_seconds()
         started = time.perf_counter()
-        report = compress_(self._outer, todo, self.optimizers, self.ema)
-        report = replace(report, step=self.steps, seconds=analysis + time.perf_counter() - started)
+        plan = compress_(self._outer, todo, self.optimizers, self.ema)
+        plan = replace(plan, step=self.steps, seconds=analysis + time.perf_counter() - started)
+        if forward is not None and (after := self._ear.forward_seconds()) is not None:
+            plan = replace(plan, forward_seconds=(forward, after))
         self._cut_at = len(self.history)
-        self._remember(report.layers, analysis, report.seconds)
+        plan = replace(plan, layers=self._remember(plan.layers, analysis, plan.seconds))
         if self._guard is not None and before is not None:
             try:
                 self._note_metric(before=before, after=self._metric())
             except BaseException:
                 self._undo("rolled back: the metric failed")
                 raise
-            half = policy.halved(report.layers, self._config)
-            self._trial = _Trial(self.steps + self._guard.settle_steps, before, half)
+            sizes = {name: layer.states for name, layer in plan.layers.items() if layer.cut}
+            half = halved(plan.layers, self._config)
+            self._trial = _Trial(self.steps + self._guard.settle_steps, before, half, sizes)
             if not self._guard.settle_steps:
-                return self._settle(report)
-        self._call("after", report, self)
-        return report
+                return self._settle(plan)
+        self._call("after", plan, self)
+        return plan
 
-    def _settle(self, report: CompressionReport | None = None) -> CompressionReport | None:
+    def _settle(self, plan: Plan | None = None) -> Plan | None:
         """Let the guard decide on the cut on trial; undo it and try half of it if it failed."""
         trial, guard = self._trial, self._guard
         assert trial is not None
@@ -284,54 +339,72 @@ class InTrainingCompressor:
         if guard.settle_steps:
             self._note_metric(settled=self._metric())
         self._trial = None
-        metric = self.history[self._cut_at].metric or {}
-        value = list(metric.values())[-1]
+        value = list((self.history[self._cut_at].metric or {}).values())[-1]
         if guard.holds(trial.before, value):
-            if report is not None:
-                self._call("after", report, self)
-            return report
+            if plan is not None:
+                self._call("after", plan, self)
+            return plan
         self._undo(f"rolled back: the metric went from {trial.before:.4g} to {value:.4g}")
         self._stopped = guard.on_fail == "stop"
-        return None if self._stopped or trial.smaller is None else self._attempt(trial.smaller)
+        return None if self._stopped or trial.smaller is None else self._attempt(trial.smaller, trial.failed)
 
     def _undo(self, reason: str) -> None:
-        """Go back to the moment before the last cut, and say so in the history."""
+        """Go back to the moment before the last cut, and say so in the history, also in that of others."""
         assert self._snapshot is not None
         self._snapshot.restore()
         if self.ddp is not None:
             refresh_ddp_(self.ddp)
-        self._snapshot = self._trial = None
-        for k, record in self._records_of_cut():
-            if record.cut:
-                self.history[k] = replace(record, cut=False, rolled_back=True, reason=reason)
+        self._mark_undone(self._cut_at, reason)
+        for other in self._sharing():
+            other._mark_undone(self._since.get(other, 0), "undone by the rollback of another compressor")
+        self._since = {}
 
-    def _plan(self) -> CompressionPlan:
+    def _mark_undone(self, first: int, reason: str) -> None:
+        """Note that the cuts from one record on were undone; there is nothing to roll back any more."""
+        for k, record in enumerate(self.history[first:], first):
+            if record.cut:
+                self.history[k] = replace(record, rolled_back=True, reason=reason)
+                self._snapshot = self._trial = None
+
+    def _sharing(self) -> list[InTrainingCompressor]:
+        """Other compressors on the same optimizers."""
+        found = {x for optimizer in map(stepping, self.optimizers) for x in _SHARING.get(optimizer, ())}
+        return [x for x in found if x is not self]
+
+    def _plan(self) -> Plan:
         """Decide what this attempt of the schedule is to cut."""
         left = sum(step >= self.steps for step in self._attempts)
-        config = policy.towards_order(self._config, state_sizes(self.model), left)
+        config = towards_order(self._config, state_sizes(self.model), left)
         asked = self._planned(config)
-        todo = policy.without_large_tails(asked, self._schedule)
-        refused = [name for name, layer in todo.layers.items() if asked.layers[name].is_cut and not layer.is_cut]
+        todo = without_large_tails(asked, self._schedule)
+        refused = [name for name, layer in todo.layers.items() if asked.layers[name].cut and not layer.cut]
         if refused and left == 1:
-            warnings.warn(
-                "\n".join(f"Layer {name!r} was not cut: {todo.layers[name].reason}." for name in refused),
-                RefusedCutWarning,
-                stacklevel=5,
-            )
+            text = "\n".join(f"Layer {name!r} was not cut: {todo.layers[name].reason}." for name in refused)
+            warnings.warn(text, RefusedCutWarning, stacklevel=5)
         return todo
 
-    def _planned(self, config: CompressionConfig) -> CompressionPlan:
-        sampled = {} if self._batches is None else {"batches": self._batches}
-        return plan(self.model, config, **sampled)
+    def _planned(self, config: CompressionConfig) -> Plan:
+        return decide(self.model, config, self._ear.batches, patient=True)
 
-    def _remember(self, layers: Mapping[str, LayerPlan], analysis: float, seconds: float) -> None:
-        """Write the records of an attempt."""
-        for layer in layers.values():
-            figures = layer.to_dict()
-            name = figures.pop("name")
-            self.history.append(
-                Measurement(step=self.steps, layer=name, seconds=seconds, analysis_seconds=analysis, **figures)
-            )
+    def _warn_of_unknown(self, todo: Plan) -> None:
+        """Warn, once per layer, of layers that cannot be analysed; they are asked again at the next attempt."""
+        found = {name: layer.reason for name, layer in todo.layers.items() if not len(layer.hsv)}
+        for name in found.keys() - self._warned:
+            warnings.warn(f"Layer {name!r} was left alone: {found[name]}", RefusedCutWarning, stacklevel=5)
+        self._warned |= found.keys()
+
+    def _listen(self) -> None:
+        """Listen to the next step if it is an attempt."""
+        self._ear.listen(self._trial is None and not self._stopped and self.steps + 1 in self._attempts)
+
+    def _remember(self, layers: Mapping[str, LayerCut], analysis: float, seconds: float) -> dict[str, LayerCut]:
+        """Note the records of an attempt, without what cannot be kept."""
+        found = {
+            name: replace(layer, step=self.steps, seconds=seconds, analysis_seconds=analysis)
+            for name, layer in layers.items()
+        }
+        self.history += [replace(layer, reduction=None, values={}) for layer in found.values()]
+        return found
 
     def _metric(self) -> float | None:
         guard = self._guard
@@ -339,19 +412,17 @@ class InTrainingCompressor:
 
     def _note_metric(self, **values: float | None) -> None:
         """Add what the guard's metric was to the records of the last cut."""
-        for k, record in self._records_of_cut():
-            measured = {key: value for key, value in values.items() if value is not None}
-            self.history[k] = replace(record, metric=(record.metric or {}) | measured)
-
-    def _records_of_cut(self) -> Iterator[tuple[int, Measurement]]:
-        """Yield the records of the attempt that made the last cut, with their places in the history."""
-        step = self.history[self._cut_at].step
+        measured = {key: value for key, value in values.items() if value is not None}
         for k, record in enumerate(self.history[self._cut_at :], self._cut_at):
-            if record.step == step:
-                yield k, record
+            if record.step == self.history[self._cut_at].step:
+                self.history[k] = replace(record, metric=(record.metric or {}) | measured)
 
     def _snapshot_now(self) -> Snapshot:
         return Snapshot((self.model, *self.ema), self.optimizers, (*self.restore, *self._stateful_hooks()))
+
+    def _take_snapshot(self) -> None:
+        self._snapshot = self._snapshot_now()
+        self._since = {other: len(other.history) for other in self._sharing()}
 
     def _call(self, moment: str, *arguments: Any) -> None:
         """Call what the hooks have for a moment."""
@@ -364,23 +435,25 @@ class InTrainingCompressor:
 
     def _check_schedules(self) -> None:
         """Refuse to go on where a rollback would leave a learning-rate schedule where it is."""
-        for optimizer in self.optimizers:
+        restored = [stepping(getattr(_scheduler(x), "optimizer", None)) for x in self.restore]
+        for optimizer in map(stepping, self.optimizers):
             scheduled = getattr(optimizer.step, "_wrapped_by_lr_sched", False)
-            if scheduled and not any(getattr(x, "optimizer", None) is optimizer for x in self.restore):
+            if scheduled and not any(x is optimizer for x in restored):
                 raise InputError(
                     f"restore must hold the learning-rate schedulers, which a rollback puts back; got none for a "
                     f"{type(optimizer).__name__} that has one. Pass restore=[scheduler], and the scaler if you use one."
                 )
 
 
-def _repeatable(batches: Any) -> Any:
-    """Return sample batches that every attempt can ask for anew."""
-    if isinstance(batches, Iterator):
-        raise InputError(
-            f"batches must give the same batches to every attempt; got an iterator, {type(batches).__name__}, which "
-            f"the first would use up. Pass a list or a loader."
-        )
-    return batches
+# Compressors by the optimizers they cut along: a rollback of one undoes what the others have done since.
+_SHARING: WeakKeyDictionary[Any, WeakSet[InTrainingCompressor]] = WeakKeyDictionary()
+
+
+def _scheduler(wrapped: Any) -> Any:
+    """The scheduler inside those of accelerate and others."""
+    while not hasattr(wrapped, "optimizer") and hasattr(wrapped, "scheduler"):
+        wrapped = wrapped.scheduler
+    return wrapped
 
 
 def _check_settling(guard: Guard, attempts: tuple[int, ...]) -> None:
