@@ -10,8 +10,9 @@ from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 
-from hankelred_torch import History, Measurement
+from hankelred_torch import History, LayerCut
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -49,7 +50,7 @@ def settling() -> None:
         run = next(x for x in runs if (x["layer"], x["arm"], x["seed"]) == (layer, "full", 0))
         columns = zip(run["steps"], run["hsv"], run["drift bound"], run["certified orders"], strict=True)
         history = History(
-            Measurement(step, layer, 64, 64, len(hsv), 1.0, 0.0, hsv, False, "", 0.0, drift=d, certified_orders=r)
+            LayerCut(layer, 64, 64, len(hsv), 1.0, 0.0, np.array(hsv), step=step, drift=d, certified_orders=r)
             for step, hsv, d, r in columns
         )
         orders = Counter(x for found in run["certified orders"] if found for x in found if x < len(run["hsv"][0]))

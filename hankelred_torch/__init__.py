@@ -5,14 +5,10 @@ Tensors in, tensors out; the mathematics is that of `hankelred`.
 
 from . import adapters, integrations, layers, ops
 from .adapters import find_ssm_layers, read_system, register_adapter, state_sizes
-from .compressor import InTrainingCompressor
-from .config import CompressionConfig
+from .config import CompressionConfig, Schedule
 from .errors import OptimizerStateWarning, RefusedCutWarning, SurgeryError
-from .guard import Guard, validation_loss
-from .history import History, Measurement
-from .penalty import HankelPenalty, hankel_penalty
-from .plan import CompressionPlan, LayerPlan, hankel_singular_values, plan
-from .report import CompressionReport
+from .penalty import hankel_penalty
+from .planning import LayerCut, Plan, hankel_singular_values, plan
 from .saving import (
     export_form,
     export_padded,
@@ -23,20 +19,20 @@ from .saving import (
     save_pretrained,
 )
 from .surgery import compress_, refresh_ddp_, write_system
-from .tracking import Tracker
+from .training import Checkpoint, Guard, History, InTrainingCompressor, Rewarm, Tracker, validation_loss
 
 __all__ = [
+    "Checkpoint",
     "CompressionConfig",
-    "CompressionPlan",
-    "CompressionReport",
     "Guard",
-    "HankelPenalty",
     "History",
     "InTrainingCompressor",
-    "LayerPlan",
-    "Measurement",
+    "LayerCut",
     "OptimizerStateWarning",
+    "Plan",
     "RefusedCutWarning",
+    "Rewarm",
+    "Schedule",
     "SurgeryError",
     "Tracker",
     "adapters",

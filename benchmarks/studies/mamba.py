@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hankelred_torch.adapters.statistics import LayerStatistics
 from threadpoolctl import threadpool_limits
 
 from benchmarks.studies.runs import Run, parser_of, run_missing
@@ -42,7 +43,6 @@ from hankelred.selective import SelectiveReduction, SelectiveStatistics, rotate,
 from hankelred_torch import CompressionConfig, compress_, find_ssm_layers, register_adapter, state_sizes
 from hankelred_torch.adapters import MambaAdapter, SampleStatistics
 from hankelred_torch.adapters.selective import SelectiveAnalysis, StateMap
-from hankelred_torch.adapters.statistics import LayerStatistics
 from hankelred_torch.experiment.settings import Settings
 from hankelred_torch.experiment.summary import Spread
 from hankelred_torch.experiment.tasks import Task, load_task

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from hankelred_torch import CompressionConfig, HankelPenalty, compress_, hankel_penalty, hankel_singular_values
+from hankelred_torch import CompressionConfig, compress_, hankel_penalty, hankel_singular_values
 from hankelred_torch.experiment.settings import Settings
 from hankelred_torch.experiment.study import write_atomically
 from hankelred_torch.experiment.tasks import Task, load_task
@@ -54,13 +54,11 @@ def trainer_of(task: Task, settings: Settings, seed: int) -> Trainer:
     return Trainer(task, settings, [settings.states] * settings.blocks, seed, shrink=False)
 
 
-def step(trainer: Trainer, penalty: HankelPenalty | None) -> None:
-    """Make one optimizer step on the loss and the penalty."""
+def step(trainer: Trainer, strength: float = 0.0) -> None:
+    """Make one optimizer step on the loss and, where it has a strength, the penalty."""
     trainer.forward_backward()
-    if penalty is not None:
-        value = penalty()
-        if value.requires_grad:
-            value.backward()
+    if strength:
+        (strength * hankel_penalty(trainer.model)).backward()
     trainer.optimizer.step()
     trainer.optimizer.zero_grad()
     trainer.schedule.step()
@@ -69,10 +67,9 @@ def step(trainer: Trainer, penalty: HankelPenalty | None) -> None:
 def run(task: Task, settings: Settings, strength: float, kept: int, seed: int, bar: tqdm[Any]) -> dict[str, float]:
     """Train, cut half way, train on; return accuracies and what the cut found."""
     trainer = trainer_of(task, settings, seed)
-    penalty = HankelPenalty(trainer.model, strength, every=EVERY)
     cut = settings.steps // 2
-    for _ in range(cut):
-        step(trainer, penalty)
+    for k in range(cut):
+        step(trainer, 0.0 if k % EVERY else EVERY * strength)
         bar.update()
     before = trainer.accuracy(task.test)
     total = hankel_penalty(trainer.model).item()
@@ -81,7 +78,7 @@ def run(task: Task, settings: Settings, strength: float, kept: int, seed: int, b
     lost = 1 - min(layer.kept_energy for layer in report.layers.values())
     after = trainer.accuracy(task.test)
     for _ in range(settings.steps - cut):
-        step(trainer, None)
+        step(trainer)
         bar.update()
     end = trainer.accuracy(task.test)
     return {"before": before, "after": after, "end": end, "penalty": total, "tail": 100 * lost, "needed": needed}
@@ -97,15 +94,14 @@ def states_for(trainer: Trainer, share: float) -> float:
 
 def time_per_step(task: Task, settings: Settings) -> dict[str, float]:
     """Return milliseconds of CPU time of a step without penalty, with one every tenth step, and every step."""
-    arms = {"none": None, "every 10": 10, "every 1": 1}
+    arms = {"none": 0, "every 10": 10, "every 1": 1}
     trainers = {name: trainer_of(task, settings, 0) for name in arms}
-    penalties = {name: every and HankelPenalty(trainers[name].model, 1e-3, every=every) for name, every in arms.items()}
     means: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(40):  # in turn, so that what else the machine does falls on all of them
         for name in arms:
             start = time.thread_time()
-            for _ in range(10):
-                step(trainers[name], penalties[name] or None)
+            for k in range(10):
+                step(trainers[name], 1e-3 if arms[name] and k % arms[name] == 0 else 0.0)
             means[name].append((time.thread_time() - start) / 10)
     return {name: round(1e3 * statistics.median(times[2:]), 3) for name, times in means.items()}
 

@@ -46,20 +46,15 @@ DRAWN = 16  # values in the figure
 ALPHA = 0.25  # of the learning rate is for the layer, as usual for S5
 MEMORY = 32  # sequences, the longest time constant S5 starts with: nothing in the layer keeps its poles stable
 KEPT = 16
-TO_ORDER: dict[str, Any] = {"order": KEPT, "force": True}
 ARMS: dict[str, dict[str, Any] | None] = {
     "full": None,
-    "order, fixed": TO_ORDER,
-    "order, certified": TO_ORDER | {"certify": True},
+    "order, fixed": {"order": KEPT},
     "tau, fixed": {"tau": TAUS[0]},
-    "tau, certified": {"tau": TAUS[0], "certify": True},
 }
 CUTTING = {
     "jump": "jump of the loss",
     "cuts": "cuts",
     "first_cut": "first cut, share",
-    "wanted": "attempts that want a cut",
-    "certified": "of these certified",
     "states": "states",
     "final": "final accuracy, %",
 }
@@ -117,7 +112,7 @@ def track(trainer: Trainer, settings: Settings, progress: Callable[[], Any]) -> 
     }
 
 
-def ratios(name: str, records: Sequence[ht.Measurement]) -> dict[str, float]:
+def ratios(name: str, records: Sequence[ht.LayerCut]) -> dict[str, float]:
     """Return how tight both bounds are, and how far the values move."""
     moved, drift, fixed = (np.array([getattr(x, k) for x in records]) for k in ("moved", "drift", "fixed_drift"))
     return {
@@ -130,24 +125,20 @@ def ratios(name: str, records: Sequence[ht.Measurement]) -> dict[str, float]:
 
 def cut(trainer: Trainer, task: Task, settings: Settings, config: dict[str, Any], progress: Any) -> dict[str, Any]:
     """Train with cuts and return what they did."""
-    wanted = ht.CompressionConfig(end_step=settings.window_steps, **config)
-    compressor = ht.InTrainingCompressor(trainer.model, [trainer.optimizer], wanted)
-    attempts, jump = wanted.attempt_steps(), 0.0
+    schedule = ht.Schedule(end_step=settings.window_steps, force="order" in config)
+    compressor = ht.InTrainingCompressor(trainer.model, [trainer.optimizer], ht.CompressionConfig(**config), schedule)
+    attempts, jump = schedule.attempt_steps(), 0.0
     for step in range(1, settings.steps + 1):
         learn(trainer)
         before = validation_loss(trainer, task) if step in attempts else 0.0
         if compressor.step() is not None:
             jump += validation_loss(trainer, task) - before
         progress()
-    records = compressor.history
-    steps = [x.step for x in records if x.cut]
-    refused = [x for x in records if x.reason.startswith("not certified")]
+    steps = [x.step for x in compressor.history if x.cut]
     return {
         "jump": jump,
         "cuts": float(len(steps)),
         "first_cut": min(steps) / settings.steps if steps else None,
-        "wanted": float(len(steps) + len(refused)),
-        "certified": float(sum(bool(x.certified) for x in records)) if wanted.certify else None,
         "cut steps": steps,
     }
 

@@ -17,9 +17,16 @@ from torch import Tensor, nn
 from hankelred.checks import Array
 from hankelred.errors import NumericalError
 
-from .. import CompressionConfig, InTrainingCompressor, find_ssm_layers, hankel_singular_values, state_sizes
-from ..history import Measurement as Attempt
+from .. import (
+    CompressionConfig,
+    InTrainingCompressor,
+    Schedule,
+    find_ssm_layers,
+    hankel_singular_values,
+    state_sizes,
+)
 from ..layers import S5
+from ..planning import LayerCut as Attempt
 from .model import SequenceClassifier, TokenModel
 from .sampling import write
 from .settings import Settings
@@ -160,11 +167,12 @@ class Trainer:
         self.data, self.metric = task.train, task.metric
         self.batch = min(settings.batch, len(task.train))
         self.batches = list(self._samples(seed))
-        config = _config(settings)
-        self._attempts = config.attempt_steps()
-        self.compressor = (
-            InTrainingCompressor(self.model, [self.optimizer], config, batches=self.batches) if shrink else None
-        )
+        schedule = _schedule(settings)
+        self._attempts = schedule.attempt_steps()
+        self.compressor: InTrainingCompressor | None = None
+        if shrink:
+            optimizers, config = [self.optimizer], _config(settings)
+            self.compressor = InTrainingCompressor(self.model, optimizers, config, schedule, batches=self.batches)
         self._made_of, self._learned = (task, settings, states, seed, shrink), 0
         self._shuffle = torch.Generator().manual_seed(seed)
         self._waiting = torch.empty(0, dtype=torch.int64)
@@ -335,16 +343,14 @@ def _cross_entropy(scores: Tensor, labels: Tensor, reduction: str = "mean") -> T
 
 
 def _config(settings: Settings) -> CompressionConfig:
-    """Return how and when the compressed arm cuts."""
-    return CompressionConfig(
-        tau=settings.tau,
-        order=settings.order,
-        method=settings.method,  # type: ignore[arg-type]
-        end_step=settings.window_steps,
-        total_steps=settings.steps,
-        attempts=settings.attempts,
-        force=settings.order is not None,  # a given order is to be reached whatever it costs: so says the command line
-    )
+    """Return what the compressed arm may lose."""
+    return CompressionConfig(tau=settings.tau, order=settings.order, method=settings.method)  # type: ignore[arg-type]
+
+
+def _schedule(settings: Settings) -> Schedule:
+    """Return when the compressed arm cuts; a given order is to be reached whatever it costs."""
+    force = settings.order is not None
+    return Schedule(settings.steps, end_step=settings.window_steps, attempts=settings.attempts, force=force)
 
 
 def _cut(attempt: Attempt) -> Cut:

@@ -11,17 +11,16 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hankelred.checks import check_type
 from hankelred.errors import InputError
 
 from ..adapters import state_sizes
-from ..compressor import InTrainingCompressor
-from ..config import CompressionConfig
-from ..guard import Guard
-from ..history import History
+from ..config import CompressionConfig, Schedule
 from ..saving import resize_
 from ..saving.files import StrPath, read_content, write_content
 from ..saving.pretrained import is_a, note_sizes
 from ..saving.resize import check_loaded, layers_of, write_layers
+from ..training import Guard, History, InTrainingCompressor
 from ._window import with_total_steps
 
 __all__ = ["CompressionCallback"]
@@ -43,7 +42,9 @@ class CompressionCallback(TrainerCallback):
     Parameters
     ----------
     config : CompressionConfig
-        Criterion and window; without `total_steps` and `end_step` the window is the first 10 % of the Trainer's steps.
+        What may be lost.
+    schedule : Schedule, optional
+        When; without `total_steps` and `end_step` the window is the first 10 % of the Trainer's steps.
     guard : Guard, optional
         A condition on every cut. The Trainer's scheduler and scaler are rolled back with the rest.
     ema : torch.nn.Module or iterable of them, optional
@@ -52,6 +53,8 @@ class CompressionCallback(TrainerCallback):
         Sample batches for selective layers.
     restore : iterable, optional
         What else a rollback puts back.
+    on_cut : callable or object, or iterable of them, optional
+        What else happens at a cut, as for `InTrainingCompressor`.
 
     Attributes
     ----------
@@ -70,13 +73,17 @@ class CompressionCallback(TrainerCallback):
     def __init__(
         self,
         config: CompressionConfig,
+        schedule: Schedule | None = None,
         guard: Guard | None = None,
         ema: Any = (),
         batches: Any = None,
         restore: Iterable[Any] = (),
+        on_cut: Any = (),
     ) -> None:
-        self._config, self._guard, self._ema, self._batches = config, guard, ema, batches
-        self._restore = tuple(restore)
+        self._config = check_type(config, "config", CompressionConfig)
+        self._schedule = Schedule() if schedule is None else check_type(schedule, "schedule", Schedule)
+        self._guard, self._ema, self._batches = guard, ema, batches
+        self._restore, self._on_cut = tuple(restore), on_cut
         self._trainer: Any = None
         self._resumed: dict[str, Any] | None = None
         self._sizes: dict[str, int] = {}
@@ -160,11 +167,13 @@ class CompressionCallback(TrainerCallback):
         self.compressor = InTrainingCompressor(
             model if self._trainer is None else self._trainer.model_wrapped,
             optimizer,
-            with_total_steps(self._config, state.max_steps),
+            self._config,
+            with_total_steps(self._schedule, state.max_steps),
             self._guard,
             ema=self._ema,
             batches=self._batches,
             restore=(*self._restore, *self._states_of_trainer(objects)),
+            on_cut=self._on_cut,
         )
         if self._resumed is not None:
             check_loaded(model)

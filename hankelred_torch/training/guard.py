@@ -10,9 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hankelred.checks import check_choice, check_integer, check_number
 from hankelred.errors import InputError
 
-from .surgery.snapshot import random_state, set_random_state
+from ..surgery.snapshot import random_state, set_random_state
 
 
 @dataclass(frozen=True)
@@ -25,54 +26,62 @@ class Guard:
     Parameters
     ----------
     metric : callable
-        Returns the metric as a float. It is called with the model, or with nothing if it takes no argument; in
-        evaluation mode, without gradients, and what it draws from random generators is put back.
+        Returns the metric as a float. It is called with the model if it has a positional argument without a default,
+        else with nothing; in evaluation mode, without gradients, and what it draws from random generators is put back.
     tolerance : float
         How much worse the metric may be, in its own units.
-    mode : {"max", "min"}, default "max"
-        Whether more is better, as for an accuracy, or less, as for a loss.
-    on_fail : {"halve", "stop"}, default "halve"
-        After a rollback, cut half as much at once, again and again until it holds or is less than ``min_cut``; or
-        make no more cuts at all.
+    mode : {"max", "min"}, optional
+        Whether more is better, as for an accuracy, or less, as for a loss. Of `validation_loss` it is known.
     settle_steps : int, default 0
         Steps of training between the cut and the decision. A rollback loses them.
+    on_fail : {"halve", "stop"}, default "halve"
+        After a rollback, cut half as much at once, again and again until it holds, is less than ``min_cut`` or comes
+        out no smaller than what failed; or make no more cuts at all.
 
     Raises
     ------
     InputError
-        If an argument is out of its range.
+        If an argument is out of its range, or nobody says whether more of the metric is better.
 
     Examples
     --------
     >>> import hankelred_torch as ht
-    >>> guard = ht.Guard(lambda: 0.93, tolerance=0.01)
+    >>> guard = ht.Guard(lambda: 0.93, tolerance=0.01, mode="max")
     >>> guard.holds(0.93, 0.925), guard.holds(0.93, 0.91)
     (True, False)
     """
 
     metric: Callable[..., Any]
     tolerance: float
-    mode: Literal["max", "min"] = "max"
-    on_fail: Literal["halve", "stop"] = "halve"
+    mode: Literal["max", "min"] | None = None
     settle_steps: int = 0
+    on_fail: Literal["halve", "stop"] = "halve"
 
     def __post_init__(self) -> None:
         """Check every value once, here."""
-        if not callable(self.metric):
+        if not callable(self.metric) or isinstance(self.metric, type):
             raise InputError(
                 f"metric must be callable and return a float; got {type(self.metric).__name__}. "
                 f"For a loss over batches pass validation_loss(batches, loss)."
             )
-        if not self.tolerance >= 0:
-            raise InputError(f"tolerance must be from 0 up, in units of the metric; got {self.tolerance}.")
-        for name, choices in (("mode", ("max", "min")), ("on_fail", ("halve", "stop"))):
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
-        if isinstance(self.settle_steps, bool) or not isinstance(self.settle_steps, int) or self.settle_steps < 0:
-            raise InputError(f"settle_steps must be an integer from 0 up; got {self.settle_steps!r}.")
+        mode = getattr(self.metric, "better", None) if self.mode is None else self.mode
+        if mode is None:
+            raise InputError(
+                'mode must be "max" or "min" for a metric of which it is not known whether more is better; got None. '
+                'Pass "min" for a loss or an error, "max" for an accuracy.'
+            )
+        checked = {
+            "tolerance": check_number(self.tolerance, "tolerance", least=0, hint="It is in units of the metric."),
+            "mode": check_choice(mode, "mode", ("max", "min")),
+            "settle_steps": check_integer(self.settle_steps, "settle_steps", 0, hint="It counts optimizer steps."),
+            "on_fail": check_choice(self.on_fail, "on_fail", ("halve", "stop")),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        _arguments_of(self.metric)
 
     def measure(self, model: nn.Module) -> float:
-        """Return the metric of a model, and leave the run as if it had not been asked for.
+        """Take the metric of a model, and leave the run as if it had not been asked for.
 
         Parameters
         ----------
@@ -89,7 +98,7 @@ class Guard:
         model.eval()
         try:
             with torch.no_grad():
-                return float(self.metric(model) if _takes_an_argument(self.metric) else self.metric())
+                return float(self.metric(*[model][: _arguments_of(self.metric)]))
         finally:
             for module, mode in training:
                 module.training = mode
@@ -113,7 +122,7 @@ class Guard:
 
 
 def validation_loss(batches: Iterable[Any], loss: Callable[[Any, Any], Tensor]) -> Callable[[nn.Module], float]:
-    """Return a metric for a `Guard`: the mean loss of a model over validation batches.
+    """Make a metric for a `Guard`: the mean loss of a model over validation batches.
 
     Parameters
     ----------
@@ -125,7 +134,7 @@ def validation_loss(batches: Iterable[Any], loss: Callable[[Any, Any], Tensor]) 
     Returns
     -------
     callable
-        Takes the model and returns the loss, every example counted once; for ``mode="min"``.
+        Takes the model and returns the loss, every example counted once; a `Guard` knows that less is better.
 
     Examples
     --------
@@ -146,12 +155,23 @@ def validation_loss(batches: Iterable[Any], loss: Callable[[Any, Any], Tensor]) 
             raise InputError("batches must hold an example each time it is asked; got none. Pass a list or a loader.")
         return total / count
 
+    metric.better = "min"  # type: ignore[attr-defined]
     return metric
 
 
-def _takes_an_argument(function: Callable[..., Any]) -> bool:
+def _arguments_of(metric: Callable[..., Any]) -> int:
+    """Count the arguments a metric must have, the model or none: those with a default are the user's own."""
     try:
-        inspect.signature(function).bind(None)
-    except (TypeError, ValueError):  # it takes none, or is compiled and does not tell
-        return False
-    return True
+        parameters = inspect.signature(metric).parameters.values()
+    except (TypeError, ValueError):  # it is compiled and does not tell
+        return 0
+    positional = [x for x in parameters if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)]
+    needed = sum(x.default is x.empty for x in positional)
+    keywords = [x.name for x in parameters if x.kind is x.KEYWORD_ONLY and x.default is x.empty]
+    if needed > 1 or keywords:
+        raise InputError(
+            f"metric must be callable with the model or with nothing; got one that needs {needed + len(keywords)} "
+            f"arguments. Bind the others by functools.partial."
+        )
+    open_ended = not positional and any(x.kind is x.VAR_POSITIONAL for x in parameters)
+    return 1 if needed or open_ended else 0

@@ -2,138 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict, dataclass, fields
 from itertools import pairwise, takewhile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hankelred.errors import InputError, OrderError
+from hankelred.checks import check_items
+from hankelred.errors import InputError
+
+from ..planning.cuts import LayerCut, as_json, check_order, columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One layer at one attempt: what was measured, what was decided and why.
-
-    Attributes
-    ----------
-    step : int
-        Optimizer steps made so far.
-    layer : str
-        Module name.
-    n : int
-        States stored before.
-    states : int
-        States stored afterwards; of a cut that was rolled back, those it had tried.
-    order : int
-        Hankel singular values kept.
-    kept_energy : float
-        Share of their sum that is kept.
-    error_bound : float or None
-        Bound on the H-infinity norm of the difference the cut made; 0 without a cut, None for a selective layer.
-    hsv : list of float
-        All Hankel singular values before the cut, decreasing.
-    cut : bool
-        Whether the layer lost states.
-    reason : str
-        Why it did not, or why the order is not the one asked for; empty otherwise.
-    seconds : float
-        Wall-clock time of the whole attempt, all layers; without that of the guard's metric.
-    analysis_seconds : float
-        Part of it that went into measuring and deciding.
-    error : float or None
-        H-infinity norm of the difference the cut made, where the configuration asks to measure it.
-    drift : float or None
-        Hankel norm of what training changed since the last measurement, and what rounding may add: no hsv has moved by
-        more. Of a bank, the largest. None at the first measurement, for selective layers, and where the configuration
-        asks neither to measure nor to certify.
-    gap : float or None
-        Distance of the hsv on both sides of the cut, also of one that was put off for want of a certificate; None
-        without a cut or where nothing is dropped. Of a bank, that of the system with the least margin.
-    metric : dict of str to float
-        What the guard's metric was ``before`` and ``after`` the cut and, after a settling time, ``settled``.
-    rolled_back : bool
-        Whether the cut was undone.
-    method : str
-        How the states of a selective layer became fewer, as in its plan; empty otherwise.
-    output_error : float or None
-        Relative change of the output of a selective layer on the first of the sample batches; None otherwise.
-    fixed_drift : float or None
-        A second bound on the same movement, in the coordinates of the layer, for equal orders only; see
-        `hsv_drift_bound`.
-    moved : float or None
-        How far the hsv that moved most has moved.
-    margin : float or None
-        What is left of the gap after twice the drift. If it is positive, the cut is certified: no hsv has crossed it
-        since the last measurement.
-    certified_orders : list of int or None
-        All orders, in hsv, that are certified like that; of a bank, those certified for each of its systems.
-    matches : list of list of int, or None
-        For every system of the layer, the place at which each hsv of the last measurement continues, counted from 0,
-        or -1; see `match_hsv`. None where ``measure`` is off.
-    """
-
-    step: int
-    layer: str
-    n: int
-    states: int
-    order: int
-    kept_energy: float
-    error_bound: float | None
-    hsv: list[float]
-    cut: bool
-    reason: str
-    seconds: float
-    analysis_seconds: float = 0.0
-    error: float | None = None
-    drift: float | None = None
-    gap: float | None = None
-    metric: dict[str, float] | None = None
-    rolled_back: bool = False
-    method: str = ""
-    output_error: float | None = None
-    fixed_drift: float | None = None
-    moved: float | None = None
-    margin: float | None = None
-    certified_orders: list[int] | None = None
-    matches: list[list[int]] | None = None
-
-    @property
-    def drift_bound(self) -> float | None:
-        """The smaller of both bounds on how far an hsv has moved; None without a comparison."""
-        return min((x for x in (self.drift, self.fixed_drift) if x is not None), default=None)
-
-    @property
-    def certified(self) -> bool | None:
-        """Whether the cut is certified; None where there is no cut to certify or nothing to compare with."""
-        return None if self.margin is None else self.margin > 0
-
-    def keeps(self, order: int) -> bool | None:
-        """Tell whether the first `order` hsv continue those of the last measurement, in any order among themselves.
-
-        Parameters
-        ----------
-        order : int
-            Values kept.
-
-        Returns
-        -------
-        bool or None
-            None where they were not matched. A match is the best guess, not a proof; `certified_orders` are proven.
-        """
-        if self.matches is None:
-            return None
-        return all(0 <= place < order for match in self.matches for place in match[:order])
-
-
-class History(list[Measurement]):
-    """All measurements of a run, in order; a list that knows its way to a table, JSON, plots and loggers.
+class History(list[LayerCut]):
+    """All records of a run, in order: one `LayerCut` per layer and attempt; prints as a table.
 
     Examples
     --------
@@ -141,74 +26,86 @@ class History(list[Measurement]):
     >>> _ = torch.manual_seed(0)
     >>> layer = ht.layers.LRU(channels=2, states=8)
     >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    >>> config = ht.CompressionConfig(fraction=0.5, end_step=2, attempts=2, force=True)
-    >>> compressor = ht.InTrainingCompressor(layer, optimizer, config)
+    >>> config, schedule = ht.CompressionConfig(fraction=0.5), ht.Schedule(end_step=2, attempts=2, force=True)
+    >>> compressor = ht.InTrainingCompressor(layer, optimizer, config, schedule)
     >>> reports = [compressor.step() for _ in range(2)]
     >>> [(record.step, record.n, record.states) for record in compressor.history]
     [(1, 8, 4), (2, 4, 2)]
     """
 
+    def __eq__(self, other: object) -> bool:
+        """Tell whether another history has the same figures."""
+        return isinstance(other, History) and self.to_list() == other.to_list()
+
+    def __repr__(self) -> str:
+        """Print the latest record of every layer, and what the run has cut so far."""
+        latest = {record.layer: record for record in self}
+        first = {record.layer: record for record in reversed(self)}
+        lines = [
+            f"{name or '(model)'}: {first[name].n} -> {record.states_now} states at step {record.step}"
+            + (f"; {record.reason}" if record.reason else "")
+            for name, record in latest.items()
+        ]
+        cuts = sum(record.cut for record in self)
+        return "\n".join([f"History of {len(self)} records, {cuts} cuts", *lines])
+
+    __str__ = __repr__
+
     def to_list(self) -> list[dict[str, Any]]:
-        """Return the measurements as plain values, ready for JSON.
+        """Give the records as plain values, ready for strict JSON.
 
         Returns
         -------
         list of dict
-            One entry per measurement.
+            One entry per record.
         """
-        return [asdict(measurement) for measurement in self]
+        return [record.to_dict() for record in self]
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return the measurements as JSON, and write it to a file if one is named.
+        """Give the records as strict JSON, and write it to a file if one is named.
 
         Parameters
         ----------
         path : str or path-like, optional
-            Where to write it.
+            Where to; the file is whole at any moment.
 
         Returns
         -------
         str
-            An array with one object per measurement.
+            An array with one object per record; null for what is not finite.
         """
-        text = json.dumps(self.to_list(), indent=1)
-        if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
-        return text
+        return as_json(self.to_list(), path)
 
     @classmethod
     def from_list(cls, records: list[dict[str, Any]]) -> History:
-        """Return the history of what `to_list` returned.
+        """Make the history of what `to_list` gave.
 
         Parameters
         ----------
         records : list of dict
-            One entry per measurement.
+            One entry per record.
 
         Returns
         -------
         History
             Equal to the one they came from.
         """
-        names = {x.name for x in fields(Measurement)}
-        return cls(Measurement(**{key: x for key, x in record.items() if key in names}) for record in records)
+        return cls(LayerCut.from_dict(record) for record in check_items(records, "records"))
 
     def table(self) -> str:
-        """Return the measurements as a table for people.
+        """Lay the records out as a table for people.
 
         Returns
         -------
         str
-            One line per measurement; columns that are empty all the way down are left out.
+            One line per record; columns that are empty all the way down are left out.
         """
-        rows = [tuple(_HEADINGS)] + [_row(measurement) for measurement in self]
+        rows = [tuple(_HEADINGS)] + [_row(record) for record in self]
         used = [k for k in range(len(_HEADINGS)) if not self or any(row[k] for row in rows[1:])]
-        widths = [max(len(row[k]) for row in rows) for k in used]
-        lines = ("  ".join(row[k].ljust(width) for k, width in zip(used, widths, strict=True)) for row in rows)
-        return "\n".join(line.rstrip() for line in lines)
+        return columns([tuple(row[k] for k in used) for row in rows])
 
     def scalars(self, prefix: str = "hankelred") -> dict[str, float]:
-        """Return the latest figures of every layer for a logger.
+        """Give the latest figures of every layer for a logger.
 
         Parameters
         ----------
@@ -219,18 +116,18 @@ class History(list[Measurement]):
         -------
         dict of str to float
             ``prefix/layer/states``, ``.../hsv_max``, ``.../hsv_sum``, ``.../kept_energy``, ``.../error_bound`` and,
-            where measured, ``.../error``, ``.../drift``, ``.../moved`` and ``.../margin``; ``prefix/cuts`` and
+            where measured, ``.../output_error``, ``.../drift`` and ``.../moved``; ``prefix/cuts`` and
             ``prefix/seconds`` of the run so far.
         """
         result = {}
         for record in {record.layer: record for record in self}.values():  # the last one of each layer
             name = f"{prefix}/{record.layer or 'model'}"
             finite = [x for x in record.hsv if np.isfinite(x)]
-            result[f"{name}/states"] = float(_states_now(record))
+            result[f"{name}/states"] = float(record.states_now)
             result[f"{name}/hsv_max"], result[f"{name}/hsv_sum"] = max(finite, default=0.0), float(sum(finite))
             result[f"{name}/kept_energy"] = record.kept_energy
             measured = {key: getattr(record, key) for key in _MEASURED}
-            result |= {f"{name}/{key}": value for key, value in measured.items() if value is not None}
+            result |= {f"{name}/{key}": x for key, x in measured.items() if x is not None and np.isfinite(x)}
         result[f"{prefix}/cuts"] = float(sum(record.cut for record in self))
         # the layers of one attempt share its time
         result[f"{prefix}/seconds"] = float(sum(seconds for _, seconds in {(x.step, x.seconds) for x in self}))
@@ -273,18 +170,16 @@ class History(list[Measurement]):
         hankelred.errors.InputError: history must hold two measurements of '' ...
         """
         records = self._of_layer(layer)
-        fewest = min(len(record.hsv) for record in records)
-        if isinstance(order, bool) or not isinstance(order, (int, np.integer)) or not 1 <= order <= fewest:
-            raise OrderError(f"order must be an integer from 1 to {fewest}, the fewest hsv measured; got {order!r}.")
+        order = check_order(order, min(len(record.hsv) for record in records))
         compared = [
-            (earlier.step, order in later.certified_orders if proven else later.keeps(int(order)))
+            (earlier.step, order in later.certified_orders if proven else later.keeps(order))
             for earlier, later in pairwise(records)
             if later.certified_orders is not None and (proven or later.matches is not None)
         ]
         if not compared:
             raise InputError(
                 f"history must hold two measurements of {records[0].layer!r} that were compared; got none. "
-                f"Use a Tracker, or a compressor with measure=True, for longer."
+                f"Use a Tracker for longer."
             )
         steps = [step for step, _ in takewhile(lambda pair: pair[1], reversed(compared))]
         return steps[-1] if steps else None
@@ -314,7 +209,7 @@ class History(list[Measurement]):
         for k, layer in enumerate(dict.fromkeys(record.layer for record in self)):
             records = [record for record in self if record.layer == layer]
             steps = [x for record in records for x in (record.step, record.step)]
-            states = [x for record in records for x in (record.n, _states_now(record))]
+            states = [x for record in records for x in (record.n, record.states_now)]
             ax.plot(steps, states, color=f"C{k}", marker="o", markersize=4, label=layer or "model")
             undone = [(record.step, record.states) for record in records if record.rolled_back]
             if undone:
@@ -346,6 +241,8 @@ class History(list[Measurement]):
         ------
         InputError
             If the layer was not measured yet.
+        OrderError
+            If none of the measurements has so many values.
         """
         from hankelred.plotting import DROPPED, ERROR, KEPT, new_axes
 
@@ -359,7 +256,7 @@ class History(list[Measurement]):
             bars[:, k] = np.nan if record.drift_bound is None else record.drift_bound
         curves[~(curves > 0)] = np.nan  # no place on a logarithmic axis
         bars[~(bars < curves)] = np.nan
-        kept = records[-1].order if order is None else order
+        kept = records[-1].order if order is None else check_order(order, longest)
         for place, (curve, bar) in enumerate(zip(curves, bars, strict=True)):
             style: dict[str, Any] = {"color": KEPT if place < kept else DROPPED, "linewidth": 0.8, "markersize": 3}
             ax.plot(steps, curve, ".-", **style)
@@ -377,7 +274,7 @@ class History(list[Measurement]):
         ax.set(xlabel="optimizer step", ylabel="Hankel singular value (y per u)", yscale="log", title=title)
         return ax
 
-    def _of_layer(self, layer: str | None) -> list[Measurement]:
+    def _of_layer(self, layer: str | None) -> list[LayerCut]:
         """Return the measurements of one layer, the only one if it is not named."""
         self._require_records()
         names = list(dict.fromkeys(record.layer for record in self))
@@ -393,32 +290,21 @@ class History(list[Measurement]):
             raise InputError("history must hold a measurement to be drawn; got none. Train past the first attempt.")
 
 
-def _states_now(record: Measurement) -> int:
-    """Return the states the layer stores after a measurement."""
-    return record.n if record.rolled_back else record.states
+_MEASURED = ("error_bound", "output_error", "drift", "moved")
+_HEADINGS = "step layer states kept bound error drift metric seconds note".split()
 
 
-_MEASURED = ("error_bound", "error", "output_error", "drift", "moved", "margin")
-_HEADINGS = "step layer states kept bound error drift gap metric seconds note".split()
-
-
-def _row(record: Measurement) -> tuple[str, ...]:
-    """Return a measurement as the cells of a line."""
-    states = f"{record.n} -> {record.states}" if record.states < record.n else f"{record.n}"
-    metric = " -> ".join(f"{x:.4g}" for x in (record.metric or {}).values())
-    gap = f"{record.gap:.3g}" if record.gap is not None else ""
-    error, drift = (f"{x:.3g}" if x is not None else "" for x in (record.error, record.drift))
-    bound = f"{record.error_bound:.3g}" if record.states < record.n and record.error_bound is not None else ""
+def _row(record: LayerCut) -> tuple[str, ...]:
+    """Give a record as the cells of a line."""
+    tried = record.states < record.n
+    bound = record.error_bound if tried and np.isfinite(record.error_bound) else None
     return (
         f"{record.step}",
         record.layer or "(model)",
-        states,
+        f"{record.n} -> {record.states}" if tried else f"{record.n}",
         f"{record.kept_energy:.2%}",
-        bound,
-        error,
-        drift,
-        gap,
-        metric,
+        *("" if x is None else f"{x:.3g}" for x in (bound, record.output_error, record.drift)),
+        " -> ".join(f"{x:.4g}" for x in (record.metric or {}).values()),
         f"{record.seconds:.2g}",
-        record.reason,
+        "; ".join(filter(None, (record.method, record.reason))),
     )

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from hankelred.errors import DiagonalisationError, OrderError
 
-from .adapters.analysis import Analysis, LayerReduction
-from .config import CompressionConfig
+from ..adapters.analysis import Analysis, LayerReduction
+from ..config import CompressionConfig
 
 # Shares are differences of numbers near 1: what rounding leaves of them is no loss.
 SHARE_ROUNDING = 1e-12
@@ -22,8 +22,12 @@ class Allocation(NamedTuple):
     reason: str = ""
 
 
-def allocate(analyses: Mapping[str, Analysis], config: CompressionConfig) -> dict[str, Allocation]:
-    """Decide for all layers together how many states each one is to keep, before limits and rounding.
+def allocate(
+    analyses: Mapping[str, Analysis], config: CompressionConfig, rounding: Mapping[str, float]
+) -> dict[str, Allocation]:
+    """Decide for all layers together how many states each one is to keep, before limits and multiples.
+
+    What rounding a layer to its dtype takes of `max_error` is given by layer.
 
     With a global budget the layers may lose, together, what they may lose one by one: for `tau` its multiple by the
     number of layers, of shares of every layer's own sum of hsv, because what follows a layer can scale its output;
@@ -34,14 +38,15 @@ def allocate(analyses: Mapping[str, Analysis], config: CompressionConfig) -> dic
     """
     given = config.order is not None or config.fraction is not None
     if config.budget == "per_layer" or given:
-        return {name: _by_itself(name, analysis, config) for name, analysis in analyses.items()}
+        return {name: _by_itself(name, x, config, rounding.get(name, 0.0)) for name, x in analyses.items()}
     if config.max_error is None:
         budget = config.tau * len(analyses) + SHARE_ROUNDING
         return _together(analyses, config, budget, lambda x, n: x.tail(n), lambda x: 1.0 - x.kept_energy)
-    return _together(analyses, config, config.max_error, lambda x, n: x.bound(n), lambda x: x.error_bound)
+    left = max(config.max_error - sum(rounding.values()), 0.0)
+    return _together(analyses, config, left, lambda x, n: x.bound(n), lambda x: x.error_bound)
 
 
-def _by_itself(name: str, analysis: Analysis, config: CompressionConfig) -> Allocation:
+def _by_itself(name: str, analysis: Analysis, config: CompressionConfig, rounding: float) -> Allocation:
     """Return the states that one layer needs to meet the criterion by itself."""
     order = _fixed_order(name, config)
     if order is not None:
@@ -50,7 +55,7 @@ def _by_itself(name: str, analysis: Analysis, config: CompressionConfig) -> Allo
         return Allocation(math.ceil(config.fraction * analysis.n))
     try:
         if config.max_error is not None:
-            return Allocation(*analysis.least_states(max_error=config.max_error))
+            return Allocation(*analysis.least_states(max_error=max(config.max_error - rounding, 0.0)))
         return Allocation(*analysis.least_states(energy=1 - config.tau))
     except (DiagonalisationError, OrderError) as error:
         return Allocation(None, str(error))
