@@ -11,12 +11,16 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import hankelred
+from hankelred.systems.files import write_atomically
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("hankelred", "numpy", "scipy", "numba", "slycot", "control", "pymor")
+PACKAGES = ("numpy", "scipy", "numba", "slycot", "control", "pymor")
 
 Run = Callable[[], Any]
 
@@ -48,7 +52,7 @@ def optional(name: str) -> Any:
 
 def surroundings(packages: tuple[str, ...] = PACKAGES) -> dict[str, Any]:
     """Return what the numbers depend on: versions, processor, date."""
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "hankelred": hankelred.__version__}
     for package in packages:
         try:
             versions[package] = version(package)
@@ -79,12 +83,14 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
 
 
 def write(path: Path, document: dict[str, Any]) -> None:
-    """Write results as JSON, the rows of a table on a line each."""
+    """Write results as JSON, the rows of a table on a line each; until they are complete the old file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{\n" + ",\n".join(_entry(*item) for item in document.items()) + "\n}\n", encoding="utf-8")
+    text = "{\n" + ",\n".join(_entry(*item) for item in document.items()) + "\n}\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _entry(key: str, value: Any) -> str:
+    line = partial(json.dumps, allow_nan=False)
     if isinstance(value, list) and value and isinstance(value[0], (list, dict)):
-        return f"{json.dumps(key)}: [\n" + ",\n".join(f"  {json.dumps(row)}" for row in value) + "\n]"
-    return f"{json.dumps(key)}: {json.dumps(value)}"
+        return f"{line(key)}: [\n" + ",\n".join(f"  {line(row)}" for row in value) + "\n]"
+    return f"{line(key)}: {line(value)}"

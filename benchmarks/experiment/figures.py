@@ -14,9 +14,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from hankelred.checks import Array
 
+from .record import Cut, RunRecord
 from .study import Study
 from .summary import finished
-from .training import Cut, RunRecord
 
 # Okabe and Ito's palette: distinct also to the colour-blind.
 INK, FAINT = "#2b2f36", "#8a9099"
