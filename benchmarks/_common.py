@@ -11,7 +11,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -85,12 +84,20 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
 def write(path: Path, document: dict[str, Any]) -> None:
     """Write results as JSON, the rows of a table on a line each; until they are complete the old file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "{\n" + ",\n".join(_entry(*item) for item in document.items()) + "\n}\n"
+    text = "{\n" + ",\n".join(_entry(*item) for item in finite(document).items()) + "\n}\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def finite(value: Any) -> Any:
+    """Return a value with None for every number in it that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _entry(key: str, value: Any) -> str:
-    line = partial(json.dumps, allow_nan=False)
     if isinstance(value, list) and value and isinstance(value[0], (list, dict)):
-        return f"{line(key)}: [\n" + ",\n".join(f"  {line(row)}" for row in value) + "\n]"
-    return f"{line(key)}: {line(value)}"
+        return f"{json.dumps(key)}: [\n" + ",\n".join(f"  {json.dumps(row)}" for row in value) + "\n]"
+    return f"{json.dumps(key)}: {json.dumps(value)}"

@@ -16,7 +16,7 @@ from typing import Any
 from scipy import stats
 from tqdm import tqdm
 
-from benchmarks._common import surroundings, write
+from benchmarks._common import finite, surroundings, write
 from hankelred.errors import InputError
 
 Run = dict[str, Any]
@@ -194,14 +194,13 @@ def study(
         )
     except InputError as error:
         raise SystemExit(str(error)) from error
-    return [found for key in wanted if (found := run_of(document["runs"], key)) is not None]
+    runs = finite(document["runs"])
+    return [found for key in wanted if (found := run_of(runs, key)) is not None]
 
 
 def rounded(value: Any) -> Any:
-    """Return a number to four significant digits, None for one that is not finite, anything else as it is."""
-    if not isinstance(value, float):
-        return value
-    return float(f"{value:.4g}") if math.isfinite(value) else None
+    """Return a number to four significant digits, anything else as it is."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 @dataclass(frozen=True)

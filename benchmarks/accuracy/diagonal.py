@@ -10,22 +10,18 @@ whatever the data are.
 
 from __future__ import annotations
 
-import argparse
-import json
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import hankelred as hr
-from benchmarks._common import surroundings
+from benchmarks._common import parser, surroundings, write
 from hankelred import DiagonalSystem
 from tests.reference_diagonal import exact_hsv, published_hsv
 
-RESULTS = Path(__file__).parents[1] / "results" / "diagonal_accuracy.json"
 FOUR_DIGITS = 1e-4
 
 Array = NDArray[Any]
@@ -111,10 +107,9 @@ def case(name: str, system: DiagonalSystem) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--large", action="store_true", help="64 states, and 32 with real output: half an hour")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+    options = parser(__doc__, "diagonal_accuracy.json")
+    options.add_argument("--large", action="store_true", help="64 states, and 32 with real output: half an hour")
+    arguments = options.parse_args()
     warnings.simplefilter("ignore")
     results = []
     for name, system in cases(arguments.large).items():
@@ -124,9 +119,7 @@ def main() -> None:
             f"{program} {found['largest']:.0e}, {found['right']} right" for program, found in row["programs"].items()
         )
         print(f"{name:>28}: {row['values']:>3} values down to {row['spread']:.0e}: {text}", flush=True)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**surroundings(), "results": results}, indent=1) + "\n"
-    arguments.output.write_text(text, encoding="utf-8")
+    write(arguments.output, {**surroundings(), "results": results})
 
 
 if __name__ == "__main__":

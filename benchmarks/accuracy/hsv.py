@@ -14,11 +14,8 @@ continuous (c) and discrete (d), most of them with values that fall below the ro
 
 from __future__ import annotations
 
-import argparse
-import json
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import mpmath
@@ -27,10 +24,9 @@ import scipy.linalg as sla
 from numpy.typing import NDArray
 
 import hankelred as hr
-from benchmarks._common import optional, surroundings
+from benchmarks._common import optional, parser, surroundings, write
 from benchmarks.speed.dense import system
 
-RESULTS = Path(__file__).parents[1] / "results" / "hsv_accuracy.json"
 DIGITS = 150
 WRONG = 1e-2  # two correct digits
 
@@ -171,9 +167,8 @@ def text(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+    options = parser(__doc__, "hsv_accuracy.json")
+    arguments = options.parse_args()
     warnings.simplefilter("ignore")  # peers cast complex data to real ones with a warning
     tools = programs()
     results: dict[str, Any] = {}
@@ -184,8 +179,7 @@ def main() -> None:
         print(f"{name}: least {true[-1] / true[0]:.0e}")
         for tool, row in rows.items():
             print(f"    {tool:<22}{text(row)}", flush=True)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps({**surroundings(), "results": results}, indent=1) + "\n", encoding="utf-8")
+    write(arguments.output, {**surroundings(), "results": results})
 
 
 if __name__ == "__main__":

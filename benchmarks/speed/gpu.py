@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import datetime
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks._common import write
 from hankelred_torch import hankel_penalty, ops
 from hankelred_torch.layers import LRU, S4D, S5, Mamba
 
@@ -190,7 +190,7 @@ def main() -> int:
             "sizes": sizes,
             "rows": rows,
         }
-        RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+        write(RESULTS, document)
     return 1 if wrong else 0
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks._common import least_times
+from benchmarks._common import least_times, write
 from hankelred import DiagonalBank, hankel_singular_values
 from hankelred_torch import ops
 
@@ -130,7 +130,7 @@ def main() -> None:
             "versions": {"torch": torch.__version__, "numpy": np.__version__},
             "cases": rows,
         }
-        RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write(RESULTS, document)
 
 
 if __name__ == "__main__":

@@ -173,7 +173,6 @@ def main() -> None:
         ],
     }
     if options.write:
-        RESULTS.parent.mkdir(exist_ok=True)
         write(RESULTS, document)
 
 

@@ -7,13 +7,10 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,9 +23,9 @@ from benchmarks.experiment.settings import Settings
 from benchmarks.experiment.study import Study
 from benchmarks.experiment.summary import gain, sentences
 from benchmarks.experiment.tasks import BITS, load_task
+from benchmarks.experiment.trainer import Trainer
 from hankelred.systems import files
 
-ROOT = Path(__file__).parents[2]
 TINY = [
     *("--states", "8", "--channels", "4", "--dropout", "0.1"),
     *("--tau", "0.3", "--window", "0.5", "--attempts", "2"),
@@ -166,7 +163,7 @@ def test_finished_runs_are_not_made_again(finished, monkeypatch):
     monkeypatch.setattr(study, "record_run", refuse)
     monkeypatch.setattr(study, "measure_speed", refuse)
     assert train(finished, "--seeds", "2") == 0
-    assert results(finished) == before
+    assert results(finished) == before | {"environment": results(finished)["environment"]}  # which has a date
 
 
 def keep(finished: Path, out: Path, chosen: Callable[[dict], bool]) -> list[dict]:
@@ -210,54 +207,53 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, finished,
     }
 
 
-def start(out: Path, *options: str, **how: Any) -> subprocess.Popen:
-    """Run the command in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.experiment", "--out", str(out), *TINY, *options]
-    where = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "text": True}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **where, **how)
+def signals(monkeypatch: pytest.MonkeyPatch, *sent: int) -> None:
+    """Send signals to this process in the tenth step of the second run."""
+    made, step = [], Trainer.step
+
+    def step_and_send(trainer, look=None):
+        made.append(trainer)
+        if len(made) == 2 + 24 + 10:  # two steps compile
+            for number in sent:
+                os.kill(os.getpid(), number)
+        return step(trainer, look)
+
+    monkeypatch.setattr(Trainer, "step", step_and_send)
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_study_reports_what_there_is_and_goes_on_later(tmp_path, sent, code):
-    options = ["--seeds", "1", "--steps", "200"]
-    process = start(tmp_path, *options)
-    wait_for_a_run(tmp_path, process)
-    process.send_signal(sent)
-    _, messages = process.communicate(timeout=120)
-    assert process.returncode == code, messages
-    assert "stopping after this step" in messages
+def test_an_interrupted_study_reports_what_there_is_and_goes_on_later(sent, code, tmp_path, monkeypatch, capsys):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        signals(patch, sent)
+        assert train(tmp_path, "--seeds", "1") == code
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    said = capsys.readouterr()
+    assert "stopping after this step" in said.err
+    assert "interrupted at step 10, " in said.out
     assert not results(tmp_path)["complete"]
+    first, second = results(tmp_path)["runs"]
+    assert (second["steps"], second["test"]) == (10, None)
     page = (tmp_path / "report.html").read_text()
     assert "not complete" in page
     assert "Accuracy against time" in page
-    first = results(tmp_path)["runs"][0]
-    assert train(tmp_path, *options) == 0
+    assert train(tmp_path, "--seeds", "1") == 0
     assert results(tmp_path)["complete"]
     assert results(tmp_path)["runs"][0] == first
-    assert [run["steps"] for run in results(tmp_path)["runs"]] == [200] * 3
+    assert [run["steps"] for run in results(tmp_path)["runs"]] == [24] * 3
 
 
-def wait_for_a_run(out: Path, process: subprocess.Popen) -> None:
-    """Wait until a program has written the first run."""
-    for _ in range(3000):
-        if (out / "results.json").exists() and results(out)["runs"]:
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    raise AssertionError("no run was written in a minute")
+def test_a_second_signal_ends_the_program_at_once_and_finished_runs_stay(tmp_path, monkeypatch):
+    signals(monkeypatch, signal.SIGTERM, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "--seeds", "1")
+    assert [run["arm"] for run in results(tmp_path)["runs"]] == ["full"]
 
 
-def test_closed_streams_do_not_matter(tmp_path):
-    code = f"""
-import os, sys
-sys.stdout = sys.stderr = None
-from benchmarks.experiment.__main__ import main
-os._exit(main({["--out", str(tmp_path), *TINY, "--seeds", "1", "--arms", "full"]}))
-"""
-    process = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
-    )
-    assert process.returncode == 0
+def test_closed_streams_do_not_matter(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert train(tmp_path, "--seeds", "1", "--arms", "full") == 0
     assert (tmp_path / "report.html").exists()
 
 
@@ -311,7 +307,7 @@ DAMAGES: dict[str, Callable[[str], str]] = {
     "empty": lambda text: "",
     "no object": lambda text: "[]",
     "an empty object": lambda text: "{}",
-    "no text": lambda text: "\udcff\udc00",
+    "no text": lambda text: "\udcff\udcfe",
     "deep": lambda text: "[" * 100_000,
     "settings that are none": damaged(lambda x: x.update(settings=None)),
     "runs that are none": damaged(lambda x: x.update(runs={})),

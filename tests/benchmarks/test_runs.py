@@ -84,8 +84,6 @@ def test_a_figure_that_is_not_finite_is_kept_as_none(tmp_path):
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "results.json"
     write(path, {"a": 1})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write(path, {"a": float("inf")})
     with pytest.raises(TypeError):
         write(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
