@@ -118,12 +118,12 @@ def run_missing(
 
 
 def run_of(runs: Iterable[Run], key: Run) -> Run | None:
-    """Return the run that has a name, None if there is none."""
+    """The run that has a name, None if there is none."""
     return next((run for run in runs if all(run.get(name) == value for name, value in key.items())), None)
 
 
 def read_results(path: Path, settings: dict[str, Any], kind: Any = Run) -> dict[str, Any]:
-    """Return what a file of results holds, if there is one; refuse what no run with these settings wrote."""
+    """What a file of results holds, if there is one; what no run with these settings wrote is refused."""
     if not path.exists():
         return {}
     try:
@@ -149,14 +149,14 @@ def read_results(path: Path, settings: dict[str, Any], kind: Any = Run) -> dict[
 
 
 def broken(path: Path, got: str) -> InputError:
-    """Return the error of a file that no study wrote."""
+    """The error of a file that no study wrote."""
     return InputError(
         f"{path} must hold the results of an earlier run; {got}. Delete or rename it, or use another --out."
     )
 
 
 def conforms(value: Any, kind: Any) -> bool:
-    """Return whether a value read from JSON is of a kind: a type with arguments, a typed dictionary or a dataclass."""
+    """Tell whether a value read from JSON is of a kind: a type with arguments, a typed dictionary or a dataclass."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return True
@@ -199,7 +199,7 @@ def study(
 
 
 def rounded(value: Any) -> Any:
-    """Return a number to four significant digits, anything else as it is."""
+    """A number to four significant digits, anything else as it is."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
@@ -213,33 +213,33 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread | None:
-        """Return the spread of the values there are, None if there are none."""
+        """The spread of the values there are, None if there are none."""
         known = [value for value in values if value is not None]
         if not known:
             return None
         return cls(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
 
     def interval(self) -> tuple[float, float] | None:
-        """Return the 95 % confidence interval of the mean, by Student's distribution; None for one value."""
+        """The 95 % confidence interval of the mean, by Student's distribution; None for one value."""
         if self.deviation is None:
             return None
         reach = float(stats.t.ppf(0.975, self.count - 1)) * self.deviation / math.sqrt(self.count)
         return self.mean - reach, self.mean + reach
 
     def text(self, digits: int = 1) -> str:
-        """Return mean ± deviation."""
+        """Mean ± deviation."""
         deviation = "" if self.deviation is None else f" ± {self.deviation:.{digits}f}"
         return f"{self.mean:.{digits}f}{deviation}"
 
 
 def spread(values: Iterable[float | None], digits: int = 1) -> str:
-    """Return mean ± deviation of the values there are."""
+    """Mean ± deviation of the values there are."""
     found = Spread.of(values)
     return found.text(digits) if found else "–"
 
 
 def table(runs: list[Run], by: str, columns: Mapping[str, tuple[str, int]]) -> str:
-    """Return a row for each arm in the order of the runs, in Markdown; columns are heading and digits by figure."""
+    """A row for each arm in the order of the runs, in Markdown; columns are heading and digits by figure."""
     lines = [f"| {by} | seeds | " + " | ".join(heading for heading, _ in columns.values()) + " |"]
     lines.append("|" + "---|" * (len(columns) + 2))
     for arm in dict.fromkeys(x[by] for x in runs):
@@ -250,7 +250,7 @@ def table(runs: list[Run], by: str, columns: Mapping[str, tuple[str, int]]) -> s
 
 
 def parser_of(document: str | None, seeds: int, steps: int, out: Path) -> argparse.ArgumentParser:
-    """Return the arguments every study has."""
+    """The arguments every study has."""
     parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--steps", type=int, default=steps)

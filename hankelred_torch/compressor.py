@@ -7,30 +7,25 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from hankelred.checks import Array
+from hankelred.checks import check_items, check_type
 from hankelred.errors import InputError
 
 from . import policy
 from .adapters import find_ssm_layers, state_sizes
-from .adapters.statistics import check_batches
-from .checkpoint import save_checkpoint
-from .config import CompressionConfig
-from .distributed import averaged, decided, leads, refresh_ddp_, unwrapped, wrapper_of
-from .ema import as_copies, as_models
+from .config import CompressionConfig, Schedule
 from .errors import RefusedCutWarning
 from .guard import Guard
 from .history import History, Measurement
 from .plan import CompressionPlan, LayerPlan, plan, target_layers
 from .report import CompressionReport
-from .rewarm import Rewarmer
-from .snapshot import Snapshot, state_of
-from .surgery import as_optimizers, check_trained, compress_
-from .tracking import compare, from_tensors, to_tensors
+from .sampling import check_batches
+from .surgery import Snapshot, as_copies, as_models, as_optimizers, check_trained, compress_, refresh_ddp_
+from .surgery.ranks import averaged, decided, unwrapped, wrapper_of
+from .surgery.snapshot import state_of
 
 
 @dataclass
@@ -52,7 +47,9 @@ class InTrainingCompressor:
     optimizers : torch.optim.Optimizer or iterable of them
         Every optimizer that trains a parameter of the model.
     config : CompressionConfig
-        Criterion and window; one of `total_steps` and `end_step` must be given.
+        What may be lost.
+    schedule : Schedule
+        When; one of its `total_steps` and `end_step` must be given.
     guard : Guard, optional
         A condition on every cut, which is rolled back if it fails.
     ema : torch.nn.Module or iterable of them, optional
@@ -62,12 +59,19 @@ class InTrainingCompressor:
     restore : iterable, optional
         What else a rollback puts back: learning-rate schedulers, gradient scalers and whatever has ``state_dict``
         and ``load_state_dict``, and random generators of torch. With a guard, the schedulers are obligatory.
-    checkpoint_dir : str or path-like, optional
-        Write checkpoints before and after every cut into this folder, ``step_00000250_before.pt`` and ``_after.pt``;
-        a run resumed from the first goes on without the cut.
+    on_cut : callable or object, or iterable of them, optional
+        What else happens at a cut, such as `Rewarm` and `Checkpoint`: objects with ``before(plan, compressor)``, called
+        when a cut is decided, and ``after(plan, compressor)``, called when training goes on with it; a plain function
+        is called like the latter. An object with `state_dict` and `load_state_dict` is saved and rolled back along.
 
     Attributes
     ----------
+    model : torch.nn.Module
+        The model without its wrapper.
+    optimizers, ema, restore : tuple
+        As given.
+    steps : int
+        Optimizer steps counted.
     history : History
         One `Measurement` per attempt and layer.
 
@@ -83,7 +87,8 @@ class InTrainingCompressor:
     >>> _ = torch.manual_seed(0)
     >>> layer = ht.layers.LRU(channels=4, states=32)
     >>> optimizer = torch.optim.Adam(layer.parameters())
-    >>> compressor = ht.InTrainingCompressor(layer, optimizer, ht.CompressionConfig(tau=0.1, total_steps=20))
+    >>> config, schedule = ht.CompressionConfig(tau=0.1), ht.Schedule(total_steps=20)
+    >>> compressor = ht.InTrainingCompressor(layer, optimizer, config, schedule)
     >>> for _ in range(20):
     ...     layer(torch.randn(2, 16, 4)).square().mean().backward()
     ...     optimizer.step()
@@ -98,38 +103,40 @@ class InTrainingCompressor:
         model: nn.Module,
         optimizers: Any,
         config: CompressionConfig,
+        schedule: Schedule,
         guard: Guard | None = None,
         ema: Any = (),
         batches: Any = None,
         restore: Iterable[Any] = (),
-        checkpoint_dir: Any = None,
+        on_cut: Any = (),
     ) -> None:
-        self._ddp, self._outer, self._model = wrapper_of(model), model, unwrapped(model)
-        self._config, self._guard = config, guard
-        self._optimizers = as_optimizers(optimizers)
-        if not self._optimizers:
+        self.ddp, self._outer, self.model = wrapper_of(model), model, unwrapped(model)
+        self._config = check_type(config, "config", CompressionConfig)
+        self._schedule = check_type(schedule, "schedule", Schedule, "It says when: Schedule(total_steps=...).")
+        self._guard = guard if guard is None else check_type(guard, "guard", Guard)
+        self.optimizers = as_optimizers(optimizers)
+        if not self.optimizers:
             raise InputError("optimizers must hold at least one optimizer; got none. Outside training use compress_.")
-        self._ema = as_models(ema)
-        as_copies(self._ema, find_ssm_layers(self._model))
+        self.ema = as_models(ema)
+        as_copies(self.ema, find_ssm_layers(self.model))
         self._batches = _repeatable(batches)
-        self._restore = tuple(restore)
-        for target in self._restore:
+        self.restore = tuple(restore)
+        for target in self.restore:
             state_of(target)  # raises if it has none
-        self._folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-        self._attempts = config.attempt_steps()
+        self._attempts = schedule.attempt_steps()
         if guard is not None:
             _check_settling(guard, self._attempts)
-        self._rewarmer = Rewarmer(self._optimizers, config.lr_rewarm_steps)
-        self._steps, self._stopped = 0, False
+        self.steps, self._stopped = 0, False
         self._snapshot: Snapshot | None = None  # of the moment before the last cut
         self._cut_at = 0  # where the records of that cut begin in the history
         self._trial: _Trial | None = None
-        self._measured: dict[str, dict[str, Array]] = {}  # tensors at the last measurement, where drift is asked for
         self.history = History()
-        targets = target_layers(self._model, config)
+        targets = target_layers(self.model, config)
         check_batches(targets, self._batches)
         for name, adapter in targets.items():
-            check_trained(adapter, name, self._optimizers)
+            check_trained(adapter, name, self.optimizers)
+        self._hooks = _as_hooks(on_cut)
+        self._call("attach", self)
 
     def step(self) -> CompressionReport | None:
         """Count one optimizer step; at an attempt measure, plan and cut, and let the guard decide when it is time.
@@ -147,13 +154,12 @@ class InTrainingCompressor:
             If a tensor of a layer is not finite, because training has diverged, or a guard could not roll back the
             learning-rate schedule.
         """
-        self._steps += 1
-        self._rewarmer.count()
+        self.steps += 1
         if self._guard is not None:
             self._check_schedules()
         if self._trial is not None:
-            return self._settle() if self._steps >= self._trial.due else None
-        if self._stopped or self._steps not in self._attempts:
+            return self._settle() if self.steps >= self._trial.due else None
+        if self._stopped or self.steps not in self._attempts:
             return None
         return self._attempt()
 
@@ -184,7 +190,7 @@ class InTrainingCompressor:
         Returns
         -------
         dict of str to object
-            Steps counted, layer sizes, configuration and history; while the guard has not decided on a cut, also the
+            Steps counted, layer sizes, settings and history; while the guard has not decided on a cut, also the
             moment before it. Without that, a cut made before cannot be rolled back after a resume.
         """
         trial = None
@@ -193,13 +199,13 @@ class InTrainingCompressor:
             trial = {"due": self._trial.due, "before": self._trial.before, "smaller": smaller, "cut_at": self._cut_at}
             trial["snapshot"] = self._snapshot.state_dict()
         return {
-            "steps": self._steps,
-            "sizes": state_sizes(self._model),
+            "steps": self.steps,
+            "sizes": state_sizes(self.model),
             "config": self._config.to_dict(),
+            "schedule": self._schedule.to_dict(),
             "history": self.history.to_list(),
             "stopped": self._stopped,
-            "rewarm": self._rewarmer.state_dict(),
-            "measured": to_tensors(self._measured),
+            "hooks": [x.state_dict() for x in self._stateful_hooks()],
             "trial": trial,
         }
 
@@ -209,18 +215,24 @@ class InTrainingCompressor:
         Parameters
         ----------
         state : mapping of str to object
-            From `state_dict`; its configuration is for the record, the one given to this compressor counts.
+            From `state_dict`; its settings are for the record, those given to this compressor count.
 
         Raises
         ------
         InputError
             If the layers have not the sizes they had then: resize and load the model first.
         """
-        sizes = state_sizes(self._model)
+        sizes = state_sizes(self.model)
         if sizes != state["sizes"]:
             raise InputError(
                 f"The layers must have the sizes they had when the state was saved, {dict(state['sizes'])}; got "
                 f"{sizes}. Resize the model and load its weights first, as load_checkpoint does."
+            )
+        hooks = self._stateful_hooks()
+        if len(hooks) != len(state["hooks"]):
+            raise InputError(
+                f"on_cut must hold what it held when the state was saved, {len(state['hooks'])} objects with a "
+                f"state; got {len(hooks)}. Pass the same in the same order."
             )
         trial = state["trial"]
         self._trial = self._snapshot = None
@@ -230,28 +242,27 @@ class InTrainingCompressor:
             smaller = None if trial["smaller"] is None else CompressionConfig.from_dict(trial["smaller"])
             self._trial = _Trial(int(trial["due"]), float(trial["before"]), smaller)
             self._snapshot, self._cut_at = snapshot, int(trial["cut_at"])
-        self._steps, self._stopped = int(state["steps"]), bool(state["stopped"])
-        self._rewarmer.load_state_dict(state["rewarm"])
-        self._measured = from_tensors(state["measured"])
+        self.steps, self._stopped = int(state["steps"]), bool(state["stopped"])
+        for hook, saved in zip(hooks, state["hooks"], strict=True):
+            hook.load_state_dict(saved)
         self.history = History.from_list(state["history"])
 
     def _attempt(self, smaller: CompressionConfig | None = None) -> CompressionReport | None:
         """Measure, plan and cut, by the schedule or by the configuration of a smaller cut."""
         started = time.perf_counter()
-        todo, compared = decided(self._ddp, self._plan if smaller is None else lambda: (self._planned(smaller), {}))
+        todo = decided(self.ddp, self._plan if smaller is None else lambda: self._planned(smaller))
         analysis = time.perf_counter() - started
         if not todo.is_cut:
-            self._remember(todo.layers, compared, analysis, analysis)
+            self._remember(todo.layers, analysis, analysis)
             return None
         before = self._metric()
-        self._save("before")
+        self._call("before", todo, self)
         self._snapshot = self._snapshot_now()
         started = time.perf_counter()
-        report = compress_(self._outer, todo, self._optimizers, self._ema)
-        report = replace(report, step=self._steps, seconds=analysis + time.perf_counter() - started)
-        self._rewarmer.start()
+        report = compress_(self._outer, todo, self.optimizers, self.ema)
+        report = replace(report, step=self.steps, seconds=analysis + time.perf_counter() - started)
         self._cut_at = len(self.history)
-        self._remember(report.layers, compared, analysis, report.seconds)
+        self._remember(report.layers, analysis, report.seconds)
         if self._guard is not None and before is not None:
             try:
                 self._note_metric(before=before, after=self._metric())
@@ -259,10 +270,10 @@ class InTrainingCompressor:
                 self._undo("rolled back: the metric failed")
                 raise
             half = policy.halved(report.layers, self._config)
-            self._trial = _Trial(self._steps + self._guard.settle_steps, before, half)
+            self._trial = _Trial(self.steps + self._guard.settle_steps, before, half)
             if not self._guard.settle_steps:
                 return self._settle(report)
-        self._save("after")
+        self._call("after", report, self)
         return report
 
     def _settle(self, report: CompressionReport | None = None) -> CompressionReport | None:
@@ -276,8 +287,8 @@ class InTrainingCompressor:
         metric = self.history[self._cut_at].metric or {}
         value = list(metric.values())[-1]
         if guard.holds(trial.before, value):
-            if not guard.settle_steps:
-                self._save("after")
+            if report is not None:
+                self._call("after", report, self)
             return report
         self._undo(f"rolled back: the metric went from {trial.before:.4g} to {value:.4g}")
         self._stopped = guard.on_fail == "stop"
@@ -287,20 +298,19 @@ class InTrainingCompressor:
         """Go back to the moment before the last cut, and say so in the history."""
         assert self._snapshot is not None
         self._snapshot.restore()
-        if self._ddp is not None:
-            refresh_ddp_(self._ddp)
+        if self.ddp is not None:
+            refresh_ddp_(self.ddp)
         self._snapshot = self._trial = None
         for k, record in self._records_of_cut():
             if record.cut:
                 self.history[k] = replace(record, cut=False, rolled_back=True, reason=reason)
-        self._measured = self._values_to_compare()
 
-    def _plan(self) -> tuple[CompressionPlan, dict[str, dict[str, Any]]]:
-        """Return what this attempt of the schedule is to cut, and the figures of the drifts since the last by layer."""
-        left = sum(step >= self._steps for step in self._attempts)
-        config = policy.towards_order(self._config, state_sizes(self._model), left)
+    def _plan(self) -> CompressionPlan:
+        """Decide what this attempt of the schedule is to cut."""
+        left = sum(step >= self.steps for step in self._attempts)
+        config = policy.towards_order(self._config, state_sizes(self.model), left)
         asked = self._planned(config)
-        todo = policy.without_large_tails(asked, config)
+        todo = policy.without_large_tails(asked, self._schedule)
         refused = [name for name, layer in todo.layers.items() if asked.layers[name].is_cut and not layer.is_cut]
         if refused and left == 1:
             warnings.warn(
@@ -308,49 +318,24 @@ class InTrainingCompressor:
                 RefusedCutWarning,
                 stacklevel=5,
             )
-        adapters, compared, certificates = find_ssm_layers(self._model), {}, {}
-        for name, values in self._values_to_compare().items():
-            if name in self._measured:
-                drift = compare(adapters[name], self._measured[name], values, follow=config.measure)
-                compared[name] = drift.figures()
-                found = certificates[name] = policy.certificate(todo.layers[name], drift)
-                if found is not None:
-                    compared[name] |= {"gap": found.gap, "margin": found.margin}
-        return (policy.only_certified(todo, certificates) if config.certify and left > 1 else todo), compared
+        return todo
 
     def _planned(self, config: CompressionConfig) -> CompressionPlan:
         sampled = {} if self._batches is None else {"batches": self._batches}
-        return plan(self._model, config, **sampled)
+        return plan(self.model, config, **sampled)
 
-    def _remember(
-        self, layers: Mapping[str, LayerPlan], compared: Mapping[str, dict[str, Any]], analysis: float, seconds: float
-    ) -> None:
-        """Write the records of an attempt, and keep what the next one compares with."""
-        for name, layer in layers.items():
-            gaps = [x for x in policy.gaps_at_cut(layer) or () if x < float("inf")]
-            figures = {"gap": min(gaps, default=None)} | layer.to_dict() | compared.get(name, {})
+    def _remember(self, layers: Mapping[str, LayerPlan], analysis: float, seconds: float) -> None:
+        """Write the records of an attempt."""
+        for layer in layers.values():
+            figures = layer.to_dict()
+            name = figures.pop("name")
             self.history.append(
-                Measurement(
-                    step=self._steps,
-                    layer=figures.pop("name"),
-                    seconds=seconds,
-                    analysis_seconds=analysis,
-                    error=policy.measured_error(layer) if layer.is_cut and self._config.measure else None,
-                    **figures,
-                )
+                Measurement(step=self.steps, layer=name, seconds=seconds, analysis_seconds=analysis, **figures)
             )
-        self._measured = self._values_to_compare()
-
-    def _values_to_compare(self) -> dict[str, dict[str, Array]]:
-        """Return the tensors of all time-invariant layers that may be cut, where drift is asked for."""
-        if not (self._config.certify or self._config.measure):
-            return {}
-        adapters = target_layers(self._model, self._config)
-        return {name: adapter.values() for name, adapter in adapters.items() if adapter.kind == "lti"}
 
     def _metric(self) -> float | None:
         guard = self._guard
-        return None if guard is None else averaged(self._ddp, lambda: guard.measure(self._model))
+        return None if guard is None else averaged(self.ddp, lambda: guard.measure(self.model))
 
     def _note_metric(self, **values: float | None) -> None:
         """Add what the guard's metric was to the records of the last cut."""
@@ -366,20 +351,22 @@ class InTrainingCompressor:
                 yield k, record
 
     def _snapshot_now(self) -> Snapshot:
-        return Snapshot((self._model, *self._ema), self._optimizers, (*self._restore, self._rewarmer))
+        return Snapshot((self.model, *self.ema), self.optimizers, (*self.restore, *self._stateful_hooks()))
 
-    def _save(self, moment: str) -> None:
-        """Write a checkpoint if they are asked for."""
-        if self._folder is not None and leads(self._ddp):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / f"step_{self._steps:08d}_{moment}.pt"
-            save_checkpoint(path, self._model, self._optimizers, self, ema=self._ema, restore=self._restore)
+    def _call(self, moment: str, *arguments: Any) -> None:
+        """Call what the hooks have for a moment."""
+        for hook in self._hooks:
+            if callable(found := getattr(hook, moment, hook if moment == "after" else None)):
+                found(*arguments)
+
+    def _stateful_hooks(self) -> list[Any]:
+        return [x for x in self._hooks if hasattr(x, "state_dict") and hasattr(x, "load_state_dict")]
 
     def _check_schedules(self) -> None:
         """Refuse to go on where a rollback would leave a learning-rate schedule where it is."""
-        for optimizer in self._optimizers:
+        for optimizer in self.optimizers:
             scheduled = getattr(optimizer.step, "_wrapped_by_lr_sched", False)
-            if scheduled and not any(getattr(x, "optimizer", None) is optimizer for x in self._restore):
+            if scheduled and not any(getattr(x, "optimizer", None) is optimizer for x in self.restore):
                 raise InputError(
                     f"restore must hold the learning-rate schedulers, which a rollback puts back; got none for a "
                     f"{type(optimizer).__name__} that has one. Pass restore=[scheduler], and the scaler if you use one."
@@ -404,3 +391,19 @@ def _check_settling(guard: Guard, attempts: tuple[int, ...]) -> None:
             f"settle_steps must be below the distance of two attempts; got {guard.settle_steps} and {min(distances)} "
             f"steps. Lower it, make fewer attempts or widen the window."
         )
+
+
+def _as_hooks(on_cut: Any) -> tuple[Any, ...]:
+    """Give one hook or several as a tuple."""
+
+    def is_hook(x: Any) -> bool:
+        return callable(x) or any(callable(getattr(x, name, None)) for name in ("before", "after"))
+
+    found = (on_cut,) if is_hook(on_cut) else tuple(check_items(on_cut, "on_cut"))
+    for each in found:
+        if not is_hook(each) or isinstance(each, type):
+            raise InputError(
+                f"on_cut must be functions, or objects with before or after; got {each!r}. "
+                f"A function is called as function(plan, compressor) after a cut."
+            )
+    return found

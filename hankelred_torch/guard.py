@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hankelred.errors import InputError
 
-from .snapshot import random_state, set_random_state
+from .surgery.snapshot import random_state, set_random_state
 
 
 @dataclass(frozen=True)

@@ -47,15 +47,9 @@ class Measurement:
         Wall-clock time of the whole attempt, all layers; without that of the guard's metric.
     analysis_seconds : float
         Part of it that went into measuring and deciding.
-    error : float or None
-        H-infinity norm of the difference the cut made, where the configuration asks to measure it.
     drift : float or None
         Hankel norm of what training changed since the last measurement, and what rounding may add: no hsv has moved by
-        more. Of a bank, the largest. None at the first measurement, for selective layers, and where the configuration
-        asks neither to measure nor to certify.
-    gap : float or None
-        Distance of the hsv on both sides of the cut, also of one that was put off for want of a certificate; None
-        without a cut or where nothing is dropped. Of a bank, that of the system with the least margin.
+        more. Of a bank, the largest. A `Tracker` notes it from its second measurement on.
     metric : dict of str to float
         What the guard's metric was ``before`` and ``after`` the cut and, after a settling time, ``settled``.
     rolled_back : bool
@@ -69,14 +63,12 @@ class Measurement:
         `hsv_drift_bound`.
     moved : float or None
         How far the hsv that moved most has moved.
-    margin : float or None
-        What is left of the gap after twice the drift. If it is positive, the cut is certified: no hsv has crossed it
-        since the last measurement.
     certified_orders : list of int or None
-        All orders, in hsv, that are certified like that; of a bank, those certified for each of its systems.
+        All orders, in hsv, whose cut no value can have crossed since the last measurement, because the gap there is
+        more than twice the drift; of a bank, those certified for each of its systems. A `Tracker` notes them.
     matches : list of list of int, or None
         For every system of the layer, the place at which each hsv of the last measurement continues, counted from 0,
-        or -1; see `match_hsv`. None where ``measure`` is off.
+        or -1; see `match_hsv`. Noted by a `Tracker`.
     """
 
     step: int
@@ -91,16 +83,13 @@ class Measurement:
     reason: str
     seconds: float
     analysis_seconds: float = 0.0
-    error: float | None = None
     drift: float | None = None
-    gap: float | None = None
     metric: dict[str, float] | None = None
     rolled_back: bool = False
     method: str = ""
     output_error: float | None = None
     fixed_drift: float | None = None
     moved: float | None = None
-    margin: float | None = None
     certified_orders: list[int] | None = None
     matches: list[list[int]] | None = None
 
@@ -108,11 +97,6 @@ class Measurement:
     def drift_bound(self) -> float | None:
         """The smaller of both bounds on how far an hsv has moved; None without a comparison."""
         return min((x for x in (self.drift, self.fixed_drift) if x is not None), default=None)
-
-    @property
-    def certified(self) -> bool | None:
-        """Whether the cut is certified; None where there is no cut to certify or nothing to compare with."""
-        return None if self.margin is None else self.margin > 0
 
     def keeps(self, order: int) -> bool | None:
         """Tell whether the first `order` hsv continue those of the last measurement, in any order among themselves.
@@ -141,8 +125,8 @@ class History(list[Measurement]):
     >>> _ = torch.manual_seed(0)
     >>> layer = ht.layers.LRU(channels=2, states=8)
     >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    >>> config = ht.CompressionConfig(fraction=0.5, end_step=2, attempts=2, force=True)
-    >>> compressor = ht.InTrainingCompressor(layer, optimizer, config)
+    >>> config, schedule = ht.CompressionConfig(fraction=0.5), ht.Schedule(end_step=2, attempts=2, force=True)
+    >>> compressor = ht.InTrainingCompressor(layer, optimizer, config, schedule)
     >>> reports = [compressor.step() for _ in range(2)]
     >>> [(record.step, record.n, record.states) for record in compressor.history]
     [(1, 8, 4), (2, 4, 2)]
@@ -219,7 +203,7 @@ class History(list[Measurement]):
         -------
         dict of str to float
             ``prefix/layer/states``, ``.../hsv_max``, ``.../hsv_sum``, ``.../kept_energy``, ``.../error_bound`` and,
-            where measured, ``.../error``, ``.../drift``, ``.../moved`` and ``.../margin``; ``prefix/cuts`` and
+            where measured, ``.../output_error``, ``.../drift`` and ``.../moved``; ``prefix/cuts`` and
             ``prefix/seconds`` of the run so far.
         """
         result = {}
@@ -284,7 +268,7 @@ class History(list[Measurement]):
         if not compared:
             raise InputError(
                 f"history must hold two measurements of {records[0].layer!r} that were compared; got none. "
-                f"Use a Tracker, or a compressor with measure=True, for longer."
+                f"Use a Tracker for longer."
             )
         steps = [step for step, _ in takewhile(lambda pair: pair[1], reversed(compared))]
         return steps[-1] if steps else None
@@ -398,16 +382,15 @@ def _states_now(record: Measurement) -> int:
     return record.n if record.rolled_back else record.states
 
 
-_MEASURED = ("error_bound", "error", "output_error", "drift", "moved", "margin")
-_HEADINGS = "step layer states kept bound error drift gap metric seconds note".split()
+_MEASURED = ("error_bound", "output_error", "drift", "moved")
+_HEADINGS = "step layer states kept bound drift metric seconds note".split()
 
 
 def _row(record: Measurement) -> tuple[str, ...]:
     """Return a measurement as the cells of a line."""
     states = f"{record.n} -> {record.states}" if record.states < record.n else f"{record.n}"
     metric = " -> ".join(f"{x:.4g}" for x in (record.metric or {}).values())
-    gap = f"{record.gap:.3g}" if record.gap is not None else ""
-    error, drift = (f"{x:.3g}" if x is not None else "" for x in (record.error, record.drift))
+    drift = f"{record.drift:.3g}" if record.drift is not None else ""
     bound = f"{record.error_bound:.3g}" if record.states < record.n and record.error_bound is not None else ""
     return (
         f"{record.step}",
@@ -415,9 +398,7 @@ def _row(record: Measurement) -> tuple[str, ...]:
         states,
         f"{record.kept_energy:.2%}",
         bound,
-        error,
         drift,
-        gap,
         metric,
         f"{record.seconds:.2g}",
         record.reason,

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from hankelred.errors import InputError
 
-from .adapters import find_ssm_layers, module_types
+from .adapters import find_ssm_layers
+from .adapters.registry import module_types
 from .ops import hankel_singular_values
 
 
@@ -108,9 +109,10 @@ class HankelPenalty:
 
     Examples
     --------
-    >>> import torch, hankelred_torch as ht
+    >>> import hankelred_torch as ht
+    >>> from hankelred_torch.penalty import HankelPenalty
     >>> model = ht.layers.LRU(channels=4, states=16)
-    >>> penalty = ht.HankelPenalty(model, strength=1e-3, every=4)
+    >>> penalty = HankelPenalty(model, strength=1e-3, every=4)
     >>> [bool(penalty() > 0) for step in range(6)]
     [True, False, False, False, True, False]
     """

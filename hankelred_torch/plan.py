@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,12 +14,12 @@ from hankelred.checks import Array
 from hankelred.errors import DiagonalisationError, InputError
 from hankelred.linalg.threads import one_blas_thread
 
-from .adapters import Adapter, SelectiveAdapter, find_ssm_layers, module_types, refusal
+from .adapters import Adapter, SelectiveAdapter, find_ssm_layers, refusals
 from .adapters.analysis import Analysis, LayerReduction
-from .adapters.selective import twin
-from .adapters.statistics import LayerStatistics, gather, output_errors
+from .adapters.registry import module_types, refuse_averages
 from .allocation import Allocation, allocate
 from .config import CompressionConfig
+from .sampling import LayerStatistics, gather, output_errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,22 +284,37 @@ def hankel_singular_values(model_or_layer: nn.Module, batches: Any = None) -> di
 
 def target_layers(model: nn.Module, config: CompressionConfig) -> dict[str, Adapter]:
     """Return the adapters of the layers a configuration allows to be cut."""
+    adapters = _targets(model, config)
+    refuse_averages(adapters)
+    return adapters
+
+
+def _targets(model: nn.Module, config: CompressionConfig) -> dict[str, Adapter]:
     adapters = _ssm_layers(model)
     if isinstance(config.order, Mapping):
         unknown = sorted(set(config.order) - set(adapters))
         if unknown:
             raise InputError(f"order must name state space layers ({', '.join(adapters)}); got {unknown}.")
         adapters = {name: x for name, x in adapters.items() if name in config.order}
-    if config.target_modules is None:
-        return adapters
-    targets = config.target_modules
-    if isinstance(targets, str):
-        chosen = {name: x for name, x in adapters.items() if re.fullmatch(targets, name)}
-    else:
-        chosen = {name: x for name, x in adapters.items() if any(name == t or name.endswith(f".{t}") for t in targets)}
+    chosen = {
+        name: x
+        for name, x in adapters.items()
+        if (config.target_modules is None or _named(name, config.target_modules))
+        and (config.exclude_modules is None or not _named(name, config.exclude_modules))
+    }
     if not chosen:
-        raise InputError(f"target_modules must match a layer of {', '.join(adapters)}; got {targets!r}.")
+        raise InputError(
+            f"target_modules and exclude_modules must leave a layer of {', '.join(adapters)}; got "
+            f"{config.target_modules!r} and {config.exclude_modules!r}."
+        )
     return chosen
+
+
+def _named(name: str, modules: str | Sequence[str]) -> bool:
+    """Tell whether modules, an expression or names and their endings, mean this one."""
+    if isinstance(modules, str):
+        return re.fullmatch(modules, name) is not None
+    return any(name == each or name.endswith(f".{each}") for each in modules)
 
 
 def reduce_layer(adapter: Adapter, values: Mapping[str, Array], states: int) -> LayerReduction:
@@ -336,8 +351,7 @@ def _measured(
         return layers
     errors: dict[str, list[float]] = {}
     if probe is not None:
-        twins = {name: [twin(adapters[name], layers[name].states, x) for x in maps] for name, maps in ways.items()}
-        errors = output_errors(model, {name: (adapters[name].layer, x) for name, x in twins.items()}, probe)
+        errors = output_errors(model, {name: (adapters[name], maps) for name, maps in ways.items()}, probe)
     decided = dict(layers)
     for name, maps in ways.items():
         best = int(np.argmin(errors[name])) if name in errors else 0
@@ -365,7 +379,10 @@ def _plan_layer(
         reason = f"the next order that can be diagonalised takes {found.states} of {n} states"
         return _unchanged(name, analysis, reason)
     if found.states < min(config.min_order, states):
-        reason = f"only {found.states} states link inputs to outputs, fewer than min_order={config.min_order}"
+        reason = (
+            found.reason
+            or f"only {found.states} states link inputs to outputs, fewer than min_order={config.min_order}"
+        )
         return _unchanged(name, analysis, reason)
     return _cut(name, n, found, found.reason or wanted.reason, values)
 
@@ -397,7 +414,7 @@ def _rounded(states: int, config: CompressionConfig, step: int) -> int:
 def _ssm_layers(model: nn.Module) -> dict[str, Adapter]:
     adapters = find_ssm_layers(model)
     if not adapters:
-        reasons = sorted({reason for module in model.modules() if (reason := refusal(module))})
+        reasons = sorted(set(refusals(model).values()))
         raise InputError(
             f"model must contain a state space layer with an adapter; got {module_types(model)}. "
             f"{' '.join(reasons) or 'Name your layer class to hankelred_torch.register_adapter.'}"

@@ -20,9 +20,9 @@ from hankelred.errors import InputError
 from .adapters import Adapter
 from .config import CompressionConfig
 from .convert import to_array
-from .distributed import unwrapped
 from .history import History, Measurement
 from .plan import target_layers
+from .surgery.ranks import unwrapped
 
 Values = Mapping[str, Array]
 
@@ -35,12 +35,12 @@ class LayerDrift:
     ----------
     bounds : tuple of DriftBound
         From the layer as it is now to what it was: certificates judge the gaps of today.
-    matches : tuple of (k,) int ndarray, or None
-        Where each value of before is now, as from `match_hsv`; None if nobody asked.
+    matches : tuple of (k,) int ndarray
+        Where each value of before is now, as from `match_hsv`.
     """
 
     bounds: tuple[DriftBound, ...]
-    matches: tuple[Array, ...] | None = None
+    matches: tuple[Array, ...]
 
     def figures(self) -> dict[str, Any]:
         """Return what a `Measurement` keeps of it; of a bank the largest, and what holds for all of its systems."""
@@ -51,15 +51,15 @@ class LayerDrift:
             "fixed_drift": max(fixed, default=None),
             "moved": max(float(x.drift.max(initial=0.0)) for x in self.bounds),
             "certified_orders": certified.tolist(),
-            "matches": None if self.matches is None else [x.tolist() for x in self.matches],
+            "matches": [x.tolist() for x in self.matches],
         }
 
 
-def compare(adapter: Adapter, before: Values, now: Values, *, follow: bool) -> LayerDrift:
-    """Bound how far the hsv of a layer have moved between tensors of these values, and follow them if asked to."""
+def compare(adapter: Adapter, before: Values, now: Values) -> LayerDrift:
+    """Bound how far the hsv of a layer have moved between tensors of these values, and follow them."""
     old, new = _systems(adapter, before), _systems(adapter, now)
     bounds = tuple(drift_bound(*pair) for pair in zip(new, old, strict=True))
-    matches = tuple(match_hsv(*pair)[0] for pair in zip(old, new, strict=True)) if follow else None
+    matches = tuple(match_hsv(*pair)[0] for pair in zip(old, new, strict=True))
     return LayerDrift(bounds, matches)
 
 
@@ -69,7 +69,7 @@ class Tracker:
     Every time-invariant layer is measured when the tracker is made, as step 0, and then at equal distances. Each
     measurement is compared with the one before: a bound on how far values can have moved, how far they did, which value
     continues which, and the orders whose kept subspaces provably stayed in the lead. `History` draws it, and says since
-    when nothing has crossed a cut. A compressor with ``measure=True`` notes the same of its attempts.
+    when nothing has crossed a cut.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ class Tracker:
             hsv = hsv.reshape(-1, hsv.shape[-1]).max(axis=0)  # of a bank, at every place the largest
             figures: dict[str, Any] = {"kept_energy": 1.0, "error_bound": 0.0, "cut": False, "reason": ""}
             if name in self._measured:
-                figures |= compare(adapter, self._measured[name], now[name], follow=True).figures()
+                figures |= compare(adapter, self._measured[name], now[name]).figures()
             n = adapter.states
             found.append((name, {"n": n, "states": n, "order": len(hsv), "hsv": hsv.tolist()} | figures))
         seconds = time.perf_counter() - started

@@ -28,7 +28,7 @@ Array = NDArray[Any]
 
 
 def cases(large: bool) -> dict[str, DiagonalSystem]:
-    """Return the systems by name; the reference of the large ones takes minutes."""
+    """The systems by name; the reference of the large ones takes minutes."""
     one = {n: (np.ones((n, 1)), np.ones((1, n))) for n in (3, 4, 6, 12, 16, 20)}
     found = {f"hilbert {n}": DiagonalSystem(-(np.arange(n) + 0.5), *one[n], dt=0) for n in (6, 12, 20)}
     found["rates 0.05 k, 16"] = DiagonalSystem(-0.05 * np.arange(1, 17), *one[16], dt=0)
@@ -47,7 +47,7 @@ def cases(large: bool) -> dict[str, DiagonalSystem]:
 
 
 def lru_like(n: int, m: int, output: Any) -> DiagonalSystem:
-    """Return a ring of poles, rows of B scaled by the root of ``1 - |lam|^2``."""
+    """A ring of poles, rows of B scaled by the root of ``1 - |lam|^2``."""
     rng = np.random.default_rng(n + m)
     radius = np.sqrt(rng.uniform(0.5**2, 0.999**2, n))
     B = normal(rng, n, m) * np.sqrt(1 - radius**2)[:, None]
@@ -56,7 +56,7 @@ def lru_like(n: int, m: int, output: Any) -> DiagonalSystem:
 
 
 def s4d_like(n: int, m: int, output: Any) -> DiagonalSystem:
-    """Return the poles ``-1/2 + i pi k``, sampled with a step of 0.01."""
+    """The poles ``-1/2 + i pi k``, sampled with a step of 0.01."""
     rng = np.random.default_rng(n + m)
     rates = 0.01 * (-0.5 + 1j * np.pi * np.arange(n))
     return DiagonalSystem.from_rates(rates, 0.01 * np.ones((n, m)), normal(rng, m, n), dt=0.01, output=output)
@@ -67,7 +67,7 @@ def normal(rng: np.random.Generator, *shape: int) -> Array:
 
 
 def single(system: DiagonalSystem) -> DiagonalSystem:
-    """Return the system with its data rounded to single precision."""
+    """The system with its data rounded to single precision."""
     lam, B, C = (
         x.astype(np.complex64 if x.dtype.kind == "c" else np.float32) for x in (system.lam, system.B, system.C)
     )
@@ -75,7 +75,7 @@ def single(system: DiagonalSystem) -> DiagonalSystem:
 
 
 def published(system: DiagonalSystem) -> Array:
-    """Return the published values; real outputs by the doubled system, which is more than was published."""
+    """The published values; real outputs by the doubled system, which is more than was published."""
     lam, B, C = system.lam, system.B, system.C
     if system.output == "real":
         lam, B, C = np.append(lam, lam.conj()), np.vstack([B, B.conj()]), np.hstack([C, C.conj()]) / 2
@@ -83,7 +83,7 @@ def published(system: DiagonalSystem) -> Array:
 
 
 def score(values: Array, exact: Array) -> dict[str, Any]:
-    """Return the largest relative error and the number of values with four correct digits."""
+    """The largest relative error and the number of values with four correct digits."""
     real = exact > 0
     error = np.abs(values - exact)[real] / exact[real]
     error[np.isnan(error)] = np.inf

@@ -34,7 +34,7 @@ METHODS = ("mean", "second_moment", "exact", "covariance")
 
 
 def mamba_errors(layer: MambaLayer, order: int, projected: bool) -> dict[str, float]:
-    """Return the output error of every arm on fresh data."""
+    """The output error of every arm on fresh data."""
     seen, fresh = layer.data(seed=0), layer.data(seed=1)
     apart = SelectiveStatistics(N, CHANNELS, moments=True, exact=True)
     apart.update_mamba(*seen)
@@ -62,7 +62,7 @@ def mamba_errors(layer: MambaLayer, order: int, projected: bool) -> dict[str, fl
 
 
 def over_seeds(seeds: int, order: int, projected: bool, **kind: float) -> dict[str, Any]:
-    """Return root mean squares, medians and worst cases over layers."""
+    """Root mean squares, medians and worst cases over layers."""
     rows = [mamba_errors(MambaLayer(N, CHANNELS, seed=seed, **kind), order, projected) for seed in range(seeds)]
     arms = {}
     for name in rows[0]:
@@ -74,7 +74,7 @@ def over_seeds(seeds: int, order: int, projected: bool, **kind: float) -> dict[s
 
 
 def head_predictions(seeds: int, order: int, independent: bool) -> dict[str, Any]:
-    """Return measured over predicted mean squared errors of projections, on the data seen and on fresh data."""
+    """Measured over predicted mean squared errors of projections, on the data seen and on fresh data."""
     ratios = []
     for seed in range(seeds):
         layer = HeadsLayer(N, seed=seed)
@@ -95,7 +95,7 @@ def head_predictions(seeds: int, order: int, independent: bool) -> dict[str, Any
 
 
 def selection_gaps(seeds: int, order: int) -> dict[str, Any]:
-    """Return by how much the search misses the best selection."""
+    """By how much the search misses the best selection."""
     gaps = []
     for seed in range(seeds):
         layer = MambaLayer(N, CHANNELS, seed=seed)

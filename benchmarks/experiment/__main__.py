@@ -32,7 +32,7 @@ The same seed gives the same result on the same machine with the same number of 
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of all options."""
+    """The parser of all options."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.experiment",
         description=DESCRIPTION,
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _defaults(name: str, usual: object) -> str:
-    """Return what the help says of a default, and of those that tasks have for themselves."""
+    """What the help says of a default, and of those that tasks have for themselves."""
     own: dict[object, list[str]] = {}
     for task, preset in PRESETS.items():
         if preset.get(name, usual) != usual:

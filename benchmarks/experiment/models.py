@@ -83,7 +83,7 @@ class TokenModel(nn.Module):
 
 
 def model_of(task: Task, settings: Settings, states: Sequence[int]) -> SequenceClassifier | TokenModel:
-    """Return a new model for a task, with these stored states in its blocks."""
+    """A new model for a task, with these stored states in its blocks."""
     return (TokenModel if task.tokens else SequenceClassifier)(task, settings, states)
 
 

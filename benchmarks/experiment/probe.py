@@ -45,11 +45,11 @@ class SpeedProbe:
     parts: dict[str, dict[str, float]]
 
     def median(self, arm: str) -> float:
-        """Return the median time of a step."""
+        """The median time of a step."""
         return statistics.median(self.steps[arm])
 
     def ratio(self, arm: str, to: str) -> float:
-        """Return how many times longer a step of `arm` takes than one of `to`: the median over the rounds."""
+        """How many times longer a step of `arm` takes than one of `to`: the median over the rounds."""
         return statistics.median(a / b for a, b in zip(self.steps[arm], self.steps[to], strict=True))
 
 
@@ -113,7 +113,7 @@ def measure_speed(
 
 
 def _typical(whole: list[float], *parts: list[float]) -> float:
-    """Return the median over the rounds of what is left of `whole` without `parts`: neighbours share disturbances."""
+    """The median over the rounds of what is left of `whole` without `parts`: neighbours share disturbances."""
     return statistics.median(total - sum(rest) for total, *rest in zip(whole, *parts, strict=True))
 
 
@@ -124,7 +124,7 @@ def _pass(trainer: Trainer) -> None:
 
 
 def _milliseconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
-    """Return the mean time of `BLOCK` calls, after one that is not counted: caches belong to the last model."""
+    """The mean time of `BLOCK` calls, after one that is not counted: caches belong to the last model."""
     call()
     start = clock()
     for _ in range(BLOCK):

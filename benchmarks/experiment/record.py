@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hankelred.checks import Array
-from hankelred_torch import CompressionConfig, hankel_singular_values, state_sizes
+from hankelred_torch import CompressionConfig, Schedule, hankel_singular_values, state_sizes
 from hankelred_torch import Measurement as Attempt
 
 from .settings import Settings
@@ -136,28 +136,22 @@ def record_run(
 
 
 def measurement_steps(settings: Settings) -> set[int]:
-    """Return the steps after which a run is measured: evenly over all of it, and more densely in the window."""
+    """The steps after which a run is measured: evenly over all of it, and more densely in the window."""
     over_run = np.linspace(0, settings.steps, MEASUREMENTS + 1)[1:]
     over_window = np.linspace(0, settings.window_steps, MEASUREMENTS // 2 + 1)[1:]
     return {1} | {int(step) for step in np.ceil(np.concatenate([over_run, over_window]))}
 
 
-def cuts_of(settings: Settings) -> CompressionConfig:
-    """Return how and when the compressed arm cuts."""
-    return CompressionConfig(
-        tau=settings.tau,
-        order=settings.order,
-        method=settings.method,  # type: ignore[arg-type]
-        end_step=settings.window_steps,
-        total_steps=settings.steps,
-        attempts=settings.attempts,
-        force=settings.order is not None,  # a given order is to be reached whatever it costs: so says the command line
-    )
+def cuts_of(settings: Settings) -> tuple[CompressionConfig, Schedule]:
+    """What the compressed arm may lose, and when it is cut; a given order is reached whatever that costs."""
+    config = CompressionConfig(tau=settings.tau, order=settings.order, method=settings.method)  # type: ignore[arg-type]
+    end, force = settings.window_steps, settings.order is not None
+    return config, Schedule(settings.steps, end_step=end, attempts=settings.attempts, force=force)
 
 
 @torch.no_grad()
 def write_text(model: nn.Module, task: Task) -> str:
-    """Return a prompt and what the model writes after it, one character drawn at a time; its mode stays."""
+    """A prompt and what the model writes after it, one character drawn at a time; its mode stays."""
     generator = torch.Generator().manual_seed(WRITING_SEED)
     tokens = [task.vocabulary.index(character) for character in PROMPT]
     training = model.training
@@ -175,7 +169,7 @@ def _sample(trainer: Trainer, when: str) -> Sample:
 
 
 def _cut(attempt: Attempt) -> Cut:
-    """Return what the record keeps of an attempt that cut a layer."""
+    """What the record keeps of an attempt that cut a layer."""
     return Cut(
         step=attempt.step,
         layer=attempt.layer,
@@ -192,7 +186,7 @@ def _cut(attempt: Attempt) -> Cut:
 
 
 def _measure(trainer: Trainer, loss: float) -> Measurement:
-    """Return the state of affairs after a step."""
+    """The state of affairs after a step."""
     values = hankel_singular_values(trainer.model, trainer.batches[:1])  # what is only looked at can do with less data
     return Measurement(
         step=trainer.steps,
@@ -205,7 +199,7 @@ def _measure(trainer: Trainer, loss: float) -> Measurement:
 
 
 def _largest(hsv: Array) -> Array:
-    """Return values of a layer; of a bank of systems, at every place the largest."""
+    """Values of a layer; of a bank of systems, at every place the largest."""
     return hsv.reshape(-1, hsv.shape[-1]).max(axis=0)
 
 
@@ -215,7 +209,7 @@ def _digits(values: Iterable[float]) -> list[float]:
 
 
 def _rates(times: Array, cut_steps: list[int]) -> tuple[float | None, float | None]:
-    """Return steps per second before the first cut and after the last, by median step times."""
+    """Steps per second before the first cut and after the last, by median step times."""
     first, last = (min(cut_steps) - 1, max(cut_steps)) if cut_steps else (0, 0)
     before, after = times[:first], times[last:]  # the steps of the cuts themselves are in neither
     return _rate(before), _rate(after)

@@ -105,7 +105,7 @@ def run_study(settings: Settings, arms: list[str], seeds: int, folder: Path, sto
 
 
 def final_sizes(runs: list[Run], seed: int) -> list[int]:
-    """Return the stored states of each block that the compressed run of `seed` ended with."""
+    """The stored states of each block that the compressed run of `seed` ended with."""
     compressed = run_of(runs, {"arm": "compressed", "seed": seed})
     if compressed is None:
         raise LookupError(f"no compressed run of seed {seed} comes before the run that takes its sizes")
@@ -120,7 +120,7 @@ def _compile_kernels(task: Task, settings: Settings) -> None:
 
 
 def _note(found: Measurement | None, metric: Metric) -> str:
-    """Return how a run stands, for its bar."""
+    """How a run stands, for its bar."""
     if found is None:
         return ""
     states = "+".join(map(str, found["states"].values()))
@@ -128,7 +128,7 @@ def _note(found: Measurement | None, metric: Metric) -> str:
 
 
 def _line(record: RunRecord, metric: Metric) -> str:
-    """Return how a run ended."""
+    """How a run ended."""
     ending = f"interrupted at step {record.steps}"
     if record.test is not None:
         ending = f"test {metric.name} {record.test:.{metric.digits}f} {metric.unit}".rstrip()

@@ -27,13 +27,13 @@ class Row:
 
 
 def table(study: Study) -> list[Row]:
-    """Return a row for each arm with a finished run."""
+    """A row for each arm with a finished run."""
     digits = study.task.metric.digits
     return [_row(arm, runs, digits) for arm in study.arms if (runs := finished(study, arm))]
 
 
 def finished(study: Study, arm: str) -> list[RunRecord]:
-    """Return the finished runs of one arm."""
+    """The finished runs of one arm."""
     return [record for record in study.records if record.arm == arm and record.finished]
 
 
@@ -52,26 +52,26 @@ def _row(arm: str, runs: list[RunRecord], digits: int) -> Row:
 
 
 def _rate(values: Iterable[float | None]) -> str:
-    """Return rates in whole numbers, slow ones with a digit behind the point."""
+    """Rates in whole numbers, slow ones with a digit behind the point."""
     known = [value for value in values if value is not None]
     return spread(known, 0 if not known or min(known) >= 30 else 1)
 
 
 def _count(values: Iterable[int], digits: int = 1) -> str:
-    """Return whole numbers as one where they agree."""
+    """Whole numbers as one where they agree."""
     known = list(values)
     return str(known[0]) if len(set(known)) == 1 else spread(known, digits)
 
 
 def gain(study: Study, arm: str, over: str) -> Spread | None:
-    """Return the difference between two arms on the test part, seed by seed; for accuracy in percentage points."""
+    """The difference between two arms on the test part, seed by seed; for accuracy in percentage points."""
     others = {run.seed: run.test for run in finished(study, over)}
     pairs = [(run.test, others[run.seed]) for run in finished(study, arm) if run.seed in others]
     return Spread.of(a - b for a, b in pairs if a is not None and b is not None)
 
 
 def sentences(study: Study) -> list[str]:
-    """Return what the study found, in plain words and in the order of interest."""
+    """What the study found, in plain words and in the order of interest."""
     found = [_sizes(study), _against_scratch(study), _against_full(study), _speed(study), _missing(study)]
     return [sentence for sentence in found if sentence]
 
@@ -85,7 +85,7 @@ class Text:
 
 
 def texts(study: Study) -> list[Text]:
-    """Return what the models of the first seed wrote: before the first cut, after the last, and in the end."""
+    """What the models of the first seed wrote: before the first cut, after the last, and in the end."""
     found = []
     for run in (run for run in study.records if run.seed == 0):
         around = [sample for sample in run.samples if sample["when"] != "in the end"]

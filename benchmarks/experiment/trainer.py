@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hankelred.errors import NumericalError
-from hankelred_torch import CompressionConfig, InTrainingCompressor, Measurement, find_ssm_layers
+from hankelred_torch import CompressionConfig, InTrainingCompressor, Measurement, Schedule, find_ssm_layers
 from hankelred_torch.layers import S5
 
 from .models import model_of
@@ -51,8 +51,10 @@ class Trainer:
         Decides initial weights, dropout and the order of the data.
     states : sequence of int, optional
         Stored states of each block at the start; by default those of the settings.
-    cuts : CompressionConfig, optional
+    cuts : tuple of CompressionConfig and Schedule, optional
         What to cut and when; by default nothing.
+    on_cut : sequence
+        Hooks of the compressor.
     clock : callable
         Tells seconds; `times` are those of each step, its cut included.
     """
@@ -63,7 +65,8 @@ class Trainer:
         settings: Settings,
         seed: int,
         states: Sequence[int] | None = None,
-        cuts: CompressionConfig | None = None,
+        cuts: tuple[CompressionConfig, Schedule] | None = None,
+        on_cut: Sequence[Any] = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         torch.manual_seed(seed)
@@ -80,14 +83,16 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _warm_up_then_cosine(settings.steps))
         self.batch = min(settings.batch, len(task.train))
         self.batches = list(self._samples(seed))
-        self.penalty: Callable[[], Tensor] | None = None  # added to the loss of a batch
+        self.penalty: Callable[[], Tensor | None] | None = None  # added to the loss of a batch
         self.compressor: InTrainingCompressor | None = None
         self._attempts: Sequence[int] = ()
         if cuts is not None:
-            self.compressor = InTrainingCompressor(self.model, [self.optimizer], cuts, batches=self.batches)
-            self._attempts = cuts.attempt_steps()
+            self.compressor = InTrainingCompressor(
+                self.model, [self.optimizer], *cuts, batches=self.batches, on_cut=on_cut
+            )
+            self._attempts = cuts[1].attempt_steps()
         self.times: list[float] = []
-        self._made_of = (task, settings, seed, states, cuts, clock)
+        self._made_of = (task, settings, seed, states, cuts, on_cut, clock)
         self._shuffle = torch.Generator().manual_seed(seed)
         self._waiting = torch.empty(0, dtype=torch.int64)
 
@@ -97,7 +102,7 @@ class Trainer:
         return len(self.times)
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
-        """Return inputs and labels of the next batch; an epoch drops what does not fill a batch."""
+        """Inputs and labels of the next batch; an epoch drops what does not fill a batch."""
         data = self.task.train
         if len(self._waiting) < self.batch:
             self._waiting = torch.randperm(len(data), generator=self._shuffle)
@@ -105,7 +110,7 @@ class Trainer:
         return data.inputs[chosen], data.labels[chosen]
 
     def forward_backward(self) -> Tensor:
-        """Return the cross entropy of the next batch, and add its gradient to those of the parameters."""
+        """Add the gradient of the next batch to those of the parameters; return its cross entropy."""
         inputs, labels = self.next_batch()
         loss = _cross_entropy(self.model(inputs), labels)
         loss.backward()
@@ -115,7 +120,7 @@ class Trainer:
         """Learn from a batch, and cut where it is time; `look` is called before and after an attempt to cut."""
         start = self.clock()
         made = Step(self.forward_backward())
-        if self.penalty is not None and (value := self.penalty()).requires_grad:
+        if self.penalty is not None and (value := self.penalty()) is not None:
             value.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -150,7 +155,7 @@ class Trainer:
         return found
 
     def branch(self) -> Trainer:
-        """Return a trainer that goes on from here just as this one would, and leaves this one alone.
+        """A trainer that goes on from here just as this one would, and leaves this one alone.
 
         Only of one that was never cut: its layers have the sizes they started with.
         """
@@ -165,30 +170,30 @@ class Trainer:
         return other
 
     def parameters(self) -> int:
-        """Return the real numbers that the model learns now."""
+        """The real numbers that the model learns now."""
         return sum(p.numel() * (2 if p.is_complex() else 1) for p in self.model.parameters())
 
     def score(self, part: Part) -> float:
-        """Return what the task measures by, on `part`."""
+        """What the task measures by, on `part`."""
         return self.accuracy(part) if self.task.metric.rises else self.loss(part) / math.log(2)
 
     def accuracy(self, part: Part) -> float:
-        """Return the percentage of the labels of `part` that the model gets right."""
+        """The percentage of the labels of `part` that the model gets right."""
         labelled = part.labels != UNLABELLED
         guesses = torch.cat([scores.argmax(dim=-1) for scores, _ in self._scores(part)])
         return 100.0 * (guesses == part.labels)[labelled].double().mean().item()
 
     def loss(self, part: Part) -> float:
-        """Return the mean cross entropy of the labels of `part`."""
+        """The mean cross entropy of the labels of `part`."""
         sums = [_cross_entropy(scores, labels, "sum").double() for scores, labels in self._scores(part)]
         return self.check((sum(sums) / (part.labels != UNLABELLED).sum()).item())
 
     def validation_loss(self) -> float:
-        """Return the mean cross entropy on the validation part."""
+        """The mean cross entropy on the validation part."""
         return self.loss(self.task.validation)
 
     def check(self, loss: float) -> float:
-        """Return a loss; raise `NumericalError` where training has diverged."""
+        """Pass a loss on; raise `NumericalError` where training has diverged."""
         if not math.isfinite(loss):
             raise NumericalError(
                 f"the loss must stay finite; got {loss} at step {self.steps}. Choose a smaller learning rate."
@@ -220,7 +225,7 @@ class Trainer:
 
 
 def _state_space_parameters(layer: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters of a layer that the factor on the learning rate and no decay are for.
+    """The parameters of a layer that the factor on the learning rate and no decay are for.
 
     All of them, or, of a layer that marks those to spare as the published code of Mamba does, the marked ones.
     """
@@ -229,12 +234,12 @@ def _state_space_parameters(layer: nn.Module) -> list[nn.Parameter]:
 
 
 def _cross_entropy(scores: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-    """Return the cross entropy over sequences, or over all positions that have a label."""
+    """The cross entropy over sequences, or over all positions that have a label."""
     return F.cross_entropy(scores.flatten(0, -2), labels.flatten(), ignore_index=UNLABELLED, reduction=reduction)
 
 
 def _warm_up_then_cosine(steps: int) -> Callable[[int], float]:
-    """Return the factor on the learning rate as a function of the steps made."""
+    """The factor on the learning rate as a function of the steps made."""
     rising = max(1, round(WARM_UP * steps))
 
     def factor(step: int) -> float:

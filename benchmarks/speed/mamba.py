@@ -69,7 +69,7 @@ def step_times(models: dict[int, Trainer]) -> dict[int, float]:
 
 
 def cut_times(trainer: Trainer) -> dict[str, float]:
-    """Return the least times of the parts of a cut to 12 states."""
+    """The least times of the parts of a cut to 12 states."""
     parts: dict[str, list[float]] = {"statistics": [], "analysis": [], "surgery": []}
     for _ in range(CUTS + 1):  # the first compiles
         branch = trainer.branch()
@@ -86,7 +86,7 @@ def cut_times(trainer: Trainer) -> dict[str, float]:
 
 
 def compared(seconds: dict[int, float], characters: int) -> dict[str, Any]:
-    """Return times, their ratio, and characters per second, rounded; and print them."""
+    """Times, their ratio, and characters per second, rounded."""
     large, small = (seconds[n] for n in SIZES)
     line: dict[str, Any] = {f"{n} states, s": float(f"{t:.3g}") for n, t in seconds.items()}
     line["factor"] = round(large / small, 2)

@@ -41,7 +41,7 @@ FLOOR = 1e-12
 
 
 def systems(batch: int, n: int, m: int, kind: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return poles as an LRU starts with, or real ones log-spaced over four decades, with B and C."""
+    """Poles as an LRU starts with, or real ones log-spaced over four decades, with B and C."""
     generator = torch.Generator().manual_seed(0)
     if kind == "real rates":
         lam = torch.exp(-(10 ** (4 * torch.rand(batch, n, generator=generator, dtype=torch.float64) - 4)))

@@ -35,7 +35,7 @@ from benchmarks.experiment.tasks import Task, load_task
 from benchmarks.experiment.trainer import Trainer
 from benchmarks.runs import parser_of, study, table
 from hankelred.checks import Array
-from hankelred_torch import CompressionConfig, register_adapter, state_sizes
+from hankelred_torch import CompressionConfig, Rewarm, Schedule, find_ssm_layers, register_adapter, state_sizes
 from hankelred_torch.adapters import LRUAdapter
 from hankelred_torch.adapters.analysis import SystemAnalysis
 from hankelred_torch.layers import LRU
@@ -56,16 +56,33 @@ class Arm:
 
     share: float | None = 0.1  # of training, at which the cut is made
     changes: dict[str, Any] = field(default_factory=dict)
+    hooks: Callable[[], list[Any]] = list
     complex_system: bool = False
     states: int = 64
+
+
+class FirstStates:
+    """Give the optimizer the first rows of the averages it had, whatever they mean after the cut."""
+
+    def before(self, plan: Any, compressor: Any) -> None:
+        self._old = [dict(compressor.optimizers[0].state[tensor]) for tensor, _ in self._tensors(compressor)]
+
+    def after(self, plan: Any, compressor: Any) -> None:
+        for (tensor, axis), old in zip(self._tensors(compressor), self._old, strict=True):
+            first = {key: x.narrow(axis, 0, tensor.shape[axis]).clone() if x.ndim else x for key, x in old.items()}
+            compressor.optimizers[0].state[tensor] = first
+
+    def _tensors(self, compressor: Any) -> list[tuple[torch.Tensor, int]]:
+        layers = find_ssm_layers(compressor.model).values()
+        return [(layer.tensor(name), axis) for layer in layers for name, axis in layer.state_axes.items()]
 
 
 ARMS = {
     "transport": Arm(),
     "reset": Arm(changes={"optimizer_state": "reset"}),
-    "slice": Arm(changes={"optimizer_state": "slice"}),
-    "transport, re-warm-up": Arm(changes={"lr_rewarm_steps": 50}),
-    "reset, re-warm-up": Arm(changes={"optimizer_state": "reset", "lr_rewarm_steps": 50}),
+    "slice": Arm(changes={"optimizer_state": "reset"}, hooks=lambda: [FirstStates()]),
+    "transport, re-warm-up": Arm(hooks=lambda: [Rewarm(50)]),
+    "reset, re-warm-up": Arm(changes={"optimizer_state": "reset"}, hooks=lambda: [Rewarm(50)]),
     "complex system": Arm(complex_system=True),
     "cut at 2 %": Arm(0.02),
     "cut at 5 %": Arm(0.05),
@@ -114,10 +131,10 @@ def run(task: Task, settings: Settings, arm: Arm, seed: int, progress: Callable[
     settings, cuts = replace(settings, states=arm.states), None
     if arm.share is not None:
         cut = round(arm.share * settings.steps)
-        timing = {"order": KEPT, "start_step": cut - 1, "end_step": cut, "attempts": 1, "force": True}
-        cuts = CompressionConfig(**timing | arm.changes)
+        schedule = Schedule(start_step=cut - 1, end_step=cut, attempts=1, force=True)
+        cuts = CompressionConfig(**{"order": KEPT} | arm.changes), schedule
     with adapting(arm.complex_system):
-        trainer = Trainer(task, settings, seed, cuts=cuts)
+        trainer = Trainer(task, settings, seed, cuts=cuts, on_cut=arm.hooks())
         if cuts is not None:
             trainer.train_to(cut - 1, progress)
             made = trainer.step(trainer.validation_loss)

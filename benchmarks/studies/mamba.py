@@ -46,8 +46,8 @@ from hankelred.selective import SelectiveReduction, SelectiveStatistics, rotate,
 from hankelred_torch import CompressionConfig, compress_, find_ssm_layers, register_adapter, state_sizes
 from hankelred_torch.adapters import MambaAdapter, SampleStatistics
 from hankelred_torch.adapters.selective import SelectiveAnalysis, StateMap
-from hankelred_torch.adapters.statistics import LayerStatistics
 from hankelred_torch.layers import Mamba
+from hankelred_torch.sampling import LayerStatistics
 
 RESULTS = Path(__file__).parents[1] / "results"
 KEPT = 12
@@ -114,7 +114,7 @@ ARMS |= {"scratch": Arm(states=KEPT), "full": Arm()}
 
 
 def adapter_that(reduce: Reduce) -> type[MambaAdapter]:
-    """Return an adapter of Mamba layers that reduces them in one way only."""
+    """An adapter of Mamba layers that reduces them in one way only."""
 
     class OneWay(MambaAdapter):
         def analyse(self, values: Any, statistics: Any = None, method: str = "auto") -> SelectiveAnalysis:
@@ -190,7 +190,7 @@ class Course:
         self.curve.append([self.trainer.steps, round(sum(self.trainer.times), 2), round(self.bits(), 5)])
 
     def rate(self) -> float:
-        """Return the positions per second of the last steps, by their median time."""
+        """The positions per second of the last steps, by their median time."""
         trainer = self.trainer
         return trainer.batch * trainer.task.length / statistics.median(trainer.times[-50:])
 
@@ -203,7 +203,7 @@ class Trunk:
         self._kept: tuple[int, Course] | None = None
 
     def at(self, seed: int, step: int, progress: Callable[[], Any]) -> Course:
-        """Return the uncut run of a seed, trained to a step."""
+        """The uncut run of a seed, trained to a step."""
         if self._kept is None or self._kept[0] != seed or self._kept[1].trainer.steps > step:
             self._kept = seed, Course.fresh(self.task, self.settings, seed, self.settings.states)
         self._kept[1].run_to(step, progress)
@@ -243,7 +243,7 @@ def add_reached(runs: list[Run]) -> None:
 
 
 def against(runs: list[Run], other: str) -> str:
-    """Return the differences in the final loss to another arm, seed by seed, in Markdown."""
+    """The differences in the final loss to another arm, seed by seed, in Markdown."""
     base = {run["seed"]: run["test bits"][0] for run in runs if run["arm"] == other}
     lines = [f"| arm | seeds | final loss minus {other} | 95 % interval |", "|---|---|---|---|"]
     for arm in ARMS:
@@ -257,7 +257,7 @@ def against(runs: list[Run], other: str) -> str:
 
 
 def wanted(seeds: int) -> list[dict[str, Any]]:
-    """Return the runs, seed by seed, so that an interrupted study is balanced; two more seeds for a pair of arms."""
+    """The runs, seed by seed, so that an interrupted study is balanced; two more seeds for a pair of arms."""
     keys = [{"arm": arm, "seed": seed} for seed in range(seeds) for arm in ARMS]
     return keys + [{"arm": arm, "seed": seed} for seed in range(seeds, seeds + 2) for arm in PAIRED]
 

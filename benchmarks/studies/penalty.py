@@ -29,7 +29,7 @@ from benchmarks.experiment.settings import Settings
 from benchmarks.experiment.tasks import Task, load_task
 from benchmarks.experiment.trainer import Trainer
 from benchmarks.runs import parser_of, study, table
-from hankelred_torch import CompressionConfig, HankelPenalty, compress_, hankel_penalty, hankel_singular_values
+from hankelred_torch import CompressionConfig, compress_, hankel_penalty, hankel_singular_values
 
 RESULTS = Path(__file__).parents[1] / "results" / "penalty.json"
 STRENGTHS = (0.0, 3e-4, 1e-3, 3e-3)
@@ -49,10 +49,10 @@ COLUMNS = {
 
 
 def penalised(task: Task, settings: Settings, seed: int, strength: float, every: int = EVERY) -> Trainer:
-    """Return a trainer that adds a penalty to its loss, none of strength 0."""
+    """A trainer that adds a penalty to its loss at every so many steps, none of strength 0."""
     trainer = Trainer(task, settings, seed)
     if strength:
-        trainer.penalty = HankelPenalty(trainer.model, strength, every=every)
+        trainer.penalty = lambda: None if trainer.steps % every else every * strength * hankel_penalty(trainer.model)
     return trainer
 
 
@@ -76,7 +76,7 @@ def run(
 
 
 def states_for(trainer: Trainer, share: float) -> float:
-    """Return how many stored states carry a share of the sum of hsv, two values to a state; the mean over layers."""
+    """How many stored states carry a share of the sum of hsv, two values to a state; the mean over layers."""
     counts = []
     for hsv in hankel_singular_values(trainer.model).values():
         counts.append(np.searchsorted(np.cumsum(hsv), share * hsv.sum()) / 2)
@@ -84,7 +84,7 @@ def states_for(trainer: Trainer, share: float) -> float:
 
 
 def time_per_step(task: Task, settings: Settings) -> dict[str, float]:
-    """Return milliseconds of CPU time of a step without penalty, with one every tenth step, and every step."""
+    """Milliseconds of CPU time of a step without penalty, with one every tenth step, and every step."""
     arms = {"none": (0.0, 1), "every 10": (1e-3, 10), "every 1": (1e-3, 1)}
     trainers = {name: penalised(task, settings, 0, *arm) for name, arm in arms.items()}
     means: dict[str, list[float]] = {name: [] for name in arms}

@@ -7,8 +7,8 @@ The demo's classifier learns the digits with one LRU or S5 layer of 64 states. R
 the same weights and see the same batches.
 
 - `full` is never cut. Its layer is measured 40 times, and each time once more a step later.
-- `fixed` cuts at four attempts in the first fifth of training, `certified` only where no value can have crossed the cut
-  since the attempt before, and at the last; with `order` to 16 states in the end, with `tau` a share of .25 at each.
+- `fixed` cuts at four attempts in the first fifth of training: with `order` to 16 states in the end, with `tau` a share
+  of .25 at each.
 
 The orders followed in `full` are those that tau = .25, .1 and .05 would keep in the end. `settled` is the share of
 training after which the matched values never crossed the cut, `proven` the share after which that is certified; both
@@ -44,20 +44,15 @@ WINDOW = 0.2  # share of training in which cuts are made
 DRAWN = 16  # values in the figure
 ALPHA = 0.25  # of the learning rate is for the layer, as usual for S5
 KEPT = 16
-TO_ORDER: dict[str, Any] = {"order": KEPT, "force": True}
 ARMS: dict[str, dict[str, Any] | None] = {
     "full": None,
-    "order, fixed": TO_ORDER,
-    "order, certified": TO_ORDER | {"certify": True},
+    "order, fixed": {"order": KEPT},
     "tau, fixed": {"tau": TAUS[0]},
-    "tau, certified": {"tau": TAUS[0], "certify": True},
 }
 CUTTING = {  # heading, and digits behind the point
     "jump": ("jump of the loss", 3),
     "cuts": ("cuts", 1),
     "first_cut": ("first cut, share", 3),
-    "wanted": ("attempts that want a cut", 1),
-    "certified": ("of these certified", 1),
     "states": ("states", 1),
     "final": ("final accuracy, %", 2),
 }
@@ -106,7 +101,7 @@ def track(trainer: Trainer, settings: Settings, progress: Callable[[], Any]) -> 
 
 
 def ratios(name: str, records: Sequence[ht.Measurement]) -> dict[str, float]:
-    """Return how tight both bounds are, and how far the values move."""
+    """How tight both bounds are, and how far the values move."""
     moved, drift, fixed = (np.array([getattr(x, k) for x in records]) for k in ("moved", "drift", "fixed_drift"))
     return {
         f"ratio{name}": float(np.median(moved / drift)),
@@ -116,23 +111,18 @@ def ratios(name: str, records: Sequence[ht.Measurement]) -> dict[str, float]:
     }
 
 
-def cut(trainer: Trainer, wanted: ht.CompressionConfig, progress: Callable[[], Any]) -> dict[str, Any]:
+def cut(trainer: Trainer, progress: Callable[[], Any]) -> dict[str, Any]:
     """Train with cuts and return what they did."""
-    jump = 0.0
+    jump, steps = 0.0, []
     for _ in range(trainer.settings.steps):
         made = trainer.step(trainer.validation_loss)
         jump += made.after - made.before if made.cuts else 0.0
+        steps += [x.step for x in made.cuts]
         progress()
-    assert trainer.compressor is not None
-    records = trainer.compressor.history
-    steps = [x.step for x in records if x.cut]
-    refused = [x for x in records if x.reason.startswith("not certified")]
     return {
         "jump": jump,
         "cuts": float(len(steps)),
         "first_cut": min(steps) / trainer.steps if steps else None,
-        "wanted": float(len(steps) + len(refused)),
-        "certified": float(sum(bool(x.certified) for x in records)) if wanted.certify else None,
         "cut steps": steps,
     }
 
@@ -140,15 +130,15 @@ def cut(trainer: Trainer, wanted: ht.CompressionConfig, progress: Callable[[], A
 def run(task: Task, settings: Settings, arm: str, seed: int, progress: Callable[[], Any]) -> dict[str, Any]:
     """Train one arm and return its figures."""
     config = ARMS[arm]
-    wanted = None if config is None else ht.CompressionConfig(end_step=settings.window_steps, **config)
-    trainer = Trainer(task, settings, seed, cuts=wanted)
-    figures = track(trainer, settings, progress) if wanted is None else cut(trainer, wanted, progress)
+    schedule = ht.Schedule(end_step=settings.window_steps, force=bool(config and "order" in config))
+    trainer = Trainer(task, settings, seed, cuts=None if config is None else (ht.CompressionConfig(**config), schedule))
+    figures = track(trainer, settings, progress) if config is None else cut(trainer, progress)
     states = float(sum(ht.state_sizes(trainer.model).values()))
     return figures | {"final": trainer.accuracy(task.test), "states": states}
 
 
 def summary(runs: list[Run]) -> str:
-    """Return all tables in Markdown."""
+    """All tables in Markdown."""
     full = [x for x in runs if x["arm"] == "full"]
     columns = [k for k, value in full[0].items() if isinstance(value, float) and k not in ("final", "states")]
     parts = []

@@ -6,12 +6,12 @@ the contragredient maps.
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from hankelred.checks import Array
@@ -19,10 +19,10 @@ from hankelred.errors import InputError, OrderError
 from hankelred.selective import rotate, select
 
 from ..convert import stored_tensor, tensor_in_place_of
+from ..sampling import LayerStatistics, Sequences
 from .analysis import Analysis, LayerReduction
 from .base import Adapter
 from .state_maps import Block, Layout, StateMap, mapped
-from .statistics import LayerStatistics, Sequences
 
 
 class SelectiveAnalysis(Analysis):
@@ -32,8 +32,9 @@ class SelectiveAnalysis(Analysis):
     """
 
     def __init__(self, statistics: LayerStatistics, reduce: Callable[[int], tuple[StateMap, ...]]) -> None:
-        self._spectra, self._reduce = statistics.sums.hankel_singular_values(), reduce
+        self._spectra, self._reduce = np.atleast_2d(statistics.hankel_singular_values()), reduce
         self.n, self.hsv = statistics.sums.n, self._spectra.max(axis=0)
+        self._unseen = statistics.reason or "in the batches no signal reaches its states or comes out of them"
 
     def tail(self, states: int) -> float:
         """Return the share of the values of all groups behind the first ones."""
@@ -55,7 +56,9 @@ class SelectiveAnalysis(Analysis):
         return int(np.argmax(np.array(kept) >= energy - 1e-12)) + 1, ""
 
     def reduce(self, states: int, *, prefer_larger: bool = False) -> LayerReduction:
-        """Return the ways to reduce to so many states, for measurements to choose from."""
+        """Return the ways to reduce to so many states, for measurements to choose from; none where nothing was seen."""
+        if not self.hsv.any():
+            return LayerReduction(0, 0, self.hsv, 1.0, 0.0, None, self._unseen)
         return LayerReduction(
             states=states,
             order=states,
@@ -133,6 +136,23 @@ class SelectiveAdapter(Adapter):
         Sequences
             For the statistics.
         """
+
+    def output(self, data: Sequences, y: Tensor) -> Tensor | None:
+        """Return what the layer puts out where the outputs of the states are `y`; None where the adapter cannot tell.
+
+        Parameters
+        ----------
+        data : Sequences
+            From `sequences`.
+        y : Tensor
+            In the shape of ``data.u``.
+
+        Returns
+        -------
+        Tensor or None
+            (batch, length, channels); only `check` asks for it.
+        """
+        return None
 
     @property
     def rotates(self) -> bool:
@@ -261,6 +281,12 @@ class SelectiveAdapter(Adapter):
             written["A_log"] = np.log(np.exp(values["A_log"]) @ reduction.mixing())
         return written | {name: values[name] * x for name, x in self._scales(reduction).items()}
 
+    def after(self, reduction: StateMap) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and sizes that the layer has after a reduction, by name."""
+        values = self.rewrite(self.values(), reduction)
+        tensors = {name: tensor_in_place_of(stored_tensor(*self.owner(name)), x) for name, x in values.items()}
+        return tensors, self.sizes(reduction.core.T.shape[2])
+
     def check(self, values: Mapping[str, Array], name: str) -> None:
         """Accept every finite value: rates are negative by their form, and finiteness is checked on conversion."""
 
@@ -311,19 +337,6 @@ class SelectiveAdapter(Adapter):
         return {name: product**power for name, power in self.rescaled.items()}
 
 
-def twin(adapter: Adapter, states: int, reduction: StateMap) -> nn.Module:
-    """Return the layer as it would be after a cut; it shares all tensors that the cut leaves alone."""
-    layer = adapter.layer
-    copied = copy.deepcopy(layer, {id(x): x for x in (*layer.parameters(), *layer.buffers())})
-    for module in copied.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-    other = type(adapter)(copied)
-    sizes = other.sizes(states)
-    for name, value in adapter.rewrite(adapter.values(), reduction).items():
-        module, attribute = other.owner(name)
-        setattr(module, attribute, tensor_in_place_of(stored_tensor(module, attribute), value))
-    for name, size in sizes.items():
-        module, attribute = other.owner(name)
-        setattr(module, attribute, size)
-    return copied
+def wide(x: Tensor) -> Tensor:
+    """Return a tensor in single precision at least."""
+    return x if x.dtype == torch.float64 else x.float()

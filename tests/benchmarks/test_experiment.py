@@ -44,7 +44,7 @@ def results(out: Path) -> dict:
 
 
 def learned(out: Path) -> list[dict]:
-    """Return what the runs of a folder learned, without the times."""
+    """What the runs of a folder learned, without the times."""
     timed = {"seconds", "rate_before", "rate_after"}
     return [{key: _untimed(value) for key, value in run.items() if key not in timed} for run in results(out)["runs"]]
 
@@ -71,7 +71,7 @@ def little_to_do():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, little_to_do) -> Path:
-    """Return the folder of a study of two seeds and all arms."""
+    """The folder of a study of two seeds and all arms."""
     out = tmp_path_factory.mktemp("study")
     assert train(out, "--seeds", "2") == 0
     return out
@@ -79,7 +79,7 @@ def finished(tmp_path_factory, little_to_do) -> Path:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, little_to_do) -> Path:
-    """Return the folder of a study of the text with one seed and all arms."""
+    """The folder of a study of the text with one seed and all arms."""
     out = tmp_path_factory.mktemp("text")
     assert main([*TINY_TEXT, "--seeds", "1", "--out", str(out)]) == 0
     return out

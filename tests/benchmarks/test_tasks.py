@@ -17,7 +17,7 @@ from hankelred.errors import InputError
 
 @pytest.fixture(scope="module")
 def text() -> tasks.Task:
-    """Return the text task with little to measure on."""
+    """The text task with little to measure on."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "TRAINING", 200)
         patch.setattr(tasks, "MEASURED", 8)

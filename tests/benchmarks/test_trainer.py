@@ -24,7 +24,7 @@ DIGITS = Settings(states=8, channels=4, steps=24, batch=16)
 
 @pytest.fixture(scope="module")
 def text() -> tasks.Task:
-    """Return the text task with little to measure on."""
+    """The text task with little to measure on."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "TRAINING", 200)
         patch.setattr(tasks, "MEASURED", 8)

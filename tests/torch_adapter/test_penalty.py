@@ -10,6 +10,7 @@ from torch import nn
 
 import hankelred_torch as ht
 from hankelred.errors import InputError
+from hankelred_torch.penalty import HankelPenalty
 
 from .adapter_models import Stack, lru, make_inert
 
@@ -82,7 +83,7 @@ def test_descent_brings_the_tail_down():
 
 def test_penalty_works_after_a_cut():
     model = Stack()
-    penalty = ht.HankelPenalty(model, strength=1.0, every=1)
+    penalty = HankelPenalty(model, strength=1.0, every=1)
     penalty().backward()
     ht.compress_(model, ht.CompressionConfig(order=4))
     value = penalty()
@@ -98,16 +99,16 @@ def test_mean_over_steps_does_not_depend_on_how_often_it_is_evaluated():
 
 
 def penalties(model, frequencies):
-    return [ht.HankelPenalty(model, 1e-2, every=every) for every in frequencies]
+    return [HankelPenalty(model, 1e-2, every=every) for every in frequencies]
 
 
 def test_steps_in_between_cost_no_evaluation_and_have_no_gradient():
-    penalty = ht.HankelPenalty(lru(), strength=1.0, every=3)
+    penalty = HankelPenalty(lru(), strength=1.0, every=3)
     assert [penalty().requires_grad for _ in range(7)] == [True, False, False, True, False, False, True]
 
 
 def test_strength_zero_is_no_penalty():
-    assert not ht.HankelPenalty(lru(), strength=0)().requires_grad
+    assert not HankelPenalty(lru(), strength=0)().requires_grad
 
 
 def test_count_of_steps_goes_on_from_a_checkpoint():
@@ -135,7 +136,7 @@ def test_powers_without_a_finite_gradient_are_refused(p):
 )
 def test_arguments_out_of_range_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
-        ht.HankelPenalty(lru(), **arguments)
+        HankelPenalty(lru(), **arguments)
 
 
 def test_model_without_state_space_layers_is_refused():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import pickle
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -13,9 +16,9 @@ from torch import nn
 import hankelred as hr
 import hankelred_torch as ht
 from hankelred_torch.adapters import collect_statistics
-from hankelred_torch.adapters.statistics import SampleStatistics
+from hankelred_torch.sampling import SampleStatistics
 
-from .selective_models import inputs, language_model, mamba, tokens
+from .selective_models import inputs, language_model, make_inert, mamba, tokens
 
 
 class TwoInputs(nn.Module):
@@ -132,11 +135,12 @@ def test_memory_grows_with_neither_length_nor_batches():
 
 def test_batches_are_passed_as_the_model_is_called():
     model, u = TwoInputs(), inputs()[0]
-    expected = collect_statistics(model, [(u, 2.0)]).to_dict()
-    found = collect_statistics(model, [{"u": u, "scale": 2.0}]).to_dict()
-    plain = collect_statistics(model, [u]).to_dict()
-    np.testing.assert_array_equal(found["layer"]["hh"], expected["layer"]["hh"])
-    assert not np.array_equal(plain["layer"]["hh"], expected["layer"]["hh"])
+    expected = collect_statistics(model, [2.0 * u]).to_dict()["layer"]["hh"]
+    found = collect_statistics(model, [{"u": u, "scale": 2.0}]).to_dict()["layer"]["hh"]
+    plain = [collect_statistics(model, [x]).to_dict()["layer"]["hh"] for x in (u, (u, "target"), [{"u": u}, None])]
+    np.testing.assert_array_equal(found, expected)
+    assert not np.array_equal(plain[0], expected)
+    assert all(np.array_equal(x, plain[0]) for x in plain)
 
 
 def everything_about(model):
@@ -211,12 +215,12 @@ def test_models_that_were_compiled_are_seen_at_work():
 def test_without_batches_the_error_says_what_to_pass():
     layer = mamba()
     optimizer = torch.optim.SGD(layer.parameters())
-    config = ht.CompressionConfig(order=6, end_step=4)
+    config = ht.CompressionConfig(order=6)
     for ask in (
         lambda: ht.plan(layer, config),
         lambda: ht.hankel_singular_values(layer),
         lambda: ht.compress_(layer, config, optimizer),
-        lambda: ht.InTrainingCompressor(layer, optimizer, config),
+        lambda: ht.InTrainingCompressor(layer, optimizer, config, ht.Schedule(end_step=4)),
     ):
         with pytest.raises(hr.InputError, match="sample inputs of the model"):
             ask()
@@ -249,3 +253,175 @@ def test_diverged_activations_are_refused():
         layer.x_proj.weight[3, 0] = np.nan
     with pytest.raises(hr.InputError, match="finite"):
         collect_statistics(layer, inputs())
+
+
+class Packed(ht.layers.Mamba):
+    """A Mamba that begins anew with every document of a packed sequence."""
+
+    def forward(self, u, seq_idx=None, cu_seqlens=None, position_ids=None):
+        if seq_idx is not None:
+            starts = torch.where(seq_idx[0, 1:] != seq_idx[0, :-1])[0] + 1 if seq_idx.shape[0] == 1 else []
+        elif cu_seqlens is not None:
+            starts = cu_seqlens[1:-1]
+        else:
+            starts = [] if position_ids is None else torch.where(position_ids[0, 1:] == 0)[0] + 1
+        cut = [0, *map(int, starts), u.shape[1]]
+        return torch.cat([super(Packed, self).forward(u[:, a:b]) for a, b in itertools.pairwise(cut)], 1)
+
+
+def packed_documents(how="seq_idx"):
+    """Return eight documents in one sequence with one way to tell them apart, and one by one."""
+    documents = torch.randn(8, 12, 8, generator=torch.Generator().manual_seed(0))
+    told = {
+        "seq_idx": torch.arange(8).repeat_interleave(12)[None],
+        "cu_seqlens": torch.arange(0, 97, 12, dtype=torch.int32),
+        "position_ids": torch.arange(12).repeat(8)[None],
+    }
+    return {"u": documents.reshape(1, 96, 8), how: told[how]}, documents
+
+
+@pytest.mark.parametrize("how", ["seq_idx", "cu_seqlens", "position_ids"])
+def test_packed_documents_count_as_if_they_came_one_by_one(how):
+    torch.manual_seed(0)
+    layer, (packed, documents) = Packed(8, 16), packed_documents(how)
+    nn.init.constant_(layer.dt_proj.bias, -6.0)  # a long memory
+    found, expected = (collect_statistics(layer, [x]).layers[""].sums for x in (packed, documents))
+    np.testing.assert_allclose(found.state_covariance(), expected.state_covariance(), rtol=1e-4, atol=1e-12)
+    through = collect_statistics(layer, [packed["u"]]).layers[""].sums
+    assert not np.allclose(found.state_covariance(), through.state_covariance(), rtol=0.1)
+
+
+def test_documents_that_cannot_be_told_apart_are_refused():
+    layer, u = Packed(8, 16), torch.randn(2, 12, 8)
+    for told in ({"seq_idx": torch.zeros(3, 12)}, {"cu_seqlens": torch.tensor([0, 6, 12])}):
+        with pytest.raises(hr.InputError, match=next(iter(told))):
+            collect_statistics(layer, [{"u": u, **told}])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["FalconMamba", "Jamba"])
+@pytest.mark.parametrize("padding", [12, 36])
+def test_inert_states_go_without_a_trace_whatever_the_padding(name, padding, side):
+    pytest.importorskip("transformers")
+    model, ids = make_inert(language_model(name)), tokens()
+    with torch.no_grad():
+        before = model(ids).logits
+        parts = [ids, torch.zeros(len(ids), padding, dtype=torch.long)]
+        masks = [torch.ones_like(x) if x is ids else x for x in parts]
+        batch = [torch.cat(x[::-1] if side == "left" else x, 1) for x in (parts, masks)]
+        batches = [dict(zip(("input_ids", "attention_mask"), batch, strict=True))]
+        ht.compress_(model, ht.CompressionConfig(order=8, method="selection"), batches=batches)
+        assert torch.max(torch.abs(model(ids).logits - before)) < 1e-5  # of logits up to 6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: setattr(x, "forward", torch.compile(x.forward, backend="eager")),
+        lambda x: setattr(x, "forward", functools.partial(type(x).forward, x)),
+        lambda x: x.compile(backend="eager"),
+        lambda x: x.register_forward_hook(lambda m, i, o: o + i[0]),
+        lambda x: setattr(x, "lock", threading.Lock()),
+    ],
+    ids=["compiled forward", "patched forward", "compiled", "output hook", "lock"],
+)
+def test_errors_are_measured_on_the_layer_as_it_runs(change):
+    def measured(change):
+        model = nn.Sequential(mamba())
+        change(model[0])
+        return ht.plan(model, ht.CompressionConfig(order=4), inputs()).layers["0"].output_error
+
+    assert measured(change) == pytest.approx(measured(lambda x: None), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"order": 6}, {"tau": 0.05}, {"tau": 0.05, "budget": "global"}, {"fraction": 0.5}]
+)
+def test_a_layer_that_sees_nothing_is_left_alone(settings):
+    plan = ht.plan(mamba(), ht.CompressionConfig(**settings), [torch.zeros(4, 10, 6, dtype=torch.float64)])
+    assert not plan.is_cut
+    assert "no signal" in plan.layers[""].reason
+
+
+class Noise(torch.utils.data.Dataset):
+    """Sequences with targets, numbered."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        return torch.full((12, 6), 0.1 + i, dtype=torch.float64), i
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("own_generator", [False, True])
+def test_the_loader_that_trains_is_not_disturbed(workers, own_generator):
+    def epoch(look):
+        generator = torch.Generator().manual_seed(5) if own_generator else None
+        torch.manual_seed(7)
+        loader = torch.utils.data.DataLoader(
+            Noise(), 4, shuffle=True, num_workers=workers, persistent_workers=bool(workers), generator=generator
+        )
+        seen = []
+        for _ in range(2):
+            for k, (_, numbers) in enumerate(loader):
+                seen += numbers.tolist()
+                if look and k in (2, 5):
+                    assert collect_statistics(layer, loader).layers[""].sums.steps == 8 * 4 * 12
+        return seen
+
+    layer = mamba()
+    assert epoch(False) == epoch(True)
+
+
+def test_the_loader_of_accelerate_is_not_disturbed():
+    accelerate = pytest.importorskip("accelerate")
+    accelerator = accelerate.Accelerator(cpu=True)
+    layer, loader = accelerator.prepare(mamba(), torch.utils.data.DataLoader(Noise(), 4))
+    ends = []
+    for _ in loader:
+        collect_statistics(layer, loader)
+        ends.append(accelerator.gradient_state.end_of_dataloader)
+    assert ends == [False] * 9 + [True]
+
+
+def test_at_most_eight_batches_are_drawn():
+    drawn = iter(range(100))
+    collect_statistics(mamba(), (u for u, _ in zip(itertools.cycle(inputs()), drawn, strict=False)))
+    assert next(drawn) == 8
+
+
+@pytest.mark.parametrize("batch", [{"wrong": 1}, ["text"], torch.zeros(3, 4, 5), (), None], ids=str)
+def test_batches_that_the_model_cannot_be_called_with_are_refused(batch):
+    with pytest.raises(hr.InputError, match="batches must hold inputs of the model"):
+        ht.plan(TwoInputs(), ht.CompressionConfig(order=6), [batch])
+
+
+@pytest.mark.parametrize("batches", [5, "text", {"u": 1}, torch.zeros(2)], ids=str)
+def test_what_is_no_iterable_of_batches_is_refused(batches):
+    with pytest.raises(hr.InputError, match="must be an iterable"):
+        ht.plan(mamba(), ht.CompressionConfig(order=6), batches)
+
+
+def test_buffers_attributes_and_gradients_are_afterwards_as_before():
+    class Counting(TwoInputs):
+        def forward(self, u):
+            self.count, self.last = self.count + 1, u
+            self.total += 1
+            return super().forward(u)
+
+    model = Counting()
+    model.count = 0
+    model.register_buffer("total", torch.zeros(()))
+    model(inputs()[0]).sum().backward()
+    model.train()
+    gradients = [x.grad.clone() for x in model.parameters() if x.grad is not None]
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    last = model.last
+    ht.plan(model, ht.CompressionConfig(order=6), inputs())
+    assert (model.count, model.last is last) == (1, True)
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+    assert all(
+        torch.equal(x.grad, y)
+        for x, y in zip((p for p in model.parameters() if p.grad is not None), gradients, strict=True)
+    )

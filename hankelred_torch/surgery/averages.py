@@ -19,7 +19,7 @@ from hankelred.checks import Array
 from hankelred.errors import InputError
 from hankelred.training import follow
 
-from .adapters import Adapter, find_ssm_layers
+from ..adapters import Adapter, find_ssm_layers
 
 
 def as_copies(ema: Any, adapters: Mapping[str, Adapter]) -> tuple[nn.Module, ...]:

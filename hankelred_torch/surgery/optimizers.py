@@ -8,8 +8,7 @@ returned; `surgery` puts it in place.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,10 @@ from hankelred import Reduction
 from hankelred.checks import Array
 from hankelred.errors import InputError
 
-from .adapters import Adapter
-from .convert import to_array, to_tensor
-from .errors import OptimizerStateWarning
-
-State = dict[str, Any]
+from ..adapters import Adapter
+from ..convert import stored_tensor, to_array, to_tensor
+from ..errors import OptimizerStateWarning
+from .exchange import Slot, State, find_slot
 
 # Averaged gradients: Adam and its relatives, SGD and Muon, centred RMSprop, Rprop's last gradient does not count.
 FIRST = ("exp_avg", "momentum_buffer", "grad_avg")
@@ -42,51 +40,45 @@ RESTART = ("acc_delta",)
 FACTORED = ("row_var", "col_var")
 
 
-@dataclass(frozen=True)
-class Slot:
-    """Where an optimizer holds a parameter: the optimizer, one of its groups, a place in that group."""
-
-    optimizer: Any
-    group: MutableMapping[str, Any]
-    index: int
-
-    @property
-    def state(self) -> MutableMapping[Tensor, State]:
-        """All state of the optimizer, by parameter."""
-        return self.optimizer.state
-
-    @property
-    def parameter(self) -> Tensor:
-        """The parameter in this place."""
-        return self.group["params"][self.index]
+def as_optimizers(optimizers: Any) -> tuple[Any, ...]:
+    """Return one optimizer or several as a tuple."""
+    several = (
+        (optimizers,) if hasattr(optimizers, "param_groups") or not isinstance(optimizers, Iterable) else optimizers
+    )
+    found = tuple(several)
+    for optimizer in found:
+        if not (hasattr(optimizer, "param_groups") and hasattr(optimizer, "state")):
+            raise InputError(f"optimizers must be one torch optimizer or several; got {type(optimizer).__name__}.")
+        if type(optimizer).__name__ == "ZeroRedundancyOptimizer":
+            raise InputError(
+                "optimizers must keep the whole state on every rank; got a ZeroRedundancyOptimizer, which shares it "
+                "out. Use the optimizer inside it."
+            )
+    return found
 
 
-def find_slot(parameter: Tensor, optimizers: tuple[Any, ...]) -> Slot | None:
-    """Return the one place where the optimizers hold a parameter, None if there is none.
-
-    Raises
-    ------
-    InputError
-        If there are several, or the optimizer keeps one flat state for all of its parameters.
-    """
-    slots = [
-        Slot(optimizer, group, index)
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for index, held in enumerate(group["params"])
-        if held is parameter
-    ]
-    if len(slots) > 1:
+def check_trained(adapter: Adapter, name: str, optimizers: tuple[Any, ...]) -> dict[str, Slot]:
+    """Return where the optimizers hold the tensors of a layer, by tensor name."""
+    slots = {}
+    missing = []
+    for tensor_name in adapter.replaced:
+        tensor = stored_tensor(*adapter.owner(tensor_name))
+        slot = find_slot(tensor, optimizers)
+        if slot is not None:
+            if type(slot.optimizer).__name__ == "LBFGS":
+                raise InputError(
+                    "optimizers must keep their state per parameter; got LBFGS, which keeps one flat history for all "
+                    "of them. Cut first and make a new optimizer afterwards."
+                )
+            slots[tensor_name] = slot
+        elif optimizers and tensor.requires_grad:
+            missing.append(tensor_name)
+    if missing:
         raise InputError(
-            f"A parameter of shape {tuple(parameter.shape)} must be held by one param group of one optimizer; got "
-            f"{len(slots)}. Give it to one of them."
+            f"optimizers must hold every trainable parameter that is to be replaced; got none that holds "
+            f"{', '.join(missing)} of layer {name!r}. Pass all optimizers of the model, or freeze these parameters."
         )
-    if slots and type(slots[0].optimizer).__name__ == "LBFGS":
-        raise InputError(
-            "optimizers must keep their state per parameter; got LBFGS, which keeps one flat history for all of them. "
-            "Cut first and make a new optimizer afterwards."
-        )
-    return slots[0] if slots else None
+    return slots
 
 
 def carried_state(
@@ -124,7 +116,7 @@ def carried_state(
 
 def _known_state(name: str, slot: Slot, adapter: Adapter) -> State | None:
     """Return the state of a parameter if all of it is of a known kind; otherwise warn and let it start anew."""
-    state = slot.state.get(slot.parameter)
+    state = slot.optimizer.state.get(slot.parameter)
     if not state:
         return None
     shape = slot.parameter.shape
@@ -233,7 +225,7 @@ def _sliced(state: State | None, name: str, adapter: Adapter, new: Tensor) -> St
 
 def _restarted(slot: Slot, new: Tensor) -> State | None:
     """Return what the optimizer starts from: nothing, which it fills in, or what Adagrad fills in only once."""
-    state = slot.state.get(slot.parameter)
+    state = slot.optimizer.state.get(slot.parameter)
     if not state or set(state) != {"step", "sum"}:
         return None
     start = np.full(tuple(new.shape), slot.group.get("initial_accumulator_value", 0.0))

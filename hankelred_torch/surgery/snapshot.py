@@ -10,6 +10,7 @@ import copy
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 
 from hankelred.errors import InputError
 
-from .adapters import find_ssm_layers
-from .convert import tensor_in_place_of, to_array
+from ..adapters import find_ssm_layers
+from ..convert import tensor_in_place_of, to_array
+from .exchange import Exchange
 
 
 @dataclass
@@ -35,6 +37,8 @@ class _Kept:
 class Snapshot:
     """All that a step of training changes: weights, buffers, gradients, optimizers, schedules, random states.
 
+    Values are kept in host memory. The objects that a cut takes out of use stay alive with it, where they are.
+
     Parameters
     ----------
     models : iterable of torch.nn.Module
@@ -48,50 +52,49 @@ class Snapshot:
 
     def __init__(self, models: Iterable[nn.Module], optimizers: Iterable[Any], restorable: Iterable[Any] = ()) -> None:
         self._models, self._optimizers, self._restorable = tuple(models), tuple(optimizers), tuple(restorable)
-        self._kept: dict[Tensor, _Kept] = {}
-        self._places: list[tuple[dict[str, Any], str, Tensor | None]] = [
-            (store, name, tensor)
-            for model in self._models
-            for module in model.modules()
-            for store in (cast(dict[str, Any], module._parameters), module._buffers)
-            for name, tensor in store.items()
-        ]
-        self._groups = [[(group, list(group["params"])) for group in x.param_groups] for x in self._optimizers]
-        for tensor in [x for _, _, x in self._places] + [p for x in self._groups for _, ps in x for p in ps]:
-            if tensor is not None and tensor not in self._kept:
-                self._kept[tensor] = _Kept(tensor, _copied(tensor), _copied(tensor.grad))
+        modules = [module for model in self._models for module in model.modules()]
+        stores = [store for x in modules for store in (cast(dict[str, Any], x._parameters), x._buffers)]
+        self._places = tuple((store, tuple(store.items())) for store in stores)
+        # params in tuples: a list that holds a parameter is taken for one that someone goes on using
+        self._groups = tuple(
+            tuple((group, tuple(group["params"])) for group in x.param_groups) for x in self._optimizers
+        )
+        tensors = [x for _, items in self._places for _, x in items if x is not None]
+        tensors += [p for groups in self._groups for _, params in groups for p in params]
+        self._kept = tuple(_Kept(x, _copied(x), _copied(x.grad)) for x in dict.fromkeys(tensors))
         self._settings = [[_remembered(_without_params(group)) for group, _ in x] for x in self._groups]
-        self._states = [{key: _remembered(state) for key, state in x.state.items()} for x in self._optimizers]
+        self._states = [tuple((key, _remembered(state)) for key, state in x.state.items()) for x in self._optimizers]
         self._sizes = [size for model in self._models for size in _size_attributes(model)]
         self._others = [copy.deepcopy(state_of(x)) for x in self._restorable]
         self._random = random_state()
 
+    @torch.inference_mode(False)
     def restore(self) -> None:
-        """Put everything back: the same objects with the same values, in the same places."""
-        with torch.no_grad():
-            found = {tensor: _revived(kept) for tensor, kept in self._kept.items()}
-        for store, name, tensor in self._places:
-            store[name] = None if tensor is None else found[tensor]
+        """Put everything back, the same objects with the same values in the same places; all or nothing."""
+        exchange = Exchange()
+        found = {kept.tensor: _revived(kept, exchange) for kept in self._kept}
+        for store, items in self._places:
+            exchange.contents(store, {name: x if x is None else found[x] for name, x in items})
         for k, optimizer in enumerate(self._optimizers):
-            optimizer.param_groups[:] = [group for group, _ in self._groups[k]]
+            exchange.contents(optimizer.param_groups, [group for group, _ in self._groups[k]])
             for (group, params), settings in zip(self._groups[k], self._settings[k], strict=True):
-                group["params"][:] = [found[p] for p in params]
-                group.update(_recalled(settings))
-            optimizer.state.clear()
-            for key, state in self._states[k].items():
-                optimizer.state[found.get(key, key)] = _recalled(state)
+                exchange.contents(group["params"], [found[p] for p in params])
+                exchange.contents(group, {"params": group["params"]} | _recalled(settings, exchange))
+            states = {found.get(key, key): _recalled(state, exchange) for key, state in self._states[k]}
+            exchange.contents(optimizer.state, states)
         for owner, attribute, size in self._sizes:
-            setattr(owner, attribute, size)
+            exchange.attribute(owner, attribute, size)
         for target, state in zip(self._restorable, self._others, strict=True):
-            load_state(target, copy.deepcopy(state))
-        set_random_state(self._random)
+            exchange.call(partial(load_state, target), copy.deepcopy(state_of(target)), copy.deepcopy(state))
+        exchange.call(set_random_state, random_state(), self._random)
+        exchange.commit()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the snapshot as plain values and tensors, by their order in models and optimizers."""
         places = {p: i for i, (p, _) in enumerate(self._parameters())}
-        states = [[(places[p], _values(state)) for p, state in x.items() if p in places] for x in self._states]
+        states = [[(places[p], _values(state)) for p, state in x if p in places] for x in self._states]
         return {
-            "values": [kept.value for kept in self._kept.values()],
+            "values": [kept.value for kept in self._kept],
             "settings": [[_values(settings) for settings in x] for x in self._settings],
             "states": states,
             "sizes": [size for _, _, size in self._sizes],
@@ -114,13 +117,13 @@ class Snapshot:
                 f"The snapshot must be of this model, its optimizers and what else is restored; got {saved} and here "
                 f"{counts}. Pass the same objects in the same order as when it was saved."
             )
-        for kept, value in zip(self._kept.values(), state["values"], strict=True):
+        for kept, value in zip(self._kept, state["values"], strict=True):
             kept.same = kept.tensor.shape == value.shape
             kept.value, kept.grad = value, None
         held = self._parameters()
         self._settings = [[_remembered(settings) for settings in x] for x in state["settings"]]
         self._states = [
-            {held[i][0]: _remembered(_on_device(x, *held[i])) for i, x in states} for states in state["states"]
+            tuple((held[i][0], _remembered(_on_device(x, *held[i]))) for i, x in states) for states in state["states"]
         ]
         self._sizes = [
             (owner, attribute, size) for (owner, attribute, _), size in zip(self._sizes, state["sizes"], strict=True)
@@ -188,12 +191,13 @@ def _copied(tensor: Tensor | None) -> Any:
     return None if tensor is None else tensor.detach().to("cpu", copy=True)
 
 
-def _revived(kept: _Kept) -> Tensor:
-    """Return the tensor with its value of then, or a new one where it is of another run."""
+def _revived(kept: _Kept, exchange: Exchange) -> Tensor:
+    """List the value and gradient of then for a tensor, or make a new one where it is of another run."""
     if not kept.same:
         return tensor_in_place_of(kept.tensor, to_array(kept.value))
-    kept.tensor.copy_(kept.value)
-    kept.tensor.grad = None if kept.grad is None else kept.grad.to(kept.tensor.device, copy=True)
+    exchange.contents(kept.tensor, kept.value)
+    grad = None if kept.grad is None else kept.grad.to(kept.tensor.device, copy=True)
+    exchange.attribute(kept.tensor, "grad", grad)
     return kept.tensor
 
 
@@ -217,16 +221,13 @@ def _remembered(values: Any) -> Any:
     return {key: (x, _copied(x) if isinstance(x, Tensor) else copy.deepcopy(x)) for key, x in values.items()}
 
 
-def _recalled(remembered: Any) -> Any:
+def _recalled(remembered: Any, exchange: Exchange) -> Any:
     if not isinstance(remembered, Mapping):
         return copy.deepcopy(remembered)
-    result = {}
-    for key, (held, value) in remembered.items():
+    for held, value in remembered.values():
         if isinstance(held, Tensor):
-            with torch.no_grad():
-                held.copy_(value)
-        result[key] = held if isinstance(held, Tensor) else copy.deepcopy(value)
-    return result
+            exchange.contents(held, value)
+    return {key: x if isinstance(x, Tensor) else copy.deepcopy(value) for key, (x, value) in remembered.items()}
 
 
 def _values(remembered: Any) -> Any:
