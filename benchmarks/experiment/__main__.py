@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import FrameType
 
@@ -100,11 +101,16 @@ OPTIONS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, 1 after an error, or what a shell expects after Ctrl-C (130) or SIGTERM (143)."""
     arguments = parser().parse_args(argv)
-    try:
-        return run(arguments)
-    except (HankelredError, ImportError, OSError) as error:
-        print(f"experiment: {error}", file=sys.stderr)
-        return 1
+    with (
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(sys.stdout or nowhere),
+        redirect_stderr(sys.stderr or nowhere),
+    ):
+        try:
+            return run(arguments)
+        except (HankelredError, ImportError, OSError) as error:
+            print(f"experiment: {error}", file=sys.stderr)
+            return 1
 
 
 def run(arguments: argparse.Namespace) -> int:
