@@ -72,7 +72,8 @@ def hankel_penalty(model: nn.Module, p: float = 1) -> Tensor:
     terms, dtype = [], torch.float32
     for adapter in layers.values():
         system = adapter.tensors_of_system()
-        hsv = hankel_singular_values(None, system.B, system.C, dt=system.dt, output=system.output, rates=system.rates)
+        poles, rates = (system.rates, None) if system.dt == 0 else (None, system.rates)
+        hsv = hankel_singular_values(poles, system.B, system.C, dt=system.dt, output=system.output, rates=rates)
         terms.append((hsv if p == 1 else hsv**p).sum())
         for name in adapter.state_axes:
             dtype = torch.promote_types(dtype, adapter.tensor(name).abs().dtype)

@@ -11,9 +11,9 @@ from torch import nn
 from hankelred.errors import InputError
 
 from ..convert import stored_tensor, tensor_in_place_of, to_tensor
-from .banks import BankAdapter
-from .base import Adapter, Systems, SystemTensors
+from .base import Adapter, Systems
 from .dense import diagonal_layer
+from .linear import LinearAdapter, SystemTensors
 from .lru import LRUAdapter
 from .mamba import MambaAdapter
 from .mamba2 import GatedLinearAttentionAdapter, Mamba2Adapter
@@ -23,13 +23,12 @@ from .s4d import S4DAdapter, S4DKernelAdapter
 from .s5 import S5Adapter, S5PytorchAdapter
 from .selective import SelectiveAdapter
 from .statistics import SampleStatistics, gather
-from .systems import SystemAdapter
 
 __all__ = [
     "Adapter",
-    "BankAdapter",
     "GatedLinearAttentionAdapter",
     "LRUAdapter",
+    "LinearAdapter",
     "Mamba2Adapter",
     "MambaAdapter",
     "S4DAdapter",
@@ -39,7 +38,6 @@ __all__ = [
     "SSMKernelDiagAdapter",
     "SampleStatistics",
     "SelectiveAdapter",
-    "SystemAdapter",
     "SystemTensors",
     "adapter_of",
     "collect_statistics",
