@@ -50,7 +50,7 @@ class SystemTensors(NamedTuple):
     B, C : (batch, n, m) and (batch, p, n) Tensor
         Input and output matrices.
     dt : float or bool
-        Sampling time, as of the system that `LinearAdapter.read` returns.
+        Sampling time.
     output : {"complex", "real"}
         Whether the outputs are ``C x`` or their real parts.
     """
@@ -218,23 +218,7 @@ class LinearAdapter(Adapter):
         return {"rates": rates, "B": B, "C": C, "D": D}
 
     def bank(self, values: Mapping[str, Array]) -> DiagonalBank:
-        """Return the systems that tensors of these values make, by rates where they are discrete.
-
-        Parameters
-        ----------
-        values : mapping of str to ndarray
-            As from `values`; possibly of another number of states than the layer has.
-
-        Returns
-        -------
-        DiagonalBank
-            In double precision.
-
-        Raises
-        ------
-        InputError
-            If the tensors make no systems of finite numbers.
-        """
+        """Return the systems that tensors of these values make, also where there is one, by rates where discrete."""
         with torch.no_grad():
             found = as_arrays(self.matrices(as_tensors(values)))
         make = DiagonalBank if self.dt == 0 else DiagonalBank.from_rates
@@ -269,33 +253,16 @@ class LinearAdapter(Adapter):
         return LinearAnalysis(self.bank(values), lambda reductions: self.align(values, reductions))
 
     def align(self, values: Mapping[str, Array], reductions: tuple[Reduction, ...]) -> Any:
-        """Return reductions in the state coordinates that suit the layer, as `align_states` does.
-
-        Parameters
-        ----------
-        values : mapping of str to ndarray
-            The tensors before the reduction.
-        reductions : tuple of Reduction
-            One for every system.
-
-        Returns
-        -------
-        Reduction or tuple of them
-            With the same input-output behaviour; a tuple for a bank.
-        """
+        """Return reductions of all systems in coordinates that suit the layer, as `align_states` does."""
         systems = tuple(self.bank(values))
-        factors = [None, None]
+        old = new = np.empty(0)
         if "B" in self.parts:  # norms are compared as B is stored
-            new = dict(values) | self.rewrite(values, reductions)
-            factors = [self._row_factors(x) for x in (values, new)]
-        found = tuple(
-            align_states(
-                system,
-                each,
-                None if factors[0] is None else lambda x, k=k, s=system: factors[x is not s][k, : x.n],
-            )
-            for k, (system, each) in enumerate(zip(systems, reductions, strict=True))
-        )
+            old, new = (self._row_factors(x) for x in (values, {**values, **self.rewrite(values, reductions)}))
+
+        def stored_rows(k: int) -> Any:
+            return None if not old.size else lambda x: (old if x is systems[k] else new)[k, : x.n]
+
+        found = tuple(align_states(x, reductions[k], stored_rows(k)) for k, x in enumerate(systems))
         return found if self.is_bank else found[0]
 
     def rewrite(self, values: Mapping[str, Array], reduction: Any) -> dict[str, Array]:
@@ -324,26 +291,25 @@ class LinearAdapter(Adapter):
         Raises
         ------
         InputError
-            If it is no such system, or the layer cannot hold one of its inputs, outputs and feedthrough.
-        StabilityError
-            If it is not stable.
+            If it is no such system, is not stable, or has inputs, outputs or a feedthrough that the layer cannot hold.
         """
         values = self.values()
         bank = self.bank(values)
         systems = self._checked(system, bank)
         n = max(1, *(x.n for x in systems))
-        rates, B, C = np.full((len(systems), n), -1.0 + 0j), np.ones((len(systems), n, bank.m), complex), 0j
-        C = np.zeros((len(systems), bank.p, n), complex)  # states that fill up have no output
+        # states that fill up have no output
+        shapes = (len(systems), n), (len(systems), n, bank.m), (len(systems), bank.p, n)
+        rates, B, C = (np.full(shape, x, complex) for shape, x in zip(shapes, (-1.0, 1.0, 0.0), strict=True))
         for k, x in enumerate(systems):
             rates[k, : x.n], B[k, : x.n], C[k, :, : x.n] = self._rates_of(x), x.B, x.C
-        if self.dt != 0:
-            rates = unwrapped(rates, np.zeros(rates.shape))
-        same = n == bank.n
-        gauge = self._gauge(
-            values, self._rates_of(bank), rates, lambda x: x if same else np.repeat(x.mean(-1, keepdims=True), n, -1)
-        )
-        feedthrough = self._feedthrough(np.stack([x.D for x in systems]), values)
-        return self._tensors(rates, B, C, values, gauge) | feedthrough
+        rates = rates if self.dt == 0 else unwrapped(rates, np.zeros(rates.shape))
+
+        def mean(x: Array) -> Array:
+            return x if n == bank.n else np.repeat(x.mean(-1, keepdims=True), n, -1)
+
+        gauge = self._gauge(values, self._rates_of(bank), rates, mean)
+        D = self._feedthrough(np.stack([x.D for x in systems]), values)
+        return self._tensors(rates, B, C, values, gauge) | D
 
     def check(self, values: Mapping[str, Array], name: str) -> None:
         """Raise unless every system is stable."""
@@ -398,9 +364,10 @@ class LinearAdapter(Adapter):
     def _tensors(
         self, rates: Array, B: Array, C: Array, values: Mapping[str, Array], gauge: dict[str, Array]
     ) -> dict[str, Array]:
-        like = as_tensors({name: values[name] for name in self.constants if name in values} | gauge)
+        like = as_tensors({name: values[name] for name in self.constants} | gauge)
         with torch.no_grad():
-            return as_arrays(self.tensors(*(torch.from_numpy(x) for x in (rates, B, C)), like)) | gauge
+            z, B_, C_ = (torch.from_numpy(x) for x in (rates, B, C))
+            return as_arrays(self.tensors(z, B_, C_, like)) | gauge
 
     def _row_factors(self, values: Mapping[str, Array]) -> Array:
         """Return by how much rows of B are larger in the tensors than in the systems, (b, n)."""
@@ -410,15 +377,14 @@ class LinearAdapter(Adapter):
 
     def _feedthrough(self, D: Array, values: Mapping[str, Array]) -> dict[str, Array]:
         """Return the constants that make a feedthrough, each entry of which is one of theirs times a number."""
-        made = Differentiated(self.matrices, values)
-        names = [name for name in self.constants if made.pull({"D": np.ones(D.shape)})[name].any()]
-        ones = Differentiated(self.matrices, dict(values) | {name: np.ones_like(values[name]) for name in names})
-        size = made.pull({"D": as_arrays(ones.outputs)["D"]})
-        pulled = made.pull({"D": D})
-        found = {name: pulled[name] / np.where(size[name] == 0, 1.0, size[name]) for name in names}
+        made, found = Differentiated(self.matrices, values), {}
+        for name in self.constants:
+            size = made.pull({"D": made.push(name).get("D", np.zeros(D.shape))})[name]
+            if size.any():
+                found[name] = made.pull({"D": D})[name] / np.where(size == 0, 1.0, size)
         held = self.bank(dict(values) | found).D
         if not np.allclose(held, D, rtol=1e-12, atol=0):
-            stored = ", ".join(f"{name} {values[name].shape}" for name in names) or "no tensor"
+            stored = ", ".join(f"{name} {x.shape}" for name, x in found.items()) or "no tensor"
             raise InputError(
                 f"D must be one that {type(self.layer).__qualname__} can hold in {stored}, diagonal where that is one "
                 f"factor per channel; got entries that differ from it by up to {np.abs(held - D).max():.3g}."

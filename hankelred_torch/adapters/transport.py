@@ -1,10 +1,10 @@
 """What a cut does to moments of optimizers, from a layer's map and its inverse alone.
 
-With ``s = system(p)`` and ``p = tensors(s)``, a gradient by tensors becomes one by the system by the transposed Jacobian
-of `tensors`, is carried over to the reduced system by `hankelred.training`, and becomes one by the new tensors by the
-transposed Jacobian of `system`. Second moments take the squares of the same slopes. Every entry of a tensor touches one
-entry of its own part of the system, and real and imaginary parts go to where they came from: phases of slopes are left
-out, and what poles do through B counts as theirs.
+With ``s = system(p)`` and ``p = tensors(s)``, the transposed Jacobian of `tensors` makes a gradient by the system of
+one by the tensors, `hankelred.training` carries it over to the reduced system, and the transposed Jacobian of `system`
+makes a gradient by the new tensors of that. Second moments take the squares of the same slopes: every entry of a tensor
+touches one entry of its own part of the system. Real and imaginary parts go to where they came from; phases of slopes
+are left out, and what poles do through B counts as theirs.
 
 Gauge tensors have no gradient of their own. What their averages have beyond the one that follows from the system goes
 with the states.
@@ -63,7 +63,11 @@ class Differentiated:
         outputs = {key: y for key, y in self.outputs.items() if y.requires_grad}
         with torch.inference_mode(False), torch.enable_grad():
             given = [torch.zeros_like(y).requires_grad_() for y in outputs.values()]
-            (pulled,) = torch.autograd.grad(list(outputs.values()), [self.inputs[name]], given, create_graph=True)
+            (pulled,) = torch.autograd.grad(
+                list(outputs.values()), [self.inputs[name]], given, create_graph=True, materialize_grads=True
+            )
+            if not pulled.requires_grad:
+                return {}
             found = torch.autograd.grad(pulled.sum(), given, materialize_grads=True)
         return as_arrays(dict(zip(outputs, found, strict=True)))
 
@@ -179,7 +183,7 @@ class Transport:
         carried = self._carried(carry_second_moments, squares)
         carried["B"] = scaled_squares(1 / self._scale.conj()[:, :, None], carried["B"])
         carried["C"] = scaled_squares(self._scale.conj()[:, None, :], carried["C"])
-        found = {}
+        found: dict[str, Array] = {}
         for part in self._adapter.parts:
             found |= self._to_tensors(part, carried[part])
         for name in self._adapter.gauge:

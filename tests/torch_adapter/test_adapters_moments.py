@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 import hankelred as hr
 import hankelred_torch as ht
@@ -24,6 +23,7 @@ from .continuous_layers import (
     s5,
     ssm_kernel_with_shared_poles,
 )
+
 
 def gradients(layer, u):
     """Return the gradient of a loss that pulls the output to another one, by tensor name."""

@@ -11,10 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import hankelred as hr
 import hankelred_torch as ht
-from hankelred_torch.adapters import adapter_of
-from hankelred_torch.adapters import transport
+from hankelred_torch.adapters import adapter_of, transport
 
 from .adapter_models import STATE_TENSORS, Stack, assert_consistent, inputs, lru, make_inert, train
 
