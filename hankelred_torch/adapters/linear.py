@@ -7,14 +7,13 @@ of systems for this, one that is a single system a bank of one.
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import hankelred as hr
 from hankelred import BankReduction, DiagonalBank, DiagonalSystem, Reduction
@@ -84,8 +83,6 @@ class LinearAdapter(Adapter):
         get weighted means of theirs.
     constants : tuple of str
         Further tensors that the system is read from, such as D.
-    others : tuple of str
-        Tensors that have nothing to do with the states, though one of their axes is as long.
     is_bank : bool
         Whether `read` returns a bank, one system per channel, or its only system.
     output : {"real", "complex"}
@@ -96,7 +93,7 @@ class LinearAdapter(Adapter):
     Raises
     ------
     InputError
-        As for `Adapter`, or if a tensor that is not named has an axis of as many entries as the layer has states.
+        As for `Adapter`.
 
     Examples
     --------
@@ -121,22 +118,8 @@ class LinearAdapter(Adapter):
 
     kind = "lti"
     parts: ClassVar[Mapping[str, tuple[str, ...]]]
-    others: ClassVar[tuple[str, ...]] = ()
     is_bank: ClassVar[bool] = False
     output: ClassVar[Literal["complex", "real"]] = "real"
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__(layer)
-        known = {*self.state_axes, *self.constants, *self.others}
-        for name, x in (*layer.named_parameters(), *layer.named_buffers()):
-            plain = re.sub("_(orig|mask)$", "", name)  # of a pruned tensor; parametrizations are read through
-            if plain not in known and "parametrizations." not in name and self.states > 1 and self.states in x.shape:
-                raise InputError(
-                    f"{type(self).__name__} must know every tensor of {type(layer).__qualname__} that carries states; "
-                    f"got a further one, {name} of shape {tuple(x.shape)}, with an axis of {self.states} entries, as "
-                    f"many as there are states. Register an adapter that has it in state_axes, or in others if it "
-                    f"belongs to no state."
-                )
 
     @abstractmethod
     def system(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
