@@ -12,7 +12,7 @@ from .distributed import refresh_ddp_
 from .errors import OptimizerStateWarning, RefusedCutWarning, SurgeryError
 from .guard import Guard, validation_loss
 from .history import History, Measurement
-from .penalty import HankelPenalty, hankel_penalty
+from .penalty import hankel_penalty
 from .plan import CompressionPlan, LayerPlan, hankel_singular_values, plan
 from .pretrained import export_padded, from_pretrained, save_pretrained
 from .report import CompressionReport
@@ -24,7 +24,6 @@ __all__ = [
     "CompressionPlan",
     "CompressionReport",
     "Guard",
-    "HankelPenalty",
     "History",
     "InTrainingCompressor",
     "LayerPlan",

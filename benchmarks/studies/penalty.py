@@ -16,23 +16,28 @@ Every run is written to the file of results when it ends and is not made again; 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from hankelred_torch import CompressionConfig, HankelPenalty, compress_, hankel_penalty, hankel_singular_values
+from hankelred_torch import CompressionConfig, compress_, hankel_penalty, hankel_singular_values
 from hankelred_torch.experiment.settings import Settings
 from hankelred_torch.experiment.study import write_atomically
 from hankelred_torch.experiment.tasks import Task, load_task
 from hankelred_torch.experiment.training import Trainer
+
+Penalty = Callable[[], Tensor | None]
 
 RESULTS = Path(__file__).parents[1] / "results" / "penalty.json"
 STRENGTHS = (0.0, 3e-4, 1e-3, 3e-3)
@@ -54,12 +59,20 @@ def trainer_of(task: Task, settings: Settings, seed: int) -> Trainer:
     return Trainer(task, settings, [settings.states] * settings.blocks, seed, shrink=False)
 
 
-def step(trainer: Trainer, penalty: HankelPenalty | None) -> None:
+def penalty_of(trainer: Trainer, strength: float, every: int) -> Penalty:
+    """Return what gives the penalty on every so many steps, so many times as strong, and None on the others."""
+    steps = itertools.count()
+    return lambda: (
+        strength * every * hankel_penalty(trainer.model) if next(steps) % every == 0 and strength > 0 else None
+    )
+
+
+def step(trainer: Trainer, penalty: Penalty | None) -> None:
     """Make one optimizer step on the loss and the penalty."""
     trainer.forward_backward()
     if penalty is not None:
         value = penalty()
-        if value.requires_grad:
+        if value is not None:
             value.backward()
     trainer.optimizer.step()
     trainer.optimizer.zero_grad()
@@ -69,7 +82,7 @@ def step(trainer: Trainer, penalty: HankelPenalty | None) -> None:
 def run(task: Task, settings: Settings, strength: float, kept: int, seed: int, bar: tqdm[Any]) -> dict[str, float]:
     """Train, cut half way, train on; return accuracies and what the cut found."""
     trainer = trainer_of(task, settings, seed)
-    penalty = HankelPenalty(trainer.model, strength, every=EVERY)
+    penalty = penalty_of(trainer, strength, EVERY)
     cut = settings.steps // 2
     for _ in range(cut):
         step(trainer, penalty)
@@ -99,7 +112,7 @@ def time_per_step(task: Task, settings: Settings) -> dict[str, float]:
     """Return milliseconds of CPU time of a step without penalty, with one every tenth step, and every step."""
     arms = {"none": None, "every 10": 10, "every 1": 1}
     trainers = {name: trainer_of(task, settings, 0) for name in arms}
-    penalties = {name: every and HankelPenalty(trainers[name].model, 1e-3, every=every) for name, every in arms.items()}
+    penalties = {name: every and penalty_of(trainers[name], 1e-3, every) for name, every in arms.items()}
     means: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(40):  # in turn, so that what else the machine does falls on all of them
         for name in arms:
