@@ -12,7 +12,7 @@ from torch import nn
 
 from hankelred.checks import Array
 from hankelred_torch import CompressionConfig, Schedule, hankel_singular_values, state_sizes
-from hankelred_torch import Measurement as Attempt
+from hankelred_torch import LayerCut as Attempt
 
 from .settings import Settings
 from .tasks import Task
