@@ -42,12 +42,12 @@ from hankelred.selective import SelectiveReduction, SelectiveStatistics, rotate,
 from hankelred_torch import CompressionConfig, compress_, find_ssm_layers, register_adapter, state_sizes
 from hankelred_torch.adapters import MambaAdapter, SampleStatistics
 from hankelred_torch.adapters.selective import SelectiveAnalysis, StateMap
-from hankelred_torch.adapters.statistics import LayerStatistics
 from hankelred_torch.experiment.settings import Settings
 from hankelred_torch.experiment.summary import Spread
 from hankelred_torch.experiment.tasks import Task, load_task
 from hankelred_torch.experiment.training import Trainer
 from hankelred_torch.layers import Mamba
+from hankelred_torch.sampling import LayerStatistics
 
 RESULTS = Path(__file__).parents[1] / "results"
 KEPT = 12
