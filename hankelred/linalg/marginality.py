@@ -45,22 +45,9 @@ REFINEMENTS = 4
 TINY = float(np.finfo(np.float64).tiny)
 
 
-def margins(poles: Array, discrete: bool) -> Array:
-    """Return the distances of poles from the boundary, negative beyond it."""
-    return 1.0 - np.abs(poles) if discrete else -poles.real
-
-
-def _nearest(poles: Array, discrete: bool) -> Array:
-    """Return the points of the boundary next to poles."""
-    if not discrete:
-        return 1j * poles.imag
-    size = np.abs(poles)
-    return np.where(size > 0, poles, 1.0) / np.where(size > 0, size, 1.0)
-
-
-def error_bars(A: Array, T: Array, poles: Array, discrete: bool) -> tuple[Array, Array]:
+def error_bars(A: Array, T: Array, poles: Array, margin: Array, discrete: bool) -> tuple[Array, Array]:
     """Refine the poles in doubt, in place; return the bar of every pole, and which were refined."""
-    margin, size = margins(poles, discrete), float(np.linalg.norm(A))
+    size = float(np.linalg.norm(A))
     backward = BACKWARD * EPS * size
     error = np.full(len(poles), backward)
     refined = np.zeros(len(poles), bool)
@@ -91,6 +78,14 @@ def error_bars(A: Array, T: Array, poles: Array, discrete: bool) -> tuple[Array,
     refined &= ~(near & ~np.eye(len(poles), dtype=bool)).any(axis=1)
     poles[refined], error[refined] = found[refined], bar[refined]
     return error, refined
+
+
+def _nearest(poles: Array, discrete: bool) -> Array:
+    """Return the points of the boundary next to poles."""
+    if not discrete:
+        return 1j * poles.imag
+    size = np.abs(poles)
+    return np.where(size > 0, poles, 1.0) / np.where(size > 0, size, 1.0)
 
 
 def _doubtful(poles: Array, margin: Array, boundary: Array, size: float) -> Array:

@@ -15,7 +15,7 @@ from scipy.linalg import lapack
 from ..checks import EPS, Array, is_finite
 from ..errors import NumericalError
 from .hankel_svd import norm_estimate
-from .marginality import BACKWARD, CLEAR, error_bars, margins
+from .marginality import BACKWARD, CLEAR, error_bars
 from .triangular import flipped, schur_eigenvalues, solve_hermitian_stein, solve_hermitian_sylvester, solve_sylvester
 
 # Added to the diagonal of a Laplacian, which is singular, one constant for each part that hangs together.
@@ -177,11 +177,11 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
         T, Z, poles = _schur(A)
     except np.linalg.LinAlgError as failure:
         raise NumericalError(f"The Schur form of A ({n}, {n}) must converge; got {failure} Rescale A.") from failure
-    margin, size = margins(poles, discrete), float(np.linalg.norm(A))
+    margin, size = _margins(poles, discrete), float(np.linalg.norm(A))
     if margin.min() > max(CLEAR * size, offset):
         return SchurForm(T, Z, poles, np.full(n, BACKWARD * EPS * size), 0)
-    error, refined = error_bars(A, T, poles, discrete)
-    margin = margins(poles, discrete)
+    error, refined = error_bars(A, T, poles, margin, discrete)
+    margin = _margins(poles, discrete)
     keep = margin <= np.maximum(offset, error)
     kept = int(keep.sum())
     failed = 0
@@ -193,12 +193,17 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
     if kept or refined.any():
         _write_poles(T, poles, refined)
         poles = schur_eigenvalues(T)
-    if failed or (margins(poles[kept:], discrete) <= offset).any():
+    if failed or (_margins(poles[kept:], discrete) <= offset).any():
         raise NumericalError(
             f"The {kept} unstable and marginal poles must be apart from the other {n - kept}; got poles that move "
             f"across the boundary when they are reordered. Choose an offset that does not cut through a cluster."
         )
     return SchurForm(T, Z, poles, error, kept)
+
+
+def _margins(poles: Array, discrete: bool) -> Array:
+    """Return the distances of poles from the boundary, negative beyond it."""
+    return 1.0 - np.abs(poles) if discrete else -poles.real
 
 
 def decouple(T: Array, k: int) -> Array:
