@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import scipy.linalg as sla
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from ..checks import EPS, Array
+
 Schur = tuple[Array, Array, list[list[tuple[int, int]]]]
 
 # From this size on, and from this many points in all, one Schur form and triangular solves beat one LU per point.
@@ -88,6 +89,17 @@ def response_function(A: Array, B: Array, C: Array, D: Array) -> Callable[[Any],
     return response
 
 
+def boundary_points(omega: Array, discrete: bool) -> Array:
+    """Return the points of the stability boundary at frequencies in rad per unit of time, real ones exactly so."""
+    if not discrete:
+        s = np.zeros(omega.shape, np.complex128)
+        s.imag = omega  # 1j * inf would be NaN
+        return s
+    z = np.exp(1j * omega)
+    z[np.abs(omega) == np.pi] = -1.0
+    return z
+
+
 class _ShiftedSolver:
     """Solutions X of ``(s I - A) X = B`` for many s, as a (k, n, m) array; undefined where s is a pole."""
 
@@ -138,7 +150,7 @@ class _ShiftedSolver:
             X += self._by_schur(columns, F - (columns * X - _times(self.A, X)))
             size = np.abs(columns) * np.abs(X) + np.abs(self.A) @ np.abs(X) + np.abs(F)
             residual = np.abs(F - (columns * X - _times(self.A, X)))
-            good = (residual <= SMALL * np.finfo(float).eps * size).all(axis=0)
+            good = (residual <= SMALL * EPS * size).all(axis=0)
             if good.all():
                 break
         return X.reshape(n, k, m).transpose(1, 0, 2), good.reshape(k, m).all(axis=1)
