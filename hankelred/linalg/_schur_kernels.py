@@ -358,15 +358,13 @@ def _pair(T: Array, B: Array, U: Array, M: Array, Y: Array, k: int, discrete: bo
     if size > 0:
         U[k, k], U[k, k + 1], U[k + 1, k + 1] = r11.real * sign1, r12.real * sign2, r22 * sign2
     rows = np.empty((2, m + 2), np.complex128)  # W^H [Mc W, Yc]
-    top, low = lam * w11 + m12 * w21, np.conj(lam) * w21
-    rows[0, 0] = np.conj(w11) * top + np.conj(w21) * low
-    rows[1, 0] = np.conj(w12) * top + np.conj(w22) * low
-    top, low = lam * w12 + m12 * w22, np.conj(lam) * w22
-    rows[0, 1] = np.conj(w11) * top + np.conj(w21) * low
-    rows[1, 1] = np.conj(w12) * top + np.conj(w22) * low
-    for q in range(m):
-        rows[0, q + 2] = np.conj(w11) * y1[q] + np.conj(w21) * y2[q]
-        rows[1, q + 2] = np.conj(w12) * y1[q] + np.conj(w22) * y2[q]
+    rows[0, 0], rows[1, 0] = lam * w11 + m12 * w21, np.conj(lam) * w21
+    rows[0, 1], rows[1, 1] = lam * w12 + m12 * w22, np.conj(lam) * w22
+    rows[0, 2:], rows[1, 2:] = y1, y2
+    for q in range(m + 2):
+        top, low = rows[0, q], rows[1, q]
+        rows[0, q] = np.conj(w11) * top + np.conj(w21) * low
+        rows[1, q] = np.conj(w12) * top + np.conj(w22) * low
     _real_companions(rows, M, Y, k, discrete)
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg as sla
 
-from ..checks import EPS, Array, double
+from ..checks import EPS, Array, check_result, double
 from ..errors import NumericalError
 from .descriptor import equilibrated, regular_factors
 from .triangular import (
@@ -233,8 +233,5 @@ def _in_units(X: Array, rows: Array, columns: Array) -> Array:
     """Return X in the units of the caller, or raise `NumericalError` where it overflows there."""
     with np.errstate(over="ignore"):
         X = X * rows[:, None] * columns
-    if not np.isfinite(X).all():
-        raise NumericalError(
-            "The solution must be finite in double precision; got overflow. Scale the states or the right side."
-        )
+    check_result("The solution", X, hint="Scale the states or the right side.")
     return X

@@ -159,9 +159,8 @@ class _Pencil:
 
     def _scale(self, A: Array, B: Array, C: Array, t: Array) -> None:
         """Take units ``2^t`` of the states, and powers of two out of A (the unit of time), B and C."""
-        self.A, self.time = _unit(A, t - t[:, None])
-        if self.discrete:
-            self.A, self.time = scaled(A, t - t[:, None]), 0
+        shift = t - t[:, None]
+        self.A, self.time = (scaled(A, shift), 0) if self.discrete else _unit(A, shift)
         self.B, b = _unit(B, -t[:, None])
         self.C, c = _unit(C, t)
         self.ports = b + c - self.time

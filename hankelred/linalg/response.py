@@ -66,7 +66,9 @@ def dense_response(A: Array, B: Array, C: Array, D: Array, points: Array) -> Arr
 def response_function(A: Array, B: Array, C: Array, D: Array) -> Callable[[Any], Array]:
     """Return the function from points to `dense_response`; its calls share one Schur form once they are many."""
     n, m, p = len(A), B.shape[1], len(C)
-    A, B, C, rows, columns = _balanced(A, B, C)
+    t = balancing(A)
+    rows, columns = exponents(C, t, axis=1), exponents(B, -t[:, None], axis=0)  # the units of outputs and inputs
+    A, B, C = scaled(A, t - t[:, None]), scaled(B, -t[:, None] - columns), scaled(C, t - rows[:, None])
     real = not any(np.iscomplexobj(x) for x in (A, B, C))
     solve = _ShiftedSolver(A, B)
 
@@ -201,20 +203,6 @@ def balancing(A: Array) -> Array:
         return np.zeros(len(A), dtype=int)
     scale = sla.lapack.dgebal(np.abs(A), scale=1, permute=0)[3]
     return np.asarray(np.frexp(scale)[1] - 1)
-
-
-def _balanced(A: Array, B: Array, C: Array) -> tuple[Array, Array, Array, Array, Array]:
-    """Return A, B and C in balanced units, and the powers of two taken out of the rows of C and the columns of B."""
-    t = balancing(A)
-    columns = exponents(B, -t[:, None], axis=0)
-    rows = exponents(C, t, axis=1)
-    return (
-        scaled(A, t - t[:, None]),
-        scaled(B, -t[:, None] - columns),
-        scaled(C, t - rows[:, None]),
-        rows,
-        columns,
-    )
 
 
 def exponents(X: Array, shift: Array, axis: int | None) -> Array:
