@@ -54,14 +54,13 @@ def check_whole(tensor: Tensor, name: str = "A tensor of the model") -> None:
     if hasattr(tensor, "device_mesh"):
         raise InputError(
             f"{name} must be whole on every rank; got a {kind} spread over {tensor.device_mesh.size()}. Gather full "
-            f"state dicts of model and optimizer, resize a plain model by resize_like and cut it, and shard it again: "
+            f"state dicts of model and optimizer, resize a plain model by resize_ and cut it, and shard it again: "
             f"see the guide on distributed training."
         )
     if tensor.is_meta:
         raise InputError(
-            f"{name} must have its data; got one on the meta device, offloaded or never loaded. Load the whole model "
-            f"onto one device: of accelerate's offloading, call "
-            f"accelerate.hooks.remove_hook_from_module(model, recurse=True); of transformers, leave out device_map."
+            f"{name} must hold its data; got a meta tensor. Load the weights first; of an offloaded model bring them "
+            f"back by accelerate.hooks.remove_hook_from_submodules(model)."
         )
     if not (tensor.is_floating_point() or tensor.is_complex()) or hasattr(tensor, "__tensor_flatten__"):
         raise InputError(

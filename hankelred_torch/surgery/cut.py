@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,14 +14,13 @@ from torch import Tensor, nn
 from hankelred.checks import Array
 from hankelred.errors import InputError, NumericalError
 
-from ..adapters import Adapter, adapter_of, find_ssm_layers
+from ..adapters import Adapter, LinearAdapter, adapter_of, find_ssm_layers
 from ..adapters.base import Systems
 from ..config import CompressionConfig
 from ..convert import stored_tensor, tensor_in_place_of, to_array, to_tensor
 from ..errors import SurgeryError
-from ..plan import CompressionPlan, LayerPlan, plan, renewed
-from ..report import CompressionReport
-from .averages import as_copies, followed_values
+from ..planning import LayerCut, Plan, plan, renewed
+from .averages import as_copies, as_models, followed_values
 from .exchange import ByTensor, Exchange
 from .holders import check_holders
 from .optimizers import as_optimizers, carried_states, check_trained
@@ -31,11 +31,14 @@ from .roles import Notes
 @torch.inference_mode(False)  # else parameters made inside inference mode could never be trained
 def compress_(
     model: nn.Module,
-    plan_or_config: CompressionPlan | CompressionConfig,
+    plan_or_config: Plan | CompressionConfig,
     optimizers: Any = (),
     ema: Any = (),
     batches: Any = None,
-) -> CompressionReport:
+    metric: Any = None,
+    tolerance: float | None = None,
+    mode: str | None = None,
+) -> Plan:
     """Cut the states of a model that carry little, in place, in the model and its optimizers together.
 
     Call it between steps: after ``optimizer.step()``, before the next forward pass. Gradients of the parameters that
@@ -47,7 +50,7 @@ def compress_(
     model : torch.nn.Module
         A model or a single layer; changed in place, or not at all. One in `DistributedDataParallel` is given with its
         wrapper, by every rank: rank 0 decides, and the wrapper takes up the new parameters.
-    plan_or_config : CompressionPlan or CompressionConfig
+    plan_or_config : Plan or CompressionConfig
         What to cut, or how to decide it. Of a plan, the sizes count: if the layer has changed since, it is reduced
         as it is now; a selective layer by the change of basis or selection that the plan found.
     optimizers : torch.optim.Optimizer or iterable of them, optional
@@ -59,10 +62,13 @@ def compress_(
         that layer starts anew from the live one, which the report tells.
     batches : iterable, optional
         Sample batches for layers whose matrices depend on their input, as for `plan`.
+    metric, tolerance, mode : optional
+        As of `Guard`: instead of stopping at `tau`, cut to the smallest sizes with which the metric stays within the
+        tolerance. `tau` is where the search begins; other criteria are refused.
 
     Returns
     -------
-    CompressionReport
+    Plan
         What was done, printable.
 
     Raises
@@ -83,23 +89,25 @@ def compress_(
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), ht.layers.LRU(4, 32))
     >>> optimizer = torch.optim.AdamW(model.parameters())
     >>> report = ht.compress_(model, ht.CompressionConfig(order=8), optimizer)
-    >>> ht.state_sizes(model), report.parameters_before - report.parameters_after
+    >>> ht.state_sizes(model), report.parameters[0] - report.parameters[1]
     ({'1': 8}, 456)
     """
     started = time.perf_counter()
-    ddp, model = wrapper_of(model), unwrapped(model)
+    ddp, outer, model = wrapper_of(model), model, unwrapped(model)
     optimizers = as_optimizers(optimizers)
     if ddp is not None:
         check_refreshable(ddp)
     copies = as_copies(ema, find_ssm_layers(model))
-    sampled = {} if batches is None else {"batches": batches}
+    if metric is not None or tolerance is not None:
+        from ..training.guard import Guard  # which takes snapshots
+        from .smallest import smallest
+
+        guard = Guard(metric, tolerance, mode)  # type: ignore[arg-type]
+        return smallest(outer, plan_or_config, optimizers, as_models(ema), batches, guard, compress_)
     todo = decided(
-        ddp,
-        lambda: (
-            plan_or_config if isinstance(plan_or_config, CompressionPlan) else plan(model, plan_or_config, **sampled)
-        ),
+        ddp, lambda: plan_or_config if isinstance(plan_or_config, Plan) else plan(model, plan_or_config, batches)
     )
-    before = _count_parameters(model)
+    before = _figures(model)
     prepared = agreed(ddp, lambda: _Cut(model, todo, optimizers, copies), lambda cut: digest(cut.parts()))
     replaced = ByTensor({x.old: x.name for x in prepared.exchange.replacements})
     check_holders(replaced, [model, *copies], optimizers)
@@ -110,9 +118,15 @@ def compress_(
             _forget_compiled()
             if ddp is not None:
                 refresh_ddp_(ddp)
-        layers, seconds = todo.layers | prepared.layers, time.perf_counter() - started
-        restarted = tuple(sorted(prepared.restarted))
-        return CompressionReport(layers, before, _count_parameters(model), seconds, ema_restarted=restarted)
+        parameters, state_bytes = zip(before, _figures(model), strict=True)
+        return replace(
+            todo,
+            layers=todo.layers | prepared.layers,
+            seconds=time.perf_counter() - started,
+            parameters=parameters,
+            state_bytes=state_bytes if any(state_bytes) else None,
+            ema_restarted=tuple(sorted(prepared.restarted)),
+        )
 
 
 @torch.inference_mode(False)
@@ -163,10 +177,10 @@ class _Cut:
     """Everything new that a plan makes of a model and its averaged copies, computed in full; nothing has changed."""
 
     def __init__(
-        self, model: nn.Module, todo: CompressionPlan, optimizers: tuple[Any, ...], copies: tuple[nn.Module, ...]
+        self, model: nn.Module, todo: Plan, optimizers: tuple[Any, ...], copies: tuple[nn.Module, ...]
     ) -> None:
         self.exchange = Exchange([model, *copies], optimizers)
-        self.layers: dict[str, LayerPlan] = {}
+        self.layers: dict[str, LayerCut] = {}
         self.restarted: set[str] = set()
         self.notes = Notes()
         self._adapters = [find_ssm_layers(x) for x in (model, *copies)]
@@ -174,7 +188,7 @@ class _Cut:
         self._policy = todo.config.optimizer_state
         adapters = self._adapters[0]
         for name, layer in todo.layers.items():
-            if not layer.is_cut:
+            if not layer.cut:
                 continue
             if name not in adapters or adapters[name].states != layer.n:
                 raise InputError(
@@ -204,13 +218,12 @@ class _Cut:
                         f"Layer {name!r} must have {layer.states} states after the cut; got {adapters[name].states}."
                     )
 
-    def _cut(self, name: str, layer: LayerPlan) -> None:
+    def _cut(self, name: str, layer: LayerCut) -> None:
         """Prepare the cut of one layer and of its averaged copies."""
         adapter, *copied = [adapters[name] for adapters in self._adapters]
         slots = check_trained(adapter, name, self._optimizers)
         values = adapter.values()
-        if layer.reduction is None or not (adapter.kind == "selective" or layer.fits(values)):
-            layer = renewed(layer, adapter, values)
+        layer = renewed(layer, adapter, values)
         news = _new_tensors(adapter, adapter.rewrite(values, layer.reduction))
         stored = {x: to_array(new) for x, new in news.items()}
         adapter.check(values | stored, name)
@@ -224,7 +237,7 @@ class _Cut:
         self,
         copied: Adapter,
         live: Adapter,
-        layer: LayerPlan,
+        layer: LayerCut,
         values: Mapping[str, Array],
         restart: Mapping[str, Array],
     ) -> dict[str, Tensor]:
@@ -234,20 +247,20 @@ class _Cut:
         if followed is not None:
             news = _new_tensors(copied, followed)
             try:
-                copied.check(old | {x: to_array(new) for x, new in news.items()}, layer.name)
+                copied.check(old | {x: to_array(new) for x, new in news.items()}, layer.layer)
             except NumericalError:  # unstable only when rounded to the dtype of the copy
                 pass
             else:
                 return news
-        self.restarted.add(layer.name)
+        self.restarted.add(layer.layer)
         return _new_tensors(copied, restart)
 
     def _exchange(
-        self, adapter: Adapter, layer: LayerPlan, news: Mapping[str, Tensor], states: Mapping[str, Any]
+        self, adapter: Adapter, layer: LayerCut, news: Mapping[str, Tensor], states: Mapping[str, Any]
     ) -> None:
         for name, new in news.items():
             old = stored_tensor(*adapter.owner(name))
-            self.exchange.replace(old, new, states.get(name), f"{name} of layer {layer.name!r}")
+            self.exchange.replace(old, new, states.get(name), f"{name} of layer {layer.layer!r}")
         for name, size in adapter.sizes(layer.states).items():
             self.exchange.attribute(*adapter.owner(name), size)
 
@@ -268,8 +281,15 @@ def _refuse_tied(name: str, adapters: Mapping[str, Adapter]) -> None:
             )
 
 
-def _count_parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def _figures(model: nn.Module) -> tuple[int, int]:
+    """Count the parameters of a model, and the bytes of the states of its time-invariant layers for one sequence."""
+    size = 0
+    for adapter in find_ssm_layers(model).values():
+        if adapter.kind == "lti":
+            tensor = adapter.tensor(next(iter(adapter.state_axes)))
+            systems = tensor.shape[0] if isinstance(adapter, LinearAdapter) and adapter.is_bank else 1
+            size += 2 * systems * adapter.states * tensor.real.element_size()
+    return sum(parameter.numel() for parameter in model.parameters()), size
 
 
 def _forget_compiled() -> None:

@@ -19,6 +19,7 @@ from hankelred.checks import Array
 from hankelred.errors import InputError, NumericalError
 
 from ..adapters import Adapter
+from ..adapters.transport import raised
 from ..convert import stored_tensor, to_array, to_tensor
 from .averages import followed_values
 from .exchange import ByTensor, Slot, State, find_slot
@@ -236,7 +237,9 @@ def _carried(
                 new[kind, label] = carry(values, reduction, given)
         except NumericalError:
             lost.append(label)
-    _keep_ratios(old, new)
+    for first in [x for x in new if x[0] == "gradient"]:
+        for second in [x for x in new if x[0] == "square"]:
+            new[second] = raised((new[first], new[second]), (old[first], old[second]))
     result: dict[str, dict[str, Array]] = {}
     for name, state in olds.items():
         found = {key: new.get((kind, _label(key, role))) for key, role in roles[name].items() for kind in _KIND[role]}
@@ -246,23 +249,6 @@ def _carried(
 
 _KIND = {role: () for role in (*ROLES, "unknown")} | {role: ("square",) for role in ("square", "root", "factored")}
 _KIND |= {"parameter": ("parameter",), "gradient": ("gradient",)}
-
-
-def _keep_ratios(old: Mapping[Any, Mapping[str, Array]], new: dict[tuple[str, str], Mapping[str, Array]]) -> None:
-    """Raise carried squares to what averages by Adam obey entry by entry, ``m^2 <= c^2 v``, c as before the cut.
-
-    First and second moments are carried by maps of their own; a second moment of 0 beside a first one would make a
-    step of thousands of learning rates.
-    """
-    firsts, seconds = ([x for x in new if x[0] == kind] for kind in ("gradient", "square"))
-    for first in firsts:
-        for second in seconds:
-            shared = [name for name in old[first] if name in old[second]]
-            pairs = [(old[first][name].real ** 2, old[second][name]) for name in shared]
-            largest = max((float((m[v > 0] / v[v > 0]).max(initial=0.0)) for m, v in pairs), default=0.0)
-            if largest > 0:
-                raised = {x: np.maximum(new[second][x], np.abs(new[first][x]) ** 2 / largest) for x in shared}
-                new[second] = {**new[second], **raised}
 
 
 def _assembled(

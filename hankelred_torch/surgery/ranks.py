@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hankelred.errors import InputError
 
 from ..adapters import find_ssm_layers
+from ..adapters.registry import unwrapped as unwrapped
 from ..convert import check_whole, to_array
 from ..errors import SurgeryError
 
@@ -136,17 +137,6 @@ def _arguments_of(ddp: DistributedDataParallel) -> dict[str, Any]:
     if "forward_sync_buffers" in known:  # since torch 2.13, where the older name warns
         return arguments | {"forward_sync_buffers": ddp.forward_sync_buffers}
     return arguments | {"broadcast_buffers": ddp.broadcast_buffers}
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside `torch.compile` and data parallel wrappers, in whatever order they were applied."""
-    while True:
-        if isinstance(model, (DistributedDataParallel, nn.DataParallel)):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # compiled
-            model = inner
-        else:
-            return model
 
 
 def wrapper_of(model: nn.Module) -> DistributedDataParallel | None:

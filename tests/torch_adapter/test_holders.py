@@ -116,7 +116,7 @@ def test_average_of_ema_pytorch_is_found_and_cut():
 
 
 def test_meta_tensors_are_named():
-    with pytest.raises(hr.InputError, match="nu_log of LRU must have its data; got one on the meta device"):
+    with pytest.raises(hr.InputError, match="LRU must hold its data"):
         ht.plan(ht.layers.LRU(4, 16).to("meta"), CONFIG)
 
 
@@ -124,7 +124,7 @@ def test_offloaded_layers_are_named():
     accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
     model = torch.nn.Sequential(ht.layers.LRU(4, 16))
     accelerate.cpu_offload(model, execution_device="cpu")
-    with pytest.raises(hr.InputError, match="remove_hook_from_module"):
+    with pytest.raises(hr.InputError, match="remove_hook_from_submodules"):
         ht.plan(model, CONFIG)
 
 
