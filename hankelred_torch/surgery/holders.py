@@ -60,6 +60,7 @@ def check_holders(tensors: ByTensor, models: Sequence[nn.Module], optimizers: tu
             refused.append(f"a module outside of the model that was given, {_class_of(around)}, {held}")
         elif isinstance(x, dict) and any(isinstance(y, Tensor) and y in tensors for y in x):
             steps = any(isinstance(value, Optimizer) for value in x.values())
+            steps = steps or any(y is o.state or y is vars(o) for o in optimizers for y in around)
             (refused if steps else remarks).append(f"a {type(x).__name__} by parameter{_called(x, around)}, {held}")
         elif isinstance(x, list) and _is_of_tensors(x) and not any("_module_parameters" in y for y in around):
             remarks.append(f"a list of {len(x)} parameters{_called(x, around)}, {held}")

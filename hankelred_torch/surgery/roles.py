@@ -248,7 +248,7 @@ def is_number(value: Any) -> bool:
 
 def is_packed(value: Any) -> bool:
     """Tell whether a tensor is quantised, and can be read and written as numbers nevertheless."""
-    return isinstance(value, Tensor) and type(value) is not Tensor and hasattr(type(value), "tensor_data_names")
+    return isinstance(value, Tensor) and hasattr(value, "__tensor_flatten__") and hasattr(type(value), "dequantize")
 
 
 def as_array(value: Tensor) -> Array:

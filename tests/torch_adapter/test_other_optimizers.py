@@ -53,7 +53,7 @@ def test_lossless_cut_is_not_felt_with_schedulefree(name):
 
 
 @pytest.mark.skipif(not has("pytorch_optimizer"), reason="pytorch_optimizer is not installed")
-@pytest.mark.parametrize("name", ["Lookahead", "TRAC", "OrthoGrad"])
+@pytest.mark.parametrize("name", ["Lookahead", "OrthoGrad"])
 def test_wrapped_optimizers_go_on(name):
     import pytorch_optimizer
 
@@ -62,6 +62,16 @@ def test_wrapped_optimizers_go_on(name):
 
     ratio, early, _ = change_by_a_lossless_cut(make)
     assert ratio < 2 or early
+
+
+@pytest.mark.skipif(not has("pytorch_optimizer"), reason="pytorch_optimizer is not installed")
+def test_wrapper_that_keeps_a_dict_by_parameter_is_refused():
+    import pytorch_optimizer
+
+    run = Run(lambda model: pytorch_optimizer.TRAC(torch.optim.AdamW(model.parameters(), lr=1e-3)))
+    run.step()
+    with pytest.raises(hr.InputError, match="a dict by parameter"):
+        ht.compress_(run.model, ht.CompressionConfig(order=31, min_cut=0), run.optimizer)
 
 
 def test_quantised_moments_are_carried():
@@ -197,14 +207,14 @@ def test_squares_stay_above_the_squares_of_averages(family, order):
     values = [p.detach().clone() for p in layer.parameters()]
     (0 * layer(torch.randn(4, 32, 4))).sum().backward()
     optimizer.step()
-    moved = max(float((p - x).abs().max()) for p, x in zip(layer.parameters(), values, strict=True))
+    moved = max(float((p.detach() - x).abs().max()) for p, x in zip(layer.parameters(), values, strict=True))
     assert moved < 20e-3  # twenty learning rates; Adam's own bound is 7 after many steps
 
 
 def test_accelerated_and_lightning_optimizers_are_seen_through():
     accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
     inner = torch.optim.AdamW(lru().parameters())
-    assert as_optimizers(accelerate.optimizer.AcceleratedOptimizer(inner)) == (inner,)
+    assert as_optimizers(accelerate.Accelerator(cpu=True).prepare_optimizer(inner)) == (inner,)
     optimizer = pytest.importorskip("lightning.pytorch.core.optimizer", reason="lightning is not installed")
     assert as_optimizers(optimizer.LightningOptimizer(inner)) == (inner,)
 
