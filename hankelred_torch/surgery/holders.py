@@ -75,6 +75,7 @@ def check_holders(tensors: ByTensor, models: Sequence[nn.Module], optimizers: tu
 
 def check_averages(models: Sequence[nn.Module]) -> None:
     """Warn of averaged copies of a model that are alive, and were not given along with it."""
+    gc.collect()  # averages of earlier runs may wait for it
     given, remarks = {id(x) for x in models}, []
     kinds: dict[type, bool] = {}
     for x in gc.get_objects():

@@ -124,7 +124,7 @@ class InTrainingCompressor:
         if not self.optimizers:
             raise InputError("optimizers must hold at least one optimizer; got none. Outside training use compress_.")
         self.ema = as_models(ema)
-        copies = as_copies(self.ema, find_ssm_layers(self.model))
+        as_copies(self.ema, find_ssm_layers(self.model))
         self.restore = tuple(check_items(restore, "restore", "Put a single object into a list."))
         for target in self.restore:
             state_of(target)  # raises if it has none
@@ -133,7 +133,7 @@ class InTrainingCompressor:
             _check_settling(guard, self._attempts)
         self._targets = target_layers(self.model, config)
         self._batches = tried_batches(self.model, self._targets, batches, len(self._attempts))
-        check_optimizers(self._targets, self.optimizers, (self.model, *copies))
+        check_optimizers(self._targets, self.optimizers)
         if self.ddp is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             warnings.warn(
                 "This process is one of several, and the model is not in a DistributedDataParallel: each of them will "
