@@ -20,21 +20,18 @@ from numpy.typing import ArrayLike
 
 from .checks import EPS, Array, check_array, check_choice, check_flag, check_integer, check_number, double, in_family
 from .errors import HankelredWarning, InputError, NonMinimalWarning, NumericalError, OrderError
-from .hankel import factored, gramian_factors, gramians, warn_if_inaccurate
+from .hankel import gramian_factors, gramians
 from .hankel import hankel_singular_values as _hankel_singular_values
 from .linalg import equations
 from .linalg.descriptor import equilibrated
 from .linalg.threads import one_blas_thread
 from .lyapunov import solve_lyapunov
-from .order import least_order
 from .reduction import balance
 from .reduction.balanced import OFFSET
+from .reduction.realisation import without_idle_states
 from .systems import StateSpace, as_container, as_system
 
 METHODS = ("truncate", "matchdc")
-
-# Splitting off unstable poles moves the others by some n eps of the largest pole: what is smaller links nothing.
-ROUNDING = 30.0
 
 
 def balred(sys: Any, orders: Any, method: str = "truncate", alpha: float | None = None) -> Any:
@@ -292,7 +289,7 @@ def minreal(sys: Any, tol: float | None = None, verbose: bool = True) -> Any:
     check_flag(verbose, "verbose")
     system = as_system(sys)
     G = system.dense()
-    found = _minimal(G, None if tol is None else check_number(tol, "tol", least=0.0, below=1.0))
+    found = without_idle_states(G, None if tol is None else check_number(tol, "tol", least=0.0, below=1.0))
     if verbose:
         print(f"{G.n - found.n} states have been removed from the model")
     if found is G:
@@ -444,31 +441,6 @@ def _offset(alpha: float, system: Any) -> float:
         hint = "It is a modulus that moves the stability boundary inwards."
         return 1.0 - check_number(alpha, "alpha", least=0.0, most=1.0, hint=hint)
     return -check_number(alpha, "alpha", most=0.0, hint="It is a real part that moves the stability boundary inwards.")
-
-
-def _minimal(G: StateSpace, rtol: float | None) -> StateSpace:
-    """Return the system without the states that link no input to any output, unstable ones among them."""
-    found = factored(G, OFFSET)
-    warn_if_inaccurate(found, stacklevel=4)
-    order = found.rank if rtol is None else least_order(found.hsv, found.rank, rtol=rtol)
-    k = found.kept
-    with one_blas_thread(G.n):
-        T, Ti = found.svd.bases(slice(0, order - k), order - k)
-        A, B, C, D, *_ = found.parts.whole(found.parts.reduced(T, Ti)[2])
-    if k:
-        unstable = A[:k, :k]
-        sizes = np.abs(found.parts.poles)
-        shift = 2.0 * float(sizes[:k].max()) or 1.0
-        rounding = min(ROUNDING * EPS * G.n * max(1.0, float(sizes.max()) / shift), 1e-3)
-        moved = unstable / shift if G.is_discrete else unstable - shift * np.eye(k)
-        inner = _minimal(
-            StateSpace.trusted(moved, B[:k].copy(), C[:, :k].copy(), D.copy(), G.dt), max(rtol or 0.0, rounding)
-        )
-        unstable = inner.A * shift if G.is_discrete else inner.A + shift * np.eye(inner.n)
-        A = sla.block_diag(unstable, A[k:, k:]).reshape((inner.n + order - k,) * 2)
-        B, C = np.vstack([inner.B, B[k:]]), np.hstack([inner.C, C[:, k:]])
-    names = {"name": G.name, "inputs": G.inputs, "outputs": G.outputs}
-    return G if len(A) == G.n else StateSpace.trusted(A, B, C, D.copy(), G.dt, names)
 
 
 def _chosen(what: str, elim: Any, keep: Any, names: Sequence[str] | None, count: int) -> tuple[list[int], list[int]]:

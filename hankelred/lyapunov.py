@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike
 
 from .checks import Array, check_array, check_dt, check_square, double, is_discrete
 from .errors import InputError
-from .hankel import DenseParts, unstable_error
+from .hankel import unstable_error
 from .linalg.equations import lyapunov_solution
 from .linalg.threads import one_blas_thread
+from .parts import DenseParts
 from .systems import StateSpace
 
 

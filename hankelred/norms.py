@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from .checks import EPS, Array, check_flag, check_number, check_result
-from .hankel import bank_hsv, factored, parts_of, sample_frequencies
+from .hankel import bank_hsv, factored
 from .linalg.gain import gain_function, largest_singular_values, peak_gain
 from .linalg.hankel_svd import HankelSVD
 from .linalg.threads import one_blas_thread
 from .order import error_bound
+from .parts import parts_of
+from .rounding import sample_frequencies
 from .systems import LinearSystem, as_system
 
 # Systems of this order and more are reduced before their level sets are computed: below, that costs more than it saves.
@@ -66,7 +68,7 @@ def _h2_norm(system: Any) -> float:
         if parts.kept or (not system.is_discrete and feedthrough > 0):
             return np.inf
         with np.errstate(over="ignore", invalid="ignore"):
-            norm = float(np.hypot(_norm(parts.reduced(parts.S, parts.R[:0])[2].C), feedthrough))
+            norm = float(np.hypot(_norm(parts.projected(parts.S, parts.R[:0])[2].C), feedthrough))
     check_result("The H2 norm", norm)
     return norm
 
@@ -209,7 +211,7 @@ def _compact(system: LinearSystem, parts: Any, rtol: float) -> tuple[Array, Arra
         small = rtol / 4 * float(svd.values.max(initial=0.0))
         order = next((k for k in range(most + 1) if error_bound(svd.values, k) <= small), None)
         if order is not None:
-            A, B, C, D, shift, _ = parts.reduced(*svd.bases(slice(0, order), order))[2]
+            A, B, C, D, shift, _ = parts.projected(*svd.bases(slice(0, order), order))[2]
             return A + shift * np.eye(order), B, C, D
     G = system.dense()
     return G.A, G.B, G.C, G.D

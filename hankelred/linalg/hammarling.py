@@ -24,14 +24,17 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg as sla
 
-from ..checks import Array
+from ..checks import Array, check_result
 from .compiled import Kernels
-from .triangular import contiguous, halve, solve_stein, solve_sylvester
+from .hankel_svd import graded
+from .triangular import contiguous, flipped, halve, solve_stein, solve_sylvester
 
 kernels = Kernels("hankelred.linalg._schur_kernels")
 
 # Below this size a numba loop beats products (measured for 16, 24, 32, 48 and 64).
 LEAF = 48
+
+OVERFLOW = "A pole lies so close to the stability boundary that its energy overflows: raise offset, or scale inputs."
 
 
 def gramian_factor(T: Array, B: Array, discrete: bool) -> Array:
@@ -55,6 +58,16 @@ def gramian_factor(T: Array, B: Array, discrete: bool) -> Array:
     else:
         _continuous(T, B, U, M, Y)
     return U
+
+
+def schur_factors(T: Array, B: Array, C: Array, discrete: bool) -> tuple[Array, Array]:
+    """Return graded factors S and R of both Gramians on a stable Schur form T, in its coordinates."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        S = gramian_factor(T, B, discrete)
+        J = slice(None, None, -1)  # the dual system A^H, C^H has the Schur form J T^H J
+        R = gramian_factor(flipped(T), np.ascontiguousarray(C.conj().T[J]), discrete)[J]
+        check_result("The Gramian", S, R, hint=OVERFLOW)
+        return graded(S), graded(R).conj().T
 
 
 def _continuous(T: Array, B: Array, U: Array, M: Array, Y: Array) -> None:

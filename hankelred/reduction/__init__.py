@@ -1,7 +1,8 @@
 """Reduction of fixed systems: one file per step of the way from factors to a reduced system."""
 
-from .balanced import Balancing, balance, balanced_realization, balanced_truncation, minimal
+from .balanced import Balancing, balance, balanced_truncation
 from .bank import BankReduction
+from .realisation import balanced_realization, minimal
 from .result import Reduction
 
 __all__ = [

@@ -16,11 +16,13 @@ from .. import order as orders
 from ..checks import SINGLE as SINGLE_PRECISION
 from ..checks import Array, check_flag, check_number, check_result, exactly_one, in_family, single
 from ..errors import DiagonalisationError, InputError, OrderError
-from ..hankel import Factored, Matrices, factored, largest_gain, sample_frequencies, unstable_error, warn_if_inaccurate
+from ..hankel import Factored, factored, warn_if_inaccurate
 from ..linalg.threads import one_blas_thread
+from ..parts import Matrices
+from ..rounding import largest_gain, sample_frequencies
 from ..systems import DiagonalSystem, StateSpace, as_container, as_system, one_system, real_output
 from .bank import reduce_bank
-from .bases import residualised, truncated
+from .bases import residualised
 from .rediagonalise import Diagonalised, diagonalised, eigenpairs, working_orders
 from .result import Reduction
 from .split import joined, with_fixed_states
@@ -234,7 +236,8 @@ class Balancing:
 
     def _reduce_stable(self, order: int, match_dc: bool) -> tuple[Array, Array, Matrices]:
         """Return bases and matrices of the reduced stable part."""
-        T, Ti, small = (residualised if match_dc else truncated)(self._found, order - self.unstable)
+        stable_order = order - self.unstable
+        T, Ti, small = residualised(self._found, stable_order) if match_dc else self._found.reduced(stable_order)
         check_result("The reduced model", *small[:4])
         return T, Ti, small
 
@@ -293,30 +296,31 @@ class Balancing:
         return self._result(reduced, order, T, Ti, method, pair, self._excess(small, reduced, order))
 
     def _excess(self, small: Matrices, reduced: StateSpace, order: int) -> float:
-        """Return half of what rounding of a weakly damped pole can add to the error.
+        """Return what rounding of weakly damped poles can add to the error.
 
-        A balanced state i decays at a rate of about ``|b_i|^2 / (2 hsv_i)``. Its basis is certain to ``floor / hsv_i``,
-        and so is A, relative to its norm; the gain ``2 hsv_i`` changes by the same share as the decay. Where that is
-        not small, or a small system's nearly equal values are cut, the error is measured, for large systems at the
-        frequencies of the poles.
+        A balanced state i has a gain of about ``2 hsv_i`` and decays at a rate of ``|b_i|^2 / (2 hsv_i)``. Its basis is
+        certain to ``floor / hsv_i``, and so is A, relative to its norm; the gain changes by the same share as the rate.
+        Where that is not small, or a small system's nearly equal values are cut, the error is measured, for large
+        systems at the frequencies of the poles.
         """
         parts = self._found.parts
+        if parts.kept or self.floor == 0.0:
+            return 0.0
         values = self._found.svd.values[: len(small.A)]
-        size = float(np.abs(small.A).max(initial=0.0))
-        damping = np.sum(np.abs(small.B) ** 2, axis=1)[: len(values)] / (2 * values)
-        share = np.divide(size * self.floor, values * damping, out=np.full(len(values), np.inf), where=damping > 0)
-        cut = self.system.order <= MEASURED_UP_TO and self._splits_a_pair(order)
-        if parts.kept or not (cut or np.any(share > WEAKLY_DAMPED)):
-            return 0.0 if parts.kept else float((values * share).max(initial=0.0))
+        with np.errstate(divide="ignore"):
+            moved = 4 * float(np.abs(small.A).max(initial=0.0)) * self.floor * values / np.sum(np.abs(small.B) ** 2, 1)
+        few = self.system.order <= MEASURED_UP_TO
+        if not (few and self._splits_a_pair(order) or np.any(moved > 2 * WEAKLY_DAMPED * values)):
+            return float(moved.max(initial=0.0))
         if not reduced.is_stable():
             return np.inf
-        if self.system.order <= MEASURED_UP_TO:
+        if few:
             error = float(norms.hinf_norm(self.system - reduced))
         else:
             poles = np.concatenate([parts.poles, reduced.poles()])
             omega = sample_frequencies(poles, parts.discrete, self.system.dtype.kind == "c")
             error = largest_gain(self.system._response(omega) - reduced._response(omega))
-        return max(0.0, (1 + SAMPLED) * error - self.error_bound(order)) / 2
+        return max(0.0, (1 + SAMPLED) * error - self.error_bound(order))
 
     def _splits_a_pair(self, order: int) -> bool:
         """Tell whether nearly equal values are cut apart, as those of a weakly damped pair of poles are."""
@@ -330,13 +334,11 @@ class Balancing:
             T, Ti = real_output.to_conjugates(T, Ti)
         T, Ti = with_fixed_states(T, Ti, parts, found.system)
         pair = (parts.stable, found.system) if parts.kept else None
-        return self._result(joined(parts.fixed_system, found.system), order, T, Ti, method, pair, found.change)
+        return self._result(joined(parts.fixed_system, found.system), order, T, Ti, method, pair, 2 * found.change)
 
-    def _result(
-        self, reduced: Any, order: int, T: Array, Ti: Array, method: str, pair: Any, change: float
-    ) -> Reduction:
-        """Wrap a reduced system in the class and precision of the original; `change` came on top of the truncation."""
-        bound = self.error_bound(order) + 2 * change
+    def _result(self, reduced: Any, order: int, T: Array, Ti: Array, method: str, pair: Any, added: float) -> Reduction:
+        """Wrap a reduced system in the class and precision of the original; `added` came on top of the truncation."""
+        bound = self.error_bound(order) + added
         if self.system.dtype in SINGLE_PRECISION:
             stored, T, Ti = rounded(reduced), single(T), single(Ti)
             if pair is None:
@@ -437,75 +439,3 @@ def balanced_truncation(
             raise InputError("match_dc and offset are for one system; got a bank. Reduce bank[i] with them.")
         return reduce_bank(system, lambda one: _balance(one, one, 0.0), **criteria)
     return _balance(system, sys, offset).reduce(**criteria, match_dc=match_dc)
-
-
-def minimal(sys: Any, rtol: float | None = None) -> Reduction:
-    """Leave out the states that link no input to any output.
-
-    Parameters
-    ----------
-    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
-        Continuous or discrete, real or complex. Unstable and marginal poles are kept.
-    rtol : float, optional
-        Drop Hankel singular values up to ``rtol * hsv[0]``; by default those that are rounding.
-
-    Returns
-    -------
-    Reduction
-        To the numerical rank; of a minimal system the system itself.
-
-    Raises
-    ------
-    InputError
-        If `sys` is not a system or `rtol` is out of range.
-
-    Examples
-    --------
-    >>> import numpy as np, hankelred as hr
-    >>> twice = hr.StateSpace(-np.eye(2), [[1.0], [1.0]], [[1.0, 1.0]])  # the same state twice
-    >>> hr.minimal(twice).system.n
-    1
-    """
-    bal = _balance(one_system(sys), sys, OFFSET)
-    order = bal.rank if rtol is None else bal.order(rtol=rtol)
-    return bal._unchanged() if order == len(bal.hsv) else bal.reduce(order)
-
-
-def balanced_realization(sys: Any) -> tuple[Any, Array, Array, Array]:
-    """Return a system in balanced coordinates, in which both Gramians are the diagonal matrix of its hsv.
-
-    Parameters
-    ----------
-    sys : StateSpace, DiagonalSystem or anything `as_system` accepts
-        Stable system, continuous or discrete, real or complex; a diagonal one is balanced as a `StateSpace`.
-
-    Returns
-    -------
-    system : StateSpace, or of the class of `sys` if that is a model of another library
-        Balanced, of the order of the numerical rank: states beyond it cannot be balanced.
-    hsv : (n,) ndarray
-        All Hankel singular values, decreasing, in units of y per unit of u.
-    T, Ti : (n, rank) and (rank, n) ndarray
-        Bases, ``(Ti A T, Ti B, C T, D)``.
-
-    Raises
-    ------
-    StabilityError
-        If a pole lies on or beyond the stability boundary.
-
-    Examples
-    --------
-    >>> import numpy as np, hankelred as hr
-    >>> plant = hr.StateSpace([[-1.0, 0.5], [0.0, -3.0]], [[1.0], [1.0]], [[1.0, 0.0]])
-    >>> system, hsv, T, Ti = hr.balanced_realization(plant)
-    >>> P, Q = hr.gramians(system)
-    >>> bool(np.allclose(P, np.diag(hsv)) and np.allclose(Q, np.diag(hsv)))
-    True
-    """
-    system = one_system(sys)
-    bal = _balance(system.dense(), sys, 0.0)
-    if bal.unstable:
-        raise unstable_error(bal._found.parts.poles[: bal.unstable], system.dt)
-    with one_blas_thread(bal.rank):
-        reduction = bal._dense_result(bal.rank, *bal._reduce_stable(bal.rank, False), "balanced realisation")
-    return reduction.system, bal.hsv, reduction.T, reduction.Ti

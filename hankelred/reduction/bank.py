@@ -15,11 +15,12 @@ import numpy as np
 from .. import order as orders
 from ..checks import SINGLE, Array, check_result, exactly_one, in_family
 from ..errors import DiagonalisationError, NumericalError
-from ..hankel import ROUNDINGS, bank_hsv, bank_of
+from ..hankel import bank_hsv, bank_of
 from ..linalg.cauchy import NEARLY_REAL
 from ..linalg.cauchy_bank import Bank, factors
 from ..linalg.hankel_svd import batched_products, batched_vectors
 from ..linalg.threads import one_blas_thread
+from ..parts import ROUNDINGS
 from ..systems import DiagonalBank, DiagonalSystem, Poles
 from .rediagonalise import CONDITION_LIMIT, ROUNDING
 from .result import Reduction

@@ -5,13 +5,8 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg as sla
 
-from ..hankel import Factored, Matrices
-
-
-def truncated(found: Factored, order: int) -> tuple[np.ndarray, np.ndarray, Matrices]:
-    """Return bases of `order` balanced states of the stable part and the system projected with them."""
-    T, Ti, small = found.parts.reduced(*found.svd.bases(slice(0, order), order))
-    return T, Ti, small
+from ..hankel import Factored
+from ..parts import Matrices
 
 
 def residualised(found: Factored, order: int) -> tuple[np.ndarray, np.ndarray, Matrices]:
@@ -26,7 +21,7 @@ def residualised(found: Factored, order: int) -> tuple[np.ndarray, np.ndarray, M
        50, 1989, pp. 1379-1405.
     """
     rank = found.rank - found.kept
-    T, Ti, minimal = truncated(found, rank)
+    T, Ti, minimal = found.reduced(rank)
     kept, fast = slice(None, order), slice(order, None)
     A22 = minimal.A[fast, fast]
     if len(A22) == 0:

@@ -14,7 +14,8 @@ import scipy.linalg as sla
 
 from ..checks import EPS, Array
 from ..errors import DiagonalisationError
-from ..hankel import Matrices, largest_gain, sample_frequencies
+from ..parts import Matrices
+from ..rounding import largest_gain, sample_frequencies
 from ..systems import DiagonalSystem, boundary_points, real_output
 
 # Transforming with X costs a relative error of about cond(X) eps: 1e-8 at this limit, far below the truncation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..checks import Array
-from ..hankel import DiagonalParts
+from ..parts import DiagonalParts
 from ..systems import DiagonalSystem
 
 

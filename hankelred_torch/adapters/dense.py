@@ -11,7 +11,7 @@ from torch import nn
 import hankelred as hr
 from hankelred import DiagonalSystem, StateSpace
 from hankelred.errors import InputError
-from hankelred.hankel import Matrices
+from hankelred.parts import Matrices
 from hankelred.reduction.rediagonalise import diagonalised
 
 from ..convert import to_tensor

@@ -1,0 +1,111 @@
+"""What rounding has done to a dense system on its way to balanced coordinates, measured against the system given.
+
+Estimates take the worst case of a norm, which stiff systems stay far below. Where an estimate is large, the system in
+all its balanced states is therefore compared with the one given, at the frequencies of its poles.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .checks import EPS, Array
+from .linalg.hammarling import schur_factors
+from .linalg.hankel_svd import HankelSVD, padded
+from .linalg.response import dense_response
+from .linalg.schur import apply_units, balanced_units, ordered_schur
+from .systems import boundary_points
+
+# Frequencies at which a difference is measured, and how much more than the largest one seen there is granted.
+SAMPLES, SAFETY = 40, 4.0
+
+# A response this near to a marginal pole, relative to the frequency, says nothing.
+NEAR = 1e-3
+
+
+def measured(parts: Any, svd: HankelSVD, floor: float) -> tuple[float, bool]:
+    """Measure the rounding error of balanced coordinates, and tell whether the Schur form is the better model in them.
+
+    A multiple of the largest difference between the response of the system and that of its balanced realisation; how
+    far the Hankel singular values of the latter lie from those found, and how far the response moves if every entry of
+    A is rounded once, count too. Both ways to project are tried: in oblique bases of rotated stiff systems, products
+    of the given A with entries of every size cancel.
+    """
+    rank = int(np.sum(svd.values > floor))
+    omega = _telling_frequencies(parts)
+    given = parts.system._response(omega)
+    bases = svd.bases(slice(0, rank), rank)
+    changes, models = [], []
+    for project in (parts.projected, parts.projected_schur_form):
+        with np.errstate(all="ignore"):
+            models.append(project(*bases)[2])
+            whole = parts.whole(models[-1])
+            finite = all(np.isfinite(x).all() for x in whole[:4])
+            changes.append(largest_gain(given - whole.response(omega, parts.discrete)) if finite else np.inf)
+    on_schur_form = changes[1] < changes[0]
+    if not np.isfinite(min(changes)):
+        return np.inf, on_schur_form
+    again = _hsv_of_balanced(models[on_schur_form], parts.discrete)
+    moved = float(np.abs(again - svd.values[:rank]).max(initial=0.0))
+    return max(SAFETY * max(min(changes), moved), _rounded_response(parts.system, omega)), on_schur_form
+
+
+def _telling_frequencies(parts: Any) -> Array:
+    """Return frequencies of the poles, away from the marginal ones, which drown every response next to them."""
+    poles = np.concatenate([parts.poles[: parts.kept][parts.clearly_unstable], parts.poles[parts.kept :]])
+    omega = sample_frequencies(poles, parts.discrete, parts.system.dtype.kind == "c")
+    marginal = parts.poles[: parts.kept][~parts.clearly_unstable]
+    if len(marginal) == 0:
+        return omega
+    points = boundary_points(omega, parts.discrete)[:, None]
+    least = np.abs(omega[omega != 0]).min(initial=np.inf)
+    size = np.maximum(np.abs(points), least if np.isfinite(least) else 0.0)
+    omega = omega[np.all(np.abs(points - marginal) > NEAR * size, axis=1)]
+    return np.concatenate([omega, [0.1 * least, 0.3 * least] if np.isfinite(least) else []])
+
+
+def _hsv_of_balanced(model: Any, discrete: bool) -> Array:
+    """Return the Hankel singular values of a model in balanced coordinates, where rounding does other things."""
+    units = balanced_units(model.A, model.B, model.C)
+    A, B, C = apply_units(units, model.A, model.B, model.C)
+    form = ordered_schur(A, discrete)
+    if form.kept:
+        return np.full(len(A), np.inf)
+    S, R = schur_factors(form.T, form.Z.conj().T @ B, C @ form.Z, discrete)
+    return padded(HankelSVD(S, R).values, len(A))
+
+
+def _rounded_response(G: Any, omega: Array) -> float:
+    """Return how far a response moves if every entry of A is rounded once: ``eps |C R| (|A| + |s|) |R B|``."""
+    points = boundary_points(omega, G.is_discrete)
+    left = np.abs(dense_response(G.A.T, G.C.T, np.eye(G.n), np.zeros((G.n, G.p)), points)).swapaxes(1, 2)
+    right = np.abs(dense_response(G.A, G.B, np.eye(G.n), np.zeros((G.n, G.m)), points))
+    weight = np.abs(G.A)[None] + np.abs(points)[:, None, None] * np.eye(G.n)
+    with np.errstate(all="ignore"):
+        return EPS * largest_gain(left @ weight @ right)
+
+
+def sample_frequencies(poles: Array, discrete: bool, both_signs: bool) -> Array:
+    """Return frequencies in rad per unit of time at which a system shows what it does: those of its poles."""
+    if len(poles) == 0:
+        return np.zeros(1)
+    if discrete:
+        near = np.log(np.where(poles == 0, 1e-300, poles).astype(complex))
+        omega = np.concatenate([np.abs(near.imag), np.minimum(np.abs(near), np.pi), [np.pi]])
+    else:
+        omega = np.concatenate([np.abs(poles.imag), np.abs(poles)])
+    omega = np.unique(omega[omega > 0])
+    if len(omega) > SAMPLES:
+        omega = omega[np.round(np.linspace(0, len(omega) - 1, SAMPLES)).astype(int)]
+    omega = np.concatenate([[0.0], omega])
+    return np.concatenate([-omega[:0:-1], omega]) if both_signs else omega
+
+
+def largest_gain(response: Array) -> float:
+    """Return the largest singular value over all frequencies."""
+    if response.size == 0:
+        return 0.0
+    if not np.isfinite(response).all():
+        return np.inf
+    return float(np.linalg.norm(response, ord=2, axis=(1, 2)).max())
