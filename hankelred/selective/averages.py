@@ -7,7 +7,7 @@ moments of the steps, or from mean steps.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -33,15 +33,15 @@ class GramianSums(NamedTuple):
 
 
 class StepMoments(NamedTuple):
-    """Averages over steps, arrays or tensors: ``E[a]``, ``E[b]``, ``E[a a^H]``, ... ``E[conj(c) c^T]``; ``acac`` has a c in place of c."""
+    """Averages over steps: ``E[a]``, ``E[b]``, ``E[a a^H]``, ... ``E[conj(c) c^T]``; ``acac`` has a c in place of c."""
 
-    a: Any
-    b: Any
-    aa: Any
-    bb: Any
-    ab: Any
-    cc: Any
-    acac: Any
+    a: Array
+    b: Array
+    aa: Array
+    bb: Array
+    ab: Array
+    cc: Array
+    acac: Array
 
 
 def averaged_gramians(
@@ -139,15 +139,15 @@ def moment_sums(steps: Steps) -> StepMoments:
     return total
 
 
-def mean_gramians(a: Any, b: Any, c: Any) -> tuple[Any, Any]:
-    """Return the Gramians of the fixed systems (diag(a), b, c^T), (..., n, n); of arrays, or of tensors of torch."""
+def mean_gramians(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
+    """Return the Gramians of fixed systems (diag(a), b, c^T), (..., n, n)."""
     _check_decaying("Mean decays must be below 1 in modulus", a)
-    gap = 1 - _outer(a, a)
-    return _outer(b, b) / gap, (_outer(c, c) / gap).conj()
+    gap = 1 - _outer(a)
+    return _outer(b) / gap, (_outer(c) / gap).conj()
 
 
-def second_moment_gramians(moments: StepMoments) -> tuple[Any, Any]:
-    """Return the stationary Gramians for steps that are independent in time, from their moments, arrays or tensors.
+def second_moment_gramians(moments: StepMoments) -> tuple[Array, Array]:
+    """Return the stationary Gramians for steps that are independent in time, from their moments, (..., n, n).
 
     ``P_ij (1 - E[a_i conj a_j]) = E[b_i conj b_j] + E[a_i conj b_j] mu_i + conj(E[a_j conj b_i] mu_j)`` with the
     stationary mean ``mu = E[b] / (1 - E[a])``, and
@@ -160,13 +160,15 @@ def second_moment_gramians(moments: StepMoments) -> tuple[Any, Any]:
     return (bb + drift + drift.conj().swapaxes(-1, -2)) / gap, cc + acac / gap.conj()
 
 
-def _outer(x: Any, y: Any) -> Any:
-    return x[..., :, None] * y.conj()[..., None, :]
+def _outer(x: Array) -> Array:
+    """Return ``x x^H`` of vectors (..., n)."""
+    square: Array = x[..., :, None] * x.conj()[..., None, :]
+    return square
 
 
-def _check_decaying(claim: str, decays: Any) -> None:
-    largest = abs(decays).max()
+def _check_decaying(claim: str, decays: Array) -> None:
+    largest = np.abs(decays).max()
     if not largest < 1:
         raise StabilityError(
-            f'{claim}; got {largest.item():.6g}. Without decay there is no stationary Gramian: use method="exact".'
+            f'{claim}; got {largest:.6g}. Without decay there is no stationary Gramian: use method="exact".'
         )

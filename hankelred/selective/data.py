@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 from ..checks import Array, check_array, check_real_array
 from ..errors import InputError, StabilityError
 
-
 # Maps a row, steps and channels to decays, (steps, n or 1, width or 1).
 Decay = Callable[[int, slice, slice], Array]
 

@@ -82,18 +82,19 @@ class SelectiveReduction:
         float
             Root mean square of the change of the (gated) outputs, relative to that of the outputs.
         """
-        full, step = mamba_sequences(delta, A, B, C, u, gate)
+        A = check_real_array(A, "A", 2, copy=False)
+        if A.shape[1] != self.T.shape[1]:
+            raise InputError(f"A must be (channels, {self.T.shape[1]}); got {A.shape}.")
         rotated: Any = self.rates
-        if full.B.shape[3] != self.T.shape[1]:
-            raise InputError(f"A must be (channels, {self.T.shape[1]}); got {np.shape(A)}.")
-        if self.method == "rotation" and len(rotated) != full.v.shape[2]:
-            raise InputError(f"A must have the {len(rotated)} channels that were rotated; got {full.v.shape[2]}.")
+        if self.method == "rotation" and len(rotated) != len(A):
+            raise InputError(f"A must have the {len(rotated)} channels that were rotated; got {len(A)}.")
         if len(self.T) > 1 or self.method == "projection":
             raise InputError(
                 f"A Mamba layer has one group of channels and rates of its own in each; got a {self.method} of "
                 f"{len(self.T)} groups. Use heads_error."
             )
-        return self._error(full, mamba_decay(step, rotated if self.kept is None else np.asarray(A)[:, self.kept[0]]))
+        full, step = mamba_sequences(delta, A, B, C, u, gate)
+        return self._error(full, mamba_decay(step, rotated if self.kept is None else A[:, self.kept[0]]))
 
     def heads_error(
         self, decay: ArrayLike, B: ArrayLike, C: ArrayLike, x: ArrayLike, gate: ArrayLike | None = None

@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hankelred.errors import InputError
-from hankelred.selective.averages import METHODS, StepMoments, mean_gramians, second_moment_gramians
+from hankelred.errors import InputError, StabilityError
+from hankelred.selective.averages import METHODS
 
 from .convolution import without_autocast
 
@@ -95,13 +95,33 @@ def _exact(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _second_moment(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    a, b, c = (x.flatten(-3, -2) for x in (a, b, c))
-    aa, bb, ab, cc, acac = (_moment(*x) for x in ((a, a), (b, b), (a, b), (c, c), (a * c, a * c)))
-    return second_moment_gramians(StepMoments(a.mean(-2), b.mean(-2), aa, bb, ab, cc.conj(), acac.conj()))
+    """Return the stationary Gramians of steps that are independent in time, from their second moments."""
+    steps = [x.flatten(-3, -2) for x in (a, b, c)]
+    aa, bb, ab = _moment(steps[0], steps[0]), _moment(steps[1], steps[1]), _moment(steps[0], steps[1])
+    cc, ac = _moment(steps[2], steps[2]).conj(), steps[0] * steps[2]
+    largest = aa.detach().diagonal(dim1=-2, dim2=-1).real.max().item()
+    if not largest < 1:
+        raise StabilityError(
+            f"Decays must have mean squares below 1; got {largest:.6g}. "
+            f'Without decay there is no stationary Gramian: use method="exact".'
+        )
+    mean = steps[1].mean(-2) / (1.0 - steps[0].mean(-2))
+    drift = ab * mean[..., :, None]
+    gap = 1.0 - aa
+    return (bb + drift + drift.mH) / gap, cc + _moment(ac, ac).conj() / gap.conj()
 
 
 def _mean(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    return mean_gramians(*(x.mean((-3, -2)) for x in (a, b, c)))
+    """Return the Gramians of the fixed system of the mean step."""
+    am, bm, cm = (x.mean((-3, -2)) for x in (a, b, c))
+    largest = am.detach().abs().max().item()
+    if not largest < 1:
+        raise StabilityError(
+            f"Mean decays must be below 1 in modulus; got {largest:.6g}. "
+            f'Without decay there is no stationary Gramian: use method="exact".'
+        )
+    gap = 1.0 - _outer(am, am)
+    return _outer(bm, bm) / gap, (_outer(cm, cm) / gap).conj()
 
 
 def _outer(x: Tensor, y: Tensor) -> Tensor:
