@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg as sla
 
-from .checks import Array, check_integer, check_items, check_result
+from .checks import Array, check_integer, check_items
 from .errors import InputError, OrderError
 from .hankel import Factored, stable
 from .linalg.hankel_svd import HankelSVD, padded
@@ -298,8 +298,7 @@ def drift_bound(G: Any, H: Any) -> DriftBound:
     >>> print(f"by at most {drift.bound:.4f}, in fact by {drift.drift.max():.4f}")
     by at most 0.2444, in fact by 0.1818
     """
-    first, second = one_system(G, "G"), one_system(H, "H")
-    error = first - second
+    first, second, error = _with_difference(G, H)
     fixed = None
     with one_blas_thread(error.order):
         before, after, difference = stable(first), stable(second), stable(error)
@@ -354,8 +353,8 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
 
     Parameters
     ----------
-    G, H : StateSpace, DiagonalSystem or anything `as_system` accepts
-        Stable systems with the same inputs, outputs and dt; their orders may differ.
+    G, H
+        As for `drift_bound`.
 
     Returns
     -------
@@ -383,11 +382,10 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
     """
     import scipy.optimize  # takes long to import, and is needed here only
 
-    first, second = one_system(G, "G"), one_system(H, "H")
-    error = first - second
+    first, second, error = _with_difference(G, H)
     with one_blas_thread(error.order):
         joint = stable(error)
-        S, R = _factors_of(joint)
+        S, R = joint.gramian_factors()
         left, right = [], []
         for rows in _parts(first, second, error):
             # ``[S1; S2]`` and ``[R1, -R2]`` map both operators to common orthonormal coordinates, as ``R_i S_i``.
@@ -403,22 +401,19 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
     return match, overlap
 
 
+def _with_difference(G: Any, H: Any) -> tuple[LinearSystem, LinearSystem, LinearSystem]:
+    first, second = one_system(G, "G"), one_system(H, "H")
+    return first, second, first - second
+
+
 def _hankel_root(found: Factored) -> Array:
     """Return ``(P^1/2 Q P^1/2)^1/2``, the polar factor of ``R P^1/2``: no square root of a small number is taken."""
-    S, R = _factors_of(found)
+    S, R = found.gramian_factors()
     if S.size == 0 or R.size == 0:
         return np.zeros((len(S), len(S)))
     U, s, _ = sla.svd(S, full_matrices=False)
     _, hsv, Vh = sla.svd((R @ (U * s)) @ U.conj().T, full_matrices=False)
     return (Vh.conj().T * hsv) @ Vh
-
-
-def _factors_of(found: Factored) -> tuple[Array, Array]:
-    """Return the factors of both Gramians in the coordinates of the system."""
-    with np.errstate(over="ignore"):
-        S, R = found.parts.lift(found.parts.S, found.parts.R)
-    check_result("Gramian factors", S, R)
-    return S, R
 
 
 def _parts(G: LinearSystem, H: LinearSystem, error: LinearSystem) -> tuple[Array, Array]:

@@ -60,6 +60,13 @@ class Factored:
         T, Ti, small = project(*self.svd.bases(slice(0, order), order))
         return T, Ti, small
 
+    def gramian_factors(self) -> tuple[Array, Array]:
+        """Return factors of the Gramians of the stable part in the coordinates of the system."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            S, R = self.parts.lift(self.parts.S, self.parts.R)
+        check_result("Gramian factors", S, R)
+        return S, R
+
     @property
     def kept(self) -> int:
         """Number of unstable and marginal poles."""
@@ -149,9 +156,7 @@ def gramian_factors(sys: Any) -> tuple[Array, Array]:
         padded_R = [np.pad(R, ((0, l - len(R)), (0, 0))) for _, R in factors]
         count, n = len(system), system.order
         return np.reshape(padded_S, (count, n, k)), np.reshape(padded_R, (count, l, n))
-    parts = stable(system).parts
-    S, R = parts.lift(parts.S, parts.R)
-    check_result("Gramian factors", S, R)
+    S, R = stable(system).gramian_factors()
     return in_family(S, system.dtype), in_family(R, system.dtype)
 
 
