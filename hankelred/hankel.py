@@ -190,12 +190,12 @@ def gramians(sys: Any) -> tuple[Array, Array]:
     >>> print(f"{P[0, 0]:.4f} {Q[0, 0]:.4f}")  # b^2 / (2 a) and c^2 / (2 a)
     0.2500 2.2500
     """
-    S, R = (double(x) for x in gramian_factors(sys))
+    system = as_system(sys)
+    S, R = (double(x) for x in gramian_factors(system))
     with np.errstate(over="ignore", invalid="ignore"):
         P, Q = S @ S.conj().swapaxes(-1, -2), R.conj().swapaxes(-1, -2) @ R
     check_result("Gramians", P, Q)
-    dtype = as_system(sys).dtype
-    return in_family(P, dtype), in_family(Q, dtype)
+    return in_family(P, system.dtype), in_family(Q, system.dtype)
 
 
 def hankel_singular_values(sys: Any) -> Array:

@@ -19,22 +19,15 @@ from ..errors import DiagonalisationError, InputError, OrderError
 from ..hankel import Factored, factored, warn_if_inaccurate
 from ..linalg.threads import one_blas_thread
 from ..parts import Matrices
-from ..rounding import largest_gain, sample_frequencies
-from ..systems import DiagonalSystem, StateSpace, as_container, as_system, one_system, real_output
+from ..systems import StateSpace, as_container, as_system, one_system, real_output
 from .bank import reduce_bank
 from .bases import residualised
+from .excess import of_weak_damping, rounded, tail
 from .rediagonalise import Diagonalised, diagonalised, eigenpairs, working_orders
 from .result import Reduction
 from .split import joined, with_fixed_states
 
 OFFSET = 1e-8
-
-# Damping of which rounding can change this share is looked at, by a norm up to this order and by samples beyond; what
-# was seen counts as this much higher.
-WEAKLY_DAMPED, MEASURED_UP_TO, SAMPLED = 0.1, 150, 0.01
-
-# Values closer than this, relative to themselves, may belong to one pair of poles.
-NEARLY_EQUAL = 1e-3
 
 
 def balance(sys: Any, offset: float = OFFSET) -> Balancing:
@@ -227,7 +220,7 @@ class Balancing:
     def _reduce(self, order: int, match_dc: bool) -> Reduction:
         if order == len(self.hsv) and (order > self.rank or self.system.is_diagonal):
             return self._unchanged()
-        with one_blas_thread(len(self.hsv)), np.errstate(over="ignore", invalid="ignore"):
+        with one_blas_thread(len(self.hsv)):
             T, Ti, small = self._reduce_stable(order, match_dc)
             method = "singular perturbation" if match_dc else "balanced truncation"
             if self.system.is_diagonal:
@@ -291,41 +284,9 @@ class Balancing:
             T, Ti = np.hstack([fixed_T, T]), np.vstack([fixed_Ti, Ti])
             full = parts.stable_part()
             pair = tuple(StateSpace.trusted(x.A, x.B, x.C, x.D, G.dt) for x in (full, small))
-        names = {"name": G.name, "inputs": G.inputs, "outputs": G.outputs}
-        reduced = StateSpace.trusted(A, B, C, D, G.dt, names)
-        return self._result(reduced, order, T, Ti, method, pair, self._excess(small, reduced, order))
-
-    def _excess(self, small: Matrices, reduced: StateSpace, order: int) -> float:
-        """Return what rounding of weakly damped poles can add to the error.
-
-        A balanced state i has a gain of about ``2 hsv_i`` and decays at a rate of ``|b_i|^2 / (2 hsv_i)``. Its basis is
-        certain to ``floor / hsv_i``, and so is A, relative to its norm; the gain changes by the same share as the rate.
-        Where that is not small, or a small system's nearly equal values are cut, the error is measured, for large
-        systems at the frequencies of the poles.
-        """
-        parts = self._found.parts
-        if parts.kept or self.floor == 0.0:
-            return 0.0
-        values = self._found.svd.values[: len(small.A)]
-        with np.errstate(divide="ignore"):
-            moved = 4 * float(np.abs(small.A).max(initial=0.0)) * self.floor * values / np.sum(np.abs(small.B) ** 2, 1)
-        few = self.system.order <= MEASURED_UP_TO
-        if not (few and self._splits_a_pair(order) or np.any(moved > 2 * WEAKLY_DAMPED * values)):
-            return float(moved.max(initial=0.0))
-        if not reduced.is_stable():
-            return np.inf
-        if few:
-            error = float(norms.hinf_norm(self.system - reduced))
-        else:
-            poles = np.concatenate([parts.poles, reduced.poles()])
-            omega = sample_frequencies(poles, parts.discrete, self.system.dtype.kind == "c")
-            error = largest_gain(self.system._response(omega) - reduced._response(omega))
-        return max(0.0, (1 + SAMPLED) * error - self.error_bound(order))
-
-    def _splits_a_pair(self, order: int) -> bool:
-        """Tell whether nearly equal values are cut apart, as those of a weakly damped pair of poles are."""
-        kept, dropped = self.hsv[order - 1 : order], self.hsv[order : order + 1]
-        return bool(len(kept) and len(dropped) and kept[0] - dropped[0] < NEARLY_EQUAL * kept[0])
+        reduced = StateSpace.trusted(A, B, C, D, G.dt, G.outer_names)
+        added = of_weak_damping(self._found, small, reduced, order, self.error_bound(order))
+        return self._result(reduced, order, T, Ti, method, pair, added)
 
     def _diagonal_result(self, order: int, T: Array, Ti: Array, found: Diagonalised, method: str) -> Reduction:
         parts = self._found.parts
@@ -350,23 +311,6 @@ class Balancing:
             reduced = stored
         system = as_container(reduced, self._container)
         return Reduction(system, self.system, order, self.hsv, bound, T, Ti, self.unstable, method, reduced, pair)
-
-
-def rounded(system: Any) -> Any:
-    """Return a system rounded to single precision."""
-    names = {key: getattr(system, key) for key in ("name", "inputs", "outputs")}
-    B, C, D = single(system.B), single(system.C), single(system.D)
-    if system.is_diagonal:
-        return DiagonalSystem.trusted(system.spectrum.map(single), B, C, D, system.dt, system.output, names)
-    return StateSpace.trusted(single(system.A), B, C, D, system.dt, names)
-
-
-def tail(system: Any, first: int) -> Any:
-    """Return the states of a system from `first` on, which the others before them do not touch."""
-    if system.is_diagonal:
-        return system.take(np.arange(first, system.n))
-    A, B, C = system.A[first:, first:], system.B[first:], system.C[:, first:]
-    return StateSpace.trusted(A.copy(), B.copy(), C.copy(), system.D.copy(), system.dt)
 
 
 def balanced_truncation(

@@ -103,8 +103,8 @@ class BankReduction:
         order, stored = int(self.order[i]), int(self.states[i])
         B, C = self.B[i, :stored], self.C[i][:, :stored]
         poles = self.spectrum.map(lambda x: x[i, :stored])
-        names = {key: getattr(original, key) for key in ("name", "inputs", "outputs")}
-        reduced = DiagonalSystem.trusted(poles, B, C, original.D, original.dt, original.output, names)
+        D, names = original.D, original.outer_names
+        reduced = DiagonalSystem.trusted(poles, B, C, D, original.dt, original.output, names)
         T, Ti, bound = self.T[i][:, :order], self.Ti[i][:order], float(self.error_bound[i])
         return Reduction(reduced, original, order, self.hsv[i], bound, T, Ti, _reduced=reduced)
 

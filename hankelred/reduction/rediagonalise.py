@@ -171,8 +171,7 @@ def _diagonal_system(poles: Array, B: Array, C: Array, small: Matrices, like: Di
         B, C = np.where(real_poles[:, None], B.real, B), np.where(real_poles, C.real, C)
         D = D.real
     spectrum = like.spectrum.like(poles, small.shift)
-    names = {"name": like.name, "inputs": like.inputs, "outputs": like.outputs}
-    return DiagonalSystem.trusted(spectrum, B, C, D, like.dt, like.output, names)
+    return DiagonalSystem.trusted(spectrum, B, C, D, like.dt, like.output, like.outer_names)
 
 
 def working_orders(works: Callable[[int], bool], order: int, lowest: int, highest: int) -> list[int]:

@@ -154,6 +154,11 @@ class LinearSystem:
         return self.B.dtype
 
     @property
+    def outer_names(self) -> dict[str, Any]:
+        """Names of the system, its inputs and outputs, which outlast a change of states."""
+        return {"name": self.name, "inputs": self.inputs, "outputs": self.outputs}
+
+    @property
     def is_discrete(self) -> bool:
         """Whether the system is discrete in time."""
         return is_discrete(self.dt)

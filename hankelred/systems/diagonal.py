@@ -287,8 +287,8 @@ class DiagonalSystem(Diagonal):
         """Return the system that keeps only the given states, by index or by a truth value for each."""
         states = check_indices(states, "states", self.n)
         poles = self.spectrum.map(lambda x: x[states])
-        names = {"name": self.name, "inputs": self.inputs, "outputs": self.outputs}
-        return DiagonalSystem.trusted(poles, self.B[states], self.C[:, states], self.D, self.dt, self.output, names)
+        B, C = self.B[states], self.C[:, states]
+        return DiagonalSystem.trusted(poles, B, C, self.D, self.dt, self.output, self.outer_names)
 
     def dense(self) -> StateSpace:
         """Return the same system with a matrix A, in double precision.
@@ -297,13 +297,11 @@ class DiagonalSystem(Diagonal):
         the change of coordinates from ``[x, conj(x)]`` is unitary and everything is real.
         """
         lam, (B, C, D) = self.spectrum.values(), self.double_matrices()
-        names = {"name": self.name, "inputs": self.inputs, "outputs": self.outputs}
         if not self.has_real_output:
-            dtype = np.result_type(lam, B, C, D)
-            return StateSpace.trusted(np.diag(lam).astype(dtype), B, C, D, self.dt, {**names, "states": self.states})
-        return StateSpace.trusted(
-            real_output.real_state_matrix(lam), *real_output.real_matrices(B, C), D, self.dt, names
-        )
+            names = {**self.outer_names, "states": self.states}
+            return StateSpace.trusted(np.diag(lam), B, C, D, self.dt, names)
+        A = real_output.real_state_matrix(lam)
+        return StateSpace.trusted(A, *real_output.real_matrices(B, C), D, self.dt, self.outer_names)
 
 
 class DiagonalBank(Diagonal):
@@ -365,7 +363,7 @@ class DiagonalBank(Diagonal):
         if not -len(self) <= i < len(self):
             raise IndexError(f"A bank of {len(self)} systems has no number {i}.")
         poles = self.spectrum.map(lambda x: x[i])
-        names = {"name": self.name, "inputs": self.inputs, "outputs": self.outputs, "states": self.states}
+        names = {**self.outer_names, "states": self.states}
         return DiagonalSystem.trusted(poles, self.B[i], self.C[i], self.D[i], self.dt, self.output, names)
 
     def __iter__(self) -> Iterator[DiagonalSystem]:
