@@ -144,10 +144,6 @@ class DenseParts:
             A, np.vstack([Ti @ self.system.B, stable.B]), np.hstack([self.system.C @ T, stable.C]), stable.D
         )
 
-    def stable_part(self) -> Matrices:
-        """Return the stable part in its own coordinates, for measures of errors in which the rest cancels."""
-        return Matrices(self.T, self.B, self.C, self.system.D)
-
     def accuracy(self, svd: HankelSVD) -> tuple[float, int, bool]:
         """Return the rounding error of the hsv, how many are more than that, and whether to project the Schur form.
 

@@ -53,9 +53,9 @@ def measured(parts: Any, svd: HankelSVD, floor: float) -> tuple[float, bool]:
 
 def _telling_frequencies(parts: Any) -> Array:
     """Return frequencies of the poles, away from the marginal ones, which drown every response next to them."""
-    poles = np.concatenate([parts.poles[: parts.kept][parts.clearly_unstable], parts.poles[parts.kept :]])
+    kept, clear = parts.poles[: parts.kept], parts.clearly_unstable
+    poles, marginal = np.concatenate([kept[clear], parts.poles[parts.kept :]]), kept[~clear]
     omega = sample_frequencies(poles, parts.discrete, parts.system.dtype.kind == "c")
-    marginal = parts.poles[: parts.kept][~parts.clearly_unstable]
     if len(marginal) == 0:
         return omega
     points = boundary_points(omega, parts.discrete)[:, None]

@@ -282,10 +282,10 @@ class Balancing:
         if parts.kept:
             fixed_T, fixed_Ti = parts.fixed_bases()
             T, Ti = np.hstack([fixed_T, T]), np.vstack([fixed_Ti, Ti])
-            full = parts.stable_part()
-            pair = tuple(StateSpace.trusted(x.A, x.B, x.C, x.D, G.dt) for x in (full, small))
+            full = StateSpace.trusted(parts.T, parts.B, parts.C, G.D, G.dt)
+            pair = full, StateSpace.trusted(small.A, small.B, small.C, small.D, G.dt)
         reduced = StateSpace.trusted(A, B, C, D, G.dt, G.outer_names)
-        added = of_weak_damping(self._found, small, reduced, order, self.error_bound(order))
+        added = of_weak_damping(self._found, small, reduced, order)
         return self._result(reduced, order, T, Ti, method, pair, added)
 
     def _diagonal_result(self, order: int, T: Array, Ti: Array, found: Diagonalised, method: str) -> Reduction:

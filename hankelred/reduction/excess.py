@@ -9,6 +9,7 @@ import numpy as np
 from .. import norms
 from ..checks import single
 from ..hankel import Factored
+from ..order import error_bound
 from ..parts import Matrices
 from ..rounding import largest_gain, sample_frequencies
 from ..systems import DiagonalSystem, StateSpace
@@ -21,7 +22,7 @@ WEAKLY_DAMPED, MEASURED_UP_TO, SAMPLED = 0.1, 150, 0.01
 NEARLY_EQUAL = 1e-3
 
 
-def of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, order: int, bound: float) -> float:
+def of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, order: int) -> float:
     """What rounding of weakly damped poles can add to the error, on top of the bound of the truncation.
 
     A balanced state i has a gain of about ``2 hsv_i`` and decays at a rate of ``|b_i|^2 / (2 hsv_i)``. Its basis is
@@ -46,7 +47,7 @@ def of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, order
         poles = np.concatenate([parts.poles, reduced.poles()])
         omega = sample_frequencies(poles, parts.discrete, system.dtype.kind == "c")
         error = largest_gain(system._response(omega) - reduced._response(omega))
-    return max(0.0, (1 + SAMPLED) * error - bound)
+    return max(0.0, (1 + SAMPLED) * error - error_bound(hsv, order, found.floor))
 
 
 def rounded(system: Any) -> Any:

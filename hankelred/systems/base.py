@@ -124,11 +124,6 @@ class LinearSystem:
         return cls(**arguments)
 
     @property
-    def members(self) -> list[Any]:
-        """The systems of a bank; of a single system the system itself."""
-        return list(self) if self.is_bank else [self]  # type: ignore[call-overload]
-
-    @property
     def n(self) -> int:
         """Number of states; of stored ones where the output of a diagonal system is real."""
         return int(self.B.shape[-2])
