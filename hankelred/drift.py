@@ -109,7 +109,7 @@ class DriftBound:
         return float(min(moved, self.upper[order:].sum()))
 
     def certify(self, order: int) -> OrderCertificate:
-        """Tell whether the first `order` values provably stay the first, so that no value can have crossed the cut.
+        """Whether the first `order` values provably stay the first, so that no value can have crossed the cut.
 
         Parameters
         ----------
@@ -417,7 +417,7 @@ def _hankel_root(found: Factored) -> Array:
 
 
 def _parts(G: LinearSystem, H: LinearSystem, error: LinearSystem) -> tuple[Array, Array]:
-    """Return which coordinates of the factors of ``G - H`` belong to G and which to H."""
+    """Which coordinates of the factors of ``G - H`` belong to G and which to H."""
     if error.order == 2 * error.n:  # real output: all real parts, then all imaginary parts
         first = np.arange(error.n) < G.n
         return np.flatnonzero(np.tile(first, 2)), np.flatnonzero(np.tile(~first, 2))

@@ -77,7 +77,7 @@ def _hsv_of_balanced(model: Any, discrete: bool) -> Array:
 
 
 def _rounded_response(G: Any, omega: Array) -> float:
-    """Return how far a response moves if every entry of A is rounded once: ``eps |C R| (|A| + |s|) |R B|``."""
+    """How far a response moves if every entry of A is rounded once: ``eps |C R| (|A| + |s|) |R B|``."""
     points = boundary_points(omega, G.is_discrete)
     left = np.abs(dense_response(G.A.T, G.C.T, np.eye(G.n), np.zeros((G.n, G.p)), points)).swapaxes(1, 2)
     right = np.abs(dense_response(G.A, G.B, np.eye(G.n), np.zeros((G.n, G.m)), points))

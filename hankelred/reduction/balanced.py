@@ -243,7 +243,7 @@ class Balancing:
             raise DiagonalisationError(f"{error} Nearest orders that work: {names}.", nearest) from error
 
     def _works(self, order: int, match_dc: bool) -> bool:
-        """Tell whether a diagonal model of this order exists."""
+        """Whether a diagonal model of this order exists."""
         try:
             diagonalised(self._reduce_stable(order, match_dc)[2], self._found.parts.stable)
         except DiagonalisationError:

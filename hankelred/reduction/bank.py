@@ -263,11 +263,11 @@ def _diagonalised(spectrum: Poles, bank: Bank, T: Array, Ti: Array, w: Array, sy
 
 
 def _excess(poles: Array, shift: float, discrete: bool) -> Array:
-    """Return how far poles are beyond the stability boundary, negative inside; discrete ones given less `shift`."""
+    """How far poles are beyond the stability boundary, negative inside; discrete ones given less `shift`."""
     if not discrete:
         return poles.real
     if shift:
-        return 2 * poles.real + np.abs(poles) ** 2  # |1 + x|^2 - 1
+        return (2 * poles.real + np.abs(poles) ** 2) / (1 + np.abs(1 + poles))  # (|1 + x|^2 - 1) / (|1 + x| + 1)
     return np.abs(poles) - 1
 
 

@@ -317,14 +317,8 @@ class DiagonalBank(Diagonal):
         Output matrices.
     D : (batch, p, m) array_like, optional
         Feedthrough, zero by default; real if the output is.
-    dt : float or bool
-        Sampling time in seconds; 0 is continuous, True is discrete without a stated time. There is no default.
-    output : {"complex", "real"}, default "complex"
-        Whether the outputs are ``C x`` or their real parts.
-    name : str, optional
-        Name of the bank.
-    inputs, outputs, states : sequence of str, optional
-        Names of the signals of every system.
+    dt, output, name, inputs, outputs, states
+        As for `DiagonalSystem`, the same for all.
 
     Attributes
     ----------
@@ -338,7 +332,7 @@ class DiagonalBank(Diagonal):
     Raises
     ------
     InputError
-        If shapes disagree, an entry is not finite, `dt` is None or negative, or a number of names is wrong.
+        As for `DiagonalSystem`.
 
     Examples
     --------

@@ -58,7 +58,7 @@ class Poles:
         return None if self.rates is None else double(self.rates)
 
     def excess(self, discrete: bool) -> Array:
-        """Return how far each pole lies beyond the stability boundary; negative means stable."""
+        """How far each pole lies beyond the stability boundary; negative means stable."""
         if not discrete:
             return double(self.lam.real)
         return np.abs(double(self.lam)) - 1.0 if self.rates is None else np.expm1(double(self.rates.real))
@@ -103,7 +103,7 @@ class Poles:
         return lam[:, None] * np.expm1(_turned(gap)), np.abs(np.expm1(rates.conj() + rates[:, None]))
 
     def drift(self, other: Poles) -> Array:
-        """Return how far these poles lie from others, from rates where there are rates."""
+        """How far these poles lie from others, from rates where there are rates."""
         if self.rates is None or other.rates is None:
             return double(self.lam) - double(other.lam)
         return other.lam * np.expm1(self.rates - other.rates)
