@@ -169,7 +169,7 @@ def check_names(names: Any, what: str, count: int) -> tuple[str, ...] | None:
     found = tuple(check_items(names, what))
     if len(found) != count or not all(isinstance(name, str) for name in found):
         raise InputError(f"{what} must be a sequence of {count} names; got {len(found)}: {list(found)!r}.")
-    return tuple(map(str, found))
+    return tuple(map(str, found))  # of classes derived from str too
 
 
 def check_items(values: Any, name: str, hint: str = "") -> list[Any]:
