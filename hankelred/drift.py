@@ -298,7 +298,8 @@ def drift_bound(G: Any, H: Any) -> DriftBound:
     >>> print(f"by at most {drift.bound:.4f}, in fact by {drift.drift.max():.4f}")
     by at most 0.2444, in fact by 0.1818
     """
-    first, second, error = _with_difference(G, H)
+    first, second = one_system(G, "G"), one_system(H, "H")
+    error = first - second
     fixed = None
     with one_blas_thread(error.order):
         before, after, difference = stable(first), stable(second), stable(error)
@@ -382,7 +383,8 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
     """
     import scipy.optimize  # takes long to import, and is needed here only
 
-    first, second, error = _with_difference(G, H)
+    first, second = one_system(G, "G"), one_system(H, "H")
+    error = first - second
     with one_blas_thread(error.order):
         joint = stable(error)
         S, R = joint.gramian_factors()
@@ -399,11 +401,6 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
     match, overlap = np.full(len(overlaps), -1), np.zeros(len(overlaps))
     match[rows], overlap[rows] = columns, overlaps[rows, columns]
     return match, overlap
-
-
-def _with_difference(G: Any, H: Any) -> tuple[LinearSystem, LinearSystem, LinearSystem]:
-    first, second = one_system(G, "G"), one_system(H, "H")
-    return first, second, first - second
 
 
 def _hankel_root(found: Factored) -> Array:

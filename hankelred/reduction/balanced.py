@@ -137,12 +137,8 @@ class Balancing:
 
         Parameters
         ----------
-        rtol : float, optional
-            Drop Hankel singular values up to ``rtol * hsv[0]``.
-        energy : float, optional
-            Keep the least order whose values carry this share of their sum.
-        max_error : float, optional
-            Keep the least order whose error bound is no larger, in units of y per unit of u.
+        rtol, energy, max_error : float, optional
+            As for `balanced_truncation`.
         states : int, optional
             Keep the largest order that fits this many stored states. With real output a complex pole is stored
             once for itself and its conjugate, which are never separated; otherwise the same as the order.

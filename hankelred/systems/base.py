@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import Array, check_dt, check_frequencies, check_names, is_discrete, readonly
+from ..checks import Array, check_frequencies, check_names, is_discrete, readonly
 from ..errors import InputError
 from ..linalg.threads import one_blas_thread
 
@@ -270,14 +270,6 @@ def common_dt(G: LinearSystem, H: LinearSystem) -> Any:
     if G.is_discrete and H.is_discrete and True in (G.dt is True, H.dt is True):
         return H.dt if G.dt is True else G.dt
     raise InputError(f"Both systems must have the same dt; got {G.dt} and {H.dt}. Resample one of them first.")
-
-
-def checked_time(dt: Any, discrete_only: str = "") -> Any:
-    """Return a checked dt, of a discrete system where a reason says so."""
-    dt = check_dt(dt)
-    if discrete_only and not is_discrete(dt):
-        raise InputError(discrete_only)
-    return dt
 
 
 def boundary_points(omega: Array, discrete: bool) -> Array:

@@ -8,20 +8,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import B_HINT, C_HINT, Array, check_array, check_feedthrough, check_indices, double, readonly
+from ..checks import B_HINT, C_HINT, Array, check_array, check_dt, check_feedthrough, check_indices, double, readonly
 from ..errors import InputError
 from . import real_output
-from .base import LinearSystem, checked_time
+from .base import LinearSystem
 from .poles import Poles
 from .state_space import StateSpace
 
 # Responses of many states are computed some frequencies at a time, in arrays of about this many entries.
 PIECE = 2**21
-
-ONLY_DISCRETE = (
-    "from_rates is for discrete systems, lam = exp(z); got dt=0. "
-    "A continuous system's lam are rates already: pass them as lam."
-)
 
 S = TypeVar("S", bound="Diagonal")
 
@@ -50,13 +45,18 @@ class Diagonal(LinearSystem):
         states: Sequence[str] | None = None,
     ) -> None:
         names = {"name": name, "inputs": inputs, "outputs": outputs, "states": states}
-        self._checked("lam", lam, B, C, D, checked_time(dt), output, names)
+        self._checked("lam", lam, B, C, D, dt, output, names)
 
     def _checked(
         self, name: str, poles: Any, B: Any, C: Any, D: Any, dt: Any, output: Any, names: dict[str, Any]
     ) -> None:
         """Check all arguments and set them."""
-        axes = len(self._AXES)
+        axes, dt = len(self._AXES), check_dt(dt)
+        if name == "rates" and dt == 0:
+            raise InputError(
+                "from_rates is for discrete systems, lam = exp(z); got dt=0. A continuous system's lam are rates "
+                "already: pass them as lam."
+            )
         values = check_array(poles, name, 1 + axes, self._hint("n"))
         B, C = check_array(B, "B", 2 + axes, self._hint("n, m")), check_array(C, "C", 2 + axes, self._hint("p, n"))
         lead, n = values.shape[:axes], values.shape[-1]
@@ -164,7 +164,7 @@ class Diagonal(LinearSystem):
         """
         system = cls.__new__(cls)
         names = {"name": name, "inputs": inputs, "outputs": outputs, "states": states}
-        system._checked("rates", z, B, C, D, checked_time(dt, ONLY_DISCRETE), output, names)
+        system._checked("rates", z, B, C, D, dt, output, names)
         return system
 
     @property
