@@ -19,15 +19,23 @@ from ..errors import DiagonalisationError, InputError, OrderError
 from ..hankel import Factored, factored, warn_if_inaccurate
 from ..linalg.threads import one_blas_thread
 from ..parts import Matrices
+from ..rounding import largest_gain, sample_frequencies
 from ..systems import StateSpace, as_container, as_system, one_system, real_output
 from .bank import reduce_bank
 from .bases import residualised
-from .excess import of_weak_damping, rounded, tail
 from .rediagonalise import Diagonalised, diagonalised, eigenpairs, working_orders
 from .result import Reduction
+from .single_precision import in_single_precision
 from .split import joined, with_fixed_states
 
 OFFSET = 1e-8
+
+# Damping of which rounding can change this share is looked at, by a norm up to this order and by samples beyond; what
+# was seen counts as this much higher.
+WEAKLY_DAMPED, MEASURED_UP_TO, SAMPLED = 0.1, 150, 0.01
+
+# Values closer than this, relative to themselves, may belong to one pair of poles.
+NEARLY_EQUAL = 1e-3
 
 
 def balance(sys: Any, offset: float = OFFSET) -> Balancing:
@@ -281,7 +289,7 @@ class Balancing:
             full = StateSpace.trusted(parts.T, parts.B, parts.C, G.D, G.dt)
             pair = full, StateSpace.trusted(small.A, small.B, small.C, small.D, G.dt)
         reduced = StateSpace.trusted(A, B, C, D, G.dt, G.outer_names)
-        added = of_weak_damping(self._found, small, reduced, order)
+        added = _of_weak_damping(self._found, small, reduced, order)
         return self._result(reduced, order, T, Ti, method, pair, added)
 
     def _diagonal_result(self, order: int, T: Array, Ti: Array, found: Diagonalised, method: str) -> Reduction:
@@ -297,16 +305,38 @@ class Balancing:
         """Wrap a reduced system in the class and precision of the original; `added` came on top of the truncation."""
         bound = self.error_bound(order) + added
         if self.system.dtype in SINGLE_PRECISION:
-            stored, T, Ti = rounded(reduced), single(T), single(Ti)
-            if pair is None:
-                bound += float(norms.hinf_norm(reduced - stored))
-            else:
-                first = reduced.n - pair[1].n
-                pair = (pair[0], tail(stored, first))
-                bound += norms.stable_error(reduced, stored, tail(reduced, first), pair[1])
-            reduced = stored
+            reduced, pair, changed = in_single_precision(reduced, pair)
+            bound, T, Ti = bound + changed, single(T), single(Ti)
         system = as_container(reduced, self._container)
         return Reduction(system, self.system, order, self.hsv, bound, T, Ti, self.unstable, method, reduced, pair)
+
+
+def _of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, order: int) -> float:
+    """What rounding of weakly damped poles can add to the error, on top of the bound of the truncation.
+
+    A balanced state i has a gain of about ``2 hsv_i`` and decays at a rate of ``|b_i|^2 / (2 hsv_i)``. Its basis is
+    certain to ``floor / hsv_i``, and so is A, relative to its norm; the gain changes by the same share as the rate.
+    Where that is not small, or a small system's nearly equal values are cut, the error is measured, for large systems
+    at the frequencies of the poles.
+    """
+    system, parts, hsv = found.system, found.parts, found.hsv
+    if parts.kept or found.floor == 0.0 or order == 0:
+        return 0.0
+    values = hsv[:order]
+    moved = 4 * np.abs(small.A).max() * found.floor * values / (np.abs(small.B) ** 2).sum(axis=1)
+    few = system.order <= MEASURED_UP_TO
+    splits_a_pair = few and order < len(hsv) and hsv[order - 1] - hsv[order] < NEARLY_EQUAL * hsv[order - 1]
+    if not (splits_a_pair or (moved > 2 * WEAKLY_DAMPED * values).any()):
+        return float(moved.max())
+    if not reduced.is_stable():
+        return np.inf
+    if few:
+        error = float(norms.hinf_norm(system - reduced))
+    else:
+        poles = np.concatenate([parts.poles, reduced.poles()])
+        omega = sample_frequencies(poles, parts.discrete, system.dtype.kind == "c")
+        error = largest_gain(system._response(omega) - reduced._response(omega))
+    return max(0.0, (1 + SAMPLED) * error - orders.error_bound(hsv, order, found.floor))
 
 
 def balanced_truncation(
