@@ -280,10 +280,7 @@ def _check_picture(path: str | None) -> None:
     if path is None:
         return
     check_place(path)
-    new_axes(1)  # says what to install where matplotlib is missing
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    kinds = FigureCanvasBase.get_supported_filetypes()
+    kinds = new_axes(1)[0].figure.canvas.get_supported_filetypes()
     if _suffix(path) not in kinds:
         raise InputError(f"A picture must end in one of {', '.join(sorted(kinds))}; got {path}. Rename it.")
 
