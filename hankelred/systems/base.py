@@ -270,14 +270,3 @@ def common_dt(G: LinearSystem, H: LinearSystem) -> Any:
     if G.is_discrete and H.is_discrete and True in (G.dt is True, H.dt is True):
         return H.dt if G.dt is True else G.dt
     raise InputError(f"Both systems must have the same dt; got {G.dt} and {H.dt}. Resample one of them first.")
-
-
-def boundary_points(omega: Array, discrete: bool) -> Array:
-    """Return the points of the stability boundary at frequencies in rad per unit of time, real ones exactly so."""
-    if not discrete:
-        s = np.zeros(omega.shape, np.complex128)
-        s.imag = omega  # 1j * inf would be NaN
-        return s
-    z = np.exp(1j * omega)
-    z[np.abs(omega) == np.pi] = -1.0
-    return z
