@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from hankelred.checks import check_number
 from hankelred.errors import InputError
 
-from .adapters import find_ssm_layers, module_types
+from .adapters import find_ssm_layers
+from .adapters.registry import module_types
 from .ops import hankel_singular_values
 
 

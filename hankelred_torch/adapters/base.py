@@ -47,6 +47,9 @@ class Adapter(LayerTensors, ABC):
         submodule has a name with dots.
     constants : tuple of str
         Other tensors of the layer that its system is read from; a cut leaves them as they are, but for `rescaled`.
+    others : tuple of str
+        Tensors and submodules of the layer that have nothing to do with its states. What is named nowhere here and has
+        an axis of the size of the states is a reason to refuse the layer.
     round_to : int
         Multiple of states that kernels of the layer ask for.
 
@@ -74,6 +77,7 @@ class Adapter(LayerTensors, ABC):
     """
 
     kind: ClassVar[Literal["lti", "selective"]] = "lti"
+    others: ClassVar[tuple[str, ...]] = ()
     round_to: ClassVar[int] = 1
 
     @classmethod

@@ -155,7 +155,13 @@ class LayerTensors:
         InputError
             If one holds NaN or infinity.
         """
-        values = {name: to_array(self.tensor(name)) for name in (*self.state_axes, *self.constants)}
+        names, holder = (*self.state_axes, *self.constants), type(self.layer).__qualname__
+        if without := [name for name in names if self.tensor(name).is_meta]:
+            raise InputError(
+                f"{holder} must hold its data to be read; got meta tensors for {', '.join(without)}. Load the weights "
+                f"first; of an offloaded model bring them back by accelerate.hooks.remove_hook_from_submodules(model)."
+            )
+        values = {name: to_array(self.tensor(name)) for name in names}
         for name, value in values.items():
             if not np.isfinite(value).all():
                 bad = int(value.size - np.isfinite(value).sum())

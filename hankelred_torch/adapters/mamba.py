@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu, softplus
 
-from .selective import SelectiveAdapter
+from ..sampling import Sequences
+from .selective import SelectiveAdapter, wide
 from .state_maps import Block, Layout
-from .statistics import Sequences
 
 # Norms over the states of B and of C, as Hugging Face and mambapy call them.
 NORMS = (("b_layernorm", "c_layernorm"), ("B_layernorm", "C_layernorm"))
@@ -34,23 +34,9 @@ class MambaAdapter(SelectiveAdapter):
 
     Norms over the states of B and C see fewer of them after a selection. What that does to their size on average is
     made up for: in the weights of the norms, or, where they have none that lasts, in `out_proj` and D.
-
-    Parameters
-    ----------
-    layer : torch.nn.Module
-        The layer to adapt.
-
-    Raises
-    ------
-    InputError
-        As for `Adapter`.
-
-    Examples
-    --------
-    >>> import hankelred_torch as ht
-    >>> isinstance(ht.adapters.adapter_of(ht.layers.Mamba(channels=4, states=16)), ht.adapters.MambaAdapter)
-    True
     """
+
+    others = ("in_proj", "conv1d", "dt_proj", "out_proj", "D", "dt_layernorm")
 
     def layout_of(self, layer: nn.Module) -> dict[str, Layout]:
         """Return the rates, the projection to delta, B and C, and the weights of norms."""
@@ -110,15 +96,19 @@ class MambaAdapter(SelectiveAdapter):
         u = act(layer.conv1d(u.transpose(1, 2))[..., : u.shape[1]]).transpose(1, 2) * kept
         rank, n = layer.dt_proj.weight.shape[1], self.states
         dt, B, C = layer.x_proj(u).split([rank, n, n], dim=-1)
-        powers = None
+        powers, C = None, C * kept
         if self._norm_names():
-            powers = B, C
+            powers = B * kept, C
             B, C = (layer.get_submodule(path)(x) for path, x in zip(self._norm_names(), (B, C), strict=True))
         if getattr(layer, "dt_layernorm", None) is not None:
             dt = layer.dt_layernorm(dt)
-        delta = softplus(linear(dt, layer.dt_proj.weight).float() + layer.dt_proj.bias.float())
-        rates = -torch.exp(layer.A_log.float())
-        return Sequences(delta, B, C, u, silu(z) * kept, rates, powers)
+        delta = softplus(wide(linear(dt, layer.dt_proj.weight)) + wide(layer.dt_proj.bias))
+        return Sequences(delta, B, C, u, silu(z) * kept, -torch.exp(wide(layer.A_log)), powers)
+
+    def output(self, data: Sequences, y: Tensor) -> Tensor:
+        """Return the gated sum of states and feedthrough, projected."""
+        layer: Any = self.layer
+        return layer.out_proj(((y + layer.D * data.u) * data.gate).to(layer.out_proj.weight.dtype))
 
     def _norm_names(self) -> tuple[str, ...]:
         """Return the paths of the norms over the states of B and C, if there are any."""

@@ -13,35 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, silu, softplus
 
-from .selective import SelectiveAdapter
+from ..sampling import Sequences
+from .selective import SelectiveAdapter, wide
 from .state_maps import Block, Layout
-from .statistics import Sequences
 
 
 class Mamba2Adapter(SelectiveAdapter):
     """Adapter of Mamba-2 layers: of Hugging Face, mamba_ssm and flash-linear-attention.
 
     Of Hugging Face these are Mamba2, Bamba, Zamba2, NemotronH, FalconH1 and GraniteMoeHybrid.
-
-    Parameters
-    ----------
-    layer : torch.nn.Module
-        The layer to adapt.
-
-    Raises
-    ------
-    InputError
-        As for `Adapter`.
-
-    Examples
-    --------
-    >>> import hankelred_torch as ht
-    >>> ht.adapters.Mamba2Adapter.round_to
-    8
     """
 
     # The fused convolution wants a number of channels that is a multiple of 8.
     round_to: ClassVar[int] = 8
+
+    others = ("norm", "out_proj", "A_log", "D", "dt_bias")
 
     @classmethod
     def refusal(cls, layer: nn.Module) -> str:
@@ -103,8 +89,8 @@ class Mamba2Adapter(SelectiveAdapter):
         )
         xBC = layer.act(layer.conv1d(xBC.transpose(1, 2))[..., :length]).transpose(1, 2) * kept
         x, B, C = xBC.split([self._width, states, states], dim=-1)
-        delta = softplus(dt.float() + layer.dt_bias.float()).clamp(*_first_of(layer, "time_step_limit", "dt_limit"))
-        decay = torch.exp(delta * -torch.exp(layer.A_log.float()))
+        delta = softplus(wide(dt) + wide(layer.dt_bias)).clamp(*_first_of(layer, "time_step_limit", "dt_limit"))
+        decay = torch.exp(delta * -torch.exp(wide(layer.A_log)))
         B, C = (y.reshape(batch, length, self.groups, self.states) for y in (B, C))
         gate = silu(z.float()) * kept
         if normed is not None:
@@ -153,23 +139,9 @@ class GatedLinearAttentionAdapter(SelectiveAdapter):
 
     Keys are selected, in every head by itself. Queries are linear in the weights, so that kept keys can stand in for
     dropped ones, and take up what the scale ``key size ** -0.5`` changes.
-
-    Parameters
-    ----------
-    layer : torch.nn.Module
-        The layer to adapt.
-
-    Raises
-    ------
-    InputError
-        As for `Adapter`.
-
-    Examples
-    --------
-    >>> import hankelred_torch as ht
-    >>> issubclass(ht.adapters.GatedLinearAttentionAdapter, ht.adapters.SelectiveAdapter)
-    True
     """
+
+    others = ("v_proj", "o_proj", "g_proj", "gk_proj.0", "g_norm", "g_norm_swish_gate")
 
     @classmethod
     def refusal(cls, layer: nn.Module) -> str:

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import re
+
+from torch import Tensor, nn
+
 _DENSE = (
-    "has a state matrix of a structure that no reduced system has again. Pass its matrices in discrete time to "
-    "hankelred_torch.adapters.diagonal_layer, which makes an S4D layer of them"
+    "must be diagonal to be reduced; it has a state matrix of a structure that no reduced system has again. Pass its "
+    "matrices in discrete time to hankelred_torch.adapters.diagonal_layer, which makes an S4D layer of them."
 )
 
+# By the whole name of a class, a pattern.
 REFUSED = {
     "RecurrentGemmaRglru": (
-        "RecurrentGemmaRglru must have states apart from its channels to be reduced; got an RG-LRU, in which every "
-        "channel is its own state behind gates that mix channels. Removing one is width pruning of the whole block."
+        "must have states apart from its channels to be reduced; got an RG-LRU, in which every channel is its own "
+        "state behind gates that mix channels. Removing one is width pruning of the whole block."
     ),
-    "SSMKernelDPLR": f"SSMKernelDPLR must be diagonal to be reduced; it {_DENSE}.",
-    "SSMKernelDense": f"SSMKernelDense must be diagonal to be reduced; it {_DENSE}.",
-    "LSSL": f"LSSL must be diagonal to be reduced; it {_DENSE}.",
+    "SSMKernelDPLR|SSMKernelDense|LSSL": _DENSE,
     "DSSKernel": (
-        "DSSKernel must be one system for all lengths to be reduced; got a kernel that is normalised over the length "
-        "of the sequence, a different system for each. Use the exponential variant, which is S4DKernel."
+        "must be one system for all lengths to be reduced; got a kernel that is normalised over the length of the "
+        "sequence, a different system for each. Use the exponential variant, which is S4DKernel."
     ),
+    "ZambaMambaMixer": (
+        "must have B and C that its heads share to be reduced; got the mixer of the first Zamba, whose heads have an "
+        "x_proj of their own each. No adapter knows it; Zamba2 has one."
+    ),
+    r"\w*Delta(Net|Attention|Rule)\w*|KDA": (
+        "must forget states one by one to be reduced; got a delta rule, whose decay is a full matrix of the keys. No "
+        "adapter knows it, and none that is registered fits."
+    ),
+    r"Mamba3\w*|Rwkv\w*Attention|RWKV\w*": "must have an adapter to be reduced; no one has written one for it yet.",
 }
+
+
+def refused(layer_class: type) -> str:
+    """Return why layers of a class cannot be reduced, in a sentence; empty if nothing is known against them."""
+    for base in layer_class.__mro__:
+        for pattern, why in REFUSED.items():
+            if re.fullmatch(pattern, base.__name__):
+                return f"{base.__name__} {why}"
+    return ""
+
+
+def foreign(module: nn.Module, tensor: Tensor) -> str:
+    """Return what keeps a tensor from being read and replaced where it is, and the call that helps."""
+    if type(module).__module__.startswith("peft."):
+        return "wrapped by PEFT. Call merge_and_unload() first, or adapt other modules"
+    if tensor.is_quantized or type(tensor).__module__.startswith(("torchao.", "bitsandbytes.")):
+        return f"quantised ({type(tensor).__name__}). Reduce the model first and quantise it afterwards"
+    return ""

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize, prune
 
 import hankelred as hr
 import hankelred_torch as ht
-from hankelred_torch import adapters
+import hankelred_torch.adapters.registry as registry_page
 from hankelred_torch.adapters import Adapter, LinearAdapter, LRUAdapter, adapter_of
 
 from .adapter_models import STATE_TENSORS, Stack, assert_unchanged, inputs, lru, make_inert, snapshot
@@ -42,7 +42,7 @@ def distance(G, H):
 @pytest.fixture
 def registry(monkeypatch):
     """Undo registrations of a test."""
-    monkeypatch.setattr(adapters, "_REGISTRY", dict(adapters._REGISTRY))
+    monkeypatch.setattr(registry_page, "_REGISTERED", dict(registry_page._REGISTERED))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)])
@@ -167,8 +167,8 @@ def test_layer_used_twice_is_one_layer():
     assert list(ht.find_ssm_layers(nn.Sequential(layer, nn.ReLU(), layer))) == ["0"]
 
 
-def test_layer_without_adapter_is_refused_with_the_known_ones():
-    with pytest.raises(hr.InputError, match=r"got torch.nn.modules.linear.Linear\. Known are hankelred_torch.layers"):
+def test_layer_without_adapter_is_refused_with_what_to_do():
+    with pytest.raises(hr.InputError, match=r"got torch.nn.modules.linear.Linear\. .* name both to register_adapter"):
         ht.read_system(nn.Linear(2, 2))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +10,8 @@ import torch
 
 import hankelred as hr
 import hankelred_torch as ht
-from hankelred_torch.adapters.selective import StateMap, twin
-from hankelred_torch.adapters.statistics import output_errors
+from hankelred_torch.adapters.selective import StateMap
+from hankelred_torch.sampling import output_errors
 
 from .selective_models import (
     LIVE,
@@ -57,7 +56,7 @@ def test_layers_are_resized_one_by_one_and_loaded_exactly(name):
     sizes = dict(zip(ht.state_sizes(model), (6, 11), strict=False))
     ht.compress_(model, ht.CompressionConfig(order=sizes, round_to=1), batches=[ids])
     fresh = language_model(name, seed=1)
-    assert ht.resize_like(fresh, model.state_dict()) == sizes
+    assert ht.resize_(fresh, model.state_dict()) == sizes
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(logits(fresh, ids), logits(model, ids))
 
@@ -83,13 +82,13 @@ def test_selected_states_make_less_error_than_states_drawn_by_lot(name):
     model, ids, rng = language_model(name), tokens(batch=4, length=24), np.random.default_rng(0)
     path, adapter = first_layer(model)
     chosen = ht.plan(model, ht.CompressionConfig(order=8), [ids]).layers[path]
-    twins = []
+    maps = []
     for _ in range(8):
         kept = np.stack([np.sort(rng.choice(16, 8, replace=False)) for _ in range(adapter.groups)])
         Ti = np.eye(16)[kept]
         core = replace(chosen.reduction.core, T=Ti.transpose(0, 2, 1), Ti=Ti, kept=kept)
-        twins.append(twin(adapter, 8, StateMap(core)))
-    errors = output_errors(model, {path: (adapter.layer, twins)}, ids)[path]
+        maps.append(StateMap(core))
+    errors = output_errors(model, {path: (adapter, maps)}, ids)[path]
     assert chosen.output_error < np.median(errors)
 
 
@@ -264,14 +263,3 @@ def test_layers_split_over_devices_are_refused():
     layer.process_group = object()
     with pytest.raises(hr.InputError, match="split over devices"):
         ht.adapters.adapter_of(layer)
-
-
-def test_a_twin_shares_what_a_cut_leaves_alone():
-    model, ids = language_model("Mamba2"), tokens()
-    path, adapter = first_layer(model)
-    reduction = ht.plan(model, ht.CompressionConfig(order=8), [ids]).layers[path].reduction
-    before = copy.deepcopy(adapter.layer.state_dict())
-    other = twin(adapter, 8, reduction)
-    assert other.out_proj.weight is adapter.layer.out_proj.weight
-    assert other.in_proj.weight.shape[0] < adapter.layer.in_proj.weight.shape[0]
-    assert all(torch.equal(x, before[name]) for name, x in adapter.layer.state_dict().items())

@@ -1,0 +1,456 @@
+"""Running a model, or watching it run, without a trace; what its selective layers do, in running sums per layer."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import random
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hankelred.checks import Array
+from hankelred.errors import HankelredError, InputError
+from hankelred.selective import SelectiveStatistics
+
+if TYPE_CHECKING:
+    from .adapters.base import Adapter
+    from .adapters.selective import SelectiveAdapter
+
+MOST_BATCHES = 8  # drawn of what is given, or seen of what a layer is called with: enough for n² averages
+
+# Arguments by which a layer is handed what it remembers of earlier calls; a second run must not touch it.
+CACHES = ("cache_params", "past_key_values", "inference_params", "cache", "use_cache")
+
+# Arguments that say where documents begin that are packed into one sequence: cumulative lengths, and others.
+LENGTHS = ("cu_seqlens", "cu_seq_lens", "cu_seq_lens_q", "cu_seqlens_q")
+
+
+class Sequences(NamedTuple):
+    """What drives the states of a layer for one batch, axes (batch, length, ...).
+
+    `decay` are the steps (channels) of Mamba, with `rates` (channels, n), else decays (heads), or (heads, n). B and C
+    go into and out of the states: (n) of Mamba, else (groups, n). `u` are the inputs, (channels) or (heads, head_dim),
+    and `gate` multiplies the outputs. `powers` are inputs and outputs of the states, (n), before norms over the states.
+    """
+
+    decay: Tensor
+    B: Tensor
+    C: Tensor
+    u: Tensor
+    gate: Tensor | None = None
+    rates: Tensor | None = None
+    powers: tuple[Tensor, Tensor] | None = None
+
+
+class LayerStatistics:
+    """Running sums of one layer: `sums` for the reductions of `hankelred`, the rest for norms over the states.
+
+    `powers` (2, n) sums the squares of inputs and outputs of every state, over their mean at the same step, at the
+    `counts` (2,) of steps that had any. `reason` says why the sums tell nothing, if they do not.
+    """
+
+    def __init__(self, states: int, groups: int = 1) -> None:
+        self.sums, self.powers = SelectiveStatistics(states, groups), np.zeros((2, states))
+        self.counts, self.reason, self.calls = np.zeros(2, dtype=int), "", 0
+
+    def update(self, data: Sequences) -> None:
+        """Add the sequences of one call of the layer, as from `SelectiveAdapter.sequences`."""
+        decay, B, C, u = (_on_cpu(x) for x in data[:4])
+        gate = None if data.gate is None else _on_cpu(data.gate)
+        if data.rates is None:
+            self.sums.update_heads(decay, B, C, u, gate)
+        else:
+            self.sums.update_mamba(decay, _on_cpu(data.rates), B, C, u, gate)
+        for k, x in enumerate(data.powers or ()):
+            squares = x.double().flatten(0, 1).square()
+            means = squares.mean(dim=1, keepdim=True)
+            self.powers[k] += _on_cpu((squares / means.where(means > 0, 1.0)).sum(dim=0))
+            self.counts[k] += int((means > 0).sum())
+
+    def hankel_singular_values(self) -> Array:
+        """Return what stands in for them, (n,), or (groups, n) of several groups; all zero where nothing was seen."""
+        found = self.sums.hankel_singular_values() if self.sums.steps else np.zeros((self.sums.groups, self.sums.n))
+        return found[0] if len(found) == 1 else found
+
+    def gains(self, kept: Array | None) -> tuple[float, float]:
+        """Return the root mean squares of kept inputs and outputs over that of all, by step; 1 without norms."""
+        if kept is None:
+            return 1.0, 1.0
+        shares = self.powers[:, kept].mean(axis=1) / np.maximum(self.counts, 1)
+        input_gain, output_gain = np.sqrt(np.where(shares > 0, shares, 1.0))
+        return float(input_gain), float(output_gain)
+
+    def merge(self, other: LayerStatistics) -> None:
+        """Add what another of the same sizes has seen, as if this one had seen it."""
+        self.sums.merge(other.sums)
+        self.powers, self.counts = self.powers + other.powers, self.counts + other.counts
+        self.reason = self.reason or other.reason
+
+
+@dataclass(eq=False)
+class SampleStatistics:
+    """What the selective layers of a model did with sample batches; made by `collect_statistics`.
+
+    It stands wherever `batches` are asked for, until the next cut. Ranks of a distributed run collect on their own
+    batches, pass the objects to each other, and `merge` what they have: all of them then decide alike.
+
+    Attributes
+    ----------
+    layers : dict of str to LayerStatistics
+        By module name.
+    probe : object or None
+        Inputs of the first batch, on which changes of the output are measured.
+    """
+
+    layers: dict[str, LayerStatistics]
+    probe: Any = field(default=None, repr=False)
+
+    def merge(self, other: SampleStatistics) -> None:
+        """Add what another of the same model at the same sizes has seen; the probe stays."""
+        if set(self.layers) != set(other.layers):
+            raise InputError(
+                f"Statistics must be of the same layers to be merged; got {sorted(self.layers)} and "
+                f"{sorted(other.layers)}. Collect both on the same model, between the same cuts."
+            )
+        for name, layer in self.layers.items():
+            layer.merge(other.layers[name])
+
+
+class Call(NamedTuple):
+    """A call that was seen: whom, and with what."""
+
+    module: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]  # as it was seen
+
+
+class Watch(AbstractContextManager["Watch"]):
+    """What the selective layers of a model do while others run it, until `remove` or the end of a with block.
+
+    Only the first `MOST_BATCHES` calls of a layer with gradients count, no evaluations. What goes wrong is the reason
+    in that layer's statistics and never reaches the forward pass.
+    """
+
+    def __init__(self, model: nn.Module, adapters: Mapping[str, Adapter]) -> None:
+        self._layers, self._calls = _empty(adapters), dict[str, Call]()
+        ancestors = {name for name, _ in model.named_modules() for x in self._layers if f"{x}.".startswith(f"{name}.")}
+        ancestors |= {""} if self._layers else set()
+        with ExitStack() as stack:  # all hooks or none
+            if self._layers:
+                stack.enter_context(_uncompiled())
+            for name in ancestors:
+                module = model.get_submodule(name)
+                stack.callback(module.register_forward_pre_hook(partial(self._keep, name), with_kwargs=True).remove)
+            _listen(stack, adapters, self._layers, watched=True)
+            self._stack = stack.pop_all()
+
+    def statistics(self) -> SampleStatistics:
+        """Return what was seen until now; a layer that saw nothing has the reason why."""
+        for layer in self._layers.values():
+            if not layer.sums.steps and not layer.reason:
+                layer.reason = "no forward pass with gradients called it while the training was watched"
+        return SampleStatistics(dict(self._layers), list(self._calls.values()) or None)
+
+    def remove(self) -> None:
+        """Take all hooks away; a second call does nothing."""
+        self._stack.close()
+
+    def __exit__(self, *_: object) -> None:
+        """Take all hooks away."""
+        self.remove()
+
+    def _keep(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep the first call of a module, unless one around it has been kept."""
+        within = any(not x or f"{name}.".startswith(f"{x}.") for x in self._calls)
+        if torch.is_grad_enabled() and not within:
+            self._calls[name] = Call(module, args, kwargs)
+
+
+def watch(model: nn.Module, adapters: Mapping[str, Adapter]) -> Watch:
+    """Arm hooks in a model without wrappers: `statistics` of the result stand for `batches`, `remove` ends it."""
+    return Watch(model, adapters)
+
+
+def gather(
+    model: nn.Module, adapters: Mapping[str, Adapter], batches: Any, *, most: int = MOST_BATCHES
+) -> SampleStatistics:
+    """Run a model on at most so many batches and return what its selective layers did; statistics go as they are.
+
+    Raises
+    ------
+    InputError
+        If there are selective layers and no batches, the model cannot be called with one, or a layer was not called.
+    """
+    selective = {name: x for name, x in adapters.items() if x.kind == "selective"}
+    check_batches(selective, batches)
+    layers, drawn = _empty(adapters), []
+    if not layers:
+        return SampleStatistics({})
+    if isinstance(batches, SampleStatistics):
+        for name, new in layers.items():
+            found = batches.layers.get(name)
+            if found is None or (found.sums.n, found.sums.groups) != (new.sums.n, new.sums.groups):
+                raise InputError(
+                    f"Statistics must be of this model at its present sizes; got {found and found.sums!r} for layer "
+                    f"{name!r} with {new.sums.n} states. Collect them anew after every cut."
+                )
+        return batches
+    with running(model), ExitStack() as stack:
+        _listen(stack, adapters, layers)
+        device = next((x.device for x in model.parameters()), torch.device("cpu"))
+        for batch in _drawn(batches, most):
+            drawn.append(_on(device, batch))
+            try:
+                call(model, drawn[-1])
+            except HankelredError:
+                raise
+            except Exception as error:
+                what = f"a tuple or list of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
+                raise InputError(
+                    f"batches must hold inputs of the model: tensors, dicts of its keyword arguments, or tuples that "
+                    f"begin with one of these; got {what}, and from the model {type(error).__name__}: {error}"
+                ) from error
+    unseen = [name or "(model)" for name, layer in layers.items() if layer.sums.steps == 0]
+    if unseen:
+        raise InputError(
+            f"batches must make the model call all of its selective layers; got none for {', '.join(unseen)} in "
+            f"{len(drawn)} batches. Pass inputs as in training, or leave the layers out by target_modules."
+        )
+    return SampleStatistics(layers, drawn[0])
+
+
+def output_errors(
+    model: nn.Module, candidates: Mapping[str, tuple[Any, Iterable[Any]]], probe: Any
+) -> dict[str, list[float]]:
+    """Measure how much the output of layers changes with every one of several cuts, in the layers themselves.
+
+    The new tensors and sizes stand in the layer while its own forward runs again, compiled, patched or not, on the
+    arguments of a call by the model; what comes before and behind the layer, its own hooks included, is left out.
+    Returned are root mean squares relative to that of the output, of those layers that the model called.
+    """
+    cuts = {name: [({}, {}), *(adapter.after(x) for x in maps)] for name, (adapter, maps) in candidates.items()}
+    squares = {name: np.zeros(len(x)) for name, x in cuts.items()}
+
+    def listen(name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
+        kwargs, outputs = {key: value for key, value in kwargs.items() if key not in CACHES}, []
+        for tensors, sizes in cuts[name]:
+            with holding(layer, tensors, sizes):
+                outputs.append(first(layer.forward(*args, **kwargs)).double())
+        squares[name] += [float(x.square().sum()) for x in (outputs[0], *(x - outputs[0] for x in outputs[1:]))]
+
+    with running(model), ExitStack() as stack:
+        for name, (adapter, _) in candidates.items():
+            handle = adapter.layer.register_forward_hook(partial(listen, name), with_kwargs=True)
+            stack.callback(handle.remove)
+        call(model, probe)
+    return {name: np.sqrt(x[1:] / x[0]).tolist() for name, x in squares.items() if x[0] > 0}
+
+
+def check_batches(adapters: Mapping[str, Adapter], batches: Any) -> None:
+    """Raise if there are selective layers and nothing to see them at work on."""
+    selective = [name or type(x.layer).__qualname__ for name, x in adapters.items() if x.kind == "selective"]
+    if not selective or isinstance(batches, SampleStatistics):
+        return
+    if batches is None:
+        raise InputError(
+            f"batches must be given for layers whose matrices depend on their input; got none for "
+            f"{', '.join(selective)}. Pass a list of some sample inputs of the model, tensors or what else it is "
+            f"called with; or leave these layers out by target_modules."
+        )
+    if isinstance(batches, (Tensor, Mapping, str, bytes)) or not hasattr(batches, "__iter__"):
+        raise InputError(
+            f"batches must be an iterable of inputs of the model; got one {type(batches).__name__}. Put it into a list."
+        )
+
+
+def call(model: nn.Module, batch: Any) -> None:
+    """Call a model with one batch: keywords, an argument, or a tuple that begins with these; or as was seen."""
+    if isinstance(batch, list) and batch and isinstance(batch[0], Call):
+        for module, args, kwargs in batch:
+            module(*args, **kwargs)
+    elif isinstance(batch, Mapping):
+        model(**batch)
+    elif isinstance(batch, (tuple, list)) and batch:
+        call(model, batch[0])
+    else:
+        model(batch)
+
+
+def first(output: Any) -> Tensor:
+    """Return the tensor a layer puts out, or the first of several."""
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+@contextmanager
+def holding(
+    layer: nn.Module, tensors: Mapping[str, Tensor], attributes: Mapping[str, Any] | None = None
+) -> Iterator[None]:
+    """Let other tensors and sizes stand in a layer, by their names from there; what was there comes back."""
+    with ExitStack() as stack:
+        for name, tensor in tensors.items():
+            path, _, attribute = name.rpartition(".")
+            module = layer.get_submodule(path)
+            store: Any = module._parameters if attribute in module._parameters else module._buffers
+            stack.callback(store.__setitem__, attribute, store[attribute])
+            store[attribute] = tensor
+        for name, value in (attributes or {}).items():
+            path, _, attribute = name.rpartition(".")
+            module = layer.get_submodule(path)
+            stack.callback(setattr, module, attribute, getattr(module, attribute))
+            setattr(module, attribute, value)
+        yield
+
+
+@contextmanager
+def running(model: nn.Module) -> Iterator[None]:
+    """Run a model as it is evaluated, uncompiled; modes, random states, buffers and attributes come back."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the global state is what users' code draws from)
+    devices = sorted({x.device.index or 0 for x in model.parameters() if x.device.type == "cuda"})
+    with ExitStack() as stack:
+        stack.callback(random.setstate, states[0])
+        stack.callback(np.random.set_state, states[1])
+        for context in (torch.random.fork_rng(devices), torch.no_grad(), _uncompiled()):
+            stack.enter_context(context)
+        for module in model.modules():
+            for kept in (vars(module), module._parameters, module._buffers):
+                stack.callback(_put_back, kept, dict(kept))
+        for buffer in model.buffers():
+            if not (buffer.is_meta or buffer.is_inference()):
+                stack.callback(_restore, buffer, buffer._version, buffer.clone())
+        for module in model.modules():  # not by eval(), which classes override
+            module.training = False
+        yield
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Run compiled modules as they were before: hooks set after compilation would not be called."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def _put_back(kept: dict[str, Any], before: dict[str, Any]) -> None:
+    for key in kept.keys() - before.keys():
+        del kept[key]
+    kept.update(before)
+
+
+def _restore(buffer: Tensor, version: int, value: Tensor) -> None:
+    """Put a buffer back if it was written to; others are not touched, for the sake of backward passes to come."""
+    if buffer._version != version:
+        buffer.resize_(value.shape).copy_(value)
+
+
+def _empty(adapters: Mapping[str, Any]) -> dict[str, LayerStatistics]:
+    return {name: LayerStatistics(x.states, x.groups) for name, x in adapters.items() if x.kind == "selective"}
+
+
+def _listen(stack: ExitStack, adapters: Mapping[str, Any], layers: Mapping[str, Any], *, watched: bool = False) -> None:
+    """Register the hooks that fill statistics, and on a stack, how they are removed."""
+
+    def listen(name: str, normed: list[Tensor], _: Any, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
+        layer, seen = layers[name], normed.pop() if normed else None
+        if watched and (layer.reason or layer.calls == MOST_BATCHES or not torch.is_grad_enabled()):
+            return
+        layer.calls += 1
+        try:
+            _add(layer, adapters[name], args, kwargs, seen)
+        except Exception as error:  # whatever it is, it is no reason to end a training
+            if not watched:
+                raise
+            layer.reason = f"what it does could not be added up: {type(error).__name__}: {error}"
+
+    for name in layers:
+        normed: list[Tensor] = []
+        handle = adapters[name].layer.register_forward_hook(partial(listen, name, normed), with_kwargs=True)
+        stack.callback(handle.remove)
+        if (norm := adapters[name].output_norm) is not None:
+            keep = partial(lambda normed, module, args: normed.__setitem__(slice(None), args[:1]), normed)
+            stack.callback(norm.register_forward_pre_hook(keep).remove)
+
+
+def _add(
+    layer: LayerStatistics, adapter: SelectiveAdapter, args: tuple[Any, ...], kwargs: dict[str, Any], normed: Any
+) -> None:
+    """Add one call of a layer, document by document where several are packed into a sequence."""
+    try:
+        named = {**inspect.signature(adapter.layer.forward).bind_partial(*args, **kwargs).arguments, **kwargs}
+    except (TypeError, ValueError):  # the signature does not tell
+        named = kwargs
+    u = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+    mask = named.get("attention_mask")
+    mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+    with running(adapter.layer):
+        for place in _documents(named, u) if u.numel() else ():
+            seen: Any = (None if x is None else x.detach()[place] for x in (u, mask, normed))
+            layer.update(adapter.sequences(*seen))
+
+
+def _documents(named: Mapping[str, Any], u: Tensor) -> list[tuple[slice, slice]]:
+    """Return where the sequences of a call lie that the layer begins anew with, (rows, steps)."""
+    rows, length = u.shape[:2]
+    borders = torch.zeros(rows, length, dtype=torch.bool)
+    for key, value in named.items():
+        if key not in ("seq_idx", "position_ids", *LENGTHS) or not isinstance(value, Tensor):
+            continue
+        found, known = value.detach().cpu(), value.shape in ((1, length), (rows, length))
+        if key in LENGTHS and rows == 1 and found.ndim == 1 and found[-1] <= length:
+            borders[0, found[found < length].long()] = True
+        elif key not in LENGTHS and known:
+            after, before = found[:, 1:], found[:, :-1]
+            borders[:, 1:] |= after != before if key == "seq_idx" else after <= before
+        else:
+            raise InputError(
+                f"{key} must be (1, length), (batch, length) or lengths of documents in one row, to be told where the "
+                f"layer begins anew; got {tuple(value.shape)} for {rows} rows of {length}. Pass sequences unpacked."
+            )
+    borders[:, 0] = False
+    if not borders.any():
+        return [(slice(None), slice(None))]
+    places = []
+    for row in range(rows):
+        cuts = [0, *torch.nonzero(borders[row]).flatten().tolist(), length]
+        places += [(slice(row, row + 1), slice(a, b)) for a, b in pairwise(cuts)]
+    return places
+
+
+def _drawn(batches: Any, most: int) -> Iterator[Any]:
+    """Yield the first batches, of a loader by a copy of it, so that whoever else iterates over it is not disturbed."""
+    loader = getattr(batches, "base_dataloader", batches)  # accelerate's tells its gradient state of every iteration
+    if not isinstance(loader, torch.utils.data.DataLoader):
+        yield from islice(loader, most)
+        return
+    own: Any = copy.copy(loader)
+    vars(own)["_iterator"] = None  # persistent workers have one iterator, which a second loop would begin anew
+    own.num_workers = min(own.num_workers, 1)
+    samplers = (loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
+    generators = [getattr(x, "generator", None) for x in (loader, *samplers)]
+    states = [(x, x.get_state()) for x in generators if isinstance(x, torch.Generator)]
+    try:
+        yield from islice(own, most)
+    finally:
+        vars(own)["_iterator"] = None
+        for generator, state in states:
+            generator.set_state(state)
+
+
+def _on(device: torch.device, x: Any) -> Any:
+    """Return a batch with its tensors on a device."""
+    if isinstance(x, Tensor):
+        return x.to(device)
+    if isinstance(x, Mapping):
+        return {key: _on(device, value) for key, value in x.items()}
+    return type(x)(_on(device, y) for y in x) if type(x) in (tuple, list) else x
+
+
+def _on_cpu(x: Tensor) -> Array:
+    """Return a tensor as an array in single precision at least."""
+    wide = x.dtype if x.dtype == torch.float64 else torch.float32
+    return x.detach().to("cpu", wide).numpy()
