@@ -30,7 +30,7 @@ def impulse_response(rates: Tensor, B: Tensor, C: Tensor, length: int) -> Tensor
     B, C = torch.complex(B[0], B[1]), torch.complex(C[:, 0], C[:, 1])  # this C is the conjugate one
     residues = torch.view_as_real(C.T[:, :, None] * B.conj()[:, None, :])  # Re(a b) = <a, conj(b)> of planes
     residues = residues.permute(0, 3, 1, 2).reshape(2 * n, -1)
-    return _Product.apply(powers, residues).view(length, len(C), B.shape[1])
+    return Product.apply(powers, residues).view(length, len(C), B.shape[1])
 
 
 def causal_convolution(u: Tensor, K: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ channel_convolution = differentiable(
 )
 
 
-class _Product(torch.autograd.Function):
+class Product(torch.autograd.Function):
     """A matrix product that keeps its dtype in a backward pass under autocast, too."""
 
     @staticmethod
@@ -109,7 +109,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         a, b = ctx.saved_tensors
         with without_autocast(g):
-            return g @ b.T, a.T @ g
+            return g @ b.mT, a.mT @ g
 
 
 class _Convolution(torch.autograd.Function):
