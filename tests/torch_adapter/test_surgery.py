@@ -15,7 +15,8 @@ from torch.nn.utils import parametrize
 
 import hankelred as hr
 import hankelred_torch as ht
-from hankelred_torch import adapters, surgery
+import hankelred_torch.adapters.registry as registry_page
+from hankelred_torch import surgery
 from hankelred_torch.adapters import LRUAdapter
 
 from .adapter_models import (
@@ -298,7 +299,7 @@ class BrokenAdapter(LRUAdapter):
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(adapters, "_REGISTRY", dict(adapters._REGISTRY))
+    monkeypatch.setattr(registry_page, "_REGISTERED", dict(registry_page._REGISTERED))
 
 
 def test_sizes_a_layer_remembers_are_updated(registry):
