@@ -10,10 +10,13 @@ from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
 
-from hankelred_torch import History, Measurement
+from benchmarks._common import RESULTS
+from hankelred.systems.files import write_atomically
+from hankelred_torch import History, LayerCut
 
-RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
@@ -38,7 +41,7 @@ def diagonal_growth() -> None:
     axes.set_ylabel("CPU time of both factors, s")
     axes.legend()
     axes.grid(True, alpha=0.3)
-    figure.savefig(IMAGES / "diagonal_growth.png", dpi=120)
+    save(figure, "diagonal_growth.png")
 
 
 def settling() -> None:
@@ -49,14 +52,19 @@ def settling() -> None:
         run = next(x for x in runs if (x["layer"], x["arm"], x["seed"]) == (layer, "full", 0))
         columns = zip(run["steps"], run["hsv"], run["drift bound"], run["certified orders"], strict=True)
         history = History(
-            Measurement(step, layer, 64, 64, len(hsv), 1.0, 0.0, hsv, False, "", 0.0, drift=d, certified_orders=r)
+            LayerCut(layer, 64, 64, len(hsv), 1.0, 0.0, np.array(hsv), step=step, drift=d, certified_orders=r)
             for step, hsv, d, r in columns
         )
         orders = Counter(x for found in run["certified orders"] if found for x in found if x < len(run["hsv"][0]))
         history.plot_hsv(order=orders.most_common(1)[0][0], ax=axes)
         axes.set_title(layer.upper())
         axes.set_ylim(bottom=min(run["hsv"][0]) / 2)  # some bars are longer
-    figure.savefig(IMAGES / "settling.png", dpi=120)
+    save(figure, "settling.png")
+
+
+def save(figure: Figure, name: str) -> None:
+    """Write a picture of the documentation; until it is complete the old one stays."""
+    write_atomically(IMAGES / name, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 if __name__ == "__main__":

@@ -4,37 +4,40 @@ Tensors in, tensors out; the mathematics is that of `hankelred`.
 """
 
 from . import adapters, integrations, layers, ops
-from .adapters import find_ssm_layers, read_system, register_adapter, state_sizes, write_system
-from .checkpoint import load_checkpoint, resize_like, save_checkpoint
-from .compressor import InTrainingCompressor
-from .config import CompressionConfig
-from .distributed import refresh_ddp_
+from .adapters import find_ssm_layers, read_system, register_adapter, state_sizes
+from .config import CompressionConfig, Schedule
 from .errors import OptimizerStateWarning, RefusedCutWarning, SurgeryError
-from .guard import Guard, validation_loss
-from .history import History, Measurement
-from .penalty import HankelPenalty, hankel_penalty
-from .plan import CompressionPlan, LayerPlan, hankel_singular_values, plan
-from .pretrained import export_padded, from_pretrained, save_pretrained
-from .report import CompressionReport
-from .surgery import compress_
-from .tracking import Tracker
+from .penalty import hankel_penalty
+from .planning import LayerCut, Plan, hankel_singular_values, plan
+from .saving import (
+    export_form,
+    export_padded,
+    from_pretrained,
+    load_checkpoint,
+    resize_,
+    save_checkpoint,
+    save_pretrained,
+)
+from .surgery import compress_, refresh_ddp_, write_system
+from .training import Checkpoint, Guard, History, InTrainingCompressor, Rewarm, Tracker, validation_loss
 
 __all__ = [
+    "Checkpoint",
     "CompressionConfig",
-    "CompressionPlan",
-    "CompressionReport",
     "Guard",
-    "HankelPenalty",
     "History",
     "InTrainingCompressor",
-    "LayerPlan",
-    "Measurement",
+    "LayerCut",
     "OptimizerStateWarning",
+    "Plan",
     "RefusedCutWarning",
+    "Rewarm",
+    "Schedule",
     "SurgeryError",
     "Tracker",
     "adapters",
     "compress_",
+    "export_form",
     "export_padded",
     "find_ssm_layers",
     "from_pretrained",
@@ -48,7 +51,7 @@ __all__ = [
     "read_system",
     "refresh_ddp_",
     "register_adapter",
-    "resize_like",
+    "resize_",
     "save_checkpoint",
     "save_pretrained",
     "state_sizes",

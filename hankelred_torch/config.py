@@ -1,23 +1,71 @@
-"""What may be cut, by which criterion and when: one frozen configuration for every way of using the adapter."""
+"""What may be lost, and when: two frozen objects for every way of using the adapter, checked when they are made."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-import numpy as np
-
+from hankelred.checks import check_choice, check_flag, check_integer, check_items, check_number, check_type
 from hankelred.errors import InputError
 
 # The share of training in which the method was found to work, that of the learning rate's warm-up: Chahine, Nazari,
 # Rus, Rusch, "The Curious Case of In-Training Compression of State Space Models", ICLR 2026, arXiv 2510.02823.
 DEFAULT_WINDOW = 0.1
 
+S = TypeVar("S", bound="_Settings")
+
+
+class _Settings:
+    """The way of settings to plain values and back."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the settings as plain values, ready for JSON.
+
+        Returns
+        -------
+        dict of str to object
+            One entry per field.
+        """
+        values = asdict(self)  # type: ignore[call-overload]
+        return {name: list(x) if isinstance(x, tuple) else x for name, x in values.items()}
+
+    @classmethod
+    def from_dict(cls: type[S], values: Mapping[str, Any]) -> S:
+        """Make settings of what `to_dict` gave, or of a file.
+
+        Parameters
+        ----------
+        values : mapping of str to object
+            Fields by name; those left out have their defaults.
+
+        Returns
+        -------
+        CompressionConfig or Schedule
+            Checked as usual.
+
+        Raises
+        ------
+        InputError
+            If a name is not a field, or a value is not what its field takes.
+        """
+        names = [x.name for x in fields(cls)]  # type: ignore[arg-type]
+        check_type(values, "values", Mapping)  # type: ignore[type-abstract]
+        unknown = sorted(map(str, set(values) - set(names)))
+        if unknown:
+            raise InputError(f"values must hold fields of {cls.__name__} ({', '.join(names)}); got {unknown}.")
+        return cls(**values)
+
+    def _set(self, **values: Any) -> None:
+        """Put checked values, plain numbers all of them, in the place of what was given."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
 
 @dataclass(frozen=True)
-class CompressionConfig:
-    """What may be cut, by which criterion and when.
+class CompressionConfig(_Settings):
+    """What may be lost: criterion and limits of a cut.
 
     Parameters
     ----------
@@ -41,55 +89,34 @@ class CompressionConfig:
         and its relatives, else 1. The result can be smaller where a conjugate pair would be split, or where fewer
         states link inputs to outputs at all.
     budget : {"per_layer", "global"}, default "per_layer"
-        Whether every layer meets the criterion by itself, or all layers together: states are then dropped where the
-        predicted error is least.
+        Whether every layer meets `tau` or `max_error` by itself, or all layers together: states are then dropped where
+        the predicted error is least.
     method : {"auto", "balanced_truncation", "rotation", "selection", "selection_without_fold"}, default "auto"
         How selective layers lose states: by a rotation of scaled states that goes into the projections, or by
         selection, with or without folding what kept states tell of dropped ones into the outputs. ``"auto"`` takes,
         layer by layer, what changes the output on a sample batch least of what the layer can represent. Time-invariant
         layers are truncated in balanced coordinates in any case.
-    start_step : int, default 0
-        Optimizer step at which the reduction window opens.
-    end_step : int, optional
-        Optimizer step at which it closes; by default at 10 % of `total_steps`.
-    total_steps : int, optional
-        Optimizer steps of the whole training.
-    attempts : int, default 4
-        Measurements in the window, at equal distances, the last at its end.
-    interval : int, optional
-        Measure every so many steps of the window instead.
-    certify : bool, default False
-        Let `InTrainingCompressor` cut a layer only when its hsv are settled: when the gap at the cut is more than twice
-        the Hankel norm of what training changed since the last measurement, so that no hsv can have crossed the cut
-        meanwhile. The first measurement has nothing to compare with; the last of the window cuts in any case.
-    max_tail : float, default 0.3
-        Largest share of the sum of hsv that `InTrainingCompressor` drops in one cut to meet a given `order` or
-        `fraction`. A flat spectrum is a sign that training has not yet decided which states it needs.
-    force : bool, default False
-        Cut to a given `order` or `fraction` whatever the tail. A call of `plan` or `compress_` is that word already.
-    measure : bool, default False
-        Measure the true H-infinity error of every cut and the drift since the last measurement, for the history of
-        `InTrainingCompressor`: several times the work of an attempt.
-    optimizer_state : {"transport", "reset", "slice"}, default "transport"
-        What becomes of the averages an optimizer keeps: carried over by the change of basis, started anew, or cut to
-        the first states regardless of what these mean, for comparison.
-    lr_rewarm_steps : int, default 0
-        Steps after a cut in which learning rates rise linearly from near 0 to what the schedule says.
+    weighting : {"auto"}, default "auto"
+        What inputs errors are weighed by: time-invariant layers by white noise, selective ones by the sample batches.
+    refit : {"auto"}, default "auto"
+        Whether what a reduced layer has left is fitted again: nothing is.
+    optimizer_state : {"transport", "reset"}, default "transport"
+        What becomes of the averages an optimizer keeps: carried over by the change of basis, or started anew.
     target_modules : str or sequence of str, optional
         Layers that may be cut: a regular expression that matches a whole layer name, or names and their endings; all
         by default.
+    exclude_modules : str or sequence of str, optional
+        Layers of these that are left alone all the same, named likewise.
 
     Raises
     ------
     InputError
-        If a value is out of its range.
+        If a value is of another type or out of its range.
 
     Examples
     --------
     >>> import hankelred_torch as ht
-    >>> config = ht.CompressionConfig(tau=0.02, total_steps=10_000)
-    >>> config.attempt_steps()
-    (250, 500, 750, 1000)
+    >>> config = ht.CompressionConfig(tau=0.02, exclude_modules=["head"])
     >>> ht.CompressionConfig.from_dict(config.to_dict()) == config
     True
     """
@@ -103,136 +130,159 @@ class CompressionConfig:
     round_to: int | None = None
     budget: Literal["per_layer", "global"] = "per_layer"
     method: Literal["auto", "balanced_truncation", "rotation", "selection", "selection_without_fold"] = "auto"
-    start_step: int = 0
-    end_step: int | None = None
-    total_steps: int | None = None
-    attempts: int = 4
-    interval: int | None = None
-    certify: bool = False
-    max_tail: float = 0.3
-    force: bool = False
-    measure: bool = False
-    optimizer_state: Literal["transport", "reset", "slice"] = "transport"
-    lr_rewarm_steps: int = 0
+    weighting: Literal["auto"] = "auto"
+    refit: Literal["auto"] = "auto"
+    optimizer_state: Literal["transport", "reset"] = "transport"
     target_modules: str | Sequence[str] | None = None
+    exclude_modules: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         """Check every value once, here."""
-        for name in ("tau", "min_cut"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} must be a share from 0 to below 1; got {getattr(self, name)}. 0.05 is 5 %.")
-        if not 0 <= self.max_tail <= 1:
-            raise InputError(f"max_tail must be a share from 0 to 1; got {self.max_tail}. Write 0.3 for 30 %.")
-        if self.fraction is not None and not 0 < self.fraction < 1:
-            raise InputError(f"fraction must be a share between 0 and 1; got {self.fraction}. 0.9 keeps 90 % at a cut.")
-        if self.max_error is not None and not self.max_error >= 0:
-            raise InputError(
-                f"max_error must be a gain from 0 up; got {self.max_error}. It bounds the H-infinity error."
-            )
+        share = "It is a share: 0.05 is 5 %."
+        self._set(
+            tau=check_number(self.tau, "tau", least=0, below=1, hint=share),
+            order=_checked_order(self.order),
+            min_order=check_integer(self.min_order, "min_order", 1),
+            min_cut=check_number(self.min_cut, "min_cut", least=0, below=1, hint=share),
+            budget=check_choice(self.budget, "budget", ("per_layer", "global")),
+            method=check_choice(self.method, "method", _METHODS),
+            optimizer_state=check_choice(self.optimizer_state, "optimizer_state", ("transport", "reset")),
+            target_modules=_checked_modules(self.target_modules, "target_modules"),
+            exclude_modules=_checked_modules(self.exclude_modules, "exclude_modules"),
+        )
+        if self.fraction is not None:
+            self._set(fraction=check_number(self.fraction, "fraction", least=0, below=1, hint=share))
+            if self.fraction == 0:
+                raise InputError("fraction must be above 0; got 0. 0.9 keeps 90 % of the states at a cut.")
+        if self.max_error is not None:
+            hint = "It bounds the H-infinity norm of an error."
+            self._set(max_error=check_number(self.max_error, "max_error", least=0, hint=hint))
+        if self.round_to is not None:
+            self._set(round_to=check_integer(self.round_to, "round_to", 1))
+        for name in ("weighting", "refit"):
+            if getattr(self, name) != "auto":
+                raise InputError(f"{name} must be 'auto', the only choice so far; got {getattr(self, name)!r}.")
         given = [name for name in ("order", "fraction", "max_error") if getattr(self, name) is not None]
         if len(given) > 1:
             raise InputError(f"At most one of order, fraction and max_error may be given; got {' and '.join(given)}.")
-        for name in ("min_order", "attempts"):
-            _check_integer(name, getattr(self, name), 1)
-        for name in ("start_step", "lr_rewarm_steps"):
-            _check_integer(name, getattr(self, name), 0)
-        for name in ("round_to", "end_step", "total_steps", "interval"):
+        if self.budget == "global" and given and given != ["max_error"]:
+            raise InputError(
+                f"budget must be 'per_layer' with a given {given[0]}; got 'global', which shares an error."
+            )
+
+
+@dataclass(frozen=True)
+class Schedule(_Settings):
+    """When layers are cut in a training: a window of optimizer steps, and attempts in it.
+
+    Parameters
+    ----------
+    total_steps : int, optional
+        Optimizer steps of the whole training.
+    start_step : int, default 0
+        Optimizer step at which the reduction window opens.
+    end_step : int, optional
+        Optimizer step at which it closes; by default at 10 % of `total_steps`.
+    attempts : int, default 4
+        Attempts in the window, at equal distances, the last at its end.
+    max_tail : float, default 0.3
+        Largest share of the sum of hsv that is dropped in one cut to meet a given `order` or `fraction`. A flat
+        spectrum is a sign that training has not yet decided which states it needs.
+    force : bool, default False
+        Cut to a given `order` or `fraction` whatever the tail. A call of `plan` or `compress_` is that word already.
+
+    Raises
+    ------
+    InputError
+        If a value is of another type or out of its range, or the window is empty or ends after training.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> ht.Schedule(total_steps=10_000).attempt_steps()
+    (250, 500, 750, 1000)
+    """
+
+    total_steps: int | None = None
+    start_step: int = 0
+    end_step: int | None = None
+    attempts: int = 4
+    max_tail: float = 0.3
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every value once, here."""
+        for name in ("total_steps", "end_step"):
             if getattr(self, name) is not None:
-                _check_integer(name, getattr(self, name), 1)
-        for order in self.order.values() if isinstance(self.order, Mapping) else [self.order]:
-            if order is not None:
-                _check_integer("order", order, 1)
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
-        if isinstance(self.order, Mapping):
-            object.__setattr__(self, "order", dict(self.order))
-        if self.target_modules is not None and not isinstance(self.target_modules, str):
-            object.__setattr__(self, "target_modules", tuple(self.target_modules))
-
-    def attempt_steps(self) -> tuple[int, ...]:
-        """Return the optimizer steps, counted from 1, after which to measure and perhaps cut.
-
-        Returns
-        -------
-        tuple of int
-            `attempts` steps or, in a window that short, fewer; with `interval` as many as fit the window.
-
-        Raises
-        ------
-        InputError
-            If neither `end_step` nor `total_steps` is given, the window is empty, or `interval` exceeds it.
-        """
-        end = self.end_step
-        if end is None:
-            if self.total_steps is None:
-                raise InputError(
-                    "One of end_step and total_steps must be given to place the reduction window; got neither. "
-                    "Pass total_steps, the optimizer steps of the training: the window is then its first 10 %."
-                )
-            end = max(1, round(DEFAULT_WINDOW * self.total_steps))
-        if end <= self.start_step:
+                self._set(**{name: check_integer(getattr(self, name), name, 1)})
+        self._set(
+            start_step=check_integer(self.start_step, "start_step", 0),
+            attempts=check_integer(self.attempts, "attempts", 1),
+            max_tail=check_number(self.max_tail, "max_tail", least=0, most=1, hint="It is a share: 0.3 is 30 %."),
+            force=check_flag(self.force, "force"),
+        )
+        end = self._end()
+        if end is not None and end <= self.start_step:
             raise InputError(
                 f"The reduction window must end after it starts; got start_step={self.start_step} and an end at {end}. "
                 f"Lower start_step or pass a later end_step."
             )
-        length = end - self.start_step
-        if self.interval is not None:
-            if self.interval > length:
-                raise InputError(
-                    f"interval must fit the reduction window; got interval={self.interval} and {length} steps. "
-                    f"Lower interval or pass a later end_step."
-                )
-            return tuple(range(self.start_step + self.interval, end + 1, self.interval))
-        ends = {self.start_step + -(-length * k // self.attempts) for k in range(1, self.attempts + 1)}
-        return tuple(sorted(ends))
+        if end is not None and self.total_steps is not None and end > self.total_steps:
+            raise InputError(f"end_step must be within the training; got {end} of {self.total_steps} steps.")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as plain values, ready for JSON.
+    def attempt_steps(self) -> tuple[int, ...]:
+        """Optimizer steps, counted from 1, after which a compressor measures and perhaps cuts.
 
         Returns
         -------
-        dict of str to object
-            One entry per field.
-        """
-        values = asdict(self)
-        if isinstance(self.target_modules, tuple):
-            values["target_modules"] = list(self.target_modules)
-        return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> CompressionConfig:
-        """Make a configuration of what `to_dict` returned.
-
-        Parameters
-        ----------
-        values : mapping of str to object
-            Fields by name; those left out have their defaults.
-
-        Returns
-        -------
-        CompressionConfig
-            Checked as usual.
+        tuple of int
+            `attempts` steps or, in a window that is shorter than that, fewer.
 
         Raises
         ------
         InputError
-            If a name is not a field.
+            If neither `end_step` nor `total_steps` is given.
         """
-        names = [x.name for x in fields(cls)]
-        unknown = sorted(set(values) - set(names))
-        if unknown:
-            raise InputError(f"values must hold fields of CompressionConfig ({', '.join(names)}); got {unknown}.")
-        return cls(**values)
+        end = self._end()
+        if end is None:
+            raise InputError(
+                "One of end_step and total_steps must be given to place the reduction window; got neither. "
+                "Pass total_steps, the optimizer steps of the training: the window is then its first 10 %."
+            )
+        length = end - self.start_step
+        return tuple(sorted({self.start_step + -(-length * k // self.attempts) for k in range(1, self.attempts + 1)}))
+
+    def _end(self) -> int | None:
+        if self.end_step is not None or self.total_steps is None:
+            return self.end_step
+        return max(1, round(DEFAULT_WINDOW * self.total_steps))
 
 
-_CHOICES = {
-    "budget": ("per_layer", "global"),
-    "method": ("auto", "balanced_truncation", "rotation", "selection", "selection_without_fold"),
-    "optimizer_state": ("transport", "reset", "slice"),
-}
+_METHODS = ("auto", "balanced_truncation", "rotation", "selection", "selection_without_fold")
 
 
-def _check_integer(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{name} must be an integer from {least} up; got {value!r}.")
+def _checked_order(order: Any) -> Any:
+    """Give an order, or those of several layers, as plain integers."""
+    if order is None:
+        return None
+    if not isinstance(order, Mapping):
+        return check_integer(order, "order", 1, hint="It counts stored states; a mapping gives them by layer.")
+    if not order or not all(isinstance(name, str) for name in order):
+        raise InputError(f"order must be an integer, or name at least one layer by a string; got {dict(order)!r}.")
+    return {name: check_integer(value, "order", 1) for name, value in order.items()}
+
+
+def _checked_modules(modules: Any, name: str) -> Any:
+    """Give names of modules, or an expression for them that compiles."""
+    if modules is None:
+        return None
+    if isinstance(modules, str):
+        try:
+            re.compile(modules)
+        except re.error as error:
+            raise InputError(f"{name} must be a regular expression or names; got {modules!r} ({error}).") from error
+        return modules
+    found = () if isinstance(modules, (bytes, Mapping)) else tuple(check_items(modules, name))
+    if not found or not all(isinstance(each, str) for each in found):
+        raise InputError(f"{name} must be a regular expression or a sequence of names; got {modules!r}.")
+    return found

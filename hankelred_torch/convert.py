@@ -52,7 +52,7 @@ def check_whole(tensor: Tensor) -> None:
         raise InputError(
             f"A tensor of the model must be whole on every rank; got a {type(tensor).__name__} spread over "
             f"{tensor.device_mesh.size()}. Gather full state dicts of model and optimizer, resize a plain model by "
-            f"resize_like and cut it, and shard it again: see the guide on distributed training."
+            f"resize_ and cut it, and shard it again: see the guide on distributed training."
         )
 
 

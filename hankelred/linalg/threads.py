@@ -32,13 +32,13 @@ def one_blas_thread(n: int) -> Iterator[None]:
 
     NumPy's warnings of overflow are off inside; the result is checked instead.
     """
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"), _serial(SERIAL_FROM <= n < SERIAL_BELOW):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"), serial(SERIAL_FROM <= n < SERIAL_BELOW):
         yield
 
 
 @contextmanager
-def _serial(wanted: bool) -> Iterator[None]:
-    """Run the block with one BLAS thread where that is wanted.
+def serial(wanted: bool, *others: Any) -> Iterator[None]:
+    """Run the block with one BLAS thread where that is wanted; `others` are libraries with thread counts of their own.
 
     The number of threads belongs to the process, not to the Python thread that sets it. So one block at a time sets
     it and restores it itself; blocks inside that one, or beside it in another Python thread, leave it alone.
@@ -47,7 +47,7 @@ def _serial(wanted: bool) -> Iterator[None]:
         yield
         return
     try:
-        before = [(library, library.get_num_threads()) for library in _libraries()]
+        before = [(library, library.get_num_threads()) for library in (*_libraries(), *others)]
         for library, threads in before:
             if threads != 1:
                 library.set_num_threads(1)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
-from ..convert import stored_tensor, tensor_in_place_of, to_tensor
 from ..sampling import SampleStatistics, gather
-from .banks import BankAdapter
-from .base import Adapter, Systems, SystemTensors
+from .base import Adapter, Systems
 from .dense import diagonal_layer
+from .linear import LinearAdapter, SystemTensors
 from .lru import LRUAdapter
 from .mamba import MambaAdapter
 from .mamba2 import GatedLinearAttentionAdapter, Mamba2Adapter
@@ -20,13 +18,12 @@ from .s4_kernel import SSMKernelDiagAdapter
 from .s4d import S4DAdapter, S4DKernelAdapter
 from .s5 import S5Adapter, S5PytorchAdapter
 from .selective import SelectiveAdapter
-from .systems import SystemAdapter
 
 __all__ = [
     "Adapter",
-    "BankAdapter",
     "GatedLinearAttentionAdapter",
     "LRUAdapter",
+    "LinearAdapter",
     "Mamba2Adapter",
     "MambaAdapter",
     "S4DAdapter",
@@ -36,7 +33,6 @@ __all__ = [
     "SSMKernelDiagAdapter",
     "SampleStatistics",
     "SelectiveAdapter",
-    "SystemAdapter",
     "SystemTensors",
     "adapter_of",
     "check",
@@ -47,7 +43,6 @@ __all__ = [
     "refusals",
     "register_adapter",
     "state_sizes",
-    "write_system",
 ]
 
 
@@ -115,53 +110,3 @@ def read_system(layer: nn.Module) -> Systems:
     """
     adapter = adapter_of(layer)
     return adapter.read(adapter.values())
-
-
-def write_system(layer: nn.Module, system: Systems) -> None:
-    """Make a layer compute a system, as far as its dtype can hold it.
-
-    With the number of states it had, the layer keeps its parameters and gets new values. With another number it gets
-    new parameters, which no optimizer knows: in training use `compress_`, or make the optimizer afterwards.
-
-    Parameters
-    ----------
-    layer : torch.nn.Module
-        A layer of a registered class; changed in place, or not at all.
-    system : DiagonalSystem or tuple of them
-        What the layer is to compute; one per channel for a bank.
-
-    Raises
-    ------
-    InputError
-        If the class is not registered, the layer cannot hold the system, or a tensor is parametrized or pruned.
-    NumericalError
-        If a value is not finite in the dtype of the layer.
-
-    Examples
-    --------
-    >>> import hankelred as hr, hankelred_torch as ht
-    >>> layer = ht.layers.LRU(channels=4, states=16)
-    >>> ht.write_system(layer, hr.balanced_truncation(ht.read_system(layer), states=8).system)
-    >>> ht.state_sizes(layer)
-    {'': 8}
-    """
-    adapter = adapter_of(layer)
-    values = adapter.write(system)
-    olds = {name: stored_tensor(*adapter.owner(name)) for name in values}
-    if all(values[name].shape == olds[name].shape for name in adapter.state_axes):
-        news = {name: to_tensor(value, olds[name]) for name, value in values.items()}
-        with torch.no_grad():
-            for name, new in news.items():
-                olds[name].copy_(new)
-        return
-    news = {name: tensor_in_place_of(olds[name], values[name]) for name in adapter.state_axes}
-    constants = {name: to_tensor(values[name], olds[name]) for name in adapter.constants if name in values}
-    for name, new in news.items():
-        module, attribute = adapter.owner(name)
-        setattr(module, attribute, new)
-    with torch.no_grad():
-        for name, new in constants.items():
-            olds[name].copy_(new)
-    for name, size in adapter.sizes(adapter.states).items():
-        module, attribute = adapter.owner(name)
-        setattr(module, attribute, size)

@@ -8,13 +8,12 @@ from typing import Any
 from lightning.pytorch import Callback
 from torch import nn
 
+from hankelred.checks import check_type
 from hankelred.errors import InputError
 
-from ..checkpoint import resize_like
-from ..compressor import InTrainingCompressor
-from ..config import CompressionConfig
-from ..guard import Guard
-from ..history import History
+from ..config import CompressionConfig, Schedule
+from ..saving import resize_
+from ..training import Guard, History, InTrainingCompressor
 from ._window import with_total_steps
 
 __all__ = ["CheckpointMixin", "CompressionCallback", "resize_from_checkpoint"]
@@ -30,7 +29,9 @@ class CompressionCallback(Callback):
     Parameters
     ----------
     config : CompressionConfig
-        Criterion and window; without `total_steps` and `end_step` the window is the first 10 % of the trainer's steps.
+        What may be lost.
+    schedule : Schedule, optional
+        When; without `total_steps` and `end_step` the window is the first 10 % of the trainer's steps.
     guard : Guard, optional
         A condition on every cut. The trainer's schedulers and scaler are rolled back with the rest.
     ema : torch.nn.Module or iterable of them, optional
@@ -39,6 +40,8 @@ class CompressionCallback(Callback):
         Sample batches for selective layers.
     restore : iterable, optional
         What else a rollback puts back.
+    on_cut : callable or object, or iterable of them, optional
+        What else happens at a cut, as for `InTrainingCompressor`.
 
     Attributes
     ----------
@@ -57,13 +60,17 @@ class CompressionCallback(Callback):
     def __init__(
         self,
         config: CompressionConfig,
+        schedule: Schedule | None = None,
         guard: Guard | None = None,
         ema: Any = (),
         batches: Any = None,
         restore: Iterable[Any] = (),
+        on_cut: Any = (),
     ) -> None:
-        self._config, self._guard, self._ema, self._batches = config, guard, ema, batches
-        self._restore = tuple(restore)
+        self._config = check_type(config, "config", CompressionConfig)
+        self._schedule = Schedule() if schedule is None else check_type(schedule, "schedule", Schedule)
+        self._guard, self._ema, self._batches = guard, ema, batches
+        self._restore, self._on_cut = tuple(restore), on_cut
         self._resumed: Mapping[str, Any] | None = None
         self._steps = self._logged = 0
         self.compressor: InTrainingCompressor | None = None
@@ -81,11 +88,13 @@ class CompressionCallback(Callback):
         self.compressor = InTrainingCompressor(
             pl_module if wrapped is None else wrapped,
             trainer.optimizers,
-            with_total_steps(self._config, trainer.estimated_stepping_batches),
+            self._config,
+            with_total_steps(self._schedule, trainer.estimated_stepping_batches),
             self._guard,
             ema=self._ema,
             batches=self._batches,
             restore=[*self._restore, *schedulers, *([] if scaler is None else [scaler])],
+            on_cut=self._on_cut,
         )
         self._steps = trainer.global_step
         if self._resumed is not None:
@@ -148,7 +157,7 @@ def resize_from_checkpoint(pl_module: nn.Module, checkpoint: Mapping[str, Any]) 
     >>> resize_from_checkpoint(ht.layers.LRU(channels=4, states=16), {"state_dict": small.state_dict()})
     {'': 6}
     """
-    return resize_like(pl_module, checkpoint["state_dict"])
+    return resize_(pl_module, checkpoint["state_dict"])
 
 
 class CheckpointMixin:

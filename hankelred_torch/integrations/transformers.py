@@ -7,25 +7,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hankelred.checks import check_type
 from hankelred.errors import InputError
 
 from ..adapters import state_sizes
-from ..checkpoint import StrPath, resize_to, write_safely
-from ..compressor import InTrainingCompressor
-from ..config import CompressionConfig
-from ..guard import Guard
-from ..history import History
-from ..pretrained import note_sizes
+from ..config import CompressionConfig, Schedule
+from ..saving import resize_
+from ..saving.files import StrPath, read_content, write_content
+from ..saving.pretrained import is_a, note_sizes
+from ..saving.resize import check_loaded, layers_of, write_layers
+from ..training import Guard, History, InTrainingCompressor
 from ._window import with_total_steps
 
 __all__ = ["CompressionCallback"]
 
 STATE = "hankelred.pt"  # of the compressor, in every checkpoint of the Trainer
+FORMAT = "hankelred trainer 2"
 
 
 class CompressionCallback(TrainerCallback):
@@ -41,7 +42,9 @@ class CompressionCallback(TrainerCallback):
     Parameters
     ----------
     config : CompressionConfig
-        Criterion and window; without `total_steps` and `end_step` the window is the first 10 % of the Trainer's steps.
+        What may be lost.
+    schedule : Schedule, optional
+        When; without `total_steps` and `end_step` the window is the first 10 % of the Trainer's steps.
     guard : Guard, optional
         A condition on every cut. The Trainer's scheduler and scaler are rolled back with the rest.
     ema : torch.nn.Module or iterable of them, optional
@@ -50,6 +53,8 @@ class CompressionCallback(TrainerCallback):
         Sample batches for selective layers.
     restore : iterable, optional
         What else a rollback puts back.
+    on_cut : callable or object, or iterable of them, optional
+        What else happens at a cut, as for `InTrainingCompressor`.
 
     Attributes
     ----------
@@ -68,13 +73,17 @@ class CompressionCallback(TrainerCallback):
     def __init__(
         self,
         config: CompressionConfig,
+        schedule: Schedule | None = None,
         guard: Guard | None = None,
         ema: Any = (),
         batches: Any = None,
         restore: Iterable[Any] = (),
+        on_cut: Any = (),
     ) -> None:
-        self._config, self._guard, self._ema, self._batches = config, guard, ema, batches
-        self._restore = tuple(restore)
+        self._config = check_type(config, "config", CompressionConfig)
+        self._schedule = Schedule() if schedule is None else check_type(schedule, "schedule", Schedule)
+        self._guard, self._ema, self._batches = guard, ema, batches
+        self._restore, self._on_cut = tuple(restore), on_cut
         self._trainer: Any = None
         self._resumed: dict[str, Any] | None = None
         self._sizes: dict[str, int] = {}
@@ -131,8 +140,10 @@ class CompressionCallback(TrainerCallback):
                 f"checkpoint must be of a run with a CompressionCallback, with a file {STATE}; got "
                 f"{os.fspath(checkpoint)!r}, which has none."
             )
-        self._resumed = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        resize_to(model, self._resumed["sizes"])
+        saved = read_content(folder / STATE, FORMAT, "A run of an earlier edition cannot be resumed.")
+        self._resumed = saved["compressor"]
+        resize_(model, self._resumed["sizes"])
+        write_layers(model, saved["layers"])
         return os.fspath(checkpoint)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
@@ -156,13 +167,16 @@ class CompressionCallback(TrainerCallback):
         self.compressor = InTrainingCompressor(
             model if self._trainer is None else self._trainer.model_wrapped,
             optimizer,
-            with_total_steps(self._config, state.max_steps),
+            self._config,
+            with_total_steps(self._schedule, state.max_steps),
             self._guard,
             ema=self._ema,
             batches=self._batches,
             restore=(*self._restore, *self._states_of_trainer(objects)),
+            on_cut=self._on_cut,
         )
         if self._resumed is not None:
+            check_loaded(model)
             self.compressor.load_state_dict(self._resumed)
             self._resumed = None
         self._note_sizes(model)
@@ -180,13 +194,15 @@ class CompressionCallback(TrainerCallback):
             state.best_metric = state.best_model_checkpoint = state.best_global_step = None
         self._log(control)
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
         """Add the state of the compressor to the checkpoint the Trainer has just written."""
         if self.compressor is None or not state.is_world_process_zero:
             return
-        saved = self.compressor.state_dict()
-        path = self._checkpoint_of(args, state.global_step) / STATE
-        write_safely(path, lambda file: torch.save(saved, file))
+        model = objects["model"]
+        # PEFT saves its adapters alone, and a cut changes what they are put on
+        layers = layers_of(model) if is_a(model, "peft", "PeftModel") else {}
+        saved = {"compressor": self.compressor.state_dict(), "layers": layers}
+        write_content(self._checkpoint_of(args, state.global_step) / STATE, FORMAT, saved)
 
     def _note_sizes(self, model: nn.Module) -> None:
         """Remember the sizes of the layers, here and in the configuration that the Trainer saves with the model."""

@@ -20,8 +20,6 @@ do: see the pages on derivatives in the documentation, and `hankelred.linalg.cau
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -35,8 +33,11 @@ from hankelred.errors import InputError, OrderError
 from hankelred.linalg import cauchy_bank
 from hankelred.linalg.cauchy import FactorSteps, PoleData, pole_data
 from hankelred.linalg.compiled import Kernels
+from hankelred.linalg.threads import serial
 
+from ._backends import compiled_loops
 from ._factors_torch import factor_adjoint_torch, factor_torch, pole_tensors
+from ._operator import differentiable, once, operator
 
 kernels = Kernels("hankelred.linalg.cauchy_adjoint")
 
@@ -55,7 +56,7 @@ Triples = tuple[Tensor, Tensor, Tensor]
 
 def diagonal_factor(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: bool) -> Tensor:
     """Return the factors S (batch, n, n) with ``P = S S^H``, columns of falling size."""
-    columns: Tensor = operation(_Factor, _factor)(poles, B, linked, discrete, by_rates)[0]
+    columns: Tensor = _factors(poles, B, linked, discrete, by_rates)[0]
     return columns.mT
 
 
@@ -71,7 +72,7 @@ def pair_factor(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rat
 
 def singular_values(M: Tensor) -> Tensor:
     """Return the singular values (batch, min(k, l)) of graded matrices, decreasing; differentiable also at zero."""
-    values: Tensor = operation(_SingularValues, _singular_values)(M)
+    values: Tensor = _values(M)
     return values
 
 
@@ -80,26 +81,11 @@ def singular_triples(M: Tensor, order: int) -> Triples:
 
     Differentiable where the values whose vectors are used differ from all others.
     """
-    triples: Triples = operation(_SingularTriples, _singular_triples)(M, order)
+    triples: Triples = _triples(M, order)
     return triples
 
 
-@torch.library.custom_op(
-    "hankelred::diagonal_factor",
-    mutates_args=(),
-    schema="(Tensor poles, Tensor B, Tensor linked, bool discrete, bool by_rates) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-def _factor(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: bool) -> Factor:
-    _check_finite(poles, B)
-    if not B.is_cpu:
-        return factor_torch(pole_tensors(poles, discrete, by_rates), B.resolve_conj(), linked)
-    steps, _ = cauchy_bank.factor_steps(_pole_data(poles, discrete, by_rates), _array(B), *_order(linked), pairs=False)
-    columns, pivots, w, beta = map(torch.from_numpy, steps)
-    return columns, pivots, w, beta
-
-
-@_factor.register_fake
-def _(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: bool) -> Factor:
+def _empty_factor(poles: Tensor, B: Tensor, *_: Any) -> Factor:
     (batch, n), m = poles.shape, B.shape[2]
     return (
         B.new_empty(batch, n, n),
@@ -109,11 +95,26 @@ def _(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: bool) 
     )
 
 
-@torch.library.custom_op(
-    "hankelred::diagonal_factor_backward",
-    mutates_args=(),
-    schema="(Tensor F, Tensor poles, Tensor columns, Tensor pivots, Tensor w, Tensor beta, bool discrete, "
-    "bool by_rates) -> (Tensor, Tensor)",
+@operator(
+    "diagonal_factor(Tensor poles, Tensor B, Tensor linked, bool discrete, bool by_rates) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    _empty_factor,
+    constants=2,
+)
+def _factor(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: bool) -> Factor:
+    _check_finite(poles, B)
+    if not compiled_loops(B):
+        return factor_torch(pole_tensors(poles, discrete, by_rates), B.resolve_conj(), linked)
+    steps, _ = cauchy_bank.factor_steps(_pole_data(poles, discrete, by_rates), _array(B), *_order(linked), pairs=False)
+    columns, pivots, w, beta = map(torch.from_numpy, steps)
+    return columns, pivots, w, beta
+
+
+@operator(
+    "diagonal_factor_backward(Tensor F, Tensor poles, Tensor columns, Tensor pivots, Tensor w, Tensor beta, "
+    "bool discrete, bool by_rates) -> (Tensor, Tensor)",
+    lambda F, poles, columns, pivots, w, *_: (poles.new_empty(poles.shape), w.new_empty(w.shape)),
+    constants=2,
 )
 def _factor_backward(
     F: Tensor,
@@ -125,7 +126,7 @@ def _factor_backward(
     discrete: bool,
     by_rates: bool,
 ) -> tuple[Tensor, Tensor]:
-    if F.is_cpu:
+    if compiled_loops(F):
         g_poles, g_B = torch.empty_like(poles, memory_format=torch.contiguous_format), torch.empty_like(w)
         data, steps = _pole_data(poles, discrete, by_rates), FactorSteps(*map(_array, (columns, pivots, w, beta)))
         kernels.adjoint_bank(data, steps, _array(F), discrete, _array(g_poles), _array(g_B))
@@ -135,74 +136,17 @@ def _factor_backward(
     return _by_data(g_poles, poles, by_rates), g_B
 
 
-@_factor_backward.register_fake
-def _(
-    F: Tensor,
-    poles: Tensor,
-    columns: Tensor,
-    pivots: Tensor,
-    w: Tensor,
-    beta: Tensor,
-    discrete: bool,
-    by_rates: bool,
-) -> tuple[Tensor, Tensor]:
-    return poles.new_empty(poles.shape), w.new_empty(w.shape)
+def _save_factor(ctx: Any, inputs: tuple[Any, ...], output: Factor) -> None:
+    poles, _, _, ctx.discrete, ctx.by_rates = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(poles, *output)
 
 
-def operation(function: type[torch.autograd.Function], operator: Any) -> Any:
-    """Return what to call: the function, which torch.func can transform, or the operator, which Dynamo can trace."""
-    return operator if torch.compiler.is_compiling() else function.apply
+def _differentiate_factor(ctx: Any, F: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    return *once(_factor_backward, F, *ctx.saved_tensors, ctx.discrete, ctx.by_rates), None, None, None
 
 
-def once(operator: Any, *inputs: Any) -> Any:
-    """Call an operator that has no derivative, where one may be asked for."""
-    return operator(*inputs) if torch.compiler.is_compiling() else _Once.apply(operator, *inputs)
-
-
-class _Once(torch.autograd.Function):
-    """An operator that has no derivative of its own, as functions of derivatives may call it."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(operator: Any, *inputs: Any) -> Any:
-        return operator(*inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor | None) -> Any:
-        raise InputError(
-            "Hankel singular values have first derivatives only; got a request for a second one. "
-            "Take it by differences of gradients."
-        )
-
-
-class _Factor(torch.autograd.Function):
-    """The factor with the bounded derivative; `torch.func` calls it with setup_context and without ctx."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: bool) -> Factor:
-        found: Factor = _factor(poles, B, linked, discrete, by_rates)
-        return found
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Factor) -> None:
-        poles, _, _, ctx.discrete, ctx.by_rates = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(poles, *output)
-
-    @staticmethod
-    def backward(ctx: Any, F: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        g_poles, g_B = once(_factor_backward, F, *ctx.saved_tensors, ctx.discrete, ctx.by_rates)
-        return g_poles, g_B, None, None, None
-
-
-_factor.register_autograd(_Factor.backward, setup_context=_Factor.setup_context)
+_factors = differentiable(_factor, _save_factor, _differentiate_factor)
 
 
 class _PairFactor(torch.autograd.Function):
@@ -240,20 +184,39 @@ class _PairFactor(torch.autograd.Function):
         return _by_data(g_poles, poles, ctx.by_rates), g_B, None, None, None
 
 
-@torch.library.custom_op("hankelred::graded_singular_values", mutates_args=(), schema="(Tensor M) -> Tensor")
+@operator(
+    "graded_singular_values(Tensor M) -> Tensor",
+    lambda M: M.new_empty(*M.shape[:-2], min(M.shape[-2:]), dtype=torch.float64),
+    constants=0,
+)
 def _singular_values(M: Tensor) -> Tensor:
-    with _one_thread():
+    with serial(True, torch):
         return torch.linalg.svdvals(M, driver="gesvd" if M.is_cuda else None)  # no vectors: LAPACK keeps the digits
 
 
-@_singular_values.register_fake
-def _(M: Tensor) -> Tensor:
-    return M.new_empty(*M.shape[:-2], min(M.shape[-2:]), dtype=torch.float64)
-
-
-@torch.library.custom_op(
-    "hankelred::graded_singular_triples", mutates_args=(), schema="(Tensor M, int order) -> (Tensor, Tensor, Tensor)"
+@operator(
+    "graded_singular_values_backward(Tensor g, Tensor M) -> Tensor", lambda g, M: M.new_empty(M.shape), constants=0
 )
+def _singular_values_backward(g: Tensor, M: Tensor) -> Tensor:
+    """Return ``U diag(g) V^H``: bounded wherever values vanish or repeat."""
+    U, _, Vh = _decomposed(M, GRADIENTS_BELOW)
+    return (U * g[:, None, :]) @ Vh
+
+
+_values = differentiable(
+    _singular_values,
+    lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+    lambda ctx, g: once(_singular_values_backward, g, *ctx.saved_tensors),
+)
+
+
+def _empty_triples(M: Tensor, order: int) -> Triples:
+    batch, k, l = M.shape
+    r = min(k, l)
+    return M.new_empty(batch, k, r), M.new_empty(batch, r, dtype=torch.float64), M.new_empty(batch, r, l)
+
+
+@operator("graded_singular_triples(Tensor M, int order) -> (Tensor, Tensor, Tensor)", _empty_triples, constants=1)
 def _singular_triples(M: Tensor, order: int) -> Triples:
     U, values, Vh = _decomposed(M, BASES_BELOW)
     limit = int((values > 0).sum(1).amin()) if len(values) else order
@@ -265,111 +228,30 @@ def _singular_triples(M: Tensor, order: int) -> Triples:
     return U.contiguous(), values, Vh.contiguous()
 
 
-@_singular_triples.register_fake
-def _(M: Tensor, order: int) -> Triples:
-    batch, k, l = M.shape
-    r = min(k, l)
-    return M.new_empty(batch, k, r), M.new_empty(batch, r, dtype=torch.float64), M.new_empty(batch, r, l)
+def _differentiate_triples(ctx: Any, gU: Tensor, g: Tensor, gVh: Tensor) -> tuple[Tensor, None]:
+    """Return the gradient for functions that signs and phases do not change, as those of balanced bases are.
+
+    Vectors without a gradient of their own may belong to equal values: their pairs do not count.
+    """
+    U, values, Vh = ctx.saved_tensors
+    left, right = U.mH @ gU, Vh @ gVh.mH
+    left, right = left - left.mH, right - right.mH
+    gap = values[:, None, :].square() - values[:, :, None].square()
+    apart = gap.abs() > torch.finfo(gap.dtype).tiny
+    inverse = torch.where(apart, 1 / torch.where(apart, gap, 1), 0)
+    inner = (left * inverse) * values[:, None, :] + values[:, :, None] * (right * inverse)
+    phase = left.diagonal(dim1=1, dim2=2) * torch.where(values == 0, 0, 0.5 / torch.where(values == 0, 1, values))
+    return U @ (inner + torch.diag_embed(g + phase)) @ Vh, None
 
 
-class _SingularTriples(torch.autograd.Function):
-    """Singular vectors with the derivative that functions of balanced bases have."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(M: Tensor, order: int) -> Triples:
-        found: Triples = _singular_triples(M, order)
-        return found
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Triples) -> None:
-        ctx.save_for_backward(*output)
-
-    @staticmethod
-    def backward(ctx: Any, gU: Tensor, g: Tensor, gVh: Tensor) -> tuple[Tensor, None]:
-        """Return the gradient for functions that signs and phases do not change, as those of balanced bases are.
-
-        Vectors without a gradient of their own may belong to equal values: their pairs do not count.
-        """
-        U, values, Vh = ctx.saved_tensors
-        left, right = U.mH @ gU, Vh @ gVh.mH
-        left, right = left - left.mH, right - right.mH
-        gap = values[:, None, :].square() - values[:, :, None].square()
-        apart = gap.abs() > torch.finfo(gap.dtype).tiny
-        inverse = torch.where(apart, 1 / torch.where(apart, gap, 1), 0)
-        inner = (left * inverse) * values[:, None, :] + values[:, :, None] * (right * inverse)
-        phase = left.diagonal(dim1=1, dim2=2) * torch.where(values == 0, 0, 0.5 / torch.where(values == 0, 1, values))
-        return U @ (inner + torch.diag_embed(g + phase)) @ Vh, None
-
-
-_singular_triples.register_autograd(_SingularTriples.backward, setup_context=_SingularTriples.setup_context)
-
-
-@torch.library.custom_op(
-    "hankelred::graded_singular_values_backward", mutates_args=(), schema="(Tensor g, Tensor M) -> Tensor"
+_triples = differentiable(
+    _singular_triples, lambda ctx, inputs, output: ctx.save_for_backward(*output), _differentiate_triples
 )
-def _singular_values_backward(g: Tensor, M: Tensor) -> Tensor:
-    """Return ``U diag(g) V^H``: bounded wherever values vanish or repeat."""
-    U, _, Vh = _decomposed(M, GRADIENTS_BELOW)
-    return (U * g[:, None, :]) @ Vh
-
-
-@_singular_values_backward.register_fake
-def _(g: Tensor, M: Tensor) -> Tensor:
-    return M.new_empty(M.shape)
-
-
-class _SingularValues(torch.autograd.Function):
-    """Singular values, whose derivative needs the vectors: they are computed in the backward pass."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(M: Tensor) -> Tensor:
-        values: Tensor = _singular_values(M)
-        return values
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        gradient: Tensor = once(_singular_values_backward, g, *ctx.saved_tensors)
-        return gradient
-
-
-_singular_values.register_autograd(_SingularValues.backward, setup_context=_SingularValues.setup_context)
-
-
-def register_vmap(operator: Any, constants: int) -> None:
-    """Let an operator meet `torch.func.vmap`: the new axis joins the batch axis, but not in the last `constants`."""
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
-        tensors = inputs[: len(inputs) - constants]
-        joined = []
-        for x, dim in zip(tensors, in_dims, strict=False):
-            x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-            joined.append(x.flatten(0, 1))
-        found = operator(*joined, *inputs[len(tensors) :])
-        if isinstance(found, Tensor):
-            return found.unflatten(0, (info.batch_size, -1)), 0
-        return tuple(x.unflatten(0, (info.batch_size, -1)) for x in found), (0,) * len(found)
-
-    torch.library.register_vmap(operator, rule)
-
-
-register_vmap(_factor, 2)
-register_vmap(_factor_backward, 2)
-register_vmap(_singular_values, 0)
-register_vmap(_singular_triples, 1)
-register_vmap(_singular_values_backward, 0)
 
 
 def _decomposed(M: Tensor, graded_below: float) -> Triples:
     """Return ``U, values, V^H``, by the implicit QR algorithm where values below a share of the largest ask for it."""
-    with _one_thread():
+    with serial(True, torch):
         U, values, Vh = torch.linalg.svd(M, full_matrices=False, driver="gesvd" if M.is_cuda else None)
         if M.is_cpu and min(M.shape[-2:]) > UNDIVIDED:
             for k in (values[:, -1] < graded_below * values[:, 0]).nonzero()[:, 0].tolist():
@@ -403,17 +285,3 @@ def _pole_data(poles: Tensor, discrete: bool, by_rates: bool) -> PoleData:
     """Return what the kernels read about poles, all of which must be stable."""
     values = _array(poles)
     return pole_data(np.exp(values), values, discrete) if by_rates else pole_data(values, None, discrete)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute in one thread: small matrices on several stall each other on a busy machine."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -12,7 +12,9 @@ from hankelred.checks import check_dt, is_discrete
 from hankelred.errors import InputError
 from hankelred.linalg.cauchy import NEARLY_REAL
 
+from ._backends import compiled_loops
 from ._factors import diagonal_factor, pair_factor
+from ._operator import check_tensors
 
 Output = Literal["complex", "real"]
 
@@ -38,14 +40,15 @@ def check(lam: Tensor | None, B: Tensor, C: Tensor, dt: Any, output: str, rates:
     """Return the arguments in double precision and with one batch axis, the leading axes broadcast."""
     dt = check_dt(dt)
     name, poles = ("lam", lam) if rates is None else ("rates", rates)
+    if poles is None:
+        raise InputError("lam must hold the poles, or rates their logarithms; got neither.")
+    check_tensors(**{name: poles, "B": B, "C": C})
     for argument, x, axes in ((name, poles, 1), ("B", B, 2), ("C", C, 2)):
-        if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()) or x.ndim < axes:
-            got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        if x.ndim < axes:
             raise InputError(
-                f"{argument} must be a real or complex floating point tensor with {axes} or more axes; got {got}. "
+                f"{argument} must have {axes} or more axes; got shape {tuple(x.shape)}. "
                 f"Shapes: {name} (..., n), B (..., n, m), C (..., p, n)."
             )
-    assert poles is not None
     if output not in ("complex", "real"):
         raise InputError(f'output must be "complex" or "real"; got {output!r}.')
     if rates is not None and not is_discrete(dt):
@@ -133,7 +136,7 @@ def real_factors(systems: Batch) -> tuple[Tensor, Tensor]:
 def pairs_serve(systems: Batch) -> bool:
     """Tell whether systems with real output can be taken in pairs of poles, which halves the size of everything."""
     transformed = torch._C._functorch.maybe_current_level() is not None
-    return systems.B.is_cpu and not (_is_empty(systems) or transformed or torch.compiler.is_compiling())
+    return compiled_loops(systems.B) and not (_is_empty(systems) or transformed or torch.compiler.is_compiling())
 
 
 def _scaled(systems: Batch) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from hankelred.errors import InputError
 
+from ._backends import compiled_loops
 from ._linear_kernels import scan, scan_adjoint
+from ._operator import check_tensors, differentiable, once, operator
 from ._segmented_scan import segmented_scan, segmented_scan_adjoint
 
 
@@ -46,7 +48,7 @@ def linear_recurrence(
     Raises
     ------
     InputError
-        If shapes do not fit together, or `reset` is not boolean.
+        If an argument is no floating point tensor, devices or shapes do not fit together, or `reset` is not boolean.
 
     See Also
     --------
@@ -81,7 +83,7 @@ def linear_recurrence(
     a = a[(None,) * (b.ndim - a.ndim)]
     n = math.prod(states)
     a = a.expand(*a.shape[:2], *states).reshape(*a.shape[:2], n)
-    x = _operator(a, b.reshape(batch, length, n), initial.reshape(batch, n), reset, reverse)
+    x = _recurrence(a, b.reshape(batch, length, n), initial.reshape(batch, n), reset, reverse)
     return x.reshape(batch, length, *states)
 
 
@@ -90,17 +92,15 @@ def _wide(z: Tensor, is_complex: bool) -> Tensor:
     return z.to(torch.promote_types(z.dtype, torch.complex64 if is_complex else torch.float32))
 
 
-# For torch the two directions are operators that torch.compile does not look into. Pending conjugations and signs are
-# carried out on the way into them.
+# Pending conjugations and signs are carried out on the way into the operators.
 
 
-@torch.library.custom_op(
-    "hankelred::linear_recurrence",
-    mutates_args=(),
-    schema="(Tensor a, Tensor b, Tensor initial, Tensor? reset, bool reverse) -> Tensor",
+@operator(
+    "linear_recurrence(Tensor a, Tensor b, Tensor initial, Tensor? reset, bool reverse) -> Tensor",
+    lambda a, b, initial, reset, reverse: b.new_empty(b.shape),
 )
-def _operator(a: Tensor, b: Tensor, initial: Tensor, reset: Tensor | None, reverse: bool) -> Tensor:
-    if _has_kernels(b):
+def _states(a: Tensor, b: Tensor, initial: Tensor, reset: Tensor | None, reverse: bool) -> Tensor:
+    if compiled_loops(b):
         a, b, initial = (z.contiguous() for z in (a, b, initial))
         x, carry = torch.empty_like(b), _double(initial)
         scan(a.numpy(), carry.numpy(), b.numpy(), _mask(reset, b), reverse, x.numpy())
@@ -110,20 +110,15 @@ def _operator(a: Tensor, b: Tensor, initial: Tensor, reset: Tensor | None, rever
     return x.flip(1) if reverse else x.contiguous()
 
 
-@_operator.register_fake
-def _(a: Tensor, b: Tensor, initial: Tensor, reset: Tensor | None, reverse: bool) -> Tensor:
-    return b.new_empty(b.shape)
-
-
-@torch.library.custom_op(
-    "hankelred::linear_recurrence_backward",
-    mutates_args=(),
-    schema="(Tensor gx, Tensor a, Tensor x, Tensor initial, Tensor? reset, bool reverse) -> (Tensor, Tensor, Tensor)",
+@operator(
+    "linear_recurrence_backward(Tensor gx, Tensor a, Tensor x, Tensor initial, Tensor? reset, bool reverse) "
+    "-> (Tensor, Tensor, Tensor)",
+    lambda gx, a, x, initial, reset, reverse: tuple(z.new_empty(z.shape) for z in (a, x, initial)),
 )
-def _operator_backward(
+def _gradients(
     gx: Tensor, a: Tensor, x: Tensor, initial: Tensor, reset: Tensor | None, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if _has_kernels(x):
+    if compiled_loops(x):
         gx, a, x, initial = (z.contiguous() for z in (gx, a, x, initial))
         gb, carry = torch.empty_like(x), torch.zeros_like(_double(initial))
         # sums over many steps or sequences in double precision
@@ -137,28 +132,16 @@ def _operator_backward(
     return ga.to(a.dtype), gb, g_initial.to(initial.dtype)
 
 
-@_operator_backward.register_fake
-def _(
-    gx: Tensor, a: Tensor, x: Tensor, initial: Tensor, reset: Tensor | None, reverse: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return a.new_empty(a.shape), x.new_empty(x.shape), initial.new_empty(initial.shape)
-
-
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     a, _, initial, reset, ctx.reverse = inputs
     ctx.save_for_backward(a, output, initial, reset)
 
 
 def _differentiate(ctx: Any, gx: Tensor) -> tuple[Tensor | None, ...]:
-    return *_operator_backward(gx, *ctx.saved_tensors, ctx.reverse), None, None
+    return *once(_gradients, gx, *ctx.saved_tensors, ctx.reverse), None, None
 
 
-_operator.register_autograd(_differentiate, setup_context=_save)
-
-
-def _has_kernels(x: Tensor) -> bool:
-    """Tell whether the compiled loops can reach the tensor."""
-    return x.is_cpu
+_recurrence = differentiable(_states, _save, _differentiate)
 
 
 def _double(z: Tensor) -> Tensor:
@@ -178,6 +161,7 @@ def _in_time(z: Tensor | None, reverse: bool) -> Any:
 
 def _check(a: Tensor, b: Tensor, initial: Tensor | None, reset: Tensor | None) -> None:
     """Raise `InputError` unless shapes fit together."""
+    check_tensors(a=a, b=b, initial=initial)
     if b.ndim < 2:
         raise InputError(
             f"b must have at least the axes (batch, length); got shape {tuple(b.shape)}. Add them with b[None] or "
@@ -193,8 +177,11 @@ def _check(a: Tensor, b: Tensor, initial: Tensor | None, reset: Tensor | None) -
         raise InputError(
             f"initial must be {state}, one state per sequence of b {tuple(b.shape)}; got {tuple(initial.shape)}."
         )
-    if reset is not None and (reset.shape != b.shape[:2] or reset.dtype != torch.bool):
+    if reset is not None and (
+        not isinstance(reset, Tensor) or (reset.shape, reset.dtype, reset.device) != (b.shape[:2], torch.bool, b.device)
+    ):
+        got = f"{reset.dtype} of shape {tuple(reset.shape)} on {reset.device}" if isinstance(reset, Tensor) else reset
         raise InputError(
-            f"reset must be a boolean tensor of shape {tuple(b.shape[:2])}, (batch, length) of b; got {reset.dtype} "
-            f"of shape {tuple(reset.shape)}."
+            f"reset must be a boolean tensor of shape {tuple(b.shape[:2])}, (batch, length) of b, on {b.device}; "
+            f"got {got}."
         )

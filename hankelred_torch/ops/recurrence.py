@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from ._backends import compiled_loops
+from ._operator import differentiable, once, operator
 from ._scan import scan, scan_adjoint
 from ._segmented_scan import planar_scan, planar_scan_adjoint
 from .convolution import without_autocast
@@ -36,31 +37,9 @@ WIDE = 64
 
 def planar_recurrence(rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None) -> Tensor:
     """Return the output sequences; arguments as for `planar_ssm`."""
-    if torch.compiler.is_compiling():  # Dynamo cannot look into numba
-        return _operator(rates, B, C, u, D)[0]
-    return _Recurrence.apply(rates, B, C, u, D, torch.is_grad_enabled())
-
-
-class _Recurrence(torch.autograd.Function):
-    """The recurrence with a hand-written adjoint: autograd would store and revisit every operation on the states."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None, differentiate: bool
-    ) -> Tensor:
-        matrices, u = _matrices(rates, B, C), u.contiguous()
-        y, starts, x = _forward(*matrices, u, D, differentiate and _keeps_states(u, rates.shape[1]))
-        if differentiate:
-            ctx.save_for_backward(*matrices, u, D, starts, x)
-            ctx.states = rates.shape[1]
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
-        lam, B, C, u, D, starts, x = ctx.saved_tensors
-        with without_autocast(gy):
-            return *_backward(gy.contiguous(), lam, B, C, u, D, starts, x, ctx.states), None
+    keep = torch.is_grad_enabled() and _keeps_states(u, rates.shape[1])
+    y: Tensor = _recurrence(rates, B, C, u, D, keep)[0]
+    return y
 
 
 def _matrices(rates: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,7 +99,7 @@ def _backward(
             _states(lam, starts[piece, rows].clone(), B, u_rows, v)
         _product(gy_rows, C, g_rows)
         gC += _product(gy_rows.T, v_rows)
-        if u.is_cpu:
+        if compiled_loops(u):
             before = starts[piece, rows].to(u.dtype)
             scan_adjoint(lam.numpy(), carry[rows].numpy(), v.numpy(), before.numpy(), g.numpy(), g_lam.numpy())
         else:
@@ -140,7 +119,7 @@ def _backward(
 def _states(lam: Tensor, carry: Tensor, B: Tensor, u_rows: Tensor, v: Tensor) -> None:
     """Fill v with the states of a block."""
     _product(u_rows, B.T, v.flatten(0, 1))
-    if v.is_cpu:
+    if compiled_loops(v):
         scan(lam.numpy(), carry.numpy(), v.numpy())
     else:
         v.copy_(planar_scan(lam, v))
@@ -157,7 +136,11 @@ def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 def _keeps_states(u: Tensor, states: int) -> bool:
     """Tell whether the backward pass finds the states in memory, rather than computing them again."""
     batch, length, inputs = u.shape
-    return not u.is_cpu or inputs > WIDE or batch * length <= _block_steps(u, 2 * max(LEAST_STATES, states))
+    if not u.is_cpu or inputs > WIDE:
+        return True
+    if torch.compiler.is_compiling():  # one graph for short and long sequences
+        return False
+    return batch * length <= _block_steps(u, 2 * max(LEAST_STATES, states))
 
 
 def _blocks(u: Tensor, width: int) -> tuple[list[tuple[slice, slice, int]], tuple[int, int, int]]:
@@ -179,7 +162,7 @@ def _blocks(u: Tensor, width: int) -> tuple[list[tuple[slice, slice, int]], tupl
 
 def _pieces(u: Tensor, width: int) -> int:
     """Return the number of blocks that a row is cut into."""
-    return math.ceil(u.shape[1] / _block_steps(u, width))
+    return -(-u.shape[1] // _block_steps(u, width))
 
 
 def _block_steps(u: Tensor, width: int) -> int:
@@ -193,56 +176,51 @@ def _extent(part: slice) -> slice:
     return slice(part.stop - part.start)
 
 
-# Under torch.compile the recurrence is an operator that the compiler does not look into.
-
-
-@torch.library.custom_op(
-    "hankelred::planar_recurrence",
-    mutates_args=(),
-    schema="(Tensor rates, Tensor B, Tensor C, Tensor u, Tensor? D) -> (Tensor, Tensor, Tensor)",
-)
-def _operator(rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    return _forward(*_matrices(rates, B, C), u.contiguous(), D, _keeps_states(u, rates.shape[1]))
-
-
-@_operator.register_fake
-def _(rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _empty(rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None, keep: bool) -> tuple[Tensor, ...]:
     batch, length, _ = u.shape
     width = 2 * max(LEAST_STATES, rates.shape[1])
-    x = u.new_empty(batch, length, width) if _keeps_states(u, rates.shape[1]) else u.new_empty(0)
-    return u.new_empty(batch, length, len(C)), rates.new_empty(_pieces(u, width) + 1, batch, width), x
+    x = u.new_empty(batch, length, width) if keep else u.new_empty(0)
+    return u.new_empty(batch, length, C.shape[0]), rates.new_empty(_pieces(u, width) + 1, batch, width), x
 
 
-@torch.library.custom_op(
-    "hankelred::planar_recurrence_backward",
-    mutates_args=(),
-    schema="(Tensor gy, Tensor rates, Tensor B, Tensor C, Tensor u, Tensor? D, Tensor starts, Tensor x)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+@operator(
+    "planar_recurrence(Tensor rates, Tensor B, Tensor C, Tensor u, Tensor? D, bool keep) -> (Tensor, Tensor, Tensor)",
+    _empty,
 )
-def _operator_backward(
+def _outputs(
+    rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _forward(*_matrices(rates, B, C), u.contiguous(), D, keep)
+
+
+def _empty_gradients(gy: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    rates, B, C, u, D, *_ = inputs
+    return *(z.new_empty(z.shape) for z in (rates, B, C, u)), u.new_empty(0 if D is None else D.shape[0])
+
+
+@operator(
+    "planar_recurrence_backward(Tensor gy, Tensor rates, Tensor B, Tensor C, Tensor u, Tensor? D, Tensor starts, "
+    "Tensor x) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _empty_gradients,
+)
+def _gradients(
     gy: Tensor, rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None, starts: Tensor, x: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     matrices = _matrices(rates, B, C)
-    *gradients, gD = _backward(gy.contiguous(), *matrices, u.contiguous(), D, starts, x, rates.shape[1])
+    with without_autocast(gy):
+        *found, gD = _backward(gy.contiguous(), *matrices, u.contiguous(), D, starts, x, rates.shape[1])
     # an operator returns fresh tensors, and always as many
-    return *(g.contiguous() for g in gradients), u.new_empty(0) if gD is None else gD  # type: ignore[return-value]
-
-
-@_operator_backward.register_fake
-def _(
-    gy: Tensor, rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None, starts: Tensor, x: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    gradients = (z.new_empty(z.shape) for z in (rates, B, C, u))
-    return *gradients, u.new_empty(0 if D is None else len(D))  # type: ignore[return-value]
+    return *(g.contiguous() for g in found), u.new_empty(0) if gD is None else gD
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*inputs[:5], *output[1:])
 
 
 def _differentiate(ctx: Any, gy: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    *gradients, gD = _operator_backward(gy, *ctx.saved_tensors)
-    return *gradients, gD if ctx.saved_tensors[4] is not None else None
+    *found, gD = once(_gradients, gy, *ctx.saved_tensors)
+    return *found, gD if ctx.saved_tensors[4] is not None else None, None
 
 
-_operator.register_autograd(_differentiate, setup_context=_save)
+_recurrence = differentiable(_outputs, _save, _differentiate)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from hankelred.errors import InputError
 
+from ._backends import compiled_loops
+from ._operator import check_tensors, differentiable, once, operator
 from ._selective_kernels import SEGMENT, scan, scan_adjoint
 from .convolution import without_autocast
 
@@ -87,7 +89,7 @@ def selective_scan(
     Raises
     ------
     InputError
-        If shapes disagree or a tensor is complex.
+        If an argument is no real floating point tensor, or devices or shapes disagree.
 
     Notes
     -----
@@ -119,8 +121,8 @@ def selective_scan(
     given = (u, delta, A, B, C, D, initial)
     dtype = reduce(torch.promote_types, (x.dtype for x in given), torch.float32)
     arguments = [x.to(dtype) for x in given]
-    if u.is_cpu:
-        y, starts = _operator(*arguments)
+    if compiled_loops(u):
+        y, starts = _scan(*arguments)
         state = starts[:, -1].mT
     else:
         y, state = selective_scan_loop(*arguments)
@@ -140,15 +142,17 @@ def selective_scan_loop(
         return torch.addcmul(y, u, D), h
 
 
-# The kernels are operators for torch, so that torch.compile does not look into them.
+def _new_starts(u: Tensor, A: Tensor) -> Tensor:
+    """Return an empty tensor for the states before each piece of steps and after the last."""
+    return u.new_empty(u.shape[0], -(-u.shape[1] // SEGMENT) + 1, A.shape[1], A.shape[0])
 
 
-@torch.library.custom_op(
-    "hankelred::selective_scan",
-    mutates_args=(),
-    schema="(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor initial) -> (Tensor, Tensor)",
+@operator(
+    "selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor initial) "
+    "-> (Tensor, Tensor)",
+    lambda u, delta, A, *_: (u.new_empty(u.shape), _new_starts(u, A)),
 )
-def _operator(
+def _outputs(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial: Tensor
 ) -> tuple[Tensor, Tensor]:
     u, delta, A, B, C, D = (x.contiguous() for x in (u, delta, A, B, C, D))
@@ -158,34 +162,18 @@ def _operator(
     return y, starts
 
 
-def _new_starts(u: Tensor, A: Tensor) -> Tensor:
-    """Return an empty tensor for the states before each piece of steps and after the last."""
-    return u.new_empty(len(u), -(-u.shape[1] // SEGMENT) + 1, A.shape[1], A.shape[0])
+def _empty_gradients(gy: Tensor, g_state: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    u, delta, A, B, C, D, _ = inputs
+    return *(x.new_empty(x.shape) for x in (u, delta, A, B, C, D)), u.new_empty(u.shape[0], *A.shape)
 
 
-@_operator.register_fake
-def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
-    return u.new_empty(u.shape), _new_starts(u, A)
-
-
-@torch.library.custom_op(
-    "hankelred::selective_scan_backward",
-    mutates_args=(),
-    schema="(Tensor gy, Tensor g_state, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor starts)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+@operator(
+    "selective_scan_backward(Tensor gy, Tensor g_state, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, "
+    "Tensor D, Tensor starts) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _empty_gradients,
 )
-def _operator_backward(
-    gy: Tensor,
-    g_state: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    starts: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    gy, u, delta, A, B, C, D, starts = (x.contiguous() for x in (gy, u, delta, A, B, C, D, starts))
+def _gradients(gy: Tensor, g_state: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    gy, u, delta, A, B, C, D, starts = (x.contiguous() for x in (gy, *inputs))
     carry = g_state.clone(memory_format=torch.contiguous_format)
     gu, g_delta, gB, gC = torch.empty_like(u), torch.empty_like(u), torch.zeros_like(B), torch.zeros_like(C)
     gA, gD = (torch.zeros_like(x, dtype=torch.float64) for x in (A, D))
@@ -194,36 +182,22 @@ def _operator_backward(
     return gu, g_delta, gA.to(A.dtype), gB, gC, gD.to(D.dtype), carry.mT.contiguous()
 
 
-@_operator_backward.register_fake
-def _(
-    gy: Tensor,
-    g_state: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    starts: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    gu, g_delta, gA, gB, gC, gD = (x.new_empty(x.shape) for x in (u, delta, A, B, C, D))
-    return gu, g_delta, gA, gB, gC, gD, u.new_empty(len(u), *A.shape)
-
-
 def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs[:-1], output[1])
 
 
 def _differentiate(ctx: Any, gy: Tensor, g_starts: Tensor) -> tuple[Tensor, ...]:
     # of all kept states only the last is handed out
-    return _operator_backward(gy, g_starts[:, -1], *ctx.saved_tensors)
+    found: tuple[Tensor, ...] = once(_gradients, gy, g_starts[:, -1], *ctx.saved_tensors)
+    return found
 
 
-_operator.register_autograd(_differentiate, setup_context=_save)
+_scan = differentiable(_outputs, _save, _differentiate)
 
 
 def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, initial: Tensor | None) -> None:
     """Raise `InputError` unless shapes and kinds of numbers fit together."""
+    check_tensors(u=u, delta=delta, A=A, B=B, C=C, D=D, initial=initial)
     if u.ndim != 3 or A.ndim != 2:
         raise InputError(
             f"u must be (batch, length, channels) and A (channels, n); got u {tuple(u.shape)} and A {tuple(A.shape)}."

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hankelred.errors import InputError
 
+from ._operator import check_tensors
 from .convolution import causal_convolution, fast_length, impulse_response, without_autocast
 from .recurrence import BLOCK, LEAST_STATES, WIDE, planar_recurrence
 
@@ -103,7 +104,9 @@ def planar_ssm(
         Output sequences.
     """
     batch, length, inputs = u.shape
-    if method == "auto":
+    if method == "auto" and torch.compiler.is_compiling():  # a graph for every length
+        method = "recurrence"
+    elif method == "auto":
         method = choose_method(batch, length, inputs, len(C), rates.shape[1], u.device.type)
     with without_autocast(u):
         if method == "recurrence":
@@ -166,6 +169,7 @@ def predicted_seconds(method: str, batch: int, length: int, inputs: int, outputs
 
 def _check(rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None) -> None:
     """Raise `InputError` unless shapes and kinds of numbers fit together."""
+    check_tensors(rates=rates, B=B, C=C, u=u, D=D)
     for name, x, axes, is_complex in (
         ("rates", rates, 1, True),
         ("B", B, 2, True),
@@ -183,8 +187,8 @@ def _check(rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None) -> 
             f"B must be ({n}, {m}) and C (outputs, {n}) for {n} rates and {m} inputs; got B {tuple(B.shape)} and "
             f"C {tuple(C.shape)}. Is one of them transposed?"
         )
-    if D is not None and not D.shape == (m,) == (p,):
+    if D is not None and (D.is_complex() or not D.shape == (m,) == (p,)):
         raise InputError(
-            f"D must be ({m},), one gain per channel of as many inputs as outputs; got D {tuple(D.shape)} with {m} "
-            f"inputs and {p} outputs. Add a full feedthrough matrix outside, y + u @ D.T."
+            f"D must be real with shape ({m},), one gain per channel of as many inputs as outputs; got {D.dtype} of "
+            f"shape {tuple(D.shape)} with {m} inputs and {p} outputs. Add a full matrix outside, y + u @ D.T."
         )

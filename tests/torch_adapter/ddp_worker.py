@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from adapter_models import Stack, assert_consistent
+from settings import what_and_when
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel as DDP
@@ -18,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 import hankelred as hr
 import hankelred_torch as ht
 
-CONFIG = ht.CompressionConfig(fraction=0.6, end_step=2, attempts=1, force=True)
+CONFIG, SCHEDULE = what_and_when(fraction=0.6, end_step=2, attempts=1, force=True)
 SCENARIOS = {}
 
 
@@ -78,7 +79,7 @@ def kept(ddp):
 def every_kind_of_wrapper():
     single = Stack()
     optimizer = torch.optim.AdamW(single.parameters(), lr=1e-2)
-    train(single, optimizer, ht.InTrainingCompressor(single, optimizer, CONFIG), shard=False)
+    train(single, optimizer, ht.InTrainingCompressor(single, optimizer, CONFIG, SCHEDULE), shard=False)
     found = {}
     for name, arguments in {
         "plain": {},
@@ -93,7 +94,7 @@ def every_kind_of_wrapper():
             warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers, since torch 2.13
             ddp, optimizer = wrapped(**arguments)
         before, group = kept(ddp), ddp.process_group
-        compressor = ht.InTrainingCompressor(ddp, optimizer, CONFIG)
+        compressor = ht.InTrainingCompressor(ddp, optimizer, CONFIG, SCHEDULE)
         train(ddp, optimizer, compressor)
         assert_consistent(ddp, optimizer)
         difference = (weights(ddp) - weights(single)).abs().max().item()
@@ -172,8 +173,8 @@ def hook_with_a_state():
 def metric_of_the_ranks():
     ddp, optimizer = wrapped()
     values = iter([1.0, 0.0] if dist.get_rank() == 0 else [1.0, 1.0])  # the mean falls by a half
-    guard = ht.Guard(lambda: next(values), tolerance=0.4, on_fail="stop")
-    compressor = ht.InTrainingCompressor(ddp, optimizer, CONFIG, guard)
+    guard = ht.Guard(lambda: next(values), tolerance=0.4, on_fail="stop", mode="max")
+    compressor = ht.InTrainingCompressor(ddp, optimizer, CONFIG, SCHEDULE, guard)
     train(ddp, optimizer, compressor)
     record = compressor.history[0]
     return [record.metric, record.rolled_back, ht.state_sizes(ddp.module), same_everywhere(ddp.module)]
@@ -194,7 +195,7 @@ def cut_by_hand():
 def resumed_in_the_wrapper(folder=None):
     def made():
         ddp, optimizer = wrapped()
-        return ddp, optimizer, ht.InTrainingCompressor(ddp, optimizer, CONFIG)
+        return ddp, optimizer, ht.InTrainingCompressor(ddp, optimizer, CONFIG, SCHEDULE)
 
     straight = made()
     train(*straight, steps=5)
@@ -213,7 +214,7 @@ def resumed_in_the_wrapper(folder=None):
 def compiled_wrapper():
     ddp, optimizer = wrapped()
     model = torch.compile(ddp, backend="eager")
-    train(model, optimizer, ht.InTrainingCompressor(model, optimizer, CONFIG), steps=4)
+    train(model, optimizer, ht.InTrainingCompressor(model, optimizer, CONFIG, SCHEDULE), steps=4)
     return [ht.state_sizes(ddp.module), same_everywhere(ddp.module)]
 
 
@@ -266,14 +267,14 @@ def sharded_model_cut_by_its_full_state():
     whole = build_model()
     cut = [None, None]
     if torch.distributed.get_rank() == 0:
-        ht.resize_like(whole, weights)
+        ht.resize_(whole, weights)
         whole.load_state_dict(weights)
         its_optimizer = build_optimizer(whole)
         set_optimizer_state_dict(whole, its_optimizer, states, options=gather)
         ht.compress_(whole, config, its_optimizer)
         cut = [whole.state_dict(), get_optimizer_state_dict(whole, its_optimizer, options=gather)]
     torch.distributed.broadcast_object_list(cut)
-    ht.resize_like(whole, cut[0])
+    ht.resize_(whole, cut[0])
     model = fully_shard(whole)
     optimizer = build_optimizer(model)
     set_model_state_dict(model, cut[0], options=gather)
@@ -303,7 +304,7 @@ def trainer_of_hugging_face():
     data = [{"u": u, "labels": u.cumsum(0)[..., :2]} for u in torch.randn(64, 10, 3)]
     settings = {"max_steps": 6, "save_strategy": "no", "report_to": [], "disable_tqdm": True, "use_cpu": True}
     arguments = transformers.TrainingArguments(output_dir=sys.argv[1], ddp_find_unused_parameters=False, **settings)
-    callback = CompressionCallback(CONFIG)
+    callback = CompressionCallback(CONFIG, SCHEDULE)
     trainer = transformers.Trainer(Model(), arguments, train_dataset=data, callbacks=[callback])
     unattached = message(trainer.train)
     callback.attach(trainer)

@@ -11,6 +11,7 @@ import torch
 import hankelred_torch as ht
 
 from .adapter_models import Stack, assert_consistent, inputs, lru, train
+from .settings import what_and_when
 
 # History of this page: beyond `recompile_limit`, 8 sizes of one function, torch.compile runs eagerly from then on and
 # writes a line to its log; layers of one class that are compiled one by one use that limit up together.
@@ -92,13 +93,13 @@ def test_layers_compiled_one_by_one_are_compiled_at_every_size():
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole model", "inner model"])
 def test_run_of_a_compiled_model_is_that_of_the_eager_one(whole):
-    config = ht.CompressionConfig(fraction=0.7, end_step=6, attempts=3, force=True)
+    config = what_and_when(fraction=0.7, end_step=6, attempts=3, force=True)
 
     def run(compiled):
         model = Stack()
         stepped = torch.compile(model, backend="aot_eager") if compiled else model
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-        compressor = ht.InTrainingCompressor(stepped if whole else model, optimizer, config)
+        compressor = ht.InTrainingCompressor(stepped if whole else model, optimizer, *config)
         for k in range(8):
             train(stepped, optimizer, 1, seed=k)
             compressor.step()

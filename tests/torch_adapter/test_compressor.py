@@ -15,6 +15,7 @@ import hankelred as hr
 import hankelred_torch as ht
 
 from .adapter_models import Stack, assert_consistent, assert_unchanged, snapshot, train
+from .settings import what_and_when
 
 
 def adam(model):
@@ -34,7 +35,7 @@ def run(model, optimizer, compressor, steps, *, seed=0):
 
 def compress_in(model, steps=10, **config):
     optimizer = adam(model)
-    compressor = ht.InTrainingCompressor(model, optimizer, ht.CompressionConfig(**config))
+    compressor = ht.InTrainingCompressor(model, optimizer, *what_and_when(**config))
     return compressor, run(model, optimizer, compressor, steps), optimizer
 
 
@@ -97,7 +98,7 @@ def test_same_seed_gives_the_same_model():
 def test_loss_goes_on_falling_after_a_cut():
     model = Stack()
     optimizer = adam(model)
-    compressor = ht.InTrainingCompressor(model, optimizer, ht.CompressionConfig(tau=0.05, end_step=20, attempts=2))
+    compressor = ht.InTrainingCompressor(model, optimizer, *what_and_when(tau=0.05, end_step=20, attempts=2))
     losses = []
     for _ in range(80):
         losses.append(train(model, optimizer, 1).item())
@@ -109,38 +110,38 @@ def test_loss_goes_on_falling_after_a_cut():
 def test_model_without_state_space_layers_is_refused():
     model = nn.Linear(2, 2)
     with pytest.raises(hr.InputError, match="model must contain a state space layer with an adapter; got 1 Linear"):
-        ht.InTrainingCompressor(model, adam(model), ht.CompressionConfig(total_steps=10))
+        ht.InTrainingCompressor(model, adam(model), *what_and_when(total_steps=10))
 
 
 def test_missing_window_is_refused():
     model = Stack()
     with pytest.raises(hr.InputError, match="One of end_step and total_steps must be given"):
-        ht.InTrainingCompressor(model, adam(model), ht.CompressionConfig())
+        ht.InTrainingCompressor(model, adam(model), *what_and_when())
 
 
 def test_optimizer_that_misses_a_layer_is_refused_before_training():
     model = Stack()
     with pytest.raises(hr.InputError, match=r"none that holds nu_log.* of layer 'first'"):
-        ht.InTrainingCompressor(model, adam(model.second), ht.CompressionConfig(total_steps=10))
+        ht.InTrainingCompressor(model, adam(model.second), *what_and_when(total_steps=10))
 
 
 def test_compressor_needs_an_optimizer():
     model = Stack()
     with pytest.raises(hr.InputError, match=r"optimizers must hold at least one optimizer; got none"):
-        ht.InTrainingCompressor(model, [], ht.CompressionConfig(total_steps=10))
+        ht.InTrainingCompressor(model, [], *what_and_when(total_steps=10))
 
 
 def test_layers_that_are_not_targets_need_no_optimizer():
     model = Stack()
-    config = ht.CompressionConfig(order=4, end_step=1, target_modules=["second"])
-    compressor = ht.InTrainingCompressor(model, adam(model.second), config)
+    config = what_and_when(order=4, end_step=1, target_modules=["second"])
+    compressor = ht.InTrainingCompressor(model, adam(model.second), *config)
     assert compressor.step().sizes == {"second": 4}
 
 
 def test_diverged_training_is_noticed_and_nothing_changes():
     model = Stack()
     optimizer = adam(model)
-    compressor = ht.InTrainingCompressor(model, optimizer, ht.CompressionConfig(order=4, end_step=1))
+    compressor = ht.InTrainingCompressor(model, optimizer, *what_and_when(order=4, end_step=1))
     with torch.no_grad():
         model.second.nu_log[3] = np.nan
     before = snapshot(model.first, optimizer)
@@ -150,10 +151,10 @@ def test_diverged_training_is_noticed_and_nothing_changes():
 
 
 def test_resumed_run_takes_the_attempts_that_are_left():
-    config = ht.CompressionConfig(tau=0.1, end_step=8, attempts=4)
+    config = what_and_when(tau=0.1, end_step=8, attempts=4)
     straight = Stack()
     optimizer = adam(straight)
-    compressor = ht.InTrainingCompressor(straight, optimizer, config)
+    compressor = ht.InTrainingCompressor(straight, optimizer, *config)
     run(straight, optimizer, compressor, 5)
 
     stored = io.BytesIO()
@@ -162,7 +163,7 @@ def test_resumed_run_takes_the_attempts_that_are_left():
     resumed = copy.deepcopy(straight)
     optimizer_resumed = adam(resumed)
     optimizer_resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    second = ht.InTrainingCompressor(resumed, optimizer_resumed, config)
+    second = ht.InTrainingCompressor(resumed, optimizer_resumed, *config)
     second.load_state_dict(torch.load(stored, weights_only=True))
 
     run(straight, optimizer, compressor, 5, seed=5)
@@ -177,7 +178,7 @@ def test_resumed_run_takes_the_attempts_that_are_left():
 def test_state_of_a_model_of_other_sizes_is_refused():
     compressor, _, _ = compress_in(Stack(), 2, order=4, end_step=2, force=True)
     model = Stack()
-    fresh = ht.InTrainingCompressor(model, adam(model), ht.CompressionConfig(order=4, end_step=2))
+    fresh = ht.InTrainingCompressor(model, adam(model), *what_and_when(order=4, end_step=2))
     with pytest.raises(hr.InputError, match=r"\{'first': 4, 'second': 4\}; got \{'first': 12, 'second': 8\}\. Resize"):
         fresh.load_state_dict(compressor.state_dict())
     assert len(fresh.history) == 0

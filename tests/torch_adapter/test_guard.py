@@ -11,6 +11,7 @@ import hankelred as hr
 import hankelred_torch as ht
 
 from .adapter_models import Stack, assert_consistent, train
+from .settings import what_and_when
 from .training_runs import OPTIMIZERS, Run, assert_same
 
 CONFIG = {"order": 4, "end_step": 4, "attempts": 1, "force": True}
@@ -23,7 +24,7 @@ def scripted(values):
 
 
 def guarded(values, config=CONFIG, *, optimizer="adamw", **options):
-    guard = ht.Guard(scripted(values), tolerance=0.1, **options)
+    guard = ht.Guard(scripted(values), tolerance=0.1, **({"mode": "max"} | options))
     return Run(config, optimizer=optimizer, guard=guard)
 
 
@@ -97,7 +98,7 @@ def test_sizes_that_layers_remember_are_rolled_back(monkeypatch):
     ht.register_adapter(Sized, SizedAdapter)
     layer = Sized()
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    compressor = ht.InTrainingCompressor(layer, optimizer, ht.CompressionConfig(order=4, end_step=1, force=True))
+    compressor = ht.InTrainingCompressor(layer, optimizer, *what_and_when(order=4, end_step=1, force=True))
     compressor.step()
     assert layer.d_state == 4
     compressor.rollback()
@@ -113,7 +114,7 @@ def test_guard_that_holds_changes_nothing_but_the_time():
         return 1.0
 
     plain = weights_of_plain_run(7, CONFIG)
-    run = Run(CONFIG, guard=ht.Guard(metric, tolerance=0.0))
+    run = Run(CONFIG, guard=ht.Guard(metric, tolerance=0.0, mode="max"))
     run.steps(7)
     assert run.model.training
     assert_same(run.weights(), plain)
@@ -219,7 +220,7 @@ def test_failing_metric_leaves_modes_and_random_numbers():
     model = Stack()
     state = torch.get_rng_state()
     with pytest.raises(ZeroDivisionError):
-        ht.Guard(metric, tolerance=0.1).measure(model)
+        ht.Guard(metric, tolerance=0.1, mode="max").measure(model)
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -227,8 +228,8 @@ def test_failing_metric_leaves_modes_and_random_numbers():
 def test_guard_without_the_scheduler_is_refused_at_the_first_step():
     model = Stack()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    guard = ht.Guard(lambda: 1.0, tolerance=0.1)
-    compressor = ht.InTrainingCompressor(model, optimizer, ht.CompressionConfig(total_steps=10), guard)
+    guard = ht.Guard(lambda: 1.0, tolerance=0.1, mode="max")
+    compressor = ht.InTrainingCompressor(model, optimizer, *what_and_when(total_steps=10), guard)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10)  # may come later than the guard
     train(model, optimizer, 1)
     scheduler.step()
@@ -260,6 +261,4 @@ def test_settling_longer_than_the_next_attempt_is_refused():
 def test_objects_without_state_are_refused():
     model = Stack()
     with pytest.raises(hr.InputError, match=r"restore must hold objects with state_dict .*; got int"):
-        ht.InTrainingCompressor(
-            model, torch.optim.SGD(model.parameters()), ht.CompressionConfig(total_steps=10), restore=[3]
-        )
+        ht.InTrainingCompressor(model, torch.optim.SGD(model.parameters()), *what_and_when(total_steps=10), restore=[3])

@@ -12,6 +12,7 @@ import hankelred as hr
 import hankelred_torch as ht
 
 from .adapter_models import Stack, assert_consistent
+from .settings import what_and_when
 
 pl = pytest.importorskip("lightning.pytorch")
 
@@ -71,7 +72,7 @@ class Adversaries(Module):
 
 
 def config(**values):
-    return ht.CompressionConfig(**({"fraction": 0.7, "end_step": 6, "attempts": 2, "force": True} | values))
+    return what_and_when(**({"fraction": 0.7, "end_step": 6, "attempts": 2, "force": True} | values))
 
 
 def loader():
@@ -90,7 +91,7 @@ def fit(folder, callback, module=None, *, ckpt_path=None, **arguments):
 
 
 def test_model_shrinks_with_its_optimizer(tmp_path):
-    callback = CompressionCallback(config())
+    callback = CompressionCallback(*config())
     trainer, module = fit(tmp_path, callback)
     assert sorted({record.step for record in callback.history}) == [3, 6]
     assert ht.state_sizes(module) == CUT
@@ -98,18 +99,18 @@ def test_model_shrinks_with_its_optimizer(tmp_path):
 
 
 def test_window_is_the_first_tenth_of_the_steps_of_the_trainer(tmp_path):
-    callback = CompressionCallback(ht.CompressionConfig(tau=0.2, attempts=2))
+    callback = CompressionCallback(*what_and_when(tau=0.2, attempts=2))
     fit(tmp_path, callback, max_steps=40)
     assert sorted({record.step for record in callback.history}) == [2, 4]
 
 
 def test_run_without_an_end_is_refused(tmp_path):
     with pytest.raises(hr.InputError, match="the trainer does not know"):
-        fit(tmp_path, CompressionCallback(ht.CompressionConfig(tau=0.2)), max_steps=-1, max_epochs=-1)
+        fit(tmp_path, CompressionCallback(*what_and_when(tau=0.2)), max_steps=-1, max_epochs=-1)
 
 
 def test_steps_are_counted_and_not_batches(tmp_path):
-    callback = CompressionCallback(config())
+    callback = CompressionCallback(*config())
     trainer, module = fit(tmp_path, callback, accumulate_grad_batches=3)
     assert trainer.global_step == STEPS
     assert callback.compressor.state_dict()["steps"] == STEPS
@@ -119,14 +120,14 @@ def test_steps_are_counted_and_not_batches(tmp_path):
 
 @pytest.mark.parametrize("arguments", [{"precision": "bf16-mixed"}, {"gradient_clip_val": 0.5}], ids=["bf16", "clip"])
 def test_runs_with_other_arguments_go_on_through_cuts(tmp_path, arguments):
-    trainer, module = fit(tmp_path, CompressionCallback(config()), **arguments)
+    trainer, module = fit(tmp_path, CompressionCallback(*config()), **arguments)
     assert ht.state_sizes(module) == CUT
     assert all(torch.isfinite(p).all() for p in module.parameters())
     assert_consistent(module, *trainer.optimizers)
 
 
 def test_optimizers_that_take_turns_count_once_per_batch(tmp_path):
-    callback = CompressionCallback(config())
+    callback = CompressionCallback(*config())
     trainer, module = fit(tmp_path, callback, Adversaries(), max_steps=2 * STEPS)
     assert callback.compressor.state_dict()["steps"] == STEPS
     assert_consistent(module, *trainer.optimizers)
@@ -141,12 +142,11 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop):
             torch.manual_seed(self.global_step)
             return super().training_step(torch.randn_like(batch), index)
 
-    settings = config(lr_rewarm_steps=3, certify=True)
-    straight = CompressionCallback(settings)
+    straight = CompressionCallback(*config(), on_cut=ht.Rewarm(3))
     wanted = fit(tmp_path, straight, Seeded())[1].state_dict()
-    trainer, _ = fit(tmp_path, CompressionCallback(settings), Seeded(), max_steps=stop)
+    trainer, _ = fit(tmp_path, CompressionCallback(*config(), on_cut=ht.Rewarm(3)), Seeded(), max_steps=stop)
     trainer.save_checkpoint(tmp_path / "run.ckpt")
-    resumed = CompressionCallback(settings)
+    resumed = CompressionCallback(*config(), on_cut=ht.Rewarm(3))
     got = fit(tmp_path, resumed, Seeded(), ckpt_path=tmp_path / "run.ckpt")[1].state_dict()
     assert {name for name, x in got.items() if not torch.equal(x, wanted[name])} == set()
     steps = [[(x.step, x.layer, x.n, x.states) for x in each.history] for each in (resumed, straight)]
@@ -154,7 +154,7 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop):
 
 
 def test_module_loads_from_a_checkpoint_at_its_sizes(tmp_path):
-    trainer, module = fit(tmp_path, CompressionCallback(config()))
+    trainer, module = fit(tmp_path, CompressionCallback(*config()))
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     loaded = Module.load_from_checkpoint(tmp_path / "run.ckpt", weights_only=True)
     assert ht.state_sizes(loaded) == CUT
@@ -164,12 +164,12 @@ def test_module_loads_from_a_checkpoint_at_its_sizes(tmp_path):
 def test_checkpoint_without_the_callback_is_refused(tmp_path):
     fit(tmp_path, None, max_steps=4)[0].save_checkpoint(tmp_path / "run.ckpt")
     with pytest.raises(hr.InputError, match="the checkpoint at step 4 has none"):
-        fit(tmp_path, CompressionCallback(config()), ckpt_path=tmp_path / "run.ckpt")
+        fit(tmp_path, CompressionCallback(*config()), ckpt_path=tmp_path / "run.ckpt")
 
 
 def test_figures_reach_the_logger(tmp_path):
     logger = pl.loggers.CSVLogger(tmp_path)
-    fit(tmp_path, CompressionCallback(config(end_step=8)), logger=logger, log_every_n_steps=1)
+    fit(tmp_path, CompressionCallback(*config(end_step=8)), logger=logger, log_every_n_steps=1)
     with open(f"{logger.log_dir}/metrics.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["hankelred/model.first/states"]]
     found = {int(row["step"]): float(row["hankelred/model.first/states"]) for row in rows}
@@ -179,8 +179,8 @@ def test_figures_reach_the_logger(tmp_path):
 
 def test_rollback_puts_the_schedule_of_the_trainer_back(tmp_path):
     values = iter([1.0, 1.0, 0.0])
-    guard = ht.Guard(lambda: next(values), tolerance=0.5, on_fail="stop", settle_steps=2)
-    callback = CompressionCallback(config(end_step=3, attempts=1), guard)
+    guard = ht.Guard(lambda: next(values), tolerance=0.5, on_fail="stop", settle_steps=2, mode="max")
+    callback = CompressionCallback(*config(end_step=3, attempts=1), guard)
     trainer, module = fit(tmp_path, callback)
     assert [record.rolled_back for record in callback.history] == [True, True]
     assert ht.state_sizes(module) == {"model.first": 12, "model.second": 8}

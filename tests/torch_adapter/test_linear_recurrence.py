@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hankelred.errors import InputError
 from hankelred_torch.ops import _linear_kernels as kernels
-from hankelred_torch.ops import diagonal_ssm, linear, linear_recurrence
-from hankelred_torch.ops.linear import _operator
+from hankelred_torch.ops import diagonal_ssm, linear_recurrence, use_backend
+from hankelred_torch.ops.linear import _states
 
 # shapes of a for b (3, 11, 2, 4): the same at all times, for each sequence, for each step, and wholly its own
 SHAPES = [(), (4,), (2, 1), (3, 1, 2, 4), (3, 1, 1, 1), (11, 2, 4), (1, 11, 1, 4), (3, 11, 2, 4)]
@@ -22,11 +22,10 @@ DTYPES = [torch.float64, torch.complex128]
 
 
 @pytest.fixture(params=["kernels", "torch"])
-def way(request, monkeypatch: pytest.MonkeyPatch) -> str:
+def way(request) -> str:
     """Run a test by the compiled loops, and by what devices without them run."""
-    if request.param == "torch":
-        monkeypatch.setattr(linear, "_has_kernels", lambda x: False)
-    return request.param
+    with use_backend("torch" if request.param == "torch" else "auto"):
+        yield request.param
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -68,8 +67,7 @@ def test_states_are_those_of_the_definition(length, batch, n, varies, dtype, rev
     a = draw(*((batch, length) if varies else ()), n, dtype=dtype)
     b, initial = draw(batch, length, n, dtype=dtype, seed=1), draw(batch, n, dtype=dtype, seed=2)
     expected = definition(a, b, initial, reverse=reverse)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear, "_has_kernels", lambda x: kernels)
+    with use_backend("auto" if kernels else "torch"):
         found = linear_recurrence(a, b, initial=initial, reverse=reverse)
     assert largest(found - expected, expected) < 1e-13
 
@@ -243,7 +241,7 @@ def test_operator_is_declared_as_it_is():
     for reset in (None, draw(2, 9) < 0):
         for reverse in (False, True):
             tensors = [x.clone().requires_grad_() for x in (a, b, initial)]
-            torch.library.opcheck(_operator, (*tensors, reset, reverse))
+            torch.library.opcheck(_states, (*tensors, reset, reverse))
 
 
 @pytest.mark.usefixtures("way")

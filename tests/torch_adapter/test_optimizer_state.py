@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -10,10 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import hankelred as hr
 import hankelred_torch as ht
-from hankelred_torch.adapters import adapter_of
-from hankelred_torch.adapters import lru as lru_module
+from hankelred_torch.adapters import adapter_of, transport
 
 from .adapter_models import STATE_TENSORS, Stack, assert_consistent, inputs, lru, make_inert, train
 
@@ -76,7 +75,7 @@ def test_training_goes_on_as_if_inert_states_had_never_been_there(name):
 
 
 @pytest.mark.parametrize("name", [*OPTIMIZERS, *APPROXIMATE])
-@pytest.mark.parametrize("policy", ["transport", "reset", "slice"])
+@pytest.mark.parametrize("policy", ["transport", "reset"])
 def test_every_optimizer_trains_every_parameter_after_the_cut(name, policy):
     model = Stack()
     optimizer = (OPTIMIZERS | APPROXIMATE)[name](model.parameters())
@@ -110,13 +109,12 @@ def test_other_layers_keep_their_state():
     assert optimizer.state[model.second.B_re]["exp_avg"].shape == (8, 3)
 
 
-@pytest.mark.parametrize("policy", ["transport", "slice"])
-def test_step_counts_are_kept(policy):
+def test_step_counts_are_kept():
     layer = lru()
     optimizer = OPTIMIZERS["nadam"](layer.parameters())
     train(layer, optimizer, 3)
     before = state_copy(layer, optimizer)
-    cut(layer, optimizer, 4, policy)
+    cut(layer, optimizer, 4)
     after = state_copy(layer, optimizer)
     for name in STATE_TENSORS:
         assert list(after[name]) == list(before[name])
@@ -143,16 +141,6 @@ def test_reset_gives_adagrad_its_initial_sum():
     cut(layer, optimizer, 4, "reset")
     assert torch.equal(optimizer.state[layer.C_re]["sum"], torch.full((3, 4), 0.1, dtype=torch.float64))
     assert optimizer.state[layer.C_re]["step"] == 0
-
-
-def test_slice_takes_the_first_states():
-    layer = lru()
-    optimizer = OPTIMIZERS["adam"](layer.parameters())
-    train(layer, optimizer, 3)
-    before = state_copy(layer, optimizer)
-    cut(layer, optimizer, 5, "slice")
-    assert torch.equal(optimizer.state[layer.B_re]["exp_avg"], before["B_re"]["exp_avg"][:5])
-    assert torch.equal(optimizer.state[layer.C_im]["exp_avg_sq"], before["C_im"]["exp_avg_sq"][:, :5])
 
 
 def test_optimizer_that_has_not_stepped_has_nothing_to_carry():
@@ -207,15 +195,16 @@ def dense_gradient(layer, reduction, batches):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_transported_pole_moments_are_those_of_a_dense_copy_of_the_layer(seed, monkeypatch):
-    monkeypatch.setattr(lru_module, "STALENESS", 0.0)  # gradients at one point, not averaged while parameters move
+    exact = functools.partial(transport.carry_first_moments, staleness=0.0)
+    monkeypatch.setattr(transport, "carry_first_moments", exact)  # gradients at one point, not averages of a run
     layer = lru(8, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     batches = [torch.randn(2, 4, 30, 3, generator=generator, dtype=torch.float64) for _ in range(3)]
     for u, target in batches:
         (layer(u) - target).square().mean().div(len(batches)).backward()
     adapter = adapter_of(layer)
-    values, system = adapter.values(), ht.read_system(layer)
-    reduction = adapter.align(system, hr.balance(system).reduce(states=4))
+    values = adapter.values()
+    reduction = adapter.analyse(values).reduce(4).reduction
     moments = {name: getattr(layer, name).grad.numpy() for name in STATE_TENSORS}
     carried = adapter.carry_first(values, reduction, moments)
     new = adapter.rewrite(values, reduction)
@@ -236,8 +225,8 @@ def test_transported_gradient_of_selected_states_is_their_gradient(seed):
     layer(u).pow(2).sum().backward()
     gradients = {name: getattr(layer, name).grad.numpy().copy() for name in STATE_TENSORS}
     adapter = adapter_of(layer)
-    values, system = adapter.values(), ht.read_system(layer)
-    reduction = adapter.align(system, hr.balance(system).reduce(states=4))
+    values = adapter.values()
+    reduction = adapter.analyse(values).reduce(4).reduction
     carried = adapter.carry_first(values, reduction, gradients)
     ht.compress_(layer, ht.CompressionConfig(order=4))
     layer(u).pow(2).sum().backward()
@@ -256,26 +245,22 @@ def step_in_place(layer, seed):
 
 def test_transported_moments_point_along_the_gradient_of_the_cut_layer():
     # an estimate where states are lost; slicing by index attaches moments to other states, cosines near 0
-    cosines = {"transport": [], "slice": []}
+    cosines = []
     for seed in range(5):
-        for policy, found in cosines.items():
-            layer = lru(12, seed=seed)
-            optimizer = step_in_place(layer, seed)
-            cut(layer, optimizer, 8, policy)
-            carried, truth = (state_copy(layer, x) for x in (optimizer, step_in_place(layer, seed)))
-            pairs = [[x[name]["momentum_buffer"].ravel() for x in (carried, truth)] for name in STATE_TENSORS]
-            found.append([torch.cosine_similarity(x, y, 0).item() for x, y in pairs])
-    transport, slices = (np.median(x, axis=0) for x in cosines.values())
-    assert transport.min() > 0.9
-    assert slices.max() < 0.5
+        layer = lru(12, seed=seed)
+        optimizer = step_in_place(layer, seed)
+        cut(layer, optimizer, 8)
+        carried, truth = (state_copy(layer, x) for x in (optimizer, step_in_place(layer, seed)))
+        pairs = [[x[name]["momentum_buffer"].ravel() for x in (carried, truth)] for name in STATE_TENSORS]
+        cosines.append([torch.cosine_similarity(x, y, 0).item() for x, y in pairs])
+    assert np.median(cosines, axis=0).min() > 0.9
 
 
 def test_pole_moments_fall_back_to_the_diagonal_where_those_of_c_are_missing():
     # the off-diagonal ones need the moments of B and C; with half of them they would be wrong
     adapter = adapter_of(lru(8))
     values = adapter.values()
-    system = adapter.read(values)
-    reduction = adapter.align(system, hr.balance(system).reduce(states=4))
+    reduction = adapter.analyse(values).reduce(4).reduction
     generator = np.random.default_rng(0)
     moments = {name: generator.standard_normal(values[name].shape) for name in STATE_TENSORS[:5]}
     with_B = adapter.carry_first(values, reduction, moments)

@@ -67,7 +67,7 @@ def test_sizes_are_rounded_up_to_a_multiple():
 def test_small_cuts_are_not_made(order, cut):
     # the gate is 18 of 20 states: fewer are needed
     decision = planned(lru(20), order=order, min_cut=0.1)
-    assert decision.is_cut == cut
+    assert decision.cut == cut
     assert decision.states == (order if cut else 20)
     assert decision.reason == ("" if cut else f"{order} of 20 states are needed; a cut keeps fewer than 18")
 
@@ -80,7 +80,7 @@ def test_layer_left_alone_loses_nothing():
 
 def test_layer_that_links_nothing_is_left_alone_with_the_reason():
     decision = planned(make_inert(lru(8), live=0), order=4)
-    assert not decision.is_cut
+    assert not decision.cut
     assert decision.reason == "only 0 states link inputs to outputs, fewer than min_order=1"
 
 
@@ -115,8 +115,11 @@ def test_target_modules_are_names_endings_or_one_expression(target, names):
     ("config", "message"),
     [
         ({"order": {"third": 2}}, r"order must name state space layers \(first, second\); got \['third'\]"),
-        ({"target_modules": ["third"]}, r"target_modules must match a layer of first, second; got \('third',\)"),
-        ({"target_modules": "irst"}, "target_modules must match a layer"),
+        (
+            {"target_modules": ["third"]},
+            r"target_modules and exclude_modules must leave a layer of first, second; got \('third',\)",
+        ),
+        ({"target_modules": "irst"}, "target_modules and exclude_modules must leave a layer"),
     ],
 )
 def test_names_that_fit_no_layer_are_refused(config, message):
@@ -157,7 +160,7 @@ def test_layer_without_a_diagonal_reduction_is_left_alone(monkeypatch):
 
     monkeypatch.setattr(hr.Balancing, "reduce", never)
     decision = planned(lru(8), order=4)
-    assert not decision.is_cut
+    assert not decision.cut
     assert decision.reason == "The reduced state matrix is defective."
 
 
@@ -165,7 +168,7 @@ def test_plan_prints_as_a_table():
     model = Stack()
     text = str(ht.plan(model, ht.CompressionConfig(order={"first": 4, "second": 8})))
     heading, first, second = text.splitlines()
-    assert heading.split() == ["layer", "states", "kept", "energy", "error", "bound"]
+    assert heading.split() == ["layer", "states", "kept", "hsv", "error", "bound"]
     assert first.startswith("first   12 -> 4")
     assert second.startswith("second  8        100.00%")
     assert second.endswith("8 of 8 states are needed; a cut keeps fewer than 7.6")
@@ -215,19 +218,11 @@ def test_linear_algebra_runs_in_one_thread(monkeypatch):
         {"min_order": 0},
         {"min_cut": 1.0},
         {"round_to": 0},
-        {"attempts": 0},
-        {"attempts": True},
-        {"start_step": -1},
-        {"end_step": 0},
-        {"total_steps": -5},
         {"budget": "galactic"},
         {"method": "magic"},
-        {"optimizer_state": "keep"},
-        {"lr_rewarm_steps": -1},
+        {"optimizer_state": "slice"},
         {"fraction": 1.0},
         {"max_error": -0.1},
-        {"max_tail": 1.5},
-        {"interval": 0},
     ],
 )
 def test_values_out_of_range_are_refused_by_name(config):
@@ -235,8 +230,84 @@ def test_values_out_of_range_are_refused_by_name(config):
         ht.CompressionConfig(**config)
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"attempts": 0},
+        {"attempts": True},
+        {"start_step": -1},
+        {"end_step": 0},
+        {"end_step": 20, "total_steps": 10},
+        {"total_steps": -5},
+        {"total_steps": 1e4},
+        {"max_tail": 1.5},
+        {"force": "false"},
+    ],
+)
+def test_times_out_of_range_are_refused_by_name(schedule):
+    with pytest.raises(hr.InputError, match=f"^{next(iter(schedule))} must be .*; got .*"):
+        ht.Schedule(**schedule)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"tau": "1e-2"},  # what YAML 1.1 makes of tau: 1e-2
+        {"tau": None},
+        {"tau": True},
+        {"order": {}},
+        {"order": {1: 3}},
+        {"order": "4"},
+        {"fraction": "half"},
+        {"max_error": float("inf")},
+        {"max_error": complex(1)},
+        {"target_modules": "("},
+        {"target_modules": [1]},
+        {"target_modules": [None]},
+        {"target_modules": b"a"},
+        {"target_modules": []},
+        {"exclude_modules": "*"},
+        {"exclude_modules": 3},
+        {"budget": ["global"]},
+        {"weighting": "white"},
+        {"weighting": None},
+        {"refit": True},
+    ],
+)
+def test_values_of_another_type_are_refused_by_name(config):
+    with pytest.raises(hr.InputError, match=f"^{next(iter(config))} must be .*; got .*"):
+        ht.CompressionConfig.from_dict(config)
+
+
+def test_numbers_of_numpy_become_plain_ones():
+    config = ht.CompressionConfig(order={"a": np.int64(4)}, tau=np.float32(0.25), round_to=np.uint8(2))
+    schedule = ht.Schedule(np.int64(100), force=np.bool_(True), max_tail=np.float64(0.5))
+    found = [*config.order.values(), config.tau, config.round_to, *schedule.to_dict().values()]
+    assert {type(x) for x in found} == {int, float, bool, type(None)}
+    assert ht.CompressionConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert ht.Schedule.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
+
+
+def test_global_budget_with_a_given_size_is_refused():
+    # it was ignored
+    for given_size in ({"order": 3}, {"fraction": 0.5}):
+        with pytest.raises(hr.InputError, match="budget must be 'per_layer' with a given"):
+            ht.CompressionConfig(budget="global", **given_size)
+
+
+@pytest.mark.parametrize(("exclude", "names"), [(["first"], ["0.second"]), (r".*second", ["0.first"])])
+def test_excluded_modules_are_left_alone(exclude, names):
+    plan = ht.plan(nn.Sequential(Stack()), ht.CompressionConfig(order=3, exclude_modules=exclude))
+    assert list(plan.layers) == names
+
+
+def test_excluding_every_layer_is_refused():
+    with pytest.raises(hr.InputError, match="must leave a layer of first, second"):
+        ht.plan(Stack(), ht.CompressionConfig(exclude_modules=".*"))
+
+
 def test_configuration_survives_json():
-    config = ht.CompressionConfig(order={"first": 4}, target_modules=["first"], total_steps=100, tau=0.02)
+    config = ht.CompressionConfig(order={"first": 4}, target_modules=["first"], tau=0.02)
     assert ht.CompressionConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
@@ -256,7 +327,7 @@ def test_unknown_fields_are_refused():
     ],
 )
 def test_attempts_divide_the_window_evenly_and_end_with_it(config, steps):
-    assert ht.CompressionConfig(**config).attempt_steps() == steps
+    assert ht.Schedule(**config).attempt_steps() == steps
 
 
 @pytest.mark.parametrize(
@@ -268,4 +339,4 @@ def test_attempts_divide_the_window_evenly_and_end_with_it(config, steps):
 )
 def test_missing_or_empty_window_is_refused(config, message):
     with pytest.raises(hr.InputError, match=message):
-        ht.CompressionConfig(**config).attempt_steps()
+        ht.Schedule(**config).attempt_steps()

@@ -188,7 +188,8 @@ def test_operator_for_compilation_is_declared_as_it_is():
     arguments[0].data[0] = -0.1
     u = torch.randn(2, 5, 2, requires_grad=True)
     for D in (None, torch.randn(2, requires_grad=True)):
-        torch.library.opcheck(blocks._operator, (*arguments, u, D))
+        for keep in (True, False):
+            torch.library.opcheck(blocks._outputs, (*arguments, u, D, keep))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -243,7 +244,7 @@ def test_nan_in_one_sequence_stays_in_it(method):
         (lambda r, B, C, u: (r, B, C[:, :-1], u), "one of them transposed"),
         (lambda r, B, C, u: (r, B, C, u[0]), "u must be real with 3 axes"),
         (lambda r, B, C, u: (r, B, C, u + 0j), "u must be real with 3 axes"),
-        (lambda r, B, C, u: (r, B, C, u, torch.ones(2)), "D must be \\(3,\\)"),
+        (lambda r, B, C, u: (r, B, C, u, torch.ones(2)), "D must be real with shape \\(3,\\)"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(change, message):

@@ -7,7 +7,7 @@ import torch
 from torch.optim import lr_scheduler
 
 import hankelred as hr
-from hankelred_torch.rewarm import Rewarmer
+import hankelred_torch as ht
 
 SCHEDULES = {
     "lambda": lambda x: lr_scheduler.LambdaLR(x, lambda k: 1 / (1 + k)),
@@ -30,7 +30,21 @@ def sgd(lr=0.5, groups=2):
     return torch.optim.SGD([{"params": [p], "lr": lr * (k + 1)} for k, p in enumerate(parameters)], lr=lr)
 
 
-def rates_used(optimizer, schedule, steps, rewarmer=None, cut_at=None):
+class Cutting:
+    """As much of a compressor as a hook asks for."""
+
+    def __init__(self, *optimizers):
+        self.optimizers = optimizers
+
+
+def rewarm_of(steps, *optimizers):
+    """Return a function that lets the rates of optimizers rise."""
+    rewarm, compressor = ht.Rewarm(steps), Cutting(*optimizers)
+    rewarm.attach(compressor)
+    return lambda: rewarm.after(None, compressor)
+
+
+def rates_used(optimizer, schedule, steps, start=None, cut_at=None):
     """Return, for every step, the rate the parameters felt and the one that could be read afterwards."""
     felt, seen = [], []
     p = optimizer.param_groups[0]["params"][0]
@@ -40,10 +54,8 @@ def rates_used(optimizer, schedule, steps, rewarmer=None, cut_at=None):
         felt.append(p.item() - before)
         seen.append(optimizer.param_groups[0]["lr"])
         schedule.step()
-        if rewarmer is not None:
-            rewarmer.count()
-            if k == cut_at:
-                rewarmer.start()
+        if k == cut_at:
+            start()
     return felt, seen
 
 
@@ -51,8 +63,8 @@ def rates_used(optimizer, schedule, steps, rewarmer=None, cut_at=None):
 def test_rates_rise_to_those_of_the_schedule_which_stays_as_it_was(name):
     plain, warmed = sgd(), sgd()
     felt, seen = rates_used(plain, SCHEDULES[name](plain), 20)
-    rewarmer = Rewarmer((warmed,), 4)
-    felt_warmed, seen_warmed = rates_used(warmed, SCHEDULES[name](warmed), 20, rewarmer, cut_at=6)
+    start = rewarm_of(4, warmed)
+    felt_warmed, seen_warmed = rates_used(warmed, SCHEDULES[name](warmed), 20, start, cut_at=6)
     factors = [1.0] * 7 + [0.2, 0.4, 0.6, 0.8] + [1.0] * 9
     assert seen_warmed == seen
     assert felt_warmed == pytest.approx(
@@ -62,8 +74,7 @@ def test_rates_rise_to_those_of_the_schedule_which_stays_as_it_was(name):
 
 def test_every_group_of_every_optimizer_is_scaled():
     first, second = sgd(lr=0.5), sgd(lr=0.25)
-    rewarmer = Rewarmer((first, second), 1)
-    rewarmer.start()
+    rewarm_of(1, first, second)()
     for optimizer in (first, second):
         optimizer.step()
     felt = [group["params"][0].item() for x in (first, second) for group in x.param_groups]
@@ -75,28 +86,86 @@ def test_rate_kept_in_a_tensor_is_put_back_as_the_same_tensor():
     p = torch.nn.Parameter(torch.zeros(()))
     p.grad = torch.tensor(-1.0)
     optimizer = torch.optim.Adam([p], lr=rate, capturable=False, foreach=False)
-    rewarmer = Rewarmer((optimizer,), 1)
-    rewarmer.start()
+    rewarm_of(1, optimizer)()
     optimizer.step()
     assert optimizer.param_groups[0]["lr"] is rate
     assert rate == 0.5
     assert p.item() == pytest.approx(0.25)
 
 
-def test_step_that_raises_leaves_no_factor_behind():
+@pytest.mark.parametrize("look", ["next step", "state_dict"])
+def test_step_that_raises_leaves_no_factor_behind(look):
     optimizer = sgd()
-    rewarmer = Rewarmer((optimizer,), 3)
-    rewarmer.start()
+    rewarm_of(3, optimizer)()
 
     def closure():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         optimizer.step(closure)
+    if look == "state_dict":  # an emergency checkpoint
+        assert optimizer.state_dict()["param_groups"][0]["lr"] == 0.5
     for _ in range(3):
-        rewarmer.count()
-    optimizer.step()
+        optimizer.step()
+        assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_rise_ends_by_the_steps_of_the_optimizer_and_leaves_no_hook():
+    # it went on until somebody counted, and two of them put each other's rates back
+    optimizer = sgd(groups=1)
+    p = optimizer.param_groups[0]["params"][0]
+    for start in (rewarm_of(3, optimizer), rewarm_of(1, optimizer)):
+        start()  # the last one counts
+    felt = []
+    for _ in range(3):
+        before = p.item()
+        optimizer.step()
+        felt.append(p.item() - before)
+    assert felt == [0.25, 0.5, 0.5]
     assert optimizer.param_groups[0]["lr"] == 0.5
+    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    assert [len(x) for x in hooks] == [0, 0]
+
+
+def test_two_compressors_on_one_optimizer_leave_the_rates_of_the_schedule():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(ht.layers.LRU(4, 32), ht.layers.LRU(4, 32))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    compressors = [
+        ht.InTrainingCompressor(
+            model,
+            optimizer,
+            ht.CompressionConfig(order=8, target_modules=name),
+            ht.Schedule(end_step=2, attempts=1, force=True),
+            on_cut=ht.Rewarm(5),
+        )
+        for name in "01"
+    ]
+    for _ in range(12):
+        model(torch.randn(2, 8, 4)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        for compressor in compressors:
+            compressor.step()
+    assert ht.state_sizes(model) == {"0": 8, "1": 8}
+    assert optimizer.param_groups[0]["lr"] == 1e-2
+
+
+def test_rise_of_an_accelerated_optimizer_is_that_of_the_one_inside():
+    accelerate = pytest.importorskip("accelerate")
+    layer = ht.layers.LRU(4, 16)
+    layer, optimizer = accelerate.Accelerator(cpu=True).prepare(layer, torch.optim.SGD(layer.parameters(), lr=0.5))
+    config, schedule = ht.CompressionConfig(order=8), ht.Schedule(end_step=1, force=True)
+    compressor = ht.InTrainingCompressor(layer, optimizer, config, schedule, on_cut=ht.Rewarm(1))
+    felt = []
+    for _ in range(3):
+        layer(torch.randn(2, 8, 4)).square().mean().backward()
+        before, gradient = layer.D.detach().clone(), layer.D.grad.clone()
+        optimizer.step()
+        optimizer.zero_grad()
+        felt.append(((before - layer.D) / gradient).mean().item())
+        compressor.step()
+    assert felt == pytest.approx([0.5, 0.25, 0.5], rel=1e-4)  # a quotient of float32 numbers
 
 
 def test_optimizer_without_hooks_is_refused():
@@ -104,5 +173,10 @@ def test_optimizer_without_hooks_is_refused():
         param_groups = ()
 
     with pytest.raises(hr.InputError, match=r"needs optimizers with hooks around their steps; got .*Bare"):
-        Rewarmer((Bare(),), 2)
-    Rewarmer((Bare(),), 0)
+        rewarm_of(2, Bare())
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, True, None, "3"])
+def test_rise_of_no_whole_number_of_steps_is_refused(steps):
+    with pytest.raises(hr.InputError, match="steps must be"):
+        ht.Rewarm(steps)

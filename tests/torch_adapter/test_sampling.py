@@ -220,12 +220,12 @@ def test_models_that_were_compiled_are_seen_at_work():
 def test_without_batches_the_error_says_what_to_pass():
     layer = mamba()
     optimizer = torch.optim.SGD(layer.parameters())
-    config = ht.CompressionConfig(order=6, end_step=4)
+    config = ht.CompressionConfig(order=6)
     for ask in (
         lambda: ht.plan(layer, config),
         lambda: ht.hankel_singular_values(layer),
         lambda: ht.compress_(layer, config, optimizer),
-        lambda: ht.InTrainingCompressor(layer, optimizer, config),
+        lambda: ht.InTrainingCompressor(layer, optimizer, config, ht.Schedule(end_step=4)),
     ):
         with pytest.raises(hr.InputError, match="sample inputs of the model"):
             ask()

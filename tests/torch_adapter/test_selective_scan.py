@@ -16,7 +16,7 @@ from torch import Tensor
 from hankelred.errors import InputError
 from hankelred_torch.ops import _selective_kernels as kernels
 from hankelred_torch.ops import selective_scan
-from hankelred_torch.ops.selective import _operator, selective_scan_loop
+from hankelred_torch.ops.selective import _outputs, selective_scan_loop
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "initial")
 
@@ -174,7 +174,7 @@ def test_compiled_without_breaks_it_gives_the_same():
 
 
 def test_operator_is_declared_as_it_is():
-    torch.library.opcheck(_operator, tuple(arguments(2, 20, 3, 4)))
+    torch.library.opcheck(_outputs, tuple(arguments(2, 20, 3, 4)))
 
 
 def test_strided_tensors_give_the_same():

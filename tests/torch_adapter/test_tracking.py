@@ -188,52 +188,15 @@ def test_cuts_are_followed_too():
     assert tracker.history.settled(6, "first") == 0
 
 
-def test_compressor_that_measures_notes_the_same():
-    model, twin = Stack(), Stack()
-    optimizers = [torch.optim.Adam(x.parameters(), lr=1e-2) for x in (model, twin)]
-    config = ht.CompressionConfig(tau=0.0, end_step=4, attempts=2, measure=True)
-    compressor, tracker = ht.InTrainingCompressor(model, optimizers[0], config), ht.Tracker(twin, every=2)
-    for k in range(4):
-        train(model, optimizers[0], 1, seed=k)
-        compressor.step()
-        train(twin, optimizers[1], 1, seed=k)
-        tracker.step()
-    names = ("step", "layer", "drift", "fixed_drift", "moved", "certified_orders", "matches")
-    noted, followed = (
-        [[getattr(record, name) for name in names] for record in history if record.step == 4]
-        for history in (compressor.history, tracker.history)
-    )
-    assert noted == followed
-    assert compressor.history.settled(20, "first") == tracker.history[-1].step - 2
-
-
-def test_compressor_certifies_the_order_it_wants_to_keep():
-    model = Stack()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-2)
-    config = ht.CompressionConfig(tau=0.2, end_step=6, attempts=3, certify=True)
-    compressor = ht.InTrainingCompressor(model, optimizer, config)
-    for k in range(6):
-        train(model, optimizer, 1, seed=k)
-        compressor.step()
-    first, second, last = ([r for r in compressor.history if r.step == k] for k in (2, 4, 6))
-    assert {r.certified for r in first} == {None}
-    for record in second + last:
-        assert record.margin == pytest.approx(record.gap - 2 * record.drift, rel=1e-12)
-        assert record.certified is (record.margin > 0)
-        assert record.cut == (record.certified or record.step == 6)
-        assert record.matches is None  # nobody asked to measure
-    assert not any(r.certified for r in second)
-
-
 def test_history_of_a_tracker_survives_json(history):
     assert ht.History.from_list(json.loads(history.to_json())) == history
 
 
 def test_records_written_before_comparisons_were_kept_are_still_read():
-    new = {"fixed_drift", "moved", "margin", "certified_orders", "matches"}
+    new = {"fixed_drift", "moved", "certified_orders", "matches"}
     records = [{k: x for k, x in each.items() if k not in new} for each in tracked(Stack(), steps=1).to_list()]
     old = ht.History.from_list(records)
-    assert [(r.certified, r.keeps(2)) for r in old] == [(None, None)] * 4
+    assert [r.keeps(2) for r in old] == [None] * 4
     with pytest.raises(hr.InputError, match="history must hold two measurements of 'first' that were compared"):
         old.settled(2, "first")
 
@@ -302,7 +265,6 @@ def test_model_without_a_time_invariant_layer_is_refused():
         ht.Tracker(ht.layers.Mamba(4, 4), every=1)
 
 
-def test_scalars_tell_movement_and_margin(history):
+def test_scalars_tell_movement(history):
     scalars, record = history.scalars("a"), history[-1]
     assert scalars[f"a/{record.layer}/moved"] == record.moved
-    assert f"a/{record.layer}/margin" not in scalars  # a tracker wants no cut

@@ -13,6 +13,7 @@ import hankelred as hr
 import hankelred_torch as ht
 
 from .adapter_models import assert_consistent
+from .settings import what_and_when
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -80,7 +81,7 @@ def trainer_of(folder, callback=None, *, model=None, attach=True, **arguments):
 
 
 def config(**values):
-    return ht.CompressionConfig(**({"fraction": 0.7, "end_step": 6, "attempts": 2, "force": True} | values))
+    return what_and_when(**({"fraction": 0.7, "end_step": 6, "attempts": 2, "force": True} | values))
 
 
 def optimizer_of(trainer):
@@ -88,7 +89,7 @@ def optimizer_of(trainer):
 
 
 def test_model_shrinks_with_its_optimizer(tmp_path):
-    callback = CompressionCallback(config())
+    callback = CompressionCallback(*config())
     trainer = trainer_of(tmp_path, callback, attach=False)
     trainer.train()
     assert [record.step for record in callback.history if record.layer == "first"] == [3, 6]
@@ -97,13 +98,13 @@ def test_model_shrinks_with_its_optimizer(tmp_path):
 
 
 def test_window_is_the_first_tenth_of_the_steps_of_the_trainer(tmp_path):
-    callback = CompressionCallback(ht.CompressionConfig(tau=0.2, attempts=2))
+    callback = CompressionCallback(*what_and_when(tau=0.2, attempts=2))
     trainer_of(tmp_path, callback, max_steps=40).train()
     assert sorted({record.step for record in callback.history}) == [2, 4]
 
 
 def test_steps_are_counted_and_not_batches(tmp_path):
-    callback = CompressionCallback(config())
+    callback = CompressionCallback(*config())
     trainer = trainer_of(tmp_path, callback, gradient_accumulation_steps=3)
     trainer.train()
     assert callback.compressor.state_dict()["steps"] == STEPS
@@ -120,7 +121,7 @@ def test_steps_are_counted_and_not_batches(tmp_path):
 def test_runs_with_other_arguments_go_on_through_cuts(tmp_path, arguments):
     if "torch_compile" in arguments:
         arguments = arguments | {"torch_compile_backend": "eager"}
-    callback = CompressionCallback(config())
+    callback = CompressionCallback(*config())
     trainer = trainer_of(tmp_path, callback, **arguments)
     result = trainer.train()
     assert ht.state_sizes(trainer.model) == CUT
@@ -130,7 +131,7 @@ def test_runs_with_other_arguments_go_on_through_cuts(tmp_path, arguments):
 
 
 def test_state_of_an_optimizer_of_another_kind_is_dropped_with_a_warning(tmp_path):
-    trainer = trainer_of(tmp_path, CompressionCallback(config()), optim="adafactor")  # not that of torch
+    trainer = trainer_of(tmp_path, CompressionCallback(*config()), optim="adafactor")  # not that of torch
     with pytest.warns(ht.OptimizerStateWarning, match="exp_avg_sq_row"):
         trainer.train()
     assert ht.state_sizes(trainer.model) == CUT
@@ -139,11 +140,11 @@ def test_state_of_an_optimizer_of_another_kind_is_dropped_with_a_warning(tmp_pat
 
 @pytest.mark.parametrize("stop", [2, 4, 8])
 def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop):
-    straight = trainer_of(tmp_path / "a", CompressionCallback(config(lr_rewarm_steps=3, certify=True)))
+    straight = trainer_of(tmp_path / "a", CompressionCallback(*config(), on_cut=ht.Rewarm(3)))
     straight.train()
-    callback = CompressionCallback(config(lr_rewarm_steps=3, certify=True))
+    callback = CompressionCallback(*config(), on_cut=ht.Rewarm(3))
     trainer_of(tmp_path / "b", callback, save_strategy="steps", save_steps=stop).train()
-    callback = CompressionCallback(config(lr_rewarm_steps=3, certify=True))
+    callback = CompressionCallback(*config(), on_cut=ht.Rewarm(3))
     resumed = trainer_of(tmp_path / "c", callback)
     path = callback.resume_from(tmp_path / "b" / f"checkpoint-{stop}", resumed.model)
     resumed.train(resume_from_checkpoint=path)
@@ -155,8 +156,8 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop):
 
 
 def test_resume_without_its_sizes_is_refused(tmp_path):
-    trainer_of(tmp_path, CompressionCallback(config()), save_strategy="steps", save_steps=2).train()
-    resumed = trainer_of(tmp_path, CompressionCallback(config()))
+    trainer_of(tmp_path, CompressionCallback(*config()), save_strategy="steps", save_steps=2).train()
+    resumed = trainer_of(tmp_path, CompressionCallback(*config()))
     with pytest.raises(hr.InputError, match=r"callback\.resume_from"):
         resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
@@ -164,11 +165,11 @@ def test_resume_without_its_sizes_is_refused(tmp_path):
 def test_checkpoint_of_another_run_is_refused(tmp_path):
     trainer_of(tmp_path, save_strategy="steps", save_steps=12).train()
     with pytest.raises(hr.InputError, match=r"which has none"):
-        CompressionCallback(config()).resume_from(tmp_path / "checkpoint-12", Tiny(TinyConfig()))
+        CompressionCallback(*config()).resume_from(tmp_path / "checkpoint-12", Tiny(TinyConfig()))
 
 
 def test_checkpoint_of_the_trainer_loads_at_its_sizes(tmp_path):
-    trainer = trainer_of(tmp_path, CompressionCallback(config()), save_strategy="steps", save_steps=STEPS)
+    trainer = trainer_of(tmp_path, CompressionCallback(*config()), save_strategy="steps", save_steps=STEPS)
     trainer.train()
     loaded = ht.from_pretrained(tmp_path / f"checkpoint-{STEPS}", Tiny)
     assert ht.state_sizes(loaded) == CUT
@@ -176,7 +177,7 @@ def test_checkpoint_of_the_trainer_loads_at_its_sizes(tmp_path):
 
 
 def test_best_model_is_looked_for_after_the_last_cut(tmp_path):
-    callback = CompressionCallback(config())
+    callback = CompressionCallback(*config())
     saved = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
     best = {
         "load_best_model_at_end": True,
@@ -190,7 +191,7 @@ def test_best_model_is_looked_for_after_the_last_cut(tmp_path):
 
 
 def test_figures_reach_the_log_of_the_trainer_beside_its_own(tmp_path):
-    trainer = trainer_of(tmp_path, CompressionCallback(config(end_step=8)))
+    trainer = trainer_of(tmp_path, CompressionCallback(*config(end_step=8)))
     trainer.train()
     logged = {
         entry["step"]: entry["hankelred/first/states"]
@@ -203,8 +204,8 @@ def test_figures_reach_the_log_of_the_trainer_beside_its_own(tmp_path):
 
 def test_rollback_puts_the_schedule_of_the_trainer_back(tmp_path):
     values = iter([1.0, 1.0, 0.0])
-    guard = ht.Guard(lambda: next(values), tolerance=0.5, on_fail="stop", settle_steps=2)
-    callback = CompressionCallback(config(end_step=3, attempts=1), guard)
+    guard = ht.Guard(lambda: next(values), tolerance=0.5, on_fail="stop", settle_steps=2, mode="max")
+    callback = CompressionCallback(*config(end_step=3, attempts=1), guard)
     trainer = trainer_of(tmp_path, callback, lr_scheduler_type="linear")
     trainer.train()
     assert [record.rolled_back for record in callback.history] == [True, True]
@@ -214,7 +215,7 @@ def test_rollback_puts_the_schedule_of_the_trainer_back(tmp_path):
 
 def test_trainer_without_the_callback_is_refused(tmp_path):
     with pytest.raises(hr.InputError, match=r"Pass callbacks=\[callback\]"):
-        CompressionCallback(config()).attach(trainer_of(tmp_path))
+        CompressionCallback(*config()).attach(trainer_of(tmp_path))
 
 
 def test_saved_model_loads_with_options_of_hugging_face(tmp_path):
@@ -250,7 +251,7 @@ class Counting(torch.utils.data.Dataset):
 @pytest.mark.filterwarnings("ignore:.*sequential implementation of Mamba.*")
 def test_mamba_is_cut_by_what_it_does_with_sample_batches(tmp_path):
     batches = [Counting()[index]["input_ids"][None] for index in range(4)]
-    callback = CompressionCallback(ht.CompressionConfig(order=4, end_step=6, attempts=1, force=True), batches=batches)
+    callback = CompressionCallback(*what_and_when(order=4, end_step=6, attempts=1, force=True), batches=batches)
     trainer = trainer_of(tmp_path, callback, model=small_mamba(), save_strategy="steps", save_steps=STEPS)
     trainer.train_dataset = Counting()
     trainer.train()

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import hankelred_torch as ht
 
 from .adapter_models import lru
+from .settings import what_and_when
 
 
 class Noisy(nn.Module):
@@ -57,10 +58,13 @@ class Run:
         self.restore = [self.scheduler, self.scaler, self.data]
         self.compressor = None
         if config is not None:
+            config = dict(config)
+            rewarm = config.pop("rewarm", 0)
+            options = ({"on_cut": ht.Rewarm(rewarm)} if rewarm else {}) | options
             self.compressor = ht.InTrainingCompressor(
                 self.model,
                 self.optimizer,
-                ht.CompressionConfig(**config),
+                *what_and_when(**config),
                 ema=self.ema,
                 restore=self.restore,
                 **options,

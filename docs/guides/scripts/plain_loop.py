@@ -47,7 +47,7 @@ def main():
     steps = EPOCHS * len(training)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=steps)
-    compressor = ht.InTrainingCompressor(model, optimizer, ht.CompressionConfig(tau=0.1, total_steps=steps))  # new
+    compressor = ht.InTrainingCompressor(model, optimizer, ht.CompressionConfig(tau=0.1), ht.Schedule(steps))  # new
     for epoch in range(EPOCHS):
         for u, y in training:
             loss = nn.functional.cross_entropy(model(u), y)

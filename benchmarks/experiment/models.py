@@ -1,0 +1,96 @@
+"""The models of the experiments: an encoder, blocks around one state space layer each, and a linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hankelred_torch.layers import LRU, S4D, S5, Mamba
+
+from .settings import Settings
+from .tasks import Task
+
+
+class Block(nn.Module):
+    """Norm, state space layer, GELU, gated linear unit and dropout, added to the input (as in arXiv 2510.02823)."""
+
+    def __init__(self, norm: nn.Module, ssm: nn.Module, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.norm, self.ssm = norm, ssm
+        self.gate = nn.Linear(channels, 2 * channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, length, channels) to the same."""
+        y = self.dropout(F.gelu(self.ssm(self.norm(x))))
+        return x + self.dropout(F.glu(self.gate(y)))
+
+
+class MambaBlock(nn.Module):
+    """Norm, Mamba and dropout, added to the input: Mamba mixes channels and has a gate of its own."""
+
+    def __init__(self, norm: nn.Module, ssm: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.norm, self.ssm = norm, ssm
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, length, channels) to the same."""
+        return x + self.dropout(self.ssm(self.norm(x)))
+
+
+class ChannelNorm(nn.BatchNorm1d):
+    """Batch norm with the statistics of each channel over batch and length."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, length, channels) to the same."""
+        return super().forward(x.flatten(0, 1)).view_as(x)
+
+
+class SequenceClassifier(nn.Module):
+    """One class for each sequence of numbers; `states` are those of each block's layer."""
+
+    def __init__(self, task: Task, settings: Settings, states: Sequence[int]) -> None:
+        super().__init__()
+        channels = settings.channels
+        self.encoder = nn.Linear(task.features, channels)
+        self.blocks = nn.Sequential(*(_block(ChannelNorm(channels), task, settings, n) for n in states))
+        self.head = nn.Linear(channels, task.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map sequences (batch, length, features) to scores (batch, classes)."""
+        return self.head(self.blocks(self.encoder(x)).mean(dim=1))
+
+
+class TokenModel(nn.Module):
+    """One class for each position of a sequence of tokens, from that position and those before it."""
+
+    def __init__(self, task: Task, settings: Settings, states: Sequence[int]) -> None:
+        super().__init__()
+        channels = settings.channels
+        self.encoder = nn.Embedding(task.features, channels)
+        # of each position by itself: statistics over time would tell a position what comes after it
+        self.blocks = nn.Sequential(*(_block(nn.RMSNorm(channels), task, settings, n) for n in states))
+        self.norm = nn.RMSNorm(channels)
+        self.head = nn.Linear(channels, task.classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens (batch, length) to scores (batch, length, classes)."""
+        return self.head(self.norm(self.blocks(self.encoder(tokens))))
+
+
+def model_of(task: Task, settings: Settings, states: Sequence[int]) -> SequenceClassifier | TokenModel:
+    """A new model for a task, with these stored states in its blocks."""
+    return (TokenModel if task.tokens else SequenceClassifier)(task, settings, states)
+
+
+def _block(norm: nn.Module, task: Task, settings: Settings, states: int) -> nn.Module:
+    channels, dropout = settings.channels, settings.dropout
+    if settings.layer == "mamba":
+        return MambaBlock(norm, Mamba(channels, states), dropout)
+    r_max = max(0.9, 1.0 - 1.0 / (settings.memory * task.length))
+    kinds: dict[str, Callable[[int, int], nn.Module]] = {"lru": partial(LRU, r_max=r_max), "s4d": S4D, "s5": S5}
+    return Block(norm, kinds[settings.layer](channels, states), channels, dropout)

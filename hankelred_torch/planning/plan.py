@@ -1,0 +1,339 @@
+"""What to cut and by how much: analyses of all layers, an allocation, and a reduction of each layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from hankelred import DiagonalSystem
+from hankelred.checks import Array, check_type
+from hankelred.errors import DiagonalisationError, InputError, NumericalError, StabilityError
+from hankelred.linalg.threads import one_blas_thread
+
+from ..adapters import Adapter, SelectiveAdapter, find_ssm_layers, refusals
+from ..adapters.analysis import Analysis, LayerReduction
+from ..adapters.registry import module_types, refuse_averages
+from ..config import CompressionConfig
+from ..convert import to_array, to_tensor
+from ..sampling import LayerStatistics, gather, output_errors
+from .allocation import Allocation, allocate
+from .cuts import LayerCut, Plan
+
+
+def plan(model: nn.Module, config: CompressionConfig, batches: Any = None) -> Plan:
+    """Decide how many states every state space layer keeps; change nothing.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model or a single layer.
+    config : CompressionConfig
+        Criterion and limits.
+    batches : iterable or SampleStatistics, optional
+        Sample inputs of the model, as it is called with: tensors, tuples of positional or mappings of keyword
+        arguments. Needed for layers whose matrices depend on their input, and only for them. The model runs on them
+        without gradients and in evaluation mode; nothing about it changes.
+
+    Returns
+    -------
+    Plan
+        One entry per layer, also for those that are left alone, with the reason.
+
+    Raises
+    ------
+    InputError
+        If the model has no state space layers, `config` names one it has not, a tensor is not finite, or there are
+        selective layers and no batches.
+
+    Examples
+    --------
+    >>> import torch, hankelred_torch as ht
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(ht.layers.LRU(4, 32))
+    >>> layer = ht.plan(model, ht.CompressionConfig(tau=0.1)).layers["0"]
+    >>> layer.states < 32, layer.kept_energy >= 0.9
+    (True, True)
+    """
+    return decide(model, config, batches)
+
+
+def decide(model: nn.Module, config: CompressionConfig, batches: Any = None, *, patient: bool = False) -> Plan:
+    """Decide as `plan` does; where patient, a layer that cannot be analysed now is left alone with the reason."""
+    adapters = target_layers(model, config)
+    sampled = gather(model, adapters, batches)
+    with one_blas_thread(_largest(adapters)):
+        values = {name: adapter.values() for name, adapter in adapters.items()}
+        analyses: dict[str, Analysis] = {}
+        layers: dict[str, LayerCut] = {}
+        for name, x in adapters.items():
+            try:
+                analyses[name] = _analysed(x, values[name], sampled.layers.get(name), config)
+            except (StabilityError, NumericalError) as error:
+                if not patient:
+                    raise
+                n = x.states
+                layers[name] = LayerCut(name, n, n, n, 1.0, 0.0, np.empty(0), f"cannot be reduced now: {error}")
+
+        def cuts(rounding: Mapping[str, float]) -> dict[str, LayerCut]:
+            wanted = allocate(analyses, config, rounding)
+            return {
+                name: _plan_layer(name, adapters[name], x, wanted[name], config, values[name])
+                for name, x in analyses.items()
+            }
+
+        planned = cuts({})
+        if config.max_error is not None:
+            planned = _within_error(planned, cuts, config.max_error, config.budget)
+    layers |= _measured(model, adapters, planned, sampled.probe)
+    return Plan({name: layers[name] for name in adapters}, config)
+
+
+def hankel_singular_values(model_or_layer: nn.Module, batches: Any = None) -> dict[str, Array]:
+    """Compute the Hankel singular values of every state space layer.
+
+    Parameters
+    ----------
+    model_or_layer : torch.nn.Module
+        A model, or a single layer, whose name is then the empty string.
+    batches : iterable or SampleStatistics, optional
+        Sample inputs for layers whose matrices depend on their input, as for `plan`.
+
+    Returns
+    -------
+    dict of str to (k,) ndarray
+        Decreasing, in units of output per unit of input, by module name; two per stored state where the output is
+        the real part of complex states. A layer that is a bank of systems has (channels, k). In double precision,
+        relative to the stored parameters. Of a selective layer, what stands in for them on these batches: the roots
+        of the eigenvalues of ``E[h h^T] E[c c^T]``, (groups, n) where groups of channels have states of their own.
+
+    Raises
+    ------
+    InputError
+        If the model has no state space layers, a tensor is not finite, or there are selective layers and no batches.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> ht.hankel_singular_values(ht.layers.LRU(channels=4, states=16))[""].shape
+    (32,)
+    """
+    adapters = _ssm_layers(model_or_layer)
+    sampled = gather(model_or_layer, adapters, batches)
+    with one_blas_thread(_largest(adapters)):
+        return {
+            name: sampled.layers[name].hankel_singular_values()
+            if name in sampled.layers
+            else x.hankel_singular_values(x.values())
+            for name, x in adapters.items()
+        }
+
+
+def target_layers(model: nn.Module, config: CompressionConfig) -> dict[str, Adapter]:
+    """Find the adapters of the layers a configuration allows to be cut."""
+    check_type(config, "config", CompressionConfig)
+    adapters = _targets(model, config)
+    refuse_averages(adapters)
+    return adapters
+
+
+def _targets(model: nn.Module, config: CompressionConfig) -> dict[str, Adapter]:
+    adapters = _ssm_layers(model)
+    if isinstance(config.order, Mapping):
+        unknown = sorted(set(config.order) - set(adapters))
+        if unknown:
+            raise InputError(f"order must name state space layers ({', '.join(adapters)}); got {unknown}.")
+        adapters = {name: x for name, x in adapters.items() if name in config.order}
+    chosen = {
+        name: x
+        for name, x in adapters.items()
+        if (config.target_modules is None or _named(name, config.target_modules))
+        and (config.exclude_modules is None or not _named(name, config.exclude_modules))
+    }
+    if not chosen:
+        raise InputError(
+            f"target_modules and exclude_modules must leave a layer of {', '.join(adapters)}; got "
+            f"{config.target_modules!r} and {config.exclude_modules!r}."
+        )
+    return chosen
+
+
+def _named(name: str, modules: str | Sequence[str]) -> bool:
+    """Tell whether modules, an expression or names and their endings, mean this one."""
+    if isinstance(modules, str):
+        return re.fullmatch(modules, name) is not None
+    return any(name == each or name.endswith(f".{each}") for each in modules)
+
+
+def renewed(layer: LayerCut, adapter: Adapter, values: Mapping[str, Array]) -> LayerCut:
+    """Plan a layer that has changed since anew, at the size decided then; one that has not is given back."""
+    if layer.reduction is not None and adapter.kind == "selective":
+        return layer
+    if layer.reduction is not None and all(np.array_equal(values[name], x) for name, x in layer.values.items()):
+        return layer
+    return _cut(adapter, layer.n, layer.layer, adapter.analyse(values).reduce(layer.states), layer.reason, values)
+
+
+def _largest(adapters: Mapping[str, Adapter]) -> int:
+    """Return the most Hankel singular values that one of the systems can have, two for every state."""
+    return 2 * max((adapter.states for adapter in adapters.values()), default=0)
+
+
+def _analysed(
+    adapter: Adapter, values: Mapping[str, Array], statistics: LayerStatistics | None, config: CompressionConfig
+) -> Analysis:
+    """Return what a cut of one layer could lose, by the method of the configuration where the layer leaves a choice."""
+    if isinstance(adapter, SelectiveAdapter):
+        return adapter.analyse(values, statistics, config.method)
+    return adapter.analyse(values)
+
+
+def _within_error(
+    planned: dict[str, LayerCut], cuts: Callable[[Mapping[str, float]], dict[str, LayerCut]], most: float, budget: str
+) -> dict[str, LayerCut]:
+    """Keep bounds within `max_error` as layers are stored: by what rounding leaves of it, else not at all."""
+
+    def excess(layers: Mapping[str, LayerCut]) -> list[str]:
+        bounds = {name: x.error_bound for name, x in layers.items() if np.isfinite(x.error_bound)}
+        if budget == "global":
+            return list(bounds) if sum(bounds.values()) > most else []
+        return [name for name, bound in bounds.items() if bound > most]
+
+    if excess(planned):
+        planned = cuts({name: layer.rounding for name, layer in planned.items() if layer.cut})
+    for name in excess(planned):
+        layer = planned[name]
+        if layer.cut:
+            what = f"{layer.error_bound:.3g}, of which {layer.rounding:.3g} is rounding to the dtype it is stored in"
+            planned[name] = layer.left_alone(f"{layer.states} states have a bound of {what}; above max_error")
+    return planned
+
+
+def _measured(
+    model: nn.Module, adapters: Mapping[str, Adapter], layers: dict[str, LayerCut], probe: Any
+) -> dict[str, LayerCut]:
+    """Choose the reduction of a selective layer with the smallest output error on the probe, or the first without."""
+    ways = {
+        name: (adapter, layer.reduction)
+        for name, layer in layers.items()
+        if isinstance(adapter := adapters[name], SelectiveAdapter) and layer.reduction is not None
+    }
+    errors = output_errors(model, ways, probe) if ways and probe is not None else {}
+    decided = dict(layers)
+    for name, (_, maps) in ways.items():
+        best = int(np.argmin(errors[name])) if name in errors else 0
+        error = errors[name][best] if name in errors else None
+        decided[name] = replace(layers[name], reduction=maps[best], method=maps[best].core.method, output_error=error)
+    return decided
+
+
+def _plan_layer(
+    name: str,
+    adapter: Adapter,
+    analysis: Analysis,
+    wanted: Allocation,
+    config: CompressionConfig,
+    values: Mapping[str, Array],
+) -> LayerCut:
+    """Reduce one layer to the states it was allocated, unless there is a reason to leave it alone."""
+    n = analysis.n
+    whole = LayerCut(name, n, n, len(analysis.hsv), 1.0, 0.0, analysis.hsv)
+    if wanted.states is None:
+        return replace(whole, reason=wanted.reason)
+    states = min(_rounded(wanted.states, config, config.round_to or adapter.round_to), n)
+    limit = (1 - config.min_cut) * n
+    if not states < limit:
+        return replace(whole, reason=f"{states} of {n} states are needed; a cut keeps fewer than {limit:.4g}")
+    try:
+        found = analysis.reduce(states, prefer_larger=config.order is None and config.fraction is None)
+        if not found.states < limit:
+            reason = f"the next order that can be diagonalised takes {found.states} of {n} states"
+            return replace(whole, reason=reason)
+        if found.states < min(config.min_order, states):
+            few = f"only {found.states} states link inputs to outputs, fewer than min_order={config.min_order}"
+            return replace(whole, reason=found.reason or few)
+        return _cut(adapter, n, name, found, found.reason or wanted.reason, values)
+    except (DiagonalisationError, NumericalError) as error:
+        return replace(whole, reason=str(error))
+
+
+def _cut(
+    adapter: Adapter, n: int, name: str, found: LayerReduction, reason: str, values: Mapping[str, Array]
+) -> LayerCut:
+    rounding = 0.0 if isinstance(adapter, SelectiveAdapter) else _rounding(adapter, name, found.reduction, values)
+    return LayerCut(
+        layer=name,
+        n=n,
+        states=found.states,
+        order=found.order,
+        kept_energy=found.kept_energy,
+        error_bound=found.error_bound + rounding,
+        hsv=found.hsv,
+        reason=reason,
+        rounding=rounding,
+        reduction=found.reduction,
+        values=values,
+    )
+
+
+def _rounding(adapter: Adapter, name: str, reduction: Any, values: Mapping[str, Array]) -> float:
+    """Bound what rounding a reduced layer to the dtype it is stored in changes, of a bank the largest change.
+
+    Raises
+    ------
+    NumericalError
+        If the layer as stored would not be finite and stable.
+    """
+    exact = dict(values) | adapter.rewrite(values, reduction)
+    stored = {x: to_array(to_tensor(array, adapter.tensor(x))) for x, array in exact.items()}
+    adapter.check(stored, name)
+    if all(np.array_equal(stored[x], array) for x, array in exact.items()):
+        return 0.0
+    pairs = zip(_systems(adapter.read(exact)), _systems(adapter.read(stored)), strict=True)
+    return max(_distance(*pair) for pair in pairs)
+
+
+def _distance(G: DiagonalSystem, H: DiagonalSystem) -> float:
+    """Bound the H-infinity norm of the difference of two systems whose poles are near one another, one by one.
+
+    A mode c b / (s - z) is at most |c| |b| / d with the distance d of its pole from the boundary, and two modes differ
+    by (|c - c'| |b| + |c'| |b - b'|) / d + |c'| |b'| |z - z'| / (d d') at most.
+    """
+    dG, dH = _margins(G), _margins(H)
+    rates = None if G.rates is None or H.rates is None else H.rates - G.rates
+    apart = np.abs(G.lam - H.lam) if rates is None else np.abs(G.lam * np.expm1(rates))
+    b, c = np.linalg.norm(H.B, axis=1), np.linalg.norm(H.C, axis=0)
+    db, dc = np.linalg.norm(G.B - H.B, axis=1), np.linalg.norm(G.C - H.C, axis=0)
+    modes = (dc * np.linalg.norm(G.B, axis=1) + c * db) / dG + c * b * apart / (dG * dH)
+    return float(modes.sum() + np.linalg.norm(G.D - H.D))
+
+
+def _margins(system: DiagonalSystem) -> Array:
+    """How far every pole is from the stability boundary."""
+    if system.rates is not None:
+        return -np.expm1(system.rates.real)
+    return -system.lam.real if system.dt == 0 else 1.0 - np.abs(system.lam)
+
+
+def _systems(found: Any) -> tuple[DiagonalSystem, ...]:
+    return tuple(found) if isinstance(found, (tuple, list)) else (found,)
+
+
+def _rounded(states: int, config: CompressionConfig, step: int) -> int:
+    """Round states up to a multiple of `step`, and at least the fewest allowed."""
+    return max(-(-states // step) * step, config.min_order)
+
+
+def _ssm_layers(model: nn.Module) -> dict[str, Adapter]:
+    adapters = find_ssm_layers(model)
+    if not adapters:
+        reasons = sorted(set(refusals(model).values()))
+        raise InputError(
+            f"model must contain a state space layer with an adapter; got {module_types(model)}. "
+            f"{' '.join(reasons) or 'Name your layer class to hankelred_torch.register_adapter.'}"
+        )
+    return adapters

@@ -1,0 +1,184 @@
+"""Stopping and going on when the layers of a model have not the sizes they were made with.
+
+A `state_dict` of other shapes loads nowhere, and an optimizer takes a state of other shapes without a word. So layers
+are resized first, from the shapes in the checkpoint itself. Files appear under their name only when they are complete
+and on the disk: whenever a run is killed, the last checkpoint is a whole one. A load that fails changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from hankelred.errors import HankelredError, InputError
+
+from ..surgery import as_models, as_optimizers, refresh_ddp_
+from ..surgery.ranks import unwrapped, wrapper_of
+from ..surgery.snapshot import Snapshot, load_state, random_state, set_random_state, state_of
+from .files import StrPath, read_content, write_content
+from .resize import resize_
+
+FORMAT = "hankelred checkpoint 2"
+ADVICE = (
+    "A checkpoint of an earlier edition cannot be read: finish its run with that one, or load its weights. "
+    "For a plain state dict call resize_ and load it."
+)
+
+
+def save_checkpoint(
+    path: StrPath,
+    model: nn.Module,
+    optimizers: Any = (),
+    compressor: Any = None,
+    ema: Any = (),
+    restore: Iterable[Any] = (),
+    extra: Any = None,
+) -> None:
+    """Save all that a training run needs to go on as if it had never stopped.
+
+    The file is written under another name, flushed to the disk and renamed: at any moment `path` is a whole
+    checkpoint, the old one or the new one. What cannot be read back is refused here, not when the run is to go on.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Where; an existing file is replaced.
+    model : torch.nn.Module
+        The model in training.
+    optimizers : torch.optim.Optimizer or iterable of them, optional
+        All of them, in the order they will be passed to `load_checkpoint`.
+    compressor : InTrainingCompressor, optional
+        Its counters, history and, while a guard has not decided, the moment before the cut.
+    ema : torch.nn.Module or iterable of them, optional
+        Averaged copies.
+    restore : iterable, optional
+        Schedulers, scalers and whatever has a ``state_dict``, and random generators of torch.
+    extra : object, optional
+        Plain values of your own, such as the position in the data. Numbers of NumPy come back as Python's.
+
+    Raises
+    ------
+    InputError
+        If something in `restore` has no state, or a value is none that a file can hold, with its place.
+
+    Examples
+    --------
+    >>> import os, tempfile, torch, hankelred_torch as ht
+    >>> layer = ht.layers.LRU(channels=2, states=4)
+    >>> path = os.path.join(tempfile.mkdtemp(), "run.pt")
+    >>> ht.save_checkpoint(path, layer, extra={"step": 7})
+    >>> ht.load_checkpoint(path, ht.layers.LRU(channels=2, states=16))
+    {'step': 7}
+    """
+    content = {
+        "model": unwrapped(model).state_dict(),
+        "ema": [x.state_dict() for x in as_models(ema)],
+        "optimizers": [(type(x).__qualname__, x.state_dict()) for x in as_optimizers(optimizers)],
+        "compressor": None if compressor is None else compressor.state_dict(),
+        "restore": [(type(x).__qualname__, state_of(x)) for x in restore],
+        "random": random_state(),
+        "extra": extra,
+    }
+    write_content(path, FORMAT, content)
+
+
+def load_checkpoint(
+    path: StrPath,
+    model: nn.Module,
+    optimizers: Any = (),
+    compressor: Any = None,
+    ema: Any = (),
+    restore: Iterable[Any] = (),
+) -> Any:
+    """Go on where `save_checkpoint` was called: resize the layers, then load everything, random states included.
+
+    On one machine a run on the CPU continues bit for bit.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The checkpoint.
+    model : torch.nn.Module
+        Made as for the first start of the run; its layers are resized.
+    optimizers : torch.optim.Optimizer or iterable of them, optional
+        Made as for the first start, on the parameters of the model.
+    compressor : InTrainingCompressor, optional
+        Made as for the first start.
+    ema : torch.nn.Module or iterable of them, optional
+        Averaged copies, made as for the first start.
+    restore : iterable, optional
+        As when it was saved.
+
+    Returns
+    -------
+    object
+        The `extra` that was saved.
+
+    Raises
+    ------
+    InputError
+        If the file is no whole checkpoint, or what is given differs from what was saved in number, class, names or
+        shapes; everything is as before then.
+
+    Examples
+    --------
+    >>> import os, tempfile, torch, hankelred_torch as ht
+    >>> def build():
+    ...     layer = ht.layers.LRU(channels=2, states=16)
+    ...     return layer, torch.optim.Adam(layer.parameters())
+    >>> layer, optimizer = build()
+    >>> report = ht.compress_(layer, ht.CompressionConfig(order=4), optimizer)
+    >>> path = os.path.join(tempfile.mkdtemp(), "run.pt")
+    >>> ht.save_checkpoint(path, layer, optimizer)
+    >>> resumed, its_optimizer = build()
+    >>> ht.load_checkpoint(path, resumed, its_optimizer)
+    >>> ht.state_sizes(resumed)
+    {'': 4}
+    """
+    saved = read_content(path, FORMAT, ADVICE)
+    given = {"ema": as_models(ema), "optimizers": as_optimizers(optimizers), "restore": tuple(restore)}
+    for name, objects in given.items():
+        if len(objects) != len(saved[name]):
+            raise InputError(
+                f"{name} must be what was saved; got {len(objects)} and {len(saved[name])} in the checkpoint. "
+                f"Pass the same objects in the same order."
+            )
+    for name in ("optimizers", "restore"):
+        kinds, wanted = [type(x).__qualname__ for x in given[name]], [kind for kind, _ in saved[name]]
+        if kinds != wanted:
+            raise InputError(f"{name} must be what was saved; got {kinds} and {wanted} in the checkpoint.")
+    if (compressor is None) != (saved["compressor"] is None):
+        holds = "no" if saved["compressor"] is None else "a"
+        raise InputError(f"compressor must be what was saved; the checkpoint holds {holds} compressor.")
+    ddp, model = wrapper_of(model), unwrapped(model)
+    before = Snapshot((model, *given["ema"]), given["optimizers"], given["restore"])
+    counters = None if compressor is None else compressor.state_dict()
+    try:
+        _load(saved, model, given, compressor)
+        if ddp is not None:
+            refresh_ddp_(ddp)
+    except BaseException as error:
+        before.restore()
+        if compressor is not None:
+            compressor.load_state_dict(counters)
+        if isinstance(error, (HankelredError, KeyboardInterrupt)) or not isinstance(error, Exception):
+            raise
+        raise InputError(
+            f"model and optimizers must be made as those that were saved; got others: {error}. Nothing was changed."
+        ) from error
+    return saved["extra"]
+
+
+def _load(saved: Mapping[str, Any], model: nn.Module, given: Mapping[str, tuple[Any, ...]], compressor: Any) -> None:
+    """Put everything in its place."""
+    for module, state in zip((model, *given["ema"]), (saved["model"], *saved["ema"]), strict=True):
+        resize_(module, state, given["optimizers"])
+        module.load_state_dict(state)
+    for name in ("optimizers", "restore"):
+        for target, (_, state) in zip(given[name], saved[name], strict=True):
+            load_state(target, state)
+    if compressor is not None:
+        compressor.load_state_dict(saved["compressor"])
+    set_random_state(saved["random"])

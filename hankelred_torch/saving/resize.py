@@ -1,0 +1,180 @@
+"""Layers at the sizes that saved weights have, and whether all that was resized was then loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hankelred.checks import check_integer
+from hankelred.errors import InputError
+
+from ..adapters import Adapter, find_ssm_layers, state_sizes
+from ..convert import standing_in, stored_tensor
+from ..surgery import Exchange, as_optimizers
+from ..surgery.ranks import unwrapped
+
+# What wrappers put before the names of a model's tensors.
+WRAPPERS = ("module", "_orig_mod")
+
+
+def resize_(
+    model: nn.Module, like: Mapping[str, Tensor] | Mapping[str, int] | nn.Module, optimizers: Any = ()
+) -> dict[str, int]:
+    """Give the state space layers of a model the sizes that saved weights have, so that these can be loaded.
+
+    Call it before ``model.load_state_dict(...)``. Resized parameters are new objects, NaN until something is loaded
+    into them. Optimizers are best made afterwards; those made before are handed the new parameters, and keep no state
+    for them.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Of the structure that the weights are of; changed in place, or not at all.
+    like : mapping of str to torch.Tensor, mapping of str to int, or torch.nn.Module
+        A state dict, of which shapes are read and prefixes of wrappers ignored; stored states by layer name, where
+        layers that are not named keep theirs; or a model to be like.
+    optimizers : torch.optim.Optimizer or iterable of them, optional
+        Those that hold parameters of the model already.
+
+    Returns
+    -------
+    dict of str to int
+        States every layer stores now, by module name.
+
+    Raises
+    ------
+    InputError
+        If `like` is none of these, lacks a layer or names one that is not there, or a tensor differs in more than the
+        number of states.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> small = ht.layers.LRU(channels=4, states=6)
+    >>> model = ht.layers.LRU(channels=4, states=16)
+    >>> ht.resize_(model, small.state_dict())
+    {'': 6}
+    >>> model.load_state_dict(small.state_dict())
+    <All keys matched successfully>
+    """
+    model = unwrapped(model)
+    adapters = find_ssm_layers(model)
+    wanted = _wanted(adapters, like)
+    exchange = Exchange([model], as_optimizers(optimizers))
+    for name, tensors in wanted.items():
+        adapter = adapters[name]
+        for tensor_name, tensor in tensors.items():
+            old = stored_tensor(*adapter.owner(tensor_name))
+            if tensor.shape != old.shape:
+                exchange.replace(old, standing_in(old, tensor), name=f"{tensor_name} of layer {name!r}")
+        first = next(iter(tensors))
+        for size_name, size in adapter.sizes(adapter.states_on(first, tuple(tensors[first].shape))).items():
+            exchange.attribute(*adapter.owner(size_name), size)
+    with exchange:
+        for name in wanted:
+            type(adapters[name])(adapters[name].layer)  # raises if the shapes do not fit each other
+    return state_sizes(model)
+
+
+def check_loaded(model: nn.Module) -> None:
+    """Raise if a tensor of a state space layer still has no values, as `resize_` leaves it.
+
+    Raises
+    ------
+    InputError
+        With the names of the tensors.
+    """
+    empty = [
+        f"{name}.{tensor_name}" if name else tensor_name
+        for name, adapter in find_ssm_layers(model).items()
+        for tensor_name in adapter.state_axes
+        if bool(torch.isnan(adapter.tensor(tensor_name)).all())
+    ]
+    if empty:
+        raise InputError(
+            f"Every tensor that was resized must be loaded; got no values for {', '.join(empty)}. Were they saved? "
+            f"Adapters of PEFT hold none of the base model: save that, too."
+        )
+
+
+def layers_of(model: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """All tensors that cuts replace, by layer and name."""
+    return {
+        name: {tensor: adapter.tensor(tensor).detach() for tensor in adapter.replaced}
+        for name, adapter in find_ssm_layers(model).items()
+    }
+
+
+def write_layers(model: nn.Module, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write what `layers_of` returned into a model of these sizes."""
+    adapters = find_ssm_layers(model)
+    with torch.no_grad():
+        for name, tensors in layers.items():
+            for tensor, value in tensors.items():
+                adapters[name].tensor(tensor).copy_(value)
+
+
+def _wanted(adapters: Mapping[str, Adapter], like: Any) -> dict[str, dict[str, Tensor]]:
+    """Tensors of the shapes that are asked for, by layer and tensor name."""
+    if isinstance(like, nn.Module):
+        like = state_sizes(unwrapped(like))
+    if not isinstance(like, Mapping) or len({isinstance(x, Tensor) for x in like.values()}) > 1:
+        raise InputError(
+            f"like must be a state dict, a model, or states by layer name; got {type(like).__name__}. "
+            f"Of a checkpoint, pass what it holds for the model."
+        )
+    if any(isinstance(x, Tensor) for x in like.values()) or not like and adapters:
+        plain = {_without_wrappers(key): x for key, x in like.items()} | dict(like)
+        return {name: _saved_tensors(adapter, plain, f"{name}." if name else "") for name, adapter in adapters.items()}
+    unknown = sorted(like.keys() - adapters.keys())
+    if unknown:
+        raise InputError(f"like must name state space layers of the model, {sorted(adapters)}; got {unknown}.")
+    sizes = {name: check_integer(size, f"like[{name!r}]", least=1) for name, size in like.items()}
+    return {name: _empty(adapters[name], size) for name, size in sizes.items() if size != adapters[name].states}
+
+
+def _empty(adapter: Adapter, states: int) -> dict[str, Tensor]:
+    """Tensors of a size, NaN where a state dict holds values for them."""
+    tensors = adapter.resize(states)
+    for name, tensor in tensors.items():
+        module, attribute = adapter.owner(name)
+        if attribute not in module._non_persistent_buffers_set and (tensor.is_floating_point() or tensor.is_complex()):
+            tensors[name] = torch.full_like(tensor, torch.nan)
+    return tensors
+
+
+def _saved_tensors(adapter: Adapter, state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Tensors of the shapes in a state dict; buffers that it does not hold are of the size of the others."""
+    shapes = {}
+    for name in adapter.state_axes:
+        module, attribute = adapter.owner(name)
+        if prefix + name in state_dict or attribute not in module._non_persistent_buffers_set:
+            shapes[name] = _saved_shape(state_dict, prefix + name, stored_tensor(module, attribute))
+    sizes = {adapter.states_on(name, shape) for name, shape in shapes.items()}
+    if len(sizes) != 1:
+        raise InputError(f"The tensors of a layer must agree on the number of states; got {shapes} in the state dict.")
+    return _empty(adapter, *sizes)
+
+
+def _saved_shape(state_dict: Mapping[str, Tensor], key: str, old: Tensor) -> tuple[int, ...]:
+    """The shape a tensor was saved with, if it can be the tensor at another number of states."""
+    saved = state_dict.get(key)
+    if not isinstance(saved, Tensor):
+        raise InputError(f"state_dict must hold the tensors of every state space layer; got none called {key!r}.")
+    shape = tuple(saved.shape)
+    if len(shape) != old.ndim or sum(a != b for a, b in zip(shape, old.shape, strict=False)) > 1:
+        raise InputError(
+            f"{key} must differ from the model in no more than the number of states; got {shape} in state_dict and "
+            f"{tuple(old.shape)} in the model. Make the model with the sizes it was first trained with."
+        )
+    return shape
+
+
+def _without_wrappers(key: str) -> str:
+    parts = key.split(".")
+    while len(parts) > 1 and parts[0] in WRAPPERS:
+        parts = parts[1:]
+    return ".".join(parts)

@@ -1,0 +1,87 @@
+"""Averaged copies of a model, cut by the same change of basis as the model itself.
+
+A running average of weights is a model of its own, whose states are those of the live layer in the same coordinates.
+Only the live layer's bases may reduce it: balanced by itself, its states would end up in another order and phase, and
+further averages would mix unrelated states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from hankelred import DiagonalBank, DiagonalSystem, Reduction
+from hankelred.checks import Array
+from hankelred.errors import InputError
+from hankelred.training import follow
+
+from ..adapters import Adapter, find_ssm_layers
+
+
+def as_copies(ema: Any, adapters: Mapping[str, Adapter]) -> tuple[nn.Module, ...]:
+    """Return the averaged copies of a model, unwrapped and checked against the layers of the model.
+
+    Raises
+    ------
+    InputError
+        If one is not a module, or its layers differ from those of the model in name, class or size.
+    """
+    return tuple(_checked(copy, adapters) for copy in as_models(ema))
+
+
+def as_models(ema: Any) -> tuple[Any, ...]:
+    """Return one averaged copy or several as a tuple, with their wrappers."""
+    return tuple(ema) if isinstance(ema, Iterable) and not isinstance(ema, nn.Module) else (ema,)
+
+
+def followed_values(
+    live: Adapter, values: Mapping[str, Array], copied: Mapping[str, Array], reduction: Any
+) -> dict[str, Array] | None:
+    """Return the tensors of a layer's copy after the layer's reduction; None if the copy would be unstable.
+
+    Parameters
+    ----------
+    live : Adapter
+        Of the live layer.
+    values, copied : mapping of str to ndarray
+        Tensors of the live layer and of the copy before the reduction.
+    reduction : Reduction or tuple of them
+        The aligned reduction of the live layer.
+    """
+    if live.kind == "selective":  # written as a function of the tensors and a fixed change of basis
+        return live.rewrite(copied, reduction)
+    systems, copies = _as_tuple(live.read(values)), _as_tuple(live.read(copied))
+    pairs = zip(systems, copies, _as_tuple(reduction), strict=True)
+    followed = tuple(_followed(system, copy, each) for system, copy, each in pairs)
+    if not all(each.system.is_stable() for each in followed):
+        return None
+    return live.rewrite(copied, followed if isinstance(reduction, tuple) else followed[0])
+
+
+def _followed(system: DiagonalSystem, copy: DiagonalSystem, reduction: Reduction) -> Reduction:
+    return replace(reduction, system=follow(copy, system, reduction))
+
+
+def _as_tuple(one_or_more: Any) -> tuple[Any, ...]:
+    return tuple(one_or_more) if isinstance(one_or_more, (tuple, DiagonalBank)) else (one_or_more,)
+
+
+def _checked(copy: Any, adapters: Mapping[str, Adapter]) -> nn.Module:
+    if not isinstance(copy, nn.Module):
+        raise InputError(
+            f"ema must be one averaged model or several, modules of the structure of the model; got "
+            f"{type(copy).__name__}. Wrap the model in torch.optim.swa_utils.AveragedModel."
+        )
+    inner = copy.module if isinstance(copy, AveragedModel) else copy
+    found = find_ssm_layers(inner)
+    wanted, got = ({name: (type(x.layer).__qualname__, x.states) for name, x in y.items()} for y in (adapters, found))
+    if got != wanted:
+        raise InputError(
+            f"An averaged model must have the state space layers of the model, {wanted}; got {got}. "
+            f"Pass the copy of this model, made or resized at its present sizes."
+        )
+    return inner

@@ -1,0 +1,293 @@
+"""Carrying out a plan on a model, its optimizers and its averaged copies, all or nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hankelred.checks import Array
+from hankelred.errors import InputError, NumericalError
+
+from ..adapters import Adapter, LinearAdapter, adapter_of, find_ssm_layers
+from ..adapters.base import Systems
+from ..config import CompressionConfig
+from ..convert import stored_tensor, tensor_in_place_of, to_array, to_tensor
+from ..errors import SurgeryError
+from ..planning import LayerCut, Plan, plan, renewed
+from .averages import as_copies, as_models, followed_values
+from .exchange import Exchange
+from .optimizers import as_optimizers, carried_state, check_trained
+from .ranks import agreed, check_refreshable, decided, digest, refresh_ddp_, unwrapped, wrapper_of
+
+
+@torch.inference_mode(False)  # else parameters made inside inference mode could never be trained
+def compress_(
+    model: nn.Module,
+    plan_or_config: Plan | CompressionConfig,
+    optimizers: Any = (),
+    ema: Any = (),
+    batches: Any = None,
+    metric: Any = None,
+    tolerance: float | None = None,
+    mode: str | None = None,
+) -> Plan:
+    """Cut the states of a model that carry little, in place, in the model and its optimizers together.
+
+    Call it between steps: after ``optimizer.step()``, before the next forward pass. Gradients of the parameters that
+    are replaced are dropped with them. Learning-rate schedules go on. What `torch.compile` has compiled in this
+    process is compiled anew at its next call: torch would stop compiling after 8 sizes, and say so in a log only.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model or a single layer; changed in place, or not at all. One in `DistributedDataParallel` is given with its
+        wrapper, by every rank: rank 0 decides, and the wrapper takes up the new parameters.
+    plan_or_config : Plan or CompressionConfig
+        What to cut, or how to decide it. Of a plan, the sizes count: if the layer has changed since, it is reduced
+        as it is now; a selective layer by the change of basis or selection that the plan found.
+    optimizers : torch.optim.Optimizer or iterable of them, optional
+        Every optimizer that trains a parameter of the model. None for a model that is not in training.
+    ema : torch.nn.Module or iterable of them, optional
+        Averaged copies of the model, such as `torch.optim.swa_utils.AveragedModel`. They are cut by the change of
+        basis of the live layers, whose states theirs correspond to. A copy has drifted from its layer, and what the
+        basis makes of its poles is right to first order in the drift; where it would be unstable, the average of
+        that layer starts anew from the live one, which the report tells.
+    batches : iterable, optional
+        Sample batches for layers whose matrices depend on their input, as for `plan`.
+    metric, tolerance, mode : optional
+        As of `Guard`: instead of stopping at `tau`, cut to the smallest sizes with which the metric stays within the
+        tolerance. `tau` is where the search begins; other criteria are refused.
+
+    Returns
+    -------
+    Plan
+        What was done, printable.
+
+    Raises
+    ------
+    InputError
+        If the model has no state space layers, the plan is for another model, the optimizers miss a trainable
+        parameter that is to be replaced, a parameter is tied to another layer, parametrized or pruned, an averaged
+        copy has other layers, or the model is sharded or in a wrapper that cannot be made anew.
+    NumericalError
+        If the reduced layer is not finite and stable in the dtype of the layer.
+    SurgeryError
+        If ranks differ, or model and optimizers were not consistent afterwards; they are as before then.
+
+    Examples
+    --------
+    >>> import torch, hankelred_torch as ht
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), ht.layers.LRU(4, 32))
+    >>> optimizer = torch.optim.AdamW(model.parameters())
+    >>> report = ht.compress_(model, ht.CompressionConfig(order=8), optimizer)
+    >>> ht.state_sizes(model), report.parameters[0] - report.parameters[1]
+    ({'1': 8}, 456)
+    """
+    started = time.perf_counter()
+    ddp, outer, model = wrapper_of(model), model, unwrapped(model)
+    optimizers = as_optimizers(optimizers)
+    if ddp is not None:
+        check_refreshable(ddp)
+    copies = as_copies(ema, find_ssm_layers(model))
+    if metric is not None or tolerance is not None:
+        from ..training.guard import Guard  # which takes snapshots
+        from .smallest import smallest
+
+        guard = Guard(metric, tolerance, mode)  # type: ignore[arg-type]
+        return smallest(outer, plan_or_config, optimizers, as_models(ema), batches, guard, compress_)
+    todo = decided(
+        ddp, lambda: plan_or_config if isinstance(plan_or_config, Plan) else plan(model, plan_or_config, batches)
+    )
+    before = _figures(model)
+    prepared = agreed(ddp, lambda: _Cut(model, todo, optimizers, copies), lambda cut: digest(cut.parts()))
+    with prepared.exchange:
+        prepared.check_sizes()
+        if prepared.layers:
+            _forget_compiled()
+            if ddp is not None:
+                refresh_ddp_(ddp)
+        parameters, state_bytes = zip(before, _figures(model), strict=True)
+        return replace(
+            todo,
+            layers=todo.layers | prepared.layers,
+            seconds=time.perf_counter() - started,
+            parameters=parameters,
+            state_bytes=state_bytes if any(state_bytes) else None,
+            ema_restarted=tuple(sorted(prepared.restarted)),
+        )
+
+
+@torch.inference_mode(False)
+def write_system(layer: nn.Module, system: Systems) -> None:
+    """Make a layer compute a system, as far as its dtype can hold it.
+
+    With the number of states it had, the layer keeps its parameters and gets new values. With another number it gets
+    new parameters, which no optimizer knows: in training use `compress_`, or make the optimizer afterwards.
+
+    Parameters
+    ----------
+    layer : torch.nn.Module
+        A layer of a registered class; changed in place, or not at all.
+    system : DiagonalSystem or tuple of them
+        What the layer is to compute; one per channel for a bank.
+
+    Raises
+    ------
+    InputError
+        If the class is not registered, the layer cannot hold the system, or a tensor is parametrized or pruned.
+    NumericalError
+        If a value is not finite in the dtype of the layer.
+
+    Examples
+    --------
+    >>> import hankelred as hr, hankelred_torch as ht
+    >>> layer = ht.layers.LRU(channels=4, states=16)
+    >>> ht.write_system(layer, hr.balanced_truncation(ht.read_system(layer), states=8).system)
+    >>> ht.state_sizes(layer)
+    {'': 8}
+    """
+    adapter = adapter_of(layer)
+    values = adapter.write(system)
+    olds = {name: stored_tensor(*adapter.owner(name)) for name in values}
+    states = adapter.states_on(first := next(iter(adapter.state_axes)), values[first].shape)
+    exchange = Exchange([layer])
+    for name, old in olds.items():
+        if states != adapter.states and name in adapter.state_axes:
+            exchange.replace(old, tensor_in_place_of(old, values[name]), name=name)
+        else:
+            exchange.contents(old, to_tensor(values[name], old))
+    for name, size in adapter.sizes(states).items():
+        exchange.attribute(*adapter.owner(name), size)
+    exchange.commit()
+
+
+class _Cut:
+    """Everything new that a plan makes of a model and its averaged copies, computed in full; nothing has changed."""
+
+    def __init__(
+        self, model: nn.Module, todo: Plan, optimizers: tuple[Any, ...], copies: tuple[nn.Module, ...]
+    ) -> None:
+        self.exchange = Exchange([model, *copies], optimizers)
+        self.layers: dict[str, LayerCut] = {}
+        self.restarted: set[str] = set()
+        self._adapters = [find_ssm_layers(x) for x in (model, *copies)]
+        self._optimizers = optimizers
+        self._policy = todo.config.optimizer_state
+        adapters = self._adapters[0]
+        for name, layer in todo.layers.items():
+            if not layer.cut:
+                continue
+            if name not in adapters or adapters[name].states != layer.n:
+                raise InputError(
+                    f"The plan must be for this model; got one for layer {name!r} with {layer.n} states and "
+                    f"{ {x: adapter.states for x, adapter in adapters.items()} } in the model. Call plan again."
+                )
+            _refuse_tied(name, adapters)
+            self._cut(name, layer)
+
+    def parts(self) -> list[Any]:
+        """List all that is to be new, for a comparison of ranks."""
+        parts: list[Any] = [(name, layer.n, layer.states) for name, layer in self.layers.items()]
+        for x in self.exchange.replacements:
+            parts += [x.name, x.new, *(part for entry in (x.state or {}).items() for part in entry)]
+        return parts
+
+    def check_sizes(self) -> None:
+        """Raise unless every layer that was cut, and its copies, have the states they were to have."""
+        for name, layer in self.layers.items():
+            for adapters in self._adapters:
+                if adapters[name].states != layer.states:
+                    raise SurgeryError(
+                        f"Layer {name!r} must have {layer.states} states after the cut; got {adapters[name].states}."
+                    )
+
+    def _cut(self, name: str, layer: LayerCut) -> None:
+        """Prepare the cut of one layer and of its averaged copies."""
+        adapter, *copied = [adapters[name] for adapters in self._adapters]
+        slots = check_trained(adapter, name, self._optimizers)
+        values = adapter.values()
+        layer = renewed(layer, adapter, values)
+        news = _new_tensors(adapter, adapter.rewrite(values, layer.reduction))
+        stored = {x: to_array(new) for x, new in news.items()}
+        adapter.check(values | stored, name)
+        states = carried_state(self._policy, adapter, values, layer.reduction, slots, news)
+        self._exchange(adapter, layer, news, states)
+        for each in copied:
+            self._exchange(each, layer, self._followed(each, adapter, layer, values, stored), {})
+        self.layers[name] = layer
+
+    def _followed(
+        self,
+        copied: Adapter,
+        live: Adapter,
+        layer: LayerCut,
+        values: Mapping[str, Array],
+        restart: Mapping[str, Array],
+    ) -> dict[str, Tensor]:
+        """Make the new tensors of a layer's averaged copy by its change of basis, or from the live ones."""
+        old = copied.values()
+        followed = followed_values(live, values, old, layer.reduction)
+        if followed is not None:
+            news = _new_tensors(copied, followed)
+            try:
+                copied.check(old | {x: to_array(new) for x, new in news.items()}, layer.layer)
+            except NumericalError:  # unstable only when rounded to the dtype of the copy
+                pass
+            else:
+                return news
+        self.restarted.add(layer.layer)
+        return _new_tensors(copied, restart)
+
+    def _exchange(
+        self, adapter: Adapter, layer: LayerCut, news: Mapping[str, Tensor], states: Mapping[str, Any]
+    ) -> None:
+        for name, new in news.items():
+            old = stored_tensor(*adapter.owner(name))
+            self.exchange.replace(old, new, states.get(name), f"{name} of layer {layer.layer!r}")
+        for name, size in adapter.sizes(layer.states).items():
+            self.exchange.attribute(*adapter.owner(name), size)
+
+
+def _new_tensors(adapter: Adapter, values: Mapping[str, Array]) -> dict[str, Tensor]:
+    return {name: tensor_in_place_of(stored_tensor(*adapter.owner(name)), values[name]) for name in adapter.replaced}
+
+
+def _refuse_tied(name: str, adapters: Mapping[str, Adapter]) -> None:
+    """Refuse a layer that shares a tensor with the state axis of another: one cut cannot serve both."""
+    own = {adapters[name].tensor(x): x for x in adapters[name].replaced}
+    for other, adapter in adapters.items():
+        shared = [own[adapter.tensor(x)] for x in adapter.replaced if other != name and adapter.tensor(x) in own]
+        if shared:
+            raise InputError(
+                f"A layer to be cut must not share state space parameters with another; got {', '.join(shared)} in "
+                f"{name!r} and {other!r}. Untie them, or leave both out by target_modules."
+            )
+
+
+def _figures(model: nn.Module) -> tuple[int, int]:
+    """Count the parameters of a model, and the bytes of the states of its time-invariant layers for one sequence."""
+    size = 0
+    for adapter in find_ssm_layers(model).values():
+        if adapter.kind == "lti":
+            tensor = adapter.tensor(next(iter(adapter.state_axes)))
+            systems = tensor.shape[0] if isinstance(adapter, LinearAdapter) and adapter.is_bank else 1
+            size += 2 * systems * adapter.states * tensor.real.element_size()
+    return sum(parameter.numel() for parameter in model.parameters()), size
+
+
+def _forget_compiled() -> None:
+    """Drop what `torch.compile` has compiled.
+
+    Every new size is one recompilation, and beyond ``torch._dynamo.config.recompile_limit`` of them, 8 per function,
+    it runs eagerly from then on with a line in its log. Models do not know who compiled them or a step around them,
+    so this is for all of the process; without it layers of equal class and unequal sizes use the limit up together.
+    """
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()

@@ -1,0 +1,259 @@
+"""New tensors in the place of old ones, with all who hold them: prepared in full, then written, or undone.
+
+Parameters are replaced by new objects, not resized, because autograd graphs and optimizers hold on to the old ones.
+What is to be written is listed before the first write, each entry with what stood there, so that an interrupt at any
+line finds the way back complete; and a way back is itself a list of writes that can be undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hankelred.errors import InputError
+
+from ..errors import SurgeryError
+
+Holder = tuple[dict[str, Any], str]  # a module's dict of parameters or buffers, and the name in it
+State = dict[str, Any]  # what an optimizer keeps for one parameter
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True, eq=False)
+class _Write:
+    """One place, what stands there and what is to stand there; writing twice does no harm."""
+
+    put: Callable[[Any], Any]
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Replacement:
+    """One tensor for another, and what its optimizer is to keep for it."""
+
+    name: str
+    old: Tensor
+    new: Tensor
+    state: State | None
+
+
+class Exchange:
+    """Tensors, attributes and contents that are to change together; nothing changes before `commit`.
+
+    As a context it is committed at the beginning and undone if its block raises.
+
+    Parameters
+    ----------
+    models : iterable of torch.nn.Module
+        Whose modules hold the tensors: the model and its averaged copies.
+    optimizers : tuple of torch.optim.Optimizer
+        Those that hold parameters of them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hankelred_torch.surgery import Exchange
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> layer.tied, new = layer.weight, torch.nn.Parameter(torch.zeros(1, 2))
+    >>> exchange = Exchange([layer])
+    >>> exchange.replace(layer.weight, new)
+    >>> exchange.attribute(layer, "out_features", 1)
+    >>> exchange.commit()
+    >>> layer.weight is layer.tied is new, layer.out_features
+    (True, 1)
+    >>> exchange.undo()
+    >>> layer.out_features
+    2
+    """
+
+    def __init__(self, models: Iterable[nn.Module] = (), optimizers: tuple[Any, ...] = ()) -> None:
+        self._models, self._optimizers = tuple(models), optimizers
+        self._holders = holders_of(*self._models)
+        self._replaced: dict[Tensor, Replacement] = {}
+        self._listed: list[_Write] = []
+        self._written: list[_Write] = []
+
+    def replace(self, old: Tensor, new: Tensor, state: State | None = None, name: str = "tensor") -> None:
+        """Put a tensor in place of another wherever modules and param groups hold it, with its optimizer state."""
+        if old not in self._holders:
+            raise SurgeryError(f"{name} must be held by a module of the model to be replaced; got none that holds it.")
+        find_slot(old, self._optimizers)  # raises if there are several
+        self._replaced[old] = Replacement(name, old, new, state)
+        for store, key in self._holders[old]:
+            self.item(store, key, new)
+
+    def item(self, container: Any, key: Any, value: Any) -> None:
+        """Put a value into a list or dict."""
+        absent = isinstance(container, Mapping) and key not in container
+        self._list(lambda x: _put_item(container, key, x), _ABSENT if absent else container[key], value)
+
+    def attribute(self, owner: Any, name: str, value: Any) -> None:
+        """Set an attribute that exists."""
+        self._list(lambda x: setattr(owner, name, x), getattr(owner, name), value)
+
+    def contents(self, target: Any, value: Any) -> None:
+        """Fill a dict, a list or a tensor, which stays the same object, with other contents."""
+        if isinstance(target, Tensor):
+            self._list(lambda x: _copy(target, x), target.detach().to("cpu", copy=True), value)
+        else:
+            self._list(lambda x: _fill(target, x), type(value)(target), value)
+
+    def call(self, put: Callable[[Any], Any], old: Any, new: Any) -> None:
+        """Call a function with a new state, or with the old one on the way back."""
+        self._list(put, old, new)
+
+    @property
+    def replacements(self) -> list[Replacement]:
+        """Everything that takes another's place, in order."""
+        return list(self._replaced.values())
+
+    def commit(self) -> None:
+        """Write everything, or nothing if anything fails or interrupts, and check that all agree.
+
+        Raises
+        ------
+        SurgeryError
+            If a model or optimizer still held an old tensor, or a state did not fit; all is as before then.
+        """
+        self._written = [*self._listed, *self._writes_to_optimizers()]
+        try:
+            for write in self._written:
+                write.put(write.new)
+            self._verify()
+        except BaseException:
+            _put_back(self._written)
+            raise
+
+    def undo(self) -> None:
+        """Write back what stood there before, or leave everything as it is if that is interrupted."""
+        try:
+            for write in reversed(self._written):
+                write.put(write.old)
+        except BaseException:
+            for write in self._written:
+                write.put(write.new)
+            raise
+
+    def __enter__(self) -> Exchange:
+        """Commit."""
+        self.commit()
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        """Put everything back if the block raised."""
+        if kind is not None:
+            _put_back(self._written)
+
+    def _list(self, put: Callable[[Any], Any], old: Any, new: Any) -> None:
+        self._listed.append(_Write(put, old, new))
+
+    def _writes_to_optimizers(self) -> list[_Write]:
+        """List new param lists and states, whole, so that every entry keeps its place in the order."""
+        writes = []
+        new = {old: x.new for old, x in self._replaced.items()}
+        for optimizer in self._optimizers if new else ():
+            for params in [group["params"] for group in optimizer.param_groups]:
+                if any(p in new for p in params):
+                    writes.append(_filling(params, [new.get(p, p) for p in params]))
+            if any(p in new for p in optimizer.state):
+                states = {p: (self._replaced[p].state if p in new else x) for p, x in optimizer.state.items()}
+                kept = {new.get(p, p): x for p, x in states.items() if x is not None}
+                writes.append(_filling(optimizer.state, kept))
+        return writes
+
+    def _verify(self) -> None:
+        """Raise unless models and optimizers hold every new tensor as they held the old one, and no old one."""
+        if not self._replaced:
+            return
+        held = holders_of(*self._models)
+        trained = [p for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]]
+        places = {old: len(x) for old, x in self._holders.items()}
+        for x in self._replaced.values():
+            if x.old in held or any(p is x.old for p in trained) or any(x.old in o.state for o in self._optimizers):
+                raise SurgeryError(f"The old {x.name} must be gone; a module or an optimizer still holds it.")
+            if len(held.get(x.new, ())) != places[x.old]:
+                raise SurgeryError(f"The new {x.name} must be held where the old one was, in {places[x.old]} places.")
+            if (x.new.dtype, x.new.device, x.new.requires_grad) != (x.old.dtype, x.old.device, x.old.requires_grad):
+                raise SurgeryError(f"The new {x.name} must have dtype, device and requires_grad of the old one.")
+            if x.new.grad is not None:
+                raise SurgeryError(f"The new {x.name} must have no gradient yet.")
+            for key, value in (x.state or {}).items():
+                if isinstance(value, Tensor) and value.numel() > 1 and not _fits(value.shape, x.new.shape):
+                    shapes = f"{tuple(x.new.shape)}; got {tuple(value.shape)}"
+                    raise SurgeryError(f"Optimizer state {key} of the new {x.name} must fit shape {shapes}.")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where an optimizer holds a parameter: the optimizer and one of its groups."""
+
+    optimizer: Any
+    group: Any
+    parameter: Tensor
+
+
+def find_slot(parameter: Tensor, optimizers: Iterable[Any]) -> Slot | None:
+    """Find the one place where optimizers hold a parameter; None if there is none."""
+    slots = [
+        Slot(optimizer, group, parameter)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for held in group["params"]
+        if held is parameter
+    ]
+    if len(slots) > 1:
+        raise InputError(
+            f"A parameter of shape {tuple(parameter.shape)} must be held by one param group of one optimizer; got "
+            f"{len(slots)}. Give it to one of them."
+        )
+    return slots[0] if slots else None
+
+
+def holders_of(*models: nn.Module) -> dict[Tensor, list[Holder]]:
+    """List every place in modules that holds a tensor, by the tensor."""
+    found: dict[Tensor, list[Holder]] = {}
+    for module in {module: None for model in models for module in model.modules()}:
+        for store in (module._parameters, module._buffers):
+            for name, tensor in store.items():
+                if tensor is not None:
+                    found.setdefault(tensor, []).append((store, name))
+    return found
+
+
+def _fits(shape: tuple[int, ...], parameter: tuple[int, ...]) -> bool:
+    """Tell whether a state has the shape of its parameter, or is a mean over some of its axes, kept or dropped."""
+    if len(shape) == len(parameter):
+        return all(a in (1, b) for a, b in zip(shape, parameter, strict=True))
+    return len(shape) < len(parameter) and all(size in parameter for size in shape)
+
+
+def _put_item(container: Any, key: Any, value: Any) -> None:
+    if value is _ABSENT:
+        container.pop(key, None)
+    else:
+        container[key] = value
+
+
+def _fill(container: Any, contents: Any) -> None:
+    container.clear()
+    container.update(contents) if isinstance(container, dict) else container.extend(contents)
+
+
+def _filling(container: Any, contents: Any) -> _Write:
+    return _Write(lambda x: _fill(container, x), type(contents)(container), contents)
+
+
+def _copy(tensor: Tensor, value: Tensor) -> None:
+    with torch.no_grad():
+        tensor.copy_(value)
+
+
+def _put_back(writes: list[_Write]) -> None:
+    for write in reversed(writes):
+        write.put(write.old)

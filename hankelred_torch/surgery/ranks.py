@@ -1,0 +1,258 @@
+"""Cutting the same on every rank of a distributed run, and wrappers that take up the new parameters.
+
+`DistributedDataParallel` files every parameter in buckets when it is made. After a cut it fails at a later backward
+pass; ranks that cut differently train different models without a word. So rank 0 decides, every rank prepares, what
+they have prepared is compared before anything changes, and the wrapper is made anew in place, because frameworks hold
+on to the object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hankelred.errors import InputError
+
+from ..adapters import find_ssm_layers
+from ..adapters.registry import unwrapped as unwrapped
+from ..convert import check_whole, to_array
+from ..errors import SurgeryError
+
+T = TypeVar("T")
+
+_MIB = 1024 * 1024
+
+# Constructor arguments that the wrapper keeps under their names; older versions of torch know fewer.
+_KEPT = (
+    "device_ids",
+    "output_device",
+    "dim",
+    "process_group",
+    "find_unused_parameters",
+    "gradient_as_bucket_view",
+    "static_graph",
+    "skip_all_reduce_unused_params",
+    "batched_grad_copy",
+)
+
+# What `nn.Module.__init__` makes anew and belongs to the users: hooks and the mode. The rest are the modules inside.
+_OF_MODULES = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
+_SYNCHRONIZATION = ("require_backward_grad_sync", "require_forward_param_sync", "_join_config")
+
+_SHARDED = {
+    "FullyShardedDataParallel": "shards them",
+    "DeepSpeedEngine": "keeps copies of its own",
+}
+
+
+def refresh_ddp_(ddp: DistributedDataParallel) -> None:
+    """Let a wrapper take up the parameters that its module has now, after they were replaced.
+
+    `compress_` and `InTrainingCompressor` do so themselves when they are given the wrapper. Call it on every rank,
+    between steps, when you have cut the inner module yourself. The wrapper stays the same object, so that those who
+    hold on to it, a trainer, a compiled model, go on with it; its arguments, hooks and mode stay as they are.
+
+    Parameters
+    ----------
+    ddp : torch.nn.parallel.DistributedDataParallel
+        The wrapper; changed in place, or not at all.
+
+    Raises
+    ------
+    InputError
+        If it is no such wrapper, or has a mixed precision, delayed parameters or a communication hook with a state of
+        its own, which cannot be carried over.
+    SurgeryError
+        If ranks have other parameters, or other values in their state space layers.
+
+    Examples
+    --------
+    >>> import os, tempfile, torch, hankelred_torch as ht
+    >>> store = torch.distributed.FileStore(os.path.join(tempfile.mkdtemp(), "store"), 1)
+    >>> torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    >>> ddp = torch.nn.parallel.DistributedDataParallel(ht.layers.LRU(channels=2, states=8))
+    >>> report = ht.compress_(ddp.module, ht.CompressionConfig(order=4))
+    >>> ht.refresh_ddp_(ddp)
+    >>> ddp(torch.randn(1, 5, 2)).sum().backward()
+    >>> del ddp  # a wrapper that outlives its process group can wait for its threads for ever
+    >>> torch.distributed.destroy_process_group()
+    """
+    arguments = check_refreshable(ddp)
+    agreed(ddp, lambda: None, lambda _: _fingerprint_of(ddp.module))
+    before = dict(vars(ddp))
+    kept = {name: before[name] for name in vars(nn.Module()) if name not in _OF_MODULES}
+    kept |= {name: before[name] for name in _SYNCHRONIZATION if name in before}
+    try:
+        # nothing to broadcast: ranks agree, and buffers that users keep by rank stay theirs
+        DistributedDataParallel.__init__(ddp, ddp.module, init_sync=False, **arguments)
+        for hook, state in before.get("_comm_hooks", ()):
+            ddp.register_comm_hook(state, hook)
+        vars(ddp).update(kept)
+    except BaseException:
+        vars(ddp).clear()
+        vars(ddp).update(before)
+        raise
+
+
+def check_refreshable(ddp: Any) -> dict[str, Any]:
+    """Return the arguments a wrapper was made with, or raise if they cannot be carried over."""
+    if not isinstance(ddp, DistributedDataParallel):
+        raise InputError(
+            f"ddp must be a DistributedDataParallel; got {type(ddp).__name__}. Pass the wrapper, not its module."
+        )
+    obstacles = []
+    if ddp.mixed_precision is not None:
+        obstacles.append("mixed_precision, which keeps copies of the parameters; use torch.autocast")
+    if ddp._delay_all_reduce_params:
+        obstacles.append("delay_all_reduce_named_params, which holds the old parameters")
+    if getattr(ddp, "_use_python_reducer", False):
+        obstacles.append("the python_reducer of torch.compile; set torch._dynamo.config.optimize_ddp to another mode")
+    hooks = getattr(ddp, "_comm_hooks", [])
+    for hook, state in hooks:
+        if state is not None and not isinstance(state, dist.ProcessGroup):
+            name = f"{getattr(hook, '__qualname__', hook)} with a {type(state).__name__}"
+            obstacles.append(f"a communication hook with a state of its own, {name}; register it after the last cut")
+    if not hooks and ddp._get_ddp_logging_data().get("comm_hook"):
+        obstacles.append("a built-in communication hook, which torch does not tell; register it after the last cut")
+    if obstacles:
+        raise InputError(f"A wrapper to be made anew must not have {'; nor '.join(obstacles)}.")
+    return _arguments_of(ddp)
+
+
+def _arguments_of(ddp: DistributedDataParallel) -> dict[str, Any]:
+    """Return the arguments of the wrapper's constructor, as far as this version of torch has them."""
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    arguments = {name: getattr(ddp, name) for name in _KEPT if name in known and hasattr(ddp, name)}
+    if getattr(ddp, "bucket_bytes_cap_list", None):
+        arguments["bucket_cap_mb_list"] = [size / _MIB for size in ddp.bucket_bytes_cap_list]
+    elif not ddp.bucket_bytes_cap_default:
+        arguments["bucket_cap_mb"] = ddp.bucket_bytes_cap / _MIB
+    if "forward_sync_buffers" in known:  # since torch 2.13, where the older name warns
+        return arguments | {"forward_sync_buffers": ddp.forward_sync_buffers}
+    return arguments | {"broadcast_buffers": ddp.broadcast_buffers}
+
+
+def wrapper_of(model: nn.Module) -> DistributedDataParallel | None:
+    """Return the wrapper that makes a model distributed, None if there is none; refuse what cannot be cut inside."""
+    outer: Any = model
+    while not isinstance(outer, DistributedDataParallel) and isinstance(getattr(outer, "_orig_mod", None), nn.Module):
+        outer = outer._orig_mod
+    for module in unwrapped(model).modules():
+        name = type(module).__name__
+        if isinstance(module, DistributedDataParallel):
+            raise InputError(
+                "A DistributedDataParallel must be the whole model to be cut; got one inside another module. "
+                "Pass the wrapper itself."
+            )
+        if name in _SHARDED:
+            raise InputError(
+                f"model must hold whole parameters on every rank; got a {name}, which {_SHARDED[name]}. "
+                f"Gather a full state dict, cut a plain model, and wrap it again."
+            )
+    for adapter in find_ssm_layers(unwrapped(model)).values():
+        for name in adapter.state_axes:
+            check_whole(adapter.tensor(name))
+    return outer if isinstance(outer, DistributedDataParallel) else None
+
+
+def leads(ddp: DistributedDataParallel | None) -> bool:
+    """Tell whether this process is the one that decides and writes files."""
+    return ddp is None or dist.get_rank(ddp.process_group) == 0
+
+
+def decided(ddp: DistributedDataParallel | None, decide: Callable[[], T]) -> T:
+    """Return on every rank what rank 0 decides; if that fails, every rank raises."""
+    if ddp is None:
+        return decide()
+    message: list[Any] = [None, None]
+    failure: Exception | None = None
+    if leads(ddp):
+        try:
+            message[0] = decide()
+        except Exception as error:
+            failure, message[1] = error, str(error)
+    first = dist.get_global_rank(ddp.process_group, 0)
+    dist.broadcast_object_list(message, src=first, group=ddp.process_group, device=ddp.device)
+    if failure is not None:
+        raise failure
+    if message[1] is not None:
+        raise SurgeryError(f"Rank 0 must decide what is cut; it failed instead: {message[1]}")
+    return message[0]
+
+
+def agreed(ddp: DistributedDataParallel | None, prepare: Callable[[], T], fingerprint: Callable[[T], str]) -> T:
+    """Return what every rank prepares for itself; raise on all of them if one fails or has something else."""
+    if ddp is None:
+        return prepare()
+    failure: Exception | None = None
+    mark = ""
+    try:
+        prepared = prepare()
+        mark = fingerprint(prepared)
+    except Exception as error:
+        failure = error
+    marks = _gathered(ddp, (mark, None if failure is None else str(failure)))
+    if failure is not None:
+        raise failure
+    for rank, (other, problem) in enumerate(marks):
+        if problem is not None:
+            raise SurgeryError(f"All ranks must be able to cut; rank {rank} was not: {problem}")
+        if other != marks[0][0]:
+            raise SurgeryError(
+                f"All ranks must have the same tensors in their state space layers and optimizers; those of rank "
+                f"{rank} differ from those of rank 0. Nothing was changed. Look for parameters that one rank changed "
+                f"by itself, or load the same checkpoint on every rank."
+            )
+    return prepared
+
+
+def averaged(ddp: DistributedDataParallel | None, measure: Callable[[], float]) -> float:
+    """Return the mean of what the ranks measure, the same number on each of them."""
+    if ddp is None:
+        return measure()
+    value, failure = float("nan"), None
+    try:
+        value = measure()
+    except Exception as error:
+        failure = error
+    found = _gathered(ddp, (value, None if failure is None else str(failure)))
+    if failure is not None:
+        raise failure
+    errors = [error for _, error in found if error is not None]
+    if errors:
+        raise SurgeryError(f"The metric must be a number on every rank; it failed on another: {errors[0]}")
+    return sum(each for each, _ in found) / len(found)
+
+
+def digest(parts: Any) -> str:
+    """Return a hash of texts and tensors."""
+    result = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, torch.Tensor):
+            result.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            numbers = part.is_floating_point() or part.is_complex()
+            result.update(to_array(part).tobytes() if numbers else repr(part.tolist()).encode())
+        else:
+            result.update(repr(part).encode())
+    return result.hexdigest()
+
+
+def _gathered(ddp: DistributedDataParallel, value: Any) -> list[Any]:
+    found: list[Any] = [None] * dist.get_world_size(ddp.process_group)
+    dist.all_gather_object(found, value, group=ddp.process_group)
+    return found
+
+
+def _fingerprint_of(model: nn.Module) -> str:
+    """Return a hash of all shapes, and of the values of state space layers."""
+    parts: list[Any] = [(name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters()]
+    for adapter in find_ssm_layers(model).values():
+        parts += [adapter.tensor(name) for name in adapter.state_axes]
+    return digest(parts)

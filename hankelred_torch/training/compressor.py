@@ -1,0 +1,482 @@
+"""When to cut: the reduction window of a training run, its attempts, and the way back. No Gramians here."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+import torch.distributed as dist
+from torch import nn
+
+from hankelred.checks import check_items, check_type
+from hankelred.errors import InputError
+
+from ..adapters import find_ssm_layers, state_sizes
+from ..config import CompressionConfig, Schedule
+from ..errors import RefusedCutWarning
+from ..planning import LayerCut, Plan, decide, target_layers
+from ..surgery import Snapshot, as_copies, as_models, as_optimizers, check_trained, compress_, refresh_ddp_
+from ..surgery.ranks import averaged, decided, unwrapped, wrapper_of
+from ..surgery.snapshot import state_of
+from .guard import Guard
+from .history import History
+from .listening import CountOfSteps, Ear, tried_batches
+from .policy import halved, smaller_cuts, towards_order, without_large_tails
+from .rewarm import stepping
+
+_NONE: Mapping[str, int] = {}
+
+
+@dataclass
+class _Trial:
+    """A cut that the guard has not decided on yet: when it will, the metric before, half the cut, and its sizes."""
+
+    due: int
+    before: float
+    smaller: CompressionConfig | None
+    failed: dict[str, int] = field(default_factory=dict)  # if it fails
+
+
+class InTrainingCompressor:
+    """Shrink a model while it trains: measure a few times in an early window, cut what carries little.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model in training, with its wrapper if it is in `DistributedDataParallel`; every rank makes a compressor.
+    optimizers : torch.optim.Optimizer or iterable of them
+        Every optimizer that trains a parameter of the model.
+    config : CompressionConfig
+        What may be lost.
+    schedule : Schedule
+        When; one of its `total_steps` and `end_step` must be given.
+    guard : Guard, optional
+        A condition on every cut, which is rolled back if it fails.
+    ema : torch.nn.Module or iterable of them, optional
+        Averaged copies of the model, cut along with it as by `compress_`.
+    batches : iterable, optional
+        Sample batches for layers whose matrices depend on their input, asked anew at every attempt and tried once now.
+        Without them the compressor watches the forward passes of the training in the last step before an attempt.
+    restore : iterable, optional
+        What else a rollback puts back: learning-rate schedulers, gradient scalers and whatever has ``state_dict``
+        and ``load_state_dict``, and random generators of torch. With a guard, the schedulers are obligatory.
+    on_cut : callable or object, or iterable of them, optional
+        What else happens at a cut, such as `Rewarm` and `Checkpoint`: objects with ``before(plan, compressor)``, called
+        when a cut is decided, and ``after(plan, compressor)``, called when training goes on with it; a plain function
+        is called like the latter. An object with `state_dict` and `load_state_dict` is saved and rolled back along.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        The model without its wrapper.
+    optimizers, ema, restore : tuple
+        As given.
+    steps : int
+        Optimizer steps counted.
+    history : History
+        One `LayerCut` per attempt and layer.
+
+    Raises
+    ------
+    InputError
+        If the model has no state space layers, the optimizers miss a trainable parameter of one, the window is not
+        given, a copy has other layers, the batches do not fit, or the guard takes longer than the next attempt.
+
+    Examples
+    --------
+    >>> import torch, hankelred_torch as ht
+    >>> _ = torch.manual_seed(0)
+    >>> layer = ht.layers.LRU(channels=4, states=32)
+    >>> optimizer = torch.optim.Adam(layer.parameters())
+    >>> config, schedule = ht.CompressionConfig(tau=0.1), ht.Schedule(total_steps=20)
+    >>> compressor = ht.InTrainingCompressor(layer, optimizer, config, schedule)
+    >>> for _ in range(20):
+    ...     layer(torch.randn(2, 16, 4)).square().mean().backward()
+    ...     optimizer.step()
+    ...     optimizer.zero_grad()
+    ...     report = compressor.step()
+    >>> ht.state_sizes(layer)[""] < 32, [record.step for record in compressor.history]
+    (True, [1, 2])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Any,
+        config: CompressionConfig,
+        schedule: Schedule,
+        guard: Guard | None = None,
+        ema: Any = (),
+        batches: Any = None,
+        restore: Iterable[Any] = (),
+        on_cut: Any = (),
+    ) -> None:
+        self.ddp, self._outer, self.model = wrapper_of(model), model, unwrapped(model)
+        self._config = check_type(config, "config", CompressionConfig)
+        self._schedule = check_type(schedule, "schedule", Schedule, "It says when: Schedule(total_steps=...).")
+        self._guard = guard if guard is None else check_type(guard, "guard", Guard)
+        self.optimizers = as_optimizers(optimizers)
+        if not self.optimizers:
+            raise InputError("optimizers must hold at least one optimizer; got none. Outside training use compress_.")
+        self.ema = as_models(ema)
+        as_copies(self.ema, find_ssm_layers(self.model))
+        self.restore = tuple(check_items(restore, "restore", "Put a single object into a list."))
+        for target in self.restore:
+            state_of(target)  # raises if it has none
+        self._attempts = schedule.attempt_steps()
+        if guard is not None:
+            _check_settling(guard, self._attempts)
+        self._targets = target_layers(self.model, config)
+        self._batches = tried_batches(self.model, self._targets, batches, len(self._attempts))
+        for name, adapter in self._targets.items():
+            check_trained(adapter, name, self.optimizers)
+        if self.ddp is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            warnings.warn(
+                "This process is one of several, and the model is not in a DistributedDataParallel: each of them will "
+                "cut by itself. Pass the wrapper if there is one.",
+                RefusedCutWarning,
+                stacklevel=2,
+            )
+        self.history = History()
+        self.steps, self._stopped, self._start = 0, False, state_sizes(self.model)
+        self._snapshot: Snapshot | None = None  # of the moment before the last cut
+        self._cut_at = 0  # where the records of that cut begin in the history
+        self._since: dict[InTrainingCompressor, int] = {}  # records of others on these optimizers at that moment
+        self._trial: _Trial | None = None
+        self._warned: set[str] = set()  # layers that could not be analysed
+        self._ear = Ear(self.model, lambda: target_layers(self.model, config), self._batches)
+        self._count = CountOfSteps(self.optimizers)
+        self._hooks = _as_hooks(on_cut)
+        self._call("attach", self)
+        for optimizer in map(stepping, self.optimizers):
+            _SHARING.setdefault(optimizer, WeakSet()).add(self)
+        self._listen()
+
+    def __repr__(self) -> str:
+        """Tell the layers now and at the start, the criterion, what comes next, and what the last attempt did."""
+        sizes = state_sizes(self.model)
+        layers = [f"  {name or '(model)'}: {n} states, {self._start[name]} at the start" for name, n in sizes.items()]
+        left = [step for step in self._attempts if step > self.steps]
+        if self._trial is not None:
+            upcoming = f"the guard decides at step {self._trial.due}"
+        elif self._stopped or not left:
+            upcoming = "no more attempts"
+        else:
+            upcoming = f"next attempt at step {left[0]}, {len(left)} left"
+        given = ("order", "fraction", "max_error")
+        criterion = next((f"{x}={v}" for x in given if (v := getattr(self._config, x)) is not None), None)
+        optimizers = ", ".join(type(x).__name__ for x in self.optimizers)
+        lines = [f"InTrainingCompressor at step {self.steps}: {upcoming}; {criterion or f'tau={self._config.tau}'}"]
+        lines += [*layers, f"  optimizers: {optimizers}"]
+        last = self.history[-1].step if self.history else None
+        why = [x for x in self.history if x.step == last and not x.cut and x.reason]
+        lines += [f"  not cut at step {last}: {x.layer!r}, {x.reason}" for x in why]
+        return "\n".join(lines)
+
+    def step(self) -> Plan | None:
+        """Count one optimizer step; at an attempt measure, plan and cut, and let the guard decide when it is time.
+
+        Call it once per optimizer step, after ``optimizer.step()``, ``zero_grad()`` and the scheduler's step. A call
+        after which the optimizers have made no step, as for every micro-batch, is not counted.
+
+        Returns
+        -------
+        Plan or None
+            What was cut; None if nothing was, or the cut was rolled back. The history tells what was measured.
+
+        Raises
+        ------
+        InputError
+            If a tensor of a layer is not finite, because training has diverged, or a guard could not roll back the
+            learning-rate schedule.
+        """
+        if self._count.is_micro_batch():
+            return None
+        self.steps += 1
+        if self._guard is not None:
+            self._check_schedules()
+        try:
+            if self._trial is not None:
+                return self._settle() if self.steps >= self._trial.due else None
+            return None if self._stopped or self.steps not in self._attempts else self._attempt()
+        finally:
+            self._listen()
+
+    def rollback(self) -> None:
+        """Undo the last cut and everything after it: the run is where it was before, in the same objects.
+
+        Weights, buffers, optimizers, averaged copies, what was passed as `restore`, and the random states of Python,
+        NumPy and torch go back bit for bit; the moment before the last cut is kept in host memory for it. Steps stay
+        counted, and later attempts go on. Data loaders do not go back.
+
+        Raises
+        ------
+        InputError
+            If there was no cut since the start, the last rollback or a resume, or a learning-rate scheduler is
+            missing in `restore`.
+        """
+        if self._snapshot is None:
+            raise InputError(
+                "There must be a cut to roll back; got none since the start, the last rollback or a resume. "
+                "Load a checkpoint from before the cut."
+            )
+        self._check_schedules()
+        self._undo("rolled back on request")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a resumed run needs to go on, as plain values and tensors.
+
+        Returns
+        -------
+        dict of str to object
+            Steps counted, layer sizes, settings and history; while the guard has not decided on a cut, also the
+            moment before it. Without that, a cut made before cannot be rolled back after a resume.
+        """
+        trial = None
+        if self._trial is not None and self._snapshot is not None:
+            smaller = None if self._trial.smaller is None else self._trial.smaller.to_dict()
+            trial = {"due": self._trial.due, "before": self._trial.before, "smaller": smaller, "cut_at": self._cut_at}
+            trial |= {"failed": self._trial.failed, "snapshot": self._snapshot.state_dict()}
+        return {
+            "steps": self.steps,
+            "sizes": state_sizes(self.model),
+            "start": dict(self._start),
+            "config": self._config.to_dict(),
+            "schedule": self._schedule.to_dict(),
+            "history": self.history.to_list(),
+            "stopped": self._stopped,
+            "hooks": [x.state_dict() for x in self._stateful_hooks()],
+            "trial": trial,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another compressor stopped.
+
+        Parameters
+        ----------
+        state : mapping of str to object
+            From `state_dict`; its settings are for the record, those given to this compressor count.
+
+        Raises
+        ------
+        InputError
+            If the layers have not the sizes they had then: resize and load the model first.
+        """
+        sizes = state_sizes(self.model)
+        if sizes != state["sizes"]:
+            raise InputError(
+                f"The layers must have the sizes they had when the state was saved, {dict(state['sizes'])}; got "
+                f"{sizes}. Resize the model and load its weights first, as load_checkpoint does."
+            )
+        hooks = self._stateful_hooks()
+        if len(hooks) != len(state["hooks"]):
+            raise InputError(
+                f"on_cut must hold what it held when the state was saved, {len(state['hooks'])} objects with a "
+                f"state; got {len(hooks)}. Pass the same in the same order."
+            )
+        trial = state["trial"]
+        self._trial = self._snapshot = None
+        if trial is not None:
+            snapshot = self._snapshot_now()
+            snapshot.load_state_dict(trial["snapshot"])
+            smaller = None if trial["smaller"] is None else CompressionConfig.from_dict(trial["smaller"])
+            self._trial = _Trial(int(trial["due"]), float(trial["before"]), smaller, dict(trial["failed"]))
+            self._snapshot, self._cut_at = snapshot, int(trial["cut_at"])
+        self.steps, self._stopped = int(state["steps"]), bool(state["stopped"])
+        for hook, saved in zip(hooks, state["hooks"], strict=True):
+            hook.load_state_dict(saved)
+        self.history, self._start = History.from_list(state["history"]), dict(state["start"])
+        self._listen()
+
+    def _attempt(self, smaller: CompressionConfig | None = None, failed: Mapping[str, int] = _NONE) -> Plan | None:
+        """Measure, plan and cut, by the schedule or by the configuration of a smaller cut than one that failed."""
+        started = time.perf_counter()
+        if smaller is None:
+            self._ear.stop()
+            todo = decided(self.ddp, self._plan)
+            self._warn_of_unknown(todo)
+        else:
+            todo = smaller_cuts(decided(self.ddp, lambda: self._planned(smaller)), failed)
+        analysis = time.perf_counter() - started
+        if not todo.is_cut:
+            self._remember(todo.layers, analysis, analysis)
+            return None
+        before = self._metric()
+        self._call("before", todo, self)
+        self._take_snapshot()
+        forward = self._ear.forward_seconds()
+        started = time.perf_counter()
+        plan = compress_(self._outer, todo, self.optimizers, self.ema)
+        plan = replace(plan, step=self.steps, seconds=analysis + time.perf_counter() - started)
+        if forward is not None and (after := self._ear.forward_seconds()) is not None:
+            plan = replace(plan, forward_seconds=(forward, after))
+        self._cut_at = len(self.history)
+        plan = replace(plan, layers=self._remember(plan.layers, analysis, plan.seconds))
+        if self._guard is not None and before is not None:
+            try:
+                self._note_metric(before=before, after=self._metric())
+            except BaseException:
+                self._undo("rolled back: the metric failed")
+                raise
+            sizes = {name: layer.states for name, layer in plan.layers.items() if layer.cut}
+            half = halved(plan.layers, self._config)
+            self._trial = _Trial(self.steps + self._guard.settle_steps, before, half, sizes)
+            if not self._guard.settle_steps:
+                return self._settle(plan)
+        self._call("after", plan, self)
+        return plan
+
+    def _settle(self, plan: Plan | None = None) -> Plan | None:
+        """Let the guard decide on the cut on trial; undo it and try half of it if it failed."""
+        trial, guard = self._trial, self._guard
+        assert trial is not None
+        assert guard is not None
+        if guard.settle_steps:
+            self._note_metric(settled=self._metric())
+        self._trial = None
+        value = list((self.history[self._cut_at].metric or {}).values())[-1]
+        if guard.holds(trial.before, value):
+            if plan is not None:
+                self._call("after", plan, self)
+            return plan
+        self._undo(f"rolled back: the metric went from {trial.before:.4g} to {value:.4g}")
+        self._stopped = guard.on_fail == "stop"
+        return None if self._stopped or trial.smaller is None else self._attempt(trial.smaller, trial.failed)
+
+    def _undo(self, reason: str) -> None:
+        """Go back to the moment before the last cut, and say so in the history, also in that of others."""
+        assert self._snapshot is not None
+        self._snapshot.restore()
+        if self.ddp is not None:
+            refresh_ddp_(self.ddp)
+        self._mark_undone(self._cut_at, reason)
+        for other in self._sharing():
+            other._mark_undone(self._since.get(other, 0), "undone by the rollback of another compressor")
+        self._since = {}
+
+    def _mark_undone(self, first: int, reason: str) -> None:
+        """Note that the cuts from one record on were undone; there is nothing to roll back any more."""
+        for k, record in enumerate(self.history[first:], first):
+            if record.cut:
+                self.history[k] = replace(record, rolled_back=True, reason=reason)
+                self._snapshot = self._trial = None
+
+    def _sharing(self) -> list[InTrainingCompressor]:
+        """Other compressors on the same optimizers."""
+        found = {x for optimizer in map(stepping, self.optimizers) for x in _SHARING.get(optimizer, ())}
+        return [x for x in found if x is not self]
+
+    def _plan(self) -> Plan:
+        """Decide what this attempt of the schedule is to cut."""
+        left = sum(step >= self.steps for step in self._attempts)
+        config = towards_order(self._config, state_sizes(self.model), left)
+        asked = self._planned(config)
+        todo = without_large_tails(asked, self._schedule)
+        refused = [name for name, layer in todo.layers.items() if asked.layers[name].cut and not layer.cut]
+        if refused and left == 1:
+            text = "\n".join(f"Layer {name!r} was not cut: {todo.layers[name].reason}." for name in refused)
+            warnings.warn(text, RefusedCutWarning, stacklevel=5)
+        return todo
+
+    def _planned(self, config: CompressionConfig) -> Plan:
+        return decide(self.model, config, self._ear.batches, patient=True)
+
+    def _warn_of_unknown(self, todo: Plan) -> None:
+        """Warn, once per layer, of layers that cannot be analysed; they are asked again at the next attempt."""
+        found = {name: layer.reason for name, layer in todo.layers.items() if not len(layer.hsv)}
+        for name in found.keys() - self._warned:
+            warnings.warn(f"Layer {name!r} was left alone: {found[name]}", RefusedCutWarning, stacklevel=5)
+        self._warned |= found.keys()
+
+    def _listen(self) -> None:
+        """Listen to the next step if it is an attempt."""
+        self._ear.listen(self._trial is None and not self._stopped and self.steps + 1 in self._attempts)
+
+    def _remember(self, layers: Mapping[str, LayerCut], analysis: float, seconds: float) -> dict[str, LayerCut]:
+        """Note the records of an attempt, without what cannot be kept."""
+        found = {
+            name: replace(layer, step=self.steps, seconds=seconds, analysis_seconds=analysis)
+            for name, layer in layers.items()
+        }
+        self.history += [replace(layer, reduction=None, values={}) for layer in found.values()]
+        return found
+
+    def _metric(self) -> float | None:
+        guard = self._guard
+        return None if guard is None else averaged(self.ddp, lambda: guard.measure(self.model))
+
+    def _note_metric(self, **values: float | None) -> None:
+        """Add what the guard's metric was to the records of the last cut."""
+        measured = {key: value for key, value in values.items() if value is not None}
+        for k, record in enumerate(self.history[self._cut_at :], self._cut_at):
+            if record.step == self.history[self._cut_at].step:
+                self.history[k] = replace(record, metric=(record.metric or {}) | measured)
+
+    def _snapshot_now(self) -> Snapshot:
+        return Snapshot((self.model, *self.ema), self.optimizers, (*self.restore, *self._stateful_hooks()))
+
+    def _take_snapshot(self) -> None:
+        self._snapshot = self._snapshot_now()
+        self._since = {other: len(other.history) for other in self._sharing()}
+
+    def _call(self, moment: str, *arguments: Any) -> None:
+        """Call what the hooks have for a moment."""
+        for hook in self._hooks:
+            if callable(found := getattr(hook, moment, hook if moment == "after" else None)):
+                found(*arguments)
+
+    def _stateful_hooks(self) -> list[Any]:
+        return [x for x in self._hooks if hasattr(x, "state_dict") and hasattr(x, "load_state_dict")]
+
+    def _check_schedules(self) -> None:
+        """Refuse to go on where a rollback would leave a learning-rate schedule where it is."""
+        restored = [stepping(getattr(_scheduler(x), "optimizer", None)) for x in self.restore]
+        for optimizer in map(stepping, self.optimizers):
+            scheduled = getattr(optimizer.step, "_wrapped_by_lr_sched", False)
+            if scheduled and not any(x is optimizer for x in restored):
+                raise InputError(
+                    f"restore must hold the learning-rate schedulers, which a rollback puts back; got none for a "
+                    f"{type(optimizer).__name__} that has one. Pass restore=[scheduler], and the scaler if you use one."
+                )
+
+
+# Compressors by the optimizers they cut along: a rollback of one undoes what the others have done since.
+_SHARING: WeakKeyDictionary[Any, WeakSet[InTrainingCompressor]] = WeakKeyDictionary()
+
+
+def _scheduler(wrapped: Any) -> Any:
+    """The scheduler inside those of accelerate and others."""
+    while not hasattr(wrapped, "optimizer") and hasattr(wrapped, "scheduler"):
+        wrapped = wrapped.scheduler
+    return wrapped
+
+
+def _check_settling(guard: Guard, attempts: tuple[int, ...]) -> None:
+    """Refuse a settling time in which the next attempt falls."""
+    distances = [later - earlier for earlier, later in pairwise(attempts)]
+    if distances and guard.settle_steps >= min(distances):
+        raise InputError(
+            f"settle_steps must be below the distance of two attempts; got {guard.settle_steps} and {min(distances)} "
+            f"steps. Lower it, make fewer attempts or widen the window."
+        )
+
+
+def _as_hooks(on_cut: Any) -> tuple[Any, ...]:
+    """Give one hook or several as a tuple."""
+
+    def is_hook(x: Any) -> bool:
+        return callable(x) or any(callable(getattr(x, name, None)) for name in ("before", "after"))
+
+    found = (on_cut,) if is_hook(on_cut) else tuple(check_items(on_cut, "on_cut"))
+    for each in found:
+        if not is_hook(each) or isinstance(each, type):
+            raise InputError(
+                f"on_cut must be functions, or objects with before or after; got {each!r}. "
+                f"A function is called as function(plan, compressor) after a cut."
+            )
+    return found

@@ -1,0 +1,127 @@
+"""What a compressor hears of a training: steps of the optimizers, and the forward passes just before an attempt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+from weakref import finalize, ref
+
+import torch
+from torch import nn
+
+from hankelred.errors import InputError
+
+from ..adapters import Adapter, SampleStatistics
+from ..sampling import Call, Watch, call, gather, running, watch
+from .rewarm import stepping
+
+
+class Ear:
+    """Hooks that are armed in the step before an attempt only, and what they heard.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Without wrappers.
+    layers : callable
+        Returns the adapters of the layers that may be cut.
+    batches : iterable or SampleStatistics or None
+        Sample batches, which stand for what would be heard.
+
+    Attributes
+    ----------
+    batches : iterable or SampleStatistics or None
+        As given, or what the layers did in the steps that were heard.
+    """
+
+    def __init__(self, model: nn.Module, layers: Callable[[], Mapping[str, Adapter]], batches: Any) -> None:
+        self._model, self._layers, self.batches = model, layers, batches
+        self._given, self._hooks = batches is not None, ExitStack()
+        self._watch: Watch | None = None
+        self._calls: list[Call] = []
+
+    def listen(self, due: bool) -> None:
+        """Arm the hooks, or take them away."""
+        self.stop()
+        if not due:
+            return
+        self._calls = []
+
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if torch.is_grad_enabled() and not self._calls:
+                self._calls.append(Call(module, args, kwargs))
+
+        self._hooks.callback(self._model.register_forward_pre_hook(keep, with_kwargs=True).remove)
+        layers = self._layers()
+        if not self._given and any(x.kind == "selective" for x in layers.values()):
+            self._watch = self._hooks.enter_context(watch(self._model, layers))
+
+    def stop(self) -> None:
+        """Take the hooks away, and keep what they heard."""
+        self._hooks.close()
+        if self._watch is not None:
+            self.batches, self._watch = self._watch.statistics(), None
+
+    def forward_seconds(self) -> float | None:
+        """Shortest of a few forward passes of the model on a call of the training; None where none was heard."""
+        if not self._calls:
+            return None
+        times = []
+        try:
+            with running(self._model):
+                for _ in range(3):
+                    started = time.perf_counter()
+                    call(self._model, self._calls)
+                    if torch.cuda.is_available() and torch.cuda.is_initialized():
+                        torch.cuda.synchronize()
+                    times.append(time.perf_counter() - started)
+        except Exception:  # a figure is not worth a run
+            return None
+        return min(times)
+
+
+class CountOfSteps:
+    """Whether optimizers have made steps, told by hooks after them; a call without one belongs to a micro-batch."""
+
+    def __init__(self, optimizers: tuple[Any, ...]) -> None:
+        self._made = self._ever = False
+        self._optimizers = optimizers
+        inner = [x for x in map(stepping, optimizers) if hasattr(x, "_optimizer_step_post_hooks")]
+        self._hooked = len(inner) == len(optimizers)
+        me = ref(self)
+
+        def note(*_: Any) -> None:
+            if (count := me()) is not None:
+                count._made = count._ever = True
+
+        for optimizer in inner:
+            finalize(self, optimizer.register_step_post_hook(note).remove)
+
+    def is_micro_batch(self) -> bool:
+        """Tell whether gradients are still being collected: no optimizer has made a step since the last call."""
+        made, self._made = self._made, False
+        return self._hooked and not made and (self._ever or self._collecting())
+
+    def _collecting(self) -> bool:
+        parameters = (p for x in self._optimizers for group in x.param_groups for p in group["params"])
+        return any(p.grad is not None and bool(p.grad.any()) for p in parameters)
+
+
+def tried_batches(model: nn.Module, targets: Mapping[str, Adapter], batches: Any, attempts: int) -> Any:
+    """Give sample batches that every attempt can ask for anew, after a trial of the first of them."""
+    if batches is None:
+        return None
+    if isinstance(batches, Iterator):
+        raise InputError(
+            f"batches must give the same batches to every attempt; got an iterator, {type(batches).__name__}, which "
+            f"the first would use up. Pass a list or a loader."
+        )
+    if isinstance(batches, SampleStatistics) and attempts > 1:
+        raise InputError(
+            f"batches must serve {attempts} attempts; got statistics, which the first cut makes those of another "
+            f"model. Pass the batches themselves, or a schedule with attempts=1."
+        )
+    gather(model, targets, batches, most=1)
+    return batches

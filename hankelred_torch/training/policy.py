@@ -1,0 +1,65 @@
+"""What an attempt asks for and what it refuses, between settings and a plan. Decides only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from ..config import CompressionConfig, Schedule
+from ..planning import LayerCut, Plan
+
+
+def towards_order(config: CompressionConfig, sizes: Mapping[str, int], attempts: int) -> CompressionConfig:
+    """Configure the next attempt: with `attempts` left, shrink by the ratio (order / n) ** (1 / attempts)."""
+    if config.order is None:
+        return config
+    orders = {}
+    for name, n in sizes.items():
+        order = config.order.get(name) if isinstance(config.order, Mapping) else config.order
+        if order is not None:
+            orders[name] = round(n * min(order / n, 1.0) ** (1 / attempts))
+    return replace(config, order=orders)
+
+
+def without_large_tails(todo: Plan, schedule: Schedule) -> Plan:
+    """Leave layers alone whose given order or fraction would drop a large share of their hsv, unless told to."""
+    if schedule.force or (todo.config.order is None and todo.config.fraction is None):
+        return todo
+
+    def refused(layer: LayerCut) -> str:
+        tail = 1.0 - layer.kept_energy
+        if tail <= schedule.max_tail:
+            return ""
+        drop = f"{layer.states} states would drop {tail:.0%} of the hsv sum, above max_tail={schedule.max_tail}"
+        return f"{drop}; train on first, or pass force=True"
+
+    return _without(todo, refused)
+
+
+def smaller_cuts(todo: Plan, failed: Mapping[str, int]) -> Plan:
+    """Leave layers alone that come out no larger than in the cut that has just failed: that would be the same again."""
+
+    def refused(layer: LayerCut) -> str:
+        states = failed.get(layer.layer, 0)
+        return f"half of the cut to {states} states comes out as {layer.states}" if layer.states <= states else ""
+
+    return _without(todo, refused)
+
+
+def halved(layers: Mapping[str, LayerCut], config: CompressionConfig) -> CompressionConfig | None:
+    """Configure cuts half as large; None if all of them are less than is worth a cut."""
+    orders = {name: layer.n - (layer.n - layer.states) // 2 for name, layer in layers.items() if layer.states < layer.n}
+    orders = {name: order for name, order in orders.items() if order < (1 - config.min_cut) * layers[name].n}
+    if not orders:
+        return None
+    return replace(config, order=orders, fraction=None, max_error=None, budget="per_layer", round_to=None)
+
+
+def _without(todo: Plan, refused: Callable[[LayerCut], str]) -> Plan:
+    """Leave those layers alone for which there is a reason."""
+    reasons = {name: refused(layer) for name, layer in todo.layers.items() if layer.cut}
+    layers = {
+        name: layer.left_alone(reason) if (reason := reasons.get(name)) else layer
+        for name, layer in todo.layers.items()
+    }
+    return replace(todo, layers=layers)
