@@ -90,11 +90,11 @@ def test_rollback_without_a_cut_is_refused():
 
 
 def test_sizes_that_layers_remember_are_rolled_back(monkeypatch):
-    from hankelred_torch import adapters
+    import hankelred_torch.adapters.registry as registry_page
 
     from .test_surgery import Sized, SizedAdapter
 
-    monkeypatch.setattr(adapters, "_REGISTRY", dict(adapters._REGISTRY))
+    monkeypatch.setattr(registry_page, "_REGISTERED", dict(registry_page._REGISTERED))
     ht.register_adapter(Sized, SizedAdapter)
     layer = Sized()
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)

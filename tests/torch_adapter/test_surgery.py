@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 import hankelred as hr
 import hankelred_torch as ht
-from hankelred_torch import adapters
+import hankelred_torch.adapters.registry as registry_page
 from hankelred_torch.adapters import LRUAdapter
 from hankelred_torch.surgery import cut, exchange
 
@@ -299,7 +299,7 @@ class BrokenAdapter(LRUAdapter):
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(adapters, "_REGISTRY", dict(adapters._REGISTRY))
+    monkeypatch.setattr(registry_page, "_REGISTERED", dict(registry_page._REGISTERED))
 
 
 def test_sizes_a_layer_remembers_are_updated(registry):
