@@ -149,7 +149,7 @@ class InTrainingCompressor:
         self._since: dict[InTrainingCompressor, int] = {}  # records of others on these optimizers at that moment
         self._trial: _Trial | None = None
         self._warned: set[str] = set()  # layers that could not be analysed
-        self._ear = Ear(self.model, lambda: target_layers(self.model, config), self._batches)
+        self._ear = Ear(self.model, config, self._batches)
         self._count = CountOfSteps(self.optimizers)
         self._hooks = _as_hooks(on_cut)
         self._call("attach", self)

@@ -15,8 +15,7 @@ from torch.nn.utils import parametrize
 
 import hankelred as hr
 import hankelred_torch as ht
-from hankelred_torch import adapters
-from hankelred_torch.adapters import LRUAdapter
+from hankelred_torch.adapters import LRUAdapter, registry
 from hankelred_torch.surgery import cut, exchange
 
 from .adapter_models import (
@@ -299,7 +298,7 @@ class BrokenAdapter(LRUAdapter):
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(adapters, "_REGISTRY", dict(adapters._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
 
 def test_sizes_a_layer_remembers_are_updated(registry):
