@@ -15,7 +15,8 @@ from torch.nn.utils import parametrize, prune
 
 import hankelred as hr
 import hankelred_torch as ht
-from hankelred_torch.adapters import Adapter, LRUAdapter, adapter_of, registry
+from hankelred_torch.adapters import Adapter, LRUAdapter, adapter_of
+from hankelred_torch.adapters import registry as known_layers
 
 from .adapter_models import STATE_TENSORS, Stack, assert_unchanged, inputs, lru, make_inert, snapshot
 
@@ -41,7 +42,7 @@ def distance(G, H):
 @pytest.fixture
 def registry(monkeypatch):
     """Undo registrations of a test."""
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(known_layers, "_REGISTRY", dict(known_layers._REGISTRY))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)])

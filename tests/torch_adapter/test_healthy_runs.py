@@ -106,12 +106,7 @@ def test_bound_holds_for_the_layer_as_it_is_stored(dtype, family, states):
     torch.manual_seed(0)
     layer = (family(2, 32, r_min=0.5, r_max=0.9) if family is ht.layers.LRU else family(2, 32)).to(dtype)
     before = ht.read_system(layer)
-    try:
-        report = ht.compress_(layer, ht.CompressionConfig(order=states)).layers[""]
-    except hr.NumericalError as error:
-        assert dtype != torch.float32
-        assert "must stay stable" in str(error)
-        return
+    report = ht.compress_(layer, ht.CompressionConfig(order=states)).layers[""]
     after = ht.read_system(layer)
     pairs = zip(before, after, strict=True) if isinstance(before, tuple) else [(before, after)]
     true = max(hr.hinf_norm(x - y) for x, y in pairs)

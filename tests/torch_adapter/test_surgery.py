@@ -15,7 +15,8 @@ from torch.nn.utils import parametrize
 
 import hankelred as hr
 import hankelred_torch as ht
-from hankelred_torch.adapters import LRUAdapter, registry
+from hankelred_torch.adapters import LRUAdapter
+from hankelred_torch.adapters import registry as known_layers
 from hankelred_torch.surgery import cut, exchange
 
 from .adapter_models import (
@@ -298,7 +299,7 @@ class BrokenAdapter(LRUAdapter):
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(known_layers, "_REGISTRY", dict(known_layers._REGISTRY))
 
 
 def test_sizes_a_layer_remembers_are_updated(registry):
