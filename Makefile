@@ -15,7 +15,7 @@ help:  ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: $(VENV)/.demo  ## train a model that shrinks while it learns; the report is in demo/
-	$(VENV)/bin/hankelred train $(DEMO)
+	$(RUN) benchmarks.experiment $(DEMO)
 
 test: lint  ## format, lint, types, tests
 	$(RUN) pytest -q -n 2

@@ -15,14 +15,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import hankelred
+from hankelred.systems.files import write_atomically
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("hankelred", "numpy", "scipy", "numba", "slycot", "control", "pymor")
+PACKAGES = ("numpy", "scipy", "numba", "slycot", "control", "pymor")
 
 Run = Callable[[], Any]
 
 
 def least_times(runs: Mapping[str, Run], rounds: int = 0, budget: float = 0.1, fewest: int = 4) -> dict[str, float]:
-    """Return the least CPU time of each program in seconds, all of them in turn.
+    """The least CPU time of each program in seconds, all of them in turn.
 
     Turns are taken `rounds` times, or for about `budget` seconds a program and `fewest` times at least. What else the
     machine does falls on all programs alike, and only adds to a time.
@@ -39,7 +42,7 @@ def least_times(runs: Mapping[str, Run], rounds: int = 0, budget: float = 0.1, f
 
 
 def optional(name: str) -> Any:
-    """Return a module, or None where it is not installed."""
+    """A module, or None where it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -47,8 +50,8 @@ def optional(name: str) -> Any:
 
 
 def surroundings(packages: tuple[str, ...] = PACKAGES) -> dict[str, Any]:
-    """Return what the numbers depend on: versions, processor, date."""
-    versions = {"python": platform.python_version()}
+    """What the numbers depend on: versions, processor, date."""
+    versions = {"python": platform.python_version(), "hankelred": hankelred.__version__}
     for package in packages:
         try:
             versions[package] = version(package)
@@ -63,7 +66,7 @@ def surroundings(packages: tuple[str, ...] = PACKAGES) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return the name of the processor as the operating system knows it."""
+    """The name of the processor as the operating system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -72,16 +75,26 @@ def processor() -> str:
 
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
-    """Return a parser of arguments that knows where results go."""
+    """A parser of arguments that knows where results go."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--output", type=Path, default=RESULTS / name)
     return found
 
 
 def write(path: Path, document: dict[str, Any]) -> None:
-    """Write results as JSON, the rows of a table on a line each."""
+    """Write results as JSON, the rows of a table on a line each; until they are complete the old file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{\n" + ",\n".join(_entry(*item) for item in document.items()) + "\n}\n", encoding="utf-8")
+    text = "{\n" + ",\n".join(_entry(*item) for item in finite(document).items()) + "\n}\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def finite(value: Any) -> Any:
+    """A value with None for every number in it that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _entry(key: str, value: Any) -> str:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
+from benchmarks._common import RESULTS
+from hankelred.systems.files import write_atomically
 from hankelred_torch import History, LayerCut
 
-RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
@@ -39,7 +41,7 @@ def diagonal_growth() -> None:
     axes.set_ylabel("CPU time of both factors, s")
     axes.legend()
     axes.grid(True, alpha=0.3)
-    figure.savefig(IMAGES / "diagonal_growth.png", dpi=120)
+    save(figure, "diagonal_growth.png")
 
 
 def settling() -> None:
@@ -57,7 +59,12 @@ def settling() -> None:
         history.plot_hsv(order=orders.most_common(1)[0][0], ax=axes)
         axes.set_title(layer.upper())
         axes.set_ylim(bottom=min(run["hsv"][0]) / 2)  # some bars are longer
-    figure.savefig(IMAGES / "settling.png", dpi=120)
+    save(figure, "settling.png")
+
+
+def save(figure: Figure, name: str) -> None:
+    """Write a picture of the documentation; until it is complete the old one stays."""
+    write_atomically(IMAGES / name, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 if __name__ == "__main__":

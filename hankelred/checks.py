@@ -35,7 +35,7 @@ def check_array(
     """Return `x` as a float or complex array of `ndim` axes without mask, NaN or infinity; of any if `ndim` is None."""
     array = _numbers(x, name, copy)
     if ndim is not None and array.ndim != ndim:
-        raise InputError(f"{name} must have {ndim} axes; got shape {array.shape}.{' ' + hint if hint else ''}")
+        raise InputError(f"{name} must have {ndim} axes; got shape {array.shape}. {hint}".rstrip())
     if finite and not is_finite(array):
         bad = int(array.size - np.isfinite(array).sum())
         raise InputError(
@@ -118,9 +118,8 @@ def check_number(
     value: Any, name: str, *, least: float = -math.inf, below: float = math.inf, most: float = math.inf, hint: str = ""
 ) -> float:
     """Return a finite real number from `least` to `most` and less than `below` as a float."""
-    hint = f" {hint}" if hint else ""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
-        raise InputError(f"{name} must be a real number; got {value!r}.{hint}")
+        raise InputError(f"{name} must be a real number; got {value!r}. {hint}".rstrip())
     try:
         number = float(value)
     except OverflowError:
@@ -128,7 +127,7 @@ def check_number(
     if not (math.isfinite(number) and least <= number <= most and number < below):
         limits = [f"at least {least:g}"] * (least > -math.inf) + [f"at most {most:g}"] * (most < math.inf)
         limits += [f"below {below:g}"] * (below < math.inf)
-        raise InputError(f"{name} must be {' and '.join(limits) or 'finite'}; got {value!r}.{hint}")
+        raise InputError(f"{name} must be {' and '.join(limits) or 'finite'}; got {value!r}. {hint}".rstrip())
     return number
 
 
@@ -136,13 +135,12 @@ def check_integer(
     value: Any, name: str, least: int, most: int | None = None, hint: str = "", error: type[InputError] = InputError
 ) -> int:
     """Return an integer from `least` to `most` as an int."""
-    hint = f" {hint}" if hint else ""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
-        raise error(f"{name} must be an integer; got {value!r}.{hint}")
+        raise error(f"{name} must be an integer; got {value!r}. {hint}".rstrip())
     number = int(value)
     if number < least or (most is not None and number > most):
         limits = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise error(f"{name} must be {limits}; got {value}.{hint}")
+        raise error(f"{name} must be {limits}; got {value}. {hint}".rstrip())
     return number
 
 
@@ -155,7 +153,7 @@ def check_choice(value: Any, name: str, choices: Sequence[Any]) -> Any:
 
 def check_flag(value: Any, name: str) -> bool:
     """Return a truth value that is one: the string "false" is none."""
-    if not isinstance(value, (bool, np.bool_, Integral)) or value not in (0, 1):
+    if not isinstance(value, (np.bool_, Integral)) or value not in (0, 1):
         raise InputError(f"{name} must be True or False; got {value!r}.")
     return bool(value)
 
@@ -164,12 +162,12 @@ def check_names(names: Any, what: str, count: int) -> tuple[str, ...] | None:
     """Return as many names as there are signals, or None."""
     if names is None:
         return None
-    if not isinstance(names, (tuple, list)) and (isinstance(names, (str, bytes)) or not isinstance(names, Iterable)):
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
         raise InputError(f"{what} must be a sequence of {count} names; got {names!r}. Write {what}=[...].")
     found = tuple(check_items(names, what))
     if len(found) != count or not all(isinstance(name, str) for name in found):
         raise InputError(f"{what} must be a sequence of {count} names; got {len(found)}: {list(found)!r}.")
-    return found if all(type(name) is str for name in found) else tuple(map(str, found))
+    return tuple(map(str, found))  # of classes derived from str too
 
 
 def check_items(values: Any, name: str, hint: str = "") -> list[Any]:
@@ -177,9 +175,7 @@ def check_items(values: Any, name: str, hint: str = "") -> list[Any]:
     try:
         return list(values)
     except Exception as error:  # whatever iteration over a foreign object raises
-        raise InputError(
-            f"{name} must be a sequence; got {type(values).__name__}.{' ' + hint if hint else ''}"
-        ) from error
+        raise InputError(f"{name} must be a sequence; got {type(values).__name__}. {hint}".rstrip()) from error
 
 
 def check_indices(indices: ArrayLike, name: str, count: int) -> Array:
@@ -225,7 +221,7 @@ def check_type(value: Any, name: str, kind: type[T], hint: str = "") -> T:
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
         got = "the class itself" if value is kind else type(value).__name__
-        raise InputError(f"{name} must be {article} {kind.__name__}; got {got}.{' ' + hint if hint else ''}")
+        raise InputError(f"{name} must be {article} {kind.__name__}; got {got}. {hint}".rstrip())
     return value
 
 

@@ -1,21 +1,15 @@
-"""The command line: ``hankelred hsv | reduce | compare``, and what other packages contribute.
-
-A package contributes a subcommand by an entry point in the group ``hankelred.commands``. The entry point has the name
-of the subcommand and loads to a function ``register(subparsers)``, whose parser sets ``run``, a function from the
-parsed arguments to an exit code. It is loaded only when its subcommand is asked for; help lists it by its name.
-"""
+"""The command line: ``hankelred hsv | reduce | compare``."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +20,6 @@ from .plotting import new_axes, plot_error_bound, plot_frequency_error, plot_hsv
 from .reduction import Balancing, balance
 from .systems import LinearSystem
 from .systems.files import check_place, check_target, load_system, save_system, write_atomically
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # wrong arguments are argparse's 2
 NORMS = {"H-infinity": hinf_norm, "H2": h2_norm, "Hankel": hankel_norm}
@@ -63,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_, **__: _complain(f"warning: {message}")
         try:
             try:
-                arguments = _parser(argv).parse_args(argv)
+                arguments = _parser().parse_args(argv)
                 return int(arguments.run(arguments))
             finally:
                 sys.stdout.flush()
@@ -110,7 +101,7 @@ def _forget_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parser(argv: list[str]) -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hankelred", description="Balanced truncation with stated errors.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
@@ -131,8 +122,6 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="measure the difference of two models")
     plot = "draw both and their difference over frequency into a file"
     _add_model(compare, _compare, "MODEL", "REDUCED", plot=plot)
-
-    _add_contributed(commands, next((word for word in argv if not word.startswith("-")), None))
     return parser
 
 
@@ -153,37 +142,6 @@ def _dt(text: str) -> float | bool:
         return True if text.lower() == "true" else check_dt(float(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or true; got {text!r}") from None
-
-
-def _add_contributed(commands: Any, wanted: str | None) -> None:
-    """Add the subcommands of other packages, by name only except the one that is wanted."""
-    if wanted in commands.choices:
-        return
-    from importlib.metadata import entry_points  # reads the metadata of every package
-
-    for point in entry_points(group="hankelred.commands"):
-        if point.name in commands.choices:
-            continue
-        if point.name != wanted:
-            commands.add_parser(point.name, help=f"from {point.dist.name if point.dist else point.value}")
-            continue
-        try:
-            point.load()(commands)
-        except Exception as error:  # whatever is wrong with it
-            raise ImportError(_what_to_install(point, error)) from error
-
-
-def _what_to_install(point: EntryPoint, error: Exception) -> str:
-    """Return why a contributed subcommand cannot run, with the extra that brings the module it lacks."""
-    what = f"The command {point.name} cannot start: {error}."
-    module = (getattr(error, "name", None) or "").split(".")[0]
-    if not isinstance(error, ModuleNotFoundError) or point.dist is None or not module:
-        return f"{what} It comes from {point.value}; check its installation."
-    for requirement in point.dist.requires or ():
-        found = re.fullmatch(rf"{re.escape(module)}\b[^;]*;.*extra == ['\"]([^'\"]+)['\"].*", requirement)
-        if found:
-            return f"{what} Run: pip install '{point.dist.name}[{found[1]}]'"
-    return f"{what} Install the package that provides {module}."
 
 
 def _hsv_command(arguments: argparse.Namespace) -> int:
@@ -280,10 +238,7 @@ def _check_picture(path: str | None) -> None:
     if path is None:
         return
     check_place(path)
-    new_axes(1)  # says what to install where matplotlib is missing
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    kinds = FigureCanvasBase.get_supported_filetypes()
+    kinds = new_axes(1)[0].figure.canvas.get_supported_filetypes()
     if _suffix(path) not in kinds:
         raise InputError(f"A picture must end in one of {', '.join(sorted(kinds))}; got {path}. Rename it.")
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from .checks import Array, check_array, check_dt, check_square, double, is_discrete
 from .errors import InputError
 from .hankel import unstable_error
-from .linalg.equations import lyapunov_solution
+from .linalg.equations import lyapunov_solution, of_one_kind
 from .linalg.threads import one_blas_thread
 from .parts import DenseParts
 from .systems import StateSpace
@@ -120,12 +120,9 @@ def lyapunov_factor(A: ArrayLike, F: ArrayLike, dt: Any = 0) -> Array:
     if len(factor) != len(matrix):
         raise InputError(f"F must have as many rows as A; got A {matrix.shape} and F {factor.shape}.")
     dtype = np.result_type(matrix, factor)
-    kind = np.complex128 if dtype.kind == "c" else np.float64
-    A, F = (x.astype(kind, copy=False) for x in (matrix, factor))
+    A, F, C, D = of_one_kind(matrix, factor, np.zeros((0, len(matrix))), np.zeros((0, factor.shape[1])))
     with one_blas_thread(len(A)):
-        parts = DenseParts(
-            StateSpace.trusted(A, F, np.zeros((0, len(A)), kind), np.zeros((0, F.shape[1]), kind), dt), 0.0
-        )
+        parts = DenseParts(StateSpace.trusted(A, F, C, D, dt), 0.0)
         if parts.kept:
             raise unstable_error(parts.poles[: parts.kept], dt, "A")
         return parts.lift(parts.S, parts.R)[0].astype(dtype)

@@ -75,7 +75,7 @@ def _h2_norm(system: Any) -> float:
 
 def _norm(x: Array) -> float:
     """Return the Frobenius norm without overflow of squares."""
-    size = float(np.abs(x).max(initial=0.0))
+    size = _largest_entry(x)
     return size * float(np.linalg.norm(np.abs(x) / size)) if 0 < size < np.inf else size
 
 
@@ -160,27 +160,17 @@ def hinf_norm(sys: Any, rtol: float = 1e-8, return_peak: bool = False) -> Any:
     rtol = check_number(rtol, "rtol", least=1e-14, below=1.0)
     check_flag(return_peak, "return_peak")
     system = as_system(sys)
-    if system.is_bank:
-        pairs = np.array([_hinf_norm(one, rtol) for one in system]).reshape(-1, 2)
-        norm, peak = pairs[:, 0], pairs[:, 1]
-        return (norm, peak) if return_peak else norm
-    found = _hinf_norm(system, rtol)
-    return found if return_peak else found[0]
+    found = _for_each(system, lambda one: _hinf_norm(one, rtol))
+    norm, peak = found.reshape(-1, 2).T if system.is_bank else found
+    return (norm, peak) if return_peak else norm
 
 
 def _hinf_norm(system: Any, rtol: float) -> tuple[float, float]:
     with one_blas_thread(system.order):
-        if system.order < COMPACT_FROM and not system.is_diagonal:
-            G, gain = system.dense(), None
-            if not system.is_stable():
-                return np.inf, np.nan
-            A, B, C, D = G.A, G.B, G.C, G.D
-        else:
-            parts = parts_of(system, 0.0)
-            if parts.kept:
-                return np.inf, np.nan
-            (A, B, C, D), gain = _compact(system, parts, rtol), gain_of(system)
-        norm, peak = peak_gain(A, B, C, D, system.is_discrete, rtol, gain=gain)
+        parts = parts_of(system, 0.0) if system.order >= COMPACT_FROM else None
+        if parts.kept if parts else not system.is_stable():
+            return np.inf, np.nan
+        norm, peak = peak_gain(*_compact(system, parts, rtol), system.is_discrete, rtol, gain_of(system))
     if norm == np.inf and _largest_entry(system.B) * _largest_entry(system.C) > OVERFLOW:
         check_result("The H-infinity norm", norm)  # else a pole within rounding of the boundary
     return norm, peak if system.dt is True or not system.is_discrete else peak / float(system.dt)
@@ -205,7 +195,7 @@ def _compact(system: LinearSystem, parts: Any, rtol: float) -> tuple[Array, Arra
     truncation to an error bound of ``rtol / 4`` times the largest Hankel singular value, which is no more than the
     norm, unless rounding forbids so small an error or it would not be much smaller.
     """
-    if system.order >= COMPACT_FROM:
+    if parts:
         svd = HankelSVD(parts.S, parts.R)
         most = min(len(svd.values), system.order // 2)
         small = rtol / 4 * float(svd.values.max(initial=0.0))
@@ -237,7 +227,7 @@ def stable_error(
     return max(norm, float(np.max(whole, initial=0.0)))
 
 
-def _for_each(system: Any, function: Callable[[Any], float]) -> Any:
+def _for_each(system: Any, function: Callable[[Any], Any]) -> Any:
     """Return the value of a function for a system, or for each of a bank."""
     if system.is_bank:
         return np.array([function(one) for one in system])

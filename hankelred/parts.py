@@ -17,10 +17,10 @@ from .errors import InputError
 from .linalg import cauchy
 from .linalg.hammarling import schur_factors
 from .linalg.hankel_svd import HankelSVD, norm_estimate, real_pair
-from .linalg.response import dense_response
+from .linalg.response import boundary_points, dense_response
 from .linalg.schur import apply_units, balanced_units, decouple, inverse_norm, ordered_schur
 from .rounding import measured
-from .systems import DiagonalBank, DiagonalSystem, StateSpace, boundary_points, real_output
+from .systems import DiagonalBank, DiagonalSystem, StateSpace, real_output
 
 # An estimated rounding error above this share of the largest Hankel singular value is measured instead. Measuring takes
 # some responses, which are cheap where there are few states.

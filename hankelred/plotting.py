@@ -268,7 +268,7 @@ def _finish(ax: Axes, xlabel: str, ylabel: str, xlim: tuple[float, float] | None
     """Label the axes; `whole` asks for whole numbers along x."""
     from matplotlib.ticker import MaxNLocator
 
-    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=xlim or ax.get_xlim())
+    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=xlim)
     ax.legend(framealpha=0.85, edgecolor="none")  # readable on top of a curve
     if whole:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))

@@ -1,8 +1,4 @@
-"""Running a model, or watching it run, without a trace; what its selective layers do, in running sums per layer.
-
-Nothing but sums is kept of the activations, and by reference the first inputs of the model, to measure on them what a
-cut changes.
-"""
+"""Running a model, or watching it run, without a trace; what its selective layers do, in running sums per layer."""
 
 from __future__ import annotations
 
@@ -10,9 +6,10 @@ import copy
 import inspect
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,23 +35,11 @@ LENGTHS = ("cu_seqlens", "cu_seq_lens", "cu_seq_lens_q", "cu_seqlens_q")
 
 
 class Sequences(NamedTuple):
-    """What drives the states of a layer for one batch.
+    """What drives the states of a layer for one batch, axes (batch, length, ...).
 
-    Attributes
-    ----------
-    decay : Tensor
-        Of Mamba the steps (batch, length, channels), with `rates`; else decays (batch, length, heads) or with the
-        states as a fourth axis.
-    B, C : Tensor
-        Into and out of the states: (batch, length, n) of Mamba, else (batch, length, groups, n).
-    u : Tensor
-        Inputs: (batch, length, channels) of Mamba, else (batch, length, heads, head_dim).
-    gate : Tensor or None
-        What multiplies the outputs afterwards, as `u`.
-    rates : Tensor or None
-        ``A`` of Mamba, (channels, n).
-    powers : tuple of Tensor or None
-        Where norms run over the states of inputs and outputs, both (batch, length, n) before the norm; 0 at padding.
+    `decay` are the steps (channels) of Mamba, with `rates` (channels, n), else decays (heads), or (heads, n). B and C
+    go into and out of the states: (n) of Mamba, else (groups, n). `u` are the inputs, (channels) or (heads, head_dim),
+    and `gate` multiplies the outputs. `powers` are inputs and outputs of the states, (n), before norms over the states.
     """
 
     decay: Tensor
@@ -67,26 +52,10 @@ class Sequences(NamedTuple):
 
 
 class LayerStatistics:
-    """Running sums of one layer.
+    """Running sums of one layer: `sums` for the reductions of `hankelred`, the rest for norms over the states.
 
-    Parameters
-    ----------
-    states : int
-        Of each channel.
-    groups : int
-        Groups of channels with states of their own.
-
-    Attributes
-    ----------
-    sums : SelectiveStatistics
-        For the reductions of `hankelred`.
-    powers : (2, n) ndarray
-        Where norms run over the states, sums of the squares of inputs and outputs of every state, over their mean
-        square at the same step.
-    counts : (2,) ndarray
-        Steps at which inputs and outputs had any power.
-    reason : str
-        Why the sums tell nothing; empty if they do.
+    `powers` (2, n) sums the squares of inputs and outputs of every state, over their mean at the same step, at the
+    `counts` (2,) of steps that had any. `reason` says why the sums tell nothing, if they do not.
     """
 
     def __init__(self, states: int, groups: int = 1) -> None:
@@ -95,11 +64,12 @@ class LayerStatistics:
 
     def update(self, data: Sequences) -> None:
         """Add the sequences of one call of the layer, as from `SelectiveAdapter.sequences`."""
-        decay, B, C, u, gate, rates = (None if x is None else _on_cpu(x) for x in data[:6])
-        if rates is None:
+        decay, B, C, u = (_on_cpu(x) for x in data[:4])
+        gate = None if data.gate is None else _on_cpu(data.gate)
+        if data.rates is None:
             self.sums.update_heads(decay, B, C, u, gate)
         else:
-            self.sums.update_mamba(decay, rates, B, C, u, gate)
+            self.sums.update_mamba(decay, _on_cpu(data.rates), B, C, u, gate)
         for k, x in enumerate(data.powers or ()):
             squares = x.double().flatten(0, 1).square()
             means = squares.mean(dim=1, keepdim=True)
@@ -112,10 +82,7 @@ class LayerStatistics:
         return found[0] if len(found) == 1 else found
 
     def gains(self, kept: Array | None) -> tuple[float, float]:
-        """Return the factors that give inputs and outputs of kept states the size they had under norms.
-
-        They are root mean squares of the kept states over that of all, step by step; 1 without norms or selection.
-        """
+        """Return the root mean squares of kept inputs and outputs over that of all, by step; 1 without norms."""
         if kept is None:
             return 1.0, 1.0
         shares = self.powers[:, kept].mean(axis=1) / np.maximum(self.counts, 1)
@@ -128,27 +95,13 @@ class LayerStatistics:
         self.powers, self.counts = self.powers + other.powers, self.counts + other.counts
         self.reason = self.reason or other.reason
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as integers and copies of arrays, for `from_dict`."""
-        return {**self.sums.to_dict(), "powers": self.powers.copy(), "counts": self.counts.copy()}
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> LayerStatistics:
-        """Make statistics from what `to_dict` returned."""
-        rest = dict(state)
-        powers, counts = (np.array(rest.pop(key)) for key in ("powers", "counts"))
-        sums = SelectiveStatistics.from_dict(rest)
-        found = cls(sums.n, sums.groups)
-        found.sums, found.powers, found.counts = sums, powers, counts
-        return found
-
 
 @dataclass(eq=False)
 class SampleStatistics:
     """What the selective layers of a model did with sample batches; made by `collect_statistics`.
 
     It stands wherever `batches` are asked for, until the next cut. Ranks of a distributed run collect on their own
-    batches and `merge` what they have: all of them then decide alike.
+    batches, pass the objects to each other, and `merge` what they have: all of them then decide alike.
 
     Attributes
     ----------
@@ -162,49 +115,29 @@ class SampleStatistics:
     probe: Any = field(default=None, repr=False)
 
     def merge(self, other: SampleStatistics) -> None:
-        """Add what another has seen; the probe stays.
-
-        Parameters
-        ----------
-        other : SampleStatistics
-            Of the same model at the same sizes.
-
-        Raises
-        ------
-        InputError
-            If it is of other layers or sizes.
-        """
+        """Add what another of the same model at the same sizes has seen; the probe stays."""
         if set(self.layers) != set(other.layers):
             raise InputError(
                 f"Statistics must be of the same layers to be merged; got {sorted(self.layers)} and "
-                f"{sorted(other.layers)}."
+                f"{sorted(other.layers)}. Collect both on the same model, between the same cuts."
             )
         for name, layer in self.layers.items():
             layer.merge(other.layers[name])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the sums of all layers as integers and arrays; without the probe."""
-        return {name: layer.to_dict() for name, layer in self.layers.items()}
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any], probe: Any = None) -> SampleStatistics:
-        """Make statistics from what `to_dict` returned, with inputs to measure changes of the output on, or without."""
-        return cls({name: LayerStatistics.from_dict(layer) for name, layer in state.items()}, probe)
-
 
 class Call(NamedTuple):
-    """A call that was seen: whom and with what."""
+    """A call that was seen: whom, and with what."""
 
-    module: nn.Module
+    module: Any
     args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    kwargs: dict[str, Any]  # as it was seen
 
 
-class Watch:
-    """What the selective layers of a model do while others run it; made by `watch`, a context manager as well.
+class Watch(AbstractContextManager["Watch"]):
+    """What the selective layers of a model do while others run it, until `remove` or the end of a with block.
 
-    Calls without gradients, such as evaluations, do not count, nor does what a layer does after its first
-    `MOST_BATCHES` calls. What goes wrong is the reason in that layer's statistics and never reaches the forward pass.
+    Only the first `MOST_BATCHES` calls of a layer with gradients count, no evaluations. What goes wrong is the reason
+    in that layer's statistics and never reaches the forward pass.
     """
 
     def __init__(self, model: nn.Module, adapters: Mapping[str, Adapter]) -> None:
@@ -216,8 +149,8 @@ class Watch:
                 stack.enter_context(_uncompiled())
             for name in ancestors:
                 module = model.get_submodule(name)
-                stack.callback(module.register_forward_pre_hook(self._keeper(name), with_kwargs=True).remove)
-            _listen(stack, adapters, self._layers, _noted)
+                stack.callback(module.register_forward_pre_hook(partial(self._keep, name), with_kwargs=True).remove)
+            _listen(stack, adapters, self._layers, watched=True)
             self._stack = stack.pop_all()
 
     def statistics(self) -> SampleStatistics:
@@ -231,59 +164,26 @@ class Watch:
         """Take all hooks away; a second call does nothing."""
         self._stack.close()
 
-    def __enter__(self) -> Watch:
-        """Return the watch itself."""
-        return self
-
     def __exit__(self, *_: object) -> None:
         """Take all hooks away."""
         self.remove()
 
-    def _keeper(self, name: str) -> Callable[..., None]:
-        """Return a hook that keeps the first call of a module, unless one around it has been kept."""
-
-        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            within = any(not x or f"{name}.".startswith(f"{x}.") for x in self._calls)
-            if torch.is_grad_enabled() and not within:
-                self._calls[name] = Call(module, args, kwargs)
-
-        return keep
+    def _keep(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep the first call of a module, unless one around it has been kept."""
+        within = any(not x or f"{name}.".startswith(f"{x}.") for x in self._calls)
+        if torch.is_grad_enabled() and not within:
+            self._calls[name] = Call(module, args, kwargs)
 
 
 def watch(model: nn.Module, adapters: Mapping[str, Adapter]) -> Watch:
-    """Arm hooks that add up what selective layers do in the forward passes that others make.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model that is run, without wrappers.
-    adapters : mapping of str to Adapter
-        Of its layers, by name; those that are time-invariant are left out.
-
-    Returns
-    -------
-    Watch
-        Its `statistics` stand for `batches`, its `remove` ends it.
-    """
+    """Arm hooks in a model without wrappers: `statistics` of the result stand for `batches`, `remove` ends it."""
     return Watch(model, adapters)
 
 
 def gather(
     model: nn.Module, adapters: Mapping[str, Adapter], batches: Any, *, most: int = MOST_BATCHES
 ) -> SampleStatistics:
-    """Run a model on sample batches and return what its selective layers did with them.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Is afterwards as before, whatever happens.
-    adapters : mapping of str to Adapter
-        Of its layers; those that are time-invariant are left out.
-    batches : iterable or SampleStatistics or None
-        Inputs of the model: tensors, mappings of keyword arguments, or tuples that begin with one of these, such as a
-        loader gives of inputs and targets. Statistics are returned as they are.
-    most : int, optional
-        Batches to draw at most.
+    """Run a model on at most so many batches and return what its selective layers did; statistics go as they are.
 
     Raises
     ------
@@ -292,14 +192,20 @@ def gather(
     """
     selective = {name: x for name, x in adapters.items() if x.kind == "selective"}
     check_batches(selective, batches)
-    if isinstance(batches, SampleStatistics):
-        _check_fits(batches, selective)
-        return batches
     layers, drawn = _empty(adapters), []
     if not layers:
         return SampleStatistics({})
+    if isinstance(batches, SampleStatistics):
+        for name, new in layers.items():
+            found = batches.layers.get(name)
+            if found is None or (found.sums.n, found.sums.groups) != (new.sums.n, new.sums.groups):
+                raise InputError(
+                    f"Statistics must be of this model at its present sizes; got {found and found.sums!r} for layer "
+                    f"{name!r} with {new.sums.n} states. Collect them anew after every cut."
+                )
+        return batches
     with running(model), ExitStack() as stack:
-        _listen(stack, adapters, layers, lambda layer, add: add())
+        _listen(stack, adapters, layers)
         device = next((x.device for x in model.parameters()), torch.device("cpu"))
         for batch in _drawn(batches, most):
             drawn.append(_on(device, batch))
@@ -323,45 +229,28 @@ def gather(
 
 
 def output_errors(
-    model: nn.Module, candidates: Mapping[str, tuple[SelectiveAdapter, Iterable[Any]]], probe: Any
+    model: nn.Module, candidates: Mapping[str, tuple[Any, Iterable[Any]]], probe: Any
 ) -> dict[str, list[float]]:
     """Measure how much the output of layers changes with every one of several cuts, in the layers themselves.
 
     The new tensors and sizes stand in the layer while its own forward runs again, compiled, patched or not, on the
     arguments of a call by the model; what comes before and behind the layer, its own hooks included, is left out.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model, run once on the probe.
-    candidates : mapping of str to (SelectiveAdapter, iterable of StateMap)
-        Adapters of layers with their cuts, by name.
-    probe : object
-        Inputs of the model, as one of its batches.
-
-    Returns
-    -------
-    dict of str to list of float
-        Root mean square change of the output for every cut, relative to that of the layer, if it was called.
+    Returned are root mean squares relative to that of the output, of those layers that the model called.
     """
-    cuts = {name: [adapter.after(x) for x in maps] for name, (adapter, maps) in candidates.items()}
-    squares = {name: np.zeros(len(x) + 1) for name, x in cuts.items()}
+    cuts = {name: [({}, {}), *(adapter.after(x) for x in maps)] for name, (adapter, maps) in candidates.items()}
+    squares = {name: np.zeros(len(x)) for name, x in cuts.items()}
 
-    def listener(name: str) -> Callable[..., None]:
-        def listen(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            kwargs = {key: value for key, value in kwargs.items() if key not in CACHES}
-            y = first(layer.forward(*args, **kwargs)).double()
-            squares[name][0] += float(y.square().sum())
-            for k, (tensors, sizes) in enumerate(cuts[name], 1):
-                with holding(layer, tensors, sizes):
-                    change = first(layer.forward(*args, **kwargs)).double() - y
-                squares[name][k] += float(change.square().sum())
-
-        return listen
+    def listen(name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
+        kwargs, outputs = {key: value for key, value in kwargs.items() if key not in CACHES}, []
+        for tensors, sizes in cuts[name]:
+            with holding(layer, tensors, sizes):
+                outputs.append(first(layer.forward(*args, **kwargs)).double())
+        squares[name] += [float(x.square().sum()) for x in (outputs[0], *(x - outputs[0] for x in outputs[1:]))]
 
     with running(model), ExitStack() as stack:
         for name, (adapter, _) in candidates.items():
-            stack.callback(adapter.layer.register_forward_hook(listener(name), with_kwargs=True).remove)
+            handle = adapter.layer.register_forward_hook(partial(listen, name), with_kwargs=True)
+            stack.callback(handle.remove)
         call(model, probe)
     return {name: np.sqrt(x[1:] / x[0]).tolist() for name, x in squares.items() if x[0] > 0}
 
@@ -369,14 +258,15 @@ def output_errors(
 def check_batches(adapters: Mapping[str, Adapter], batches: Any) -> None:
     """Raise if there are selective layers and nothing to see them at work on."""
     selective = [name or type(x.layer).__qualname__ for name, x in adapters.items() if x.kind == "selective"]
-    if selective and batches is None:
+    if not selective or isinstance(batches, SampleStatistics):
+        return
+    if batches is None:
         raise InputError(
             f"batches must be given for layers whose matrices depend on their input; got none for "
             f"{', '.join(selective)}. Pass a list of some sample inputs of the model, tensors or what else it is "
             f"called with; or leave these layers out by target_modules."
         )
-    single = isinstance(batches, (Tensor, Mapping, str, bytes))
-    if selective and (single or not (isinstance(batches, SampleStatistics) or hasattr(batches, "__iter__"))):
+    if isinstance(batches, (Tensor, Mapping, str, bytes)) or not hasattr(batches, "__iter__"):
         raise InputError(
             f"batches must be an iterable of inputs of the model; got one {type(batches).__name__}. Put it into a list."
         )
@@ -409,7 +299,7 @@ def holding(
         for name, tensor in tensors.items():
             path, _, attribute = name.rpartition(".")
             module = layer.get_submodule(path)
-            store = module._parameters if attribute in module._parameters else module._buffers
+            store: Any = module._parameters if attribute in module._parameters else module._buffers
             stack.callback(store.__setitem__, attribute, store[attribute])
             store[attribute] = tensor
         for name, value in (attributes or {}).items():
@@ -421,15 +311,15 @@ def holding(
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Run a model in evaluation mode without gradients; modes, random states, buffers and attributes come back."""
+def running(model: nn.Module) -> Iterator[None]:
+    """Run a model as it is evaluated, uncompiled; modes, random states, buffers and attributes come back."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the global state is what users' code draws from)
     devices = sorted({x.device.index or 0 for x in model.parameters() if x.device.type == "cuda"})
     with ExitStack() as stack:
         stack.callback(random.setstate, states[0])
         stack.callback(np.random.set_state, states[1])
-        stack.enter_context(torch.random.fork_rng(devices))
-        stack.enter_context(torch.no_grad())
+        for context in (torch.random.fork_rng(devices), torch.no_grad(), _uncompiled()):
+            stack.enter_context(context)
         for module in model.modules():
             for kept in (vars(module), module._parameters, module._buffers):
                 stack.callback(_put_back, kept, dict(kept))
@@ -438,13 +328,6 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 stack.callback(_restore, buffer, buffer._version, buffer.clone())
         for module in model.modules():  # not by eval(), which classes override
             module.training = False
-        yield
-
-
-@contextmanager
-def running(model: nn.Module) -> Iterator[None]:
-    """Run a model for measurements as `untouched` does, and without compiled code."""
-    with untouched(model), _uncompiled():
         yield
 
 
@@ -469,62 +352,45 @@ def _empty(adapters: Mapping[str, Any]) -> dict[str, LayerStatistics]:
     return {name: LayerStatistics(x.states, x.groups) for name, x in adapters.items() if x.kind == "selective"}
 
 
-def _listen(
-    stack: ExitStack,
-    adapters: Mapping[str, Any],
-    layers: Mapping[str, LayerStatistics],
-    carried_out: Callable[[LayerStatistics, Callable[[], None]], None],
-) -> None:
+def _listen(stack: ExitStack, adapters: Mapping[str, Any], layers: Mapping[str, Any], *, watched: bool = False) -> None:
     """Register the hooks that fill statistics, and on a stack, how they are removed."""
-    normed: dict[str, Tensor] = {}
 
-    def listener(name: str) -> Callable[..., None]:
-        def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            seen = normed.pop(name, None)
-            carried_out(layers[name], lambda: _add(layers[name], adapters[name], args, kwargs, seen))
-
-        return listen
-
-    def norm_listener(name: str) -> Callable[..., None]:
-        return lambda module, args: normed.update({name: args[0]})
-
-    for name in layers:
-        stack.callback(adapters[name].layer.register_forward_hook(listener(name), with_kwargs=True).remove)
-        norm = adapters[name].output_norm
-        if norm is not None:
-            stack.callback(norm.register_forward_pre_hook(norm_listener(name)).remove)
-
-
-def _noted(layer: LayerStatistics, add: Callable[[], None]) -> None:
-    """Add what a layer did in a training step, or say why it cannot be; the training goes on in either case."""
-    if not layer.reason and layer.calls < MOST_BATCHES and torch.is_grad_enabled():
+    def listen(name: str, normed: list[Tensor], _: Any, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
+        layer, seen = layers[name], normed.pop() if normed else None
+        if watched and (layer.reason or layer.calls == MOST_BATCHES or not torch.is_grad_enabled()):
+            return
         layer.calls += 1
         try:
-            add()
-        except Exception as error:  # whatever it is, it is no reason to end a run
+            _add(layer, adapters[name], args, kwargs, seen)
+        except Exception as error:  # whatever it is, it is no reason to end a training
+            if not watched:
+                raise
             layer.reason = f"what it does could not be added up: {type(error).__name__}: {error}"
+
+    for name in layers:
+        normed: list[Tensor] = []
+        handle = adapters[name].layer.register_forward_hook(partial(listen, name, normed), with_kwargs=True)
+        stack.callback(handle.remove)
+        if (norm := adapters[name].output_norm) is not None:
+            keep = partial(lambda normed, module, args: normed.__setitem__(slice(None), args[:1]), normed)
+            stack.callback(norm.register_forward_pre_hook(keep).remove)
 
 
 def _add(
     layer: LayerStatistics, adapter: SelectiveAdapter, args: tuple[Any, ...], kwargs: dict[str, Any], normed: Any
 ) -> None:
     """Add one call of a layer, document by document where several are packed into a sequence."""
-    named = _arguments(adapter.layer, args, kwargs)
+    try:
+        named = {**inspect.signature(adapter.layer.forward).bind_partial(*args, **kwargs).arguments, **kwargs}
+    except (TypeError, ValueError):  # the signature does not tell
+        named = kwargs
     u = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
     mask = named.get("attention_mask")
     mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
-    with untouched(adapter.layer):
+    with running(adapter.layer):
         for place in _documents(named, u) if u.numel() else ():
-            layer.update(adapter.sequences(*(None if x is None else x.detach()[place] for x in (u, mask, normed))))
-
-
-def _arguments(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call by name, as far as the signature tells."""
-    try:
-        bound = inspect.signature(layer.forward).bind_partial(*args, **kwargs).arguments
-    except (TypeError, ValueError):
-        bound = {}
-    return {**bound, **kwargs}
+            seen: Any = (None if x is None else x.detach()[place] for x in (u, mask, normed))
+            layer.update(adapter.sequences(*seen))
 
 
 def _documents(named: Mapping[str, Any], u: Tensor) -> list[tuple[slice, slice]]:
@@ -537,10 +403,9 @@ def _documents(named: Mapping[str, Any], u: Tensor) -> list[tuple[slice, slice]]
         found, known = value.detach().cpu(), value.shape in ((1, length), (rows, length))
         if key in LENGTHS and rows == 1 and found.ndim == 1 and found[-1] <= length:
             borders[0, found[found < length].long()] = True
-        elif key == "seq_idx" and known:
-            borders[:, 1:] |= found[:, 1:] != found[:, :-1]
-        elif key == "position_ids" and known:
-            borders[:, 1:] |= found[:, 1:] <= found[:, :-1]
+        elif key not in LENGTHS and known:
+            after, before = found[:, 1:], found[:, :-1]
+            borders[:, 1:] |= after != before if key == "seq_idx" else after <= before
         else:
             raise InputError(
                 f"{key} must be (1, length), (batch, length) or lengths of documents in one row, to be told where the "
@@ -583,16 +448,6 @@ def _on(device: torch.device, x: Any) -> Any:
     if isinstance(x, Mapping):
         return {key: _on(device, value) for key, value in x.items()}
     return type(x)(_on(device, y) for y in x) if type(x) in (tuple, list) else x
-
-
-def _check_fits(statistics: SampleStatistics, adapters: Mapping[str, Any]) -> None:
-    for name, adapter in adapters.items():
-        found = statistics.layers.get(name)
-        if found is None or (found.sums.n, found.sums.groups) != (adapter.states, adapter.groups):
-            raise InputError(
-                f"Statistics must be of this model at its present sizes; got {found and found.sums!r} for layer "
-                f"{name!r} with {adapter.states} states. Collect them anew after every cut."
-            )
 
 
 def _on_cpu(x: Tensor) -> Array:

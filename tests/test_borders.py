@@ -30,7 +30,7 @@ CORE = """
 """
 ADAPTER = """
     errors convert config ops layers adapters distributed penalty allocation plan report optimizer_state ema surgery
-    history tracking policy snapshot guard rewarm checkpoint pretrained compressor integrations __init__ experiment
+    history tracking policy snapshot guard rewarm checkpoint pretrained compressor integrations __init__
 """
 LAYERS = {
     "hankelred": [layer.split() for layer in CORE.split("|")],

@@ -713,6 +713,7 @@ def test_an_array_that_lies_about_itself_is_refused(tmp_path, A, message):
         ({"input_names": np.array([1.0])}, "inputs must hold text"),
         ({"output": ONE}, "output must hold text"),
         ({"lam": np.ones(1)}, "one system; got A and lam"),
+        ({"E": ONE, "lam": np.ones(1)}, "one system; got A and E and lam"),
         ({"A": np.array([["x"]])}, "A must hold real or complex numbers"),
     ],
 )
@@ -721,6 +722,13 @@ def test_an_entry_of_another_kind_is_refused(tmp_path, entries, message):
     with pytest.raises(InputError, match=message) as caught:
         hr.load_system(tmp_path / "p.npz")
     assert "pickle" not in str(caught.value)
+
+
+def test_a_diagonal_system_with_a_descriptor_matrix_is_refused(tmp_path):
+    # E was once passed over, which made it another system
+    np.savez(tmp_path / "p.npz", lam=[-1.0], B=ONE, C=ONE, E=2 * ONE, dt=0)
+    with pytest.raises(InputError, match="one system; got E and lam"):
+        hr.load_system(tmp_path / "p.npz")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.linalg import norm
 
 from hankelred.errors import NumericalError
-from hankelred.linalg import schur
+from hankelred.linalg.marginality import BACKWARD
 from hankelred.linalg.schur import SchurForm, apply_units, balanced_units, decouple, inverse_norm, ordered_schur
 from hankelred.linalg.triangular import schur_eigenvalues
 
@@ -201,7 +201,7 @@ def test_refined_schur_form_is_backward_stable() -> None:
         A = ladder(rng)
         A = apply_units(balanced_units(A, A[:, :1], A[:1]), A, A[:, :1], A[:1])[0]
         T, Z, poles, *_ = ordered_schur(A, discrete=False)
-        assert norm(A - Z @ T @ Z.T) < schur.BACKWARD * EPS * norm(A)
+        assert norm(A - Z @ T @ Z.T) < BACKWARD * EPS * norm(A)
         assert np.array_equal(poles, schur_eigenvalues(T))
 
 
@@ -271,7 +271,7 @@ def test_form_is_a_schur_form_with_kept_poles_first(seed: int, n: int, kind: str
     margin = 1 - np.abs(poles) if discrete else -poles.real
     assert (margin[:kept] <= error[:kept]).all()
     assert (margin[kept:] > error[kept:]).all()
-    assert norm(A - Z @ T @ Z.conj().T) <= (schur.BACKWARD + n) * EPS * norm(A)  # a pole is swapped up to n times
+    assert norm(A - Z @ T @ Z.conj().T) <= (BACKWARD + n) * EPS * norm(A)  # a pole is swapped up to n times
     assert not 0 < kept < n or T[kept, kept - 1] == 0  # no conjugate pair is separated
 
 

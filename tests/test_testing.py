@@ -284,6 +284,12 @@ def test_failure_of_a_reduction_shows_bound_values_and_both_models():
         assert part in text
 
 
+def test_real_poles_of_a_real_output_count_once():
+    # they once counted twice, and the bound was that of the double order
+    plant = hr.DiagonalSystem([-1.0, -2.0, -7.0], [[1.0], [3.0], [2.0]], np.ones((1, 3)), dt=0, output="real")
+    testing.assert_error_bound(plant, hr.balanced_truncation(plant, order=1).system)
+
+
 def test_unstable_reductions_are_caught():
     with pytest.raises(AssertionError, match="inf because it is unstable, exceeds its bound"):
         testing.assert_error_bound(PLANT, hr.StateSpace([[1.0]], [[1.0]], [[1.0]]))

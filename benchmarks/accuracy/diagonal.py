@@ -10,29 +10,25 @@ whatever the data are.
 
 from __future__ import annotations
 
-import argparse
-import json
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import hankelred as hr
-from benchmarks._common import surroundings
+from benchmarks._common import parser, surroundings, write
 from hankelred import DiagonalSystem
 from tests.reference_diagonal import exact_hsv, published_hsv
 
-RESULTS = Path(__file__).parents[1] / "results" / "diagonal_accuracy.json"
 FOUR_DIGITS = 1e-4
 
 Array = NDArray[Any]
 
 
 def cases(large: bool) -> dict[str, DiagonalSystem]:
-    """Return the systems by name; the reference of the large ones takes minutes."""
+    """The systems by name; the reference of the large ones takes minutes."""
     one = {n: (np.ones((n, 1)), np.ones((1, n))) for n in (3, 4, 6, 12, 16, 20)}
     found = {f"hilbert {n}": DiagonalSystem(-(np.arange(n) + 0.5), *one[n], dt=0) for n in (6, 12, 20)}
     found["rates 0.05 k, 16"] = DiagonalSystem(-0.05 * np.arange(1, 17), *one[16], dt=0)
@@ -51,7 +47,7 @@ def cases(large: bool) -> dict[str, DiagonalSystem]:
 
 
 def lru_like(n: int, m: int, output: Any) -> DiagonalSystem:
-    """Return a ring of poles, rows of B scaled by the root of ``1 - |lam|^2``."""
+    """A ring of poles, rows of B scaled by the root of ``1 - |lam|^2``."""
     rng = np.random.default_rng(n + m)
     radius = np.sqrt(rng.uniform(0.5**2, 0.999**2, n))
     B = normal(rng, n, m) * np.sqrt(1 - radius**2)[:, None]
@@ -60,7 +56,7 @@ def lru_like(n: int, m: int, output: Any) -> DiagonalSystem:
 
 
 def s4d_like(n: int, m: int, output: Any) -> DiagonalSystem:
-    """Return the poles ``-1/2 + i pi k``, sampled with a step of 0.01."""
+    """The poles ``-1/2 + i pi k``, sampled with a step of 0.01."""
     rng = np.random.default_rng(n + m)
     rates = 0.01 * (-0.5 + 1j * np.pi * np.arange(n))
     return DiagonalSystem.from_rates(rates, 0.01 * np.ones((n, m)), normal(rng, m, n), dt=0.01, output=output)
@@ -71,7 +67,7 @@ def normal(rng: np.random.Generator, *shape: int) -> Array:
 
 
 def single(system: DiagonalSystem) -> DiagonalSystem:
-    """Return the system with its data rounded to single precision."""
+    """The system with its data rounded to single precision."""
     lam, B, C = (
         x.astype(np.complex64 if x.dtype.kind == "c" else np.float32) for x in (system.lam, system.B, system.C)
     )
@@ -79,7 +75,7 @@ def single(system: DiagonalSystem) -> DiagonalSystem:
 
 
 def published(system: DiagonalSystem) -> Array:
-    """Return the published values; real outputs by the doubled system, which is more than was published."""
+    """The published values; real outputs by the doubled system, which is more than was published."""
     lam, B, C = system.lam, system.B, system.C
     if system.output == "real":
         lam, B, C = np.append(lam, lam.conj()), np.vstack([B, B.conj()]), np.hstack([C, C.conj()]) / 2
@@ -87,7 +83,7 @@ def published(system: DiagonalSystem) -> Array:
 
 
 def score(values: Array, exact: Array) -> dict[str, Any]:
-    """Return the largest relative error and the number of values with four correct digits."""
+    """The largest relative error and the number of values with four correct digits."""
     real = exact > 0
     error = np.abs(values - exact)[real] / exact[real]
     error[np.isnan(error)] = np.inf
@@ -111,10 +107,9 @@ def case(name: str, system: DiagonalSystem) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--large", action="store_true", help="64 states, and 32 with real output: half an hour")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+    options = parser(__doc__, "diagonal_accuracy.json")
+    options.add_argument("--large", action="store_true", help="64 states, and 32 with real output: half an hour")
+    arguments = options.parse_args()
     warnings.simplefilter("ignore")
     results = []
     for name, system in cases(arguments.large).items():
@@ -124,9 +119,7 @@ def main() -> None:
             f"{program} {found['largest']:.0e}, {found['right']} right" for program, found in row["programs"].items()
         )
         print(f"{name:>28}: {row['values']:>3} values down to {row['spread']:.0e}: {text}", flush=True)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**surroundings(), "results": results}, indent=1) + "\n"
-    arguments.output.write_text(text, encoding="utf-8")
+    write(arguments.output, {**surroundings(), "results": results})
 
 
 if __name__ == "__main__":

@@ -14,11 +14,8 @@ continuous (c) and discrete (d), most of them with values that fall below the ro
 
 from __future__ import annotations
 
-import argparse
-import json
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import mpmath
@@ -27,10 +24,9 @@ import scipy.linalg as sla
 from numpy.typing import NDArray
 
 import hankelred as hr
-from benchmarks._common import optional, surroundings
+from benchmarks._common import optional, parser, surroundings, write
 from benchmarks.speed.dense import system
 
-RESULTS = Path(__file__).parents[1] / "results" / "hsv_accuracy.json"
 DIGITS = 150
 WRONG = 1e-2  # two correct digits
 
@@ -39,7 +35,7 @@ Case = tuple[Array, Array, Array, bool]
 
 
 def cases() -> dict[str, Case]:
-    """Return the systems by name as ``(A, B, C, discrete)``."""
+    """The systems by name as ``(A, B, C, discrete)``."""
     rng = np.random.default_rng(1)
     ones = np.ones((40, 1))
     heat = 17.0**2 * (np.eye(16, k=1) - 2 * np.eye(16) + np.eye(16, k=-1))
@@ -63,7 +59,7 @@ def cases() -> dict[str, Case]:
 
 
 def exact(A: Array, B: Array, C: Array, discrete: bool) -> Array:
-    """Return the Hankel singular values from both Gramians in mpmath."""
+    """The Hankel singular values from both Gramians in mpmath."""
     with mpmath.workdps(DIGITS):
         a, b, c = (mpmath.matrix(x.tolist()) for x in (A, B, C))
         if not discrete:  # the Cayley map with a point amid the poles keeps both Gramians
@@ -87,19 +83,19 @@ def gramian(a: mpmath.matrix, P: mpmath.matrix) -> mpmath.matrix:
 
 
 def by_eigenvalues(A: Array, B: Array, C: Array, discrete: bool) -> Array:
-    """Return the roots of the eigenvalues of P Q, the textbook formula."""
+    """The roots of the eigenvalues of P Q, the textbook formula."""
     P, Q = scipy_gramians(A, B, C, discrete)
     return np.sort(np.sqrt(sla.eigvals(P @ Q)))[::-1]
 
 
 def by_cholesky(A: Array, B: Array, C: Array, discrete: bool) -> Array:
-    """Return the singular values of the product of two Cholesky factors."""
+    """The singular values of the product of two Cholesky factors."""
     P, Q = scipy_gramians(A, B, C, discrete)
     return sla.svdvals(sla.cholesky(Q) @ sla.cholesky(P, lower=True))
 
 
 def scipy_gramians(A: Array, B: Array, C: Array, discrete: bool) -> tuple[Array, Array]:
-    """Return both Gramians, with the sign of the right side that SciPy expects."""
+    """Both Gramians, with the sign of the right side that SciPy expects."""
     solve: Callable[[Array, Array], Array] = sla.solve_discrete_lyapunov
     sign = 1
     if not discrete:
@@ -108,7 +104,7 @@ def scipy_gramians(A: Array, B: Array, C: Array, discrete: bool) -> tuple[Array,
 
 
 def programs() -> dict[str, Callable[[Array, Array, Array, bool], Array]]:
-    """Return the programs that are installed, from a system to its Hankel singular values."""
+    """The programs that are installed, from a system to its Hankel singular values."""
     found: dict[str, Callable[[Array, Array, Array, bool], Array]] = {
         "hankelred": lambda A, B, C, d: hr.hankel_singular_values(hr.StateSpace(A, B, C, dt=int(d))),
         "hankelred, diagonal": by_diagonal,
@@ -136,7 +132,7 @@ def programs() -> dict[str, Callable[[Array, Array, Array, bool], Array]]:
 
 
 def by_diagonal(A: Array, B: Array, C: Array, discrete: bool) -> Array:
-    """Return what hankelred finds if it is told that A is diagonal."""
+    """What hankelred finds if it is told that A is diagonal."""
     if np.any(A - np.diag(np.diag(A))):
         raise ValueError("not diagonal")
     return hr.hankel_singular_values(hr.DiagonalSystem(np.diag(A), B, C, dt=int(discrete)))
@@ -164,16 +160,15 @@ def outcome(program: Callable[..., Array], case: Case, true: Array) -> dict[str,
 
 
 def text(found: dict[str, Any]) -> str:
-    """Return an outcome in one cell."""
+    """An outcome in one cell."""
     if "error" in found:
         return str(found["error"]).split(":")[0]
     return f"{found['correct']}/{found['of']}" + (f" ({found['last']:.0e})" if found["last"] is not None else "")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+    options = parser(__doc__, "hsv_accuracy.json")
+    arguments = options.parse_args()
     warnings.simplefilter("ignore")  # peers cast complex data to real ones with a warning
     tools = programs()
     results: dict[str, Any] = {}
@@ -184,8 +179,7 @@ def main() -> None:
         print(f"{name}: least {true[-1] / true[0]:.0e}")
         for tool, row in rows.items():
             print(f"    {tool:<22}{text(row)}", flush=True)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps({**surroundings(), "results": results}, indent=1) + "\n", encoding="utf-8")
+    write(arguments.output, {**surroundings(), "results": results})
 
 
 if __name__ == "__main__":

@@ -14,14 +14,11 @@ Mean dynamics take ``E[exp(delta A)]``, ``E[delta B]``, ``E[C]``, as published f
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks._common import surroundings
+from benchmarks._common import parser, surroundings, write
 from hankelred.selective import SelectiveStatistics, project, rotate, select, selection_report
 from tests.reference_selective import (
     HeadsLayer,
@@ -32,13 +29,12 @@ from tests.reference_selective import (
     steps_of_channel,
 )
 
-RESULTS = Path(__file__).parents[1] / "results" / "selective_accuracy.json"
 N, CHANNELS, MEASURED = 16, 16, range(0, 16, 2)
 METHODS = ("mean", "second_moment", "exact", "covariance")
 
 
 def mamba_errors(layer: MambaLayer, order: int, projected: bool) -> dict[str, float]:
-    """Return the output error of every arm on fresh data."""
+    """The output error of every arm on fresh data."""
     seen, fresh = layer.data(seed=0), layer.data(seed=1)
     apart = SelectiveStatistics(N, CHANNELS, moments=True, exact=True)
     apart.update_mamba(*seen)
@@ -66,7 +62,7 @@ def mamba_errors(layer: MambaLayer, order: int, projected: bool) -> dict[str, fl
 
 
 def over_seeds(seeds: int, order: int, projected: bool, **kind: float) -> dict[str, Any]:
-    """Return root mean squares, medians and worst cases over layers."""
+    """Root mean squares, medians and worst cases over layers."""
     rows = [mamba_errors(MambaLayer(N, CHANNELS, seed=seed, **kind), order, projected) for seed in range(seeds)]
     arms = {}
     for name in rows[0]:
@@ -78,7 +74,7 @@ def over_seeds(seeds: int, order: int, projected: bool, **kind: float) -> dict[s
 
 
 def head_predictions(seeds: int, order: int, independent: bool) -> dict[str, Any]:
-    """Return measured over predicted mean squared errors of projections, on the data seen and on fresh data."""
+    """Measured over predicted mean squared errors of projections, on the data seen and on fresh data."""
     ratios = []
     for seed in range(seeds):
         layer = HeadsLayer(N, seed=seed)
@@ -99,7 +95,7 @@ def head_predictions(seeds: int, order: int, independent: bool) -> dict[str, Any
 
 
 def selection_gaps(seeds: int, order: int) -> dict[str, Any]:
-    """Return by how much the search misses the best selection."""
+    """By how much the search misses the best selection."""
     gaps = []
     for seed in range(seeds):
         layer = MambaLayer(N, CHANNELS, seed=seed)
@@ -110,10 +106,9 @@ def selection_gaps(seeds: int, order: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+    options = parser(__doc__, "selective_accuracy.json")
+    options.add_argument("--layers", type=int, default=8)
+    arguments = options.parse_args()
     seeds = arguments.layers
     errors = [over_seeds(seeds, order, True, spectrum=s, spread=0.05) for order in (4, 8) for s in (1.0, 0.5, 0.0)]
     errors += [over_seeds(seeds, 4, False, spectrum=1.0, spread=spread) for spread in (0.0, 0.2, 0.5, 1.0)]
@@ -131,9 +126,7 @@ def main() -> None:
         print(
             f"search, {N} -> {row['order']}: misses the best selection by {row['mean']:.2%}, worst {row['worst']:.1%}"
         )
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    results = {"mamba": errors, "heads": heads, "search": gaps}
-    arguments.output.write_text(json.dumps({**surroundings(), **results}, indent=1) + "\n", encoding="utf-8")
+    write(arguments.output, {**surroundings(), "mamba": errors, "heads": heads, "search": gaps})
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ Array = NDArray[np.float64]
 
 
 def system(kind: str, n: int, m: int, discrete: bool, seed: int = 0) -> tuple[Array, Array, Array]:
-    """Return a random stable (A, B, C) with m inputs and outputs."""
+    """A random stable (A, B, C) with m inputs and outputs."""
     rng = np.random.default_rng(seed)
     B, C = rng.standard_normal((n, m)), rng.standard_normal((m, n))
     A = rng.standard_normal((n, n))
@@ -66,7 +66,7 @@ def by_scipy(A: Array, B: Array, C: Array, discrete: bool, order: int) -> Any:
 
 
 def programs(A: Array, B: Array, C: Array, discrete: bool, order: int) -> dict[str, Run]:
-    """Return what to time, peers only where they are installed and can do it."""
+    """What to time, peers only where they are installed and can do it."""
     n, m, p = len(A), B.shape[1], len(C)
     dt = 1 if discrete else 0
     runs: dict[str, Run] = {
@@ -101,7 +101,7 @@ def case(kind: str, n: int, m: int, discrete: bool) -> dict[str, Any]:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Return the ratios as text, a row a case."""
+    """The ratios as text, a row a case."""
     names = list(dict.fromkeys(name for row in results for name in row["seconds"] if name != REFERENCE))
     lines = [f"{'kind':>4} {'time':>10} {'n':>4} {'m':>3} {'order':>5} {REFERENCE:>18}"]
     lines[0] += "".join(f" {name:>18}" for name in names)

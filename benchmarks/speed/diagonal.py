@@ -40,7 +40,7 @@ Array = NDArray[Any]
 
 
 def lru_like(n: int, m: int, seed: int = 0, output: Any = "complex") -> DiagonalSystem:
-    """Return a system as an LRU layer starts with."""
+    """A system as an LRU layer starts with."""
     rng = np.random.default_rng(seed)
     radius = np.sqrt(rng.uniform(0.9**2, 0.999**2, n))
     lam = radius * np.exp(2j * np.pi * rng.random(n))
@@ -50,7 +50,7 @@ def lru_like(n: int, m: int, seed: int = 0, output: Any = "complex") -> Diagonal
 
 
 def formed_factors(lam: Array, B: Array, C: Array) -> tuple[Array, Array]:
-    """Return factors of the Gramians from their eigenvalues."""
+    """Factors of the Gramians from their eigenvalues."""
     S, R = (V * np.sqrt(np.maximum(w, 0)) for w, V in map(sla.eigh, cauchy_gramians(lam, B, C, discrete=True)))
     return S, R.conj().T
 
@@ -149,7 +149,7 @@ def growth() -> list[dict[str, Any]]:
 
 
 def line(row: dict[str, Any]) -> str:
-    """Return a case as text: milliseconds, and ratios to hankelred."""
+    """A case as text: milliseconds, and ratios to hankelred."""
     label = ", ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
                       for key, value in row.items() if key != "seconds")  # fmt: skip
     own = row["seconds"]["hankelred"]

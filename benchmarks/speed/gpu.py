@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import datetime
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks._common import write
 from hankelred_torch import hankel_penalty, ops
 from hankelred_torch.layers import LRU, S4D, S5, Mamba
 
@@ -84,7 +84,7 @@ def layers(batch: int, length: int, channels: int, states: int, systems: int) ->
 
 
 def squared_factors(*system: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the Gramians: factors are unique only up to a rotation."""
+    """The Gramians: factors are unique only up to a rotation."""
     S, R = ops.gramian_factors(*system, dt=True)
     return S @ S.mH, R.mH @ R
 
@@ -100,7 +100,7 @@ def associative_scan(a: Tensor, b: Tensor) -> Tensor:
 
 
 def gradients(run: Callable[..., Any], tensors: Sequence[Tensor], arguments: Sequence[Any]) -> list[Tensor]:
-    """Return outputs and the gradients of a sum of them that weighs every entry differently."""
+    """Outputs and the gradients of a sum of them that weighs every entry differently."""
     outputs = run(*arguments)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     total = torch.zeros((), dtype=torch.float64, device=outputs[0].device)
@@ -111,7 +111,7 @@ def gradients(run: Callable[..., Any], tensors: Sequence[Tensor], arguments: Seq
 
 
 def placed(x: Tensor, device: str) -> Tensor:
-    """Return x in single precision on the device, with a gradient."""
+    """X in single precision on the device, with a gradient."""
     return x.to(device, torch.complex64 if x.is_complex() else torch.float32).requires_grad_()
 
 
@@ -139,7 +139,7 @@ def least_seconds(run: Callable[[], Any], device: str, budget: float = 0.5) -> f
 
 
 def measure(name: str, run: Callable[[], list[Tensor]], expected: list[Tensor], device: str) -> dict[str, Any]:
-    """Return a line of the table; what does not run is a line, too, with its reason."""
+    """A line of the table; what does not run is a line, too, with its reason."""
     try:
         row: dict[str, Any] = {"what": name, "error": float(f"{deviation(run(), expected):.1e}")}
         row["seconds"] = float(f"{least_seconds(run, device):.3g}")
@@ -190,7 +190,7 @@ def main() -> int:
             "sizes": sizes,
             "rows": rows,
         }
-        RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+        write(RESULTS, document)
     return 1 if wrong else 0
 
 
@@ -203,7 +203,7 @@ def penalty(layer: nn.Module, u: Tensor) -> Tensor:
 
 
 def used(layer: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that Hankel singular values depend on: all but the feedthrough."""
+    """The parameters that Hankel singular values depend on: all but the feedthrough."""
     return [p for name, p in layer.named_parameters() if name != "D"]
 
 

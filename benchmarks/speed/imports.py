@@ -25,7 +25,7 @@ ROUNDS = 9
 
 
 def cpu_time(code: str, path: str) -> float:
-    """Return the CPU time of a fresh interpreter."""
+    """The CPU time of a fresh interpreter."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=path, env={**os.environ, "PYTHONPATH": path})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

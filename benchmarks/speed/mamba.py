@@ -7,17 +7,16 @@ One implementation at two sizes, forward and backward, on one thread. Times are 
 several, both sizes in turn, so that what else the machine does falls on both alike; of training steps, the least mean
 of a few. Beside every factor stands how many characters a second that is.
 
-The run is put together of what was measured: 1,000 steps of the model of `hankelred train --task text`, 100 with all
-states, the cut with its statistics, and 900 with 12; against 1,000 steps with all.
+The run is put together of what was measured: 1,000 steps of the experiment's model of text, 100 with all states, the
+cut with its statistics, and 900 with 12; against 1,000 steps with all.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,13 @@ from threadpoolctl import threadpool_limits
 
 from hankelred_torch import CompressionConfig, compress_, plan
 from hankelred_torch.adapters import collect_statistics
-from hankelred_torch.experiment.settings import Settings
-from hankelred_torch.experiment.study import write_atomically
-from hankelred_torch.experiment.tasks import Task, load_task
-from hankelred_torch.experiment.training import Trainer
 from hankelred_torch.layers import Mamba
 from hankelred_torch.ops import selective_scan
 
-from .._common import least_times
+from .._common import least_times, surroundings, write
+from ..experiment.settings import Settings
+from ..experiment.tasks import Task, load_task
+from ..experiment.trainer import Trainer
 from .selective import BATCH, INNER, LENGTH, scan_arguments
 
 RESULTS = Path(__file__).parents[1] / "results" / "mamba_speed.json"
@@ -58,23 +56,20 @@ def block_times() -> dict[int, float]:
 
 
 def trainers(task: Task, settings: Settings) -> dict[int, Trainer]:
-    return {n: Trainer(task, settings, [n] * settings.blocks, 0, shrink=False) for n in SIZES}
+    return {n: Trainer(task, replace(settings, states=n), 0, clock=time.thread_time) for n in SIZES}
 
 
 def step_times(models: dict[int, Trainer]) -> dict[int, float]:
-    times: dict[int, list[float]] = {n: [] for n in models}
+    means: dict[int, list[float]] = {n: [] for n in models}
     for _ in range(ROUNDS):
         for n, trainer in models.items():
-            trainer.learn()  # caches belong to the other model
-            start = time.thread_time()
-            for _ in range(BLOCK):
-                trainer.learn()
-            times[n].append((time.thread_time() - start) / BLOCK)
-    return {n: min(x) for n, x in times.items()}
+            trainer.train_to(trainer.steps + 1 + BLOCK, lambda: None)
+            means[n].append(sum(trainer.times[-BLOCK:]) / BLOCK)  # at the first, caches belong to the other model
+    return {n: min(x) for n, x in means.items()}
 
 
 def cut_times(trainer: Trainer) -> dict[str, float]:
-    """Return the least times of the parts of a cut to 12 states."""
+    """The least times of the parts of a cut to 12 states."""
     parts: dict[str, list[float]] = {"statistics": [], "analysis": [], "surgery": []}
     for _ in range(CUTS + 1):  # the first compiles
         branch = trainer.branch()
@@ -91,7 +86,7 @@ def cut_times(trainer: Trainer) -> dict[str, float]:
 
 
 def compared(seconds: dict[int, float], characters: int) -> dict[str, Any]:
-    """Return times, their ratio, and characters per second, rounded; and print them."""
+    """Times, their ratio, and characters per second, rounded."""
     large, small = (seconds[n] for n in SIZES)
     line: dict[str, Any] = {f"{n} states, s": float(f"{t:.3g}") for n, t in seconds.items()}
     line["factor"] = round(large / small, 2)
@@ -101,7 +96,7 @@ def compared(seconds: dict[int, float], characters: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--channels", type=int, help="of the language model, default as in hankelred train")
+    parser.add_argument("--channels", type=int, help="of the language model, default as in the experiment")
     options = parser.parse_args()
     torch.set_num_threads(1)
     threadpool_limits(1)  # NumPy's linear algebra, too
@@ -116,9 +111,8 @@ def main() -> None:
     cut_run = CUT * steps[128] + sum(cut.values()) + (STEPS - CUT) * steps[12]
     document = {
         "what": "forward and backward, 12 states against 128, one thread",
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()} server processor, {torch.backends.cpu.get_cpu_capability()}",
-        "torch": torch.__version__,
+        **surroundings(("torch", "numba")),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "sizes of scan and block": {"batch": BATCH, "length": LENGTH, "inner channels": INNER},
         "model": {"blocks": settings.blocks, "channels": settings.channels, "batch": settings.batch, "length": LENGTH},
         "scan": compared(scan_times(), BATCH * LENGTH),
@@ -130,7 +124,7 @@ def main() -> None:
     }
     print(json.dumps(document, indent=1))
     if options.write:
-        write_atomically(RESULTS, json.dumps(document, indent=1) + "\n")
+        write(RESULTS, document)
 
 
 if __name__ == "__main__":

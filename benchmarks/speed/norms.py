@@ -20,7 +20,7 @@ SIZES = (20, 50, 100, 150)
 
 
 def structure(n: int, m: int = 2, damping: float = 1e-3) -> hr.StateSpace:
-    """Return n / 2 modes behind a rotation."""
+    """N / 2 modes behind a rotation."""
     rng = np.random.default_rng(n)
     omega = np.geomspace(1.0, 1e3, n // 2)
     A = np.zeros((n, n))

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks._common import least_times
+from benchmarks._common import least_times, write
 from hankelred import DiagonalBank, hankel_singular_values
 from hankelred_torch import ops
 
@@ -41,7 +41,7 @@ FLOOR = 1e-12
 
 
 def systems(batch: int, n: int, m: int, kind: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return poles as an LRU starts with, or real ones log-spaced over four decades, with B and C."""
+    """Poles as an LRU starts with, or real ones log-spaced over four decades, with B and C."""
     generator = torch.Generator().manual_seed(0)
     if kind == "real rates":
         lam = torch.exp(-(10 ** (4 * torch.rand(batch, n, generator=generator, dtype=torch.float64) - 4)))
@@ -130,7 +130,7 @@ def main() -> None:
             "versions": {"torch": torch.__version__, "numpy": np.__version__},
             "cases": rows,
         }
-        RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write(RESULTS, document)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ LAYER_SIZES = ((50, 64, 16, 64), (50, 64, 16, 16), (50, 64, 16, 4), (50, 64, 8, 
 
 
 def system(batch: int, length: int, channels: int, states: int) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return the arguments of `diagonal_ssm`, all with gradients, and a gradient of its output."""
+    """The arguments of `diagonal_ssm`, all with gradients, and a gradient of its output."""
     torch.manual_seed(0)
     layer = LRU(channels, states)
     B, C, D = layer.system_matrices()
@@ -66,13 +66,13 @@ def both_methods(*sizes: int) -> dict[str, float]:
 
 
 def grid() -> list[tuple[int, ...]]:
-    """Return the sizes to measure: both methods finish in a second or so."""
+    """The sizes to measure: both methods finish in a second or so."""
     sizes = product(BATCHES, LENGTHS, CHANNELS, STATES)
     return [s for s in sizes if math.prod(s) <= 2**28 and s[1] * s[2] ** 2 <= 2**20 and s[0] * s[1] * s[2] <= 2**20]
 
 
 def fit(rows: list[dict[str, float]]) -> dict[str, list[float]]:
-    """Return nonnegative seconds per unit of work, for the least squares of relative errors.
+    """Nonnegative seconds per unit of work, for the least squares of relative errors.
 
     Rows count the more the closer the methods are: far apart, it does not matter by how much.
     """
@@ -90,7 +90,7 @@ SIZES = ("batch", "length", "channels", "channels")  # batch, length, inputs, ou
 
 
 def quality(rows: list[dict[str, float]], seconds: dict[str, list[float]]) -> dict[str, float]:
-    """Return how much longer the method takes that the model chooses, at most and on average."""
+    """How much longer the method takes that the model chooses, at most and on average."""
     ratios = []
     for row in rows:
         sizes = (*(int(row[k]) for k in SIZES), int(row["states"]))
@@ -109,7 +109,7 @@ def loop(lam: Tensor, B: Tensor, C: Tensor, D: Tensor, u: Tensor) -> Tensor:
 
 
 def peers(*sizes: int) -> dict[str, float]:
-    """Return the times of the layer, of a loop in torch and, where it is installed, of s5-pytorch's scan."""
+    """The times of the layer, of a loop in torch and, where it is installed, of s5-pytorch's scan."""
     arguments, gy = system(*sizes)
     rates, B, C, u, D = arguments
     lam = rates.detach().exp().to(torch.complex64).requires_grad_()
@@ -193,7 +193,7 @@ def main() -> None:
 
 
 def when() -> dict[str, str]:
-    """Return the date, and the version of the peer if it is installed."""
+    """The date, and the version of the peer if it is installed."""
     date = {"date": datetime.date.today().isoformat()}
     try:
         return date | {"s5-pytorch": importlib.metadata.version("s5-pytorch")}
@@ -202,7 +202,7 @@ def when() -> dict[str, str]:
 
 
 def least_of(rows: list[dict[str, float]], document: dict[str, Any], earlier: dict[str, Any]) -> list[dict[str, float]]:
-    """Return the rows with the times of an earlier run where it was faster, if it is one of the same program."""
+    """The rows with the times of an earlier run where it was faster, if it is one of the same program."""
     before = [dict(zip(earlier["columns"], row, strict=True)) for row in earlier["grid"]]
     sizes = describe(grid()[0])
     same = all(earlier[key] == document[key] for key in ("machine", "versions"))

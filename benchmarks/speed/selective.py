@@ -41,7 +41,7 @@ RECURRENCE_SIZES = ((50, 784, 256), (50, 784, 16), (16, 128, 1))  # batch, lengt
 
 
 def scan_arguments(n: int, batch: int = BATCH, length: int = LENGTH, inner: int = INNER) -> tuple[Tensor, ...]:
-    """Return the arguments of `selective_scan` as at the start of a training, all with gradients."""
+    """The arguments of `selective_scan` as at the start of a training, all with gradients."""
     torch.manual_seed(0)
     u, B, C = torch.randn(batch, length, inner), torch.randn(batch, length, n), torch.randn(batch, length, n)
     delta = 10 ** (-3 + 2 * torch.rand(batch, length, inner))
@@ -78,7 +78,7 @@ def scan_times(n: int, peers: bool) -> dict[str, float]:
 
 
 def block_times() -> dict[str, float]:
-    """Return the times of a whole block, and of mambapy's with the same weights."""
+    """The times of a whole block, and of mambapy's with the same weights."""
     torch.manual_seed(0)
     block = Mamba(INNER // 2, 12)
     u, gy = torch.randn(2, BATCH, LENGTH, INNER // 2)
@@ -93,7 +93,7 @@ def block_times() -> dict[str, float]:
 
 
 def recurrence_times(batch: int, length: int, n: int, varies: bool) -> dict[str, float]:
-    """Return the times of the recurrence by kernels, by large torch operations, by a loop and by s5-pytorch."""
+    """The times of the recurrence by kernels, by large torch operations, by a loop and by s5-pytorch."""
     torch.manual_seed(0)
     lam = torch.polar(0.9 + 0.099 * torch.rand(n), 6.28 * torch.rand(n))
     a = (lam.expand(batch, length, n).clone() if varies else lam).requires_grad_()
@@ -139,7 +139,7 @@ def installed(distribution: str) -> bool:
 
 
 def row(sizes: dict[str, Any], times: dict[str, float]) -> dict[str, Any]:
-    """Return sizes and times as a line of a table, and print it with the shares of the peers' times."""
+    """Print sizes and times with the shares of the peers' times; return them as a line of a table."""
     shares = {name: round(times["hankelred"] / t, 3) for name, t in times.items() if name != "hankelred"}
     line = sizes | {name: float(f"{t:.3g}") for name, t in times.items()}
     print(line, "share", shares, flush=True)
@@ -173,7 +173,6 @@ def main() -> None:
         ],
     }
     if options.write:
-        RESULTS.parent.mkdir(exist_ok=True)
         write(RESULTS, document)
 
 

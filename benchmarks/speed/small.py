@@ -20,7 +20,7 @@ SIZES = (4, 10, 30, 60, 100)
 
 
 def model(n: int, m: int = 2) -> control.StateSpace:
-    """Return a random stable model with m inputs and outputs."""
+    """A random stable model with m inputs and outputs."""
     rng = np.random.default_rng(n)
     A = rng.standard_normal((n, n))
     A -= (np.linalg.eigvals(A).real.max() + 0.5) * np.eye(n)

@@ -3,7 +3,7 @@
     python -m benchmarks.studies.ablation                  # all arms, five seeds: some fifteen minutes on one core
     python -m benchmarks.studies.ablation --seeds 1 --steps 200 --out /tmp/ablation.json
 
-The classifier of `hankelred train` with two blocks learns the digits. One cut takes each layer from 64 states to 12; in
+The demo's classifier with two blocks learns the digits. One cut takes each layer from 64 states to 12; in
 most arms at a tenth of training. Runs of one seed start from the same weights and see the same batches.
 
 - `transport` is the default: the optimizer's averages go through the change of basis. `reset` starts them anew,
@@ -28,35 +28,25 @@ from typing import Any
 import numpy as np
 import scipy.linalg as sla
 import torch
-import torch.nn.functional as F
 
 import hankelred as hr
-from benchmarks.studies.runs import parser_of, run_missing, table
+from benchmarks.experiment.settings import Settings
+from benchmarks.experiment.tasks import Task, load_task
+from benchmarks.experiment.trainer import Trainer
+from benchmarks.runs import parser_of, study, table
 from hankelred.checks import Array
-from hankelred_torch import (
-    CompressionConfig,
-    InTrainingCompressor,
-    Rewarm,
-    Schedule,
-    find_ssm_layers,
-    register_adapter,
-    state_sizes,
-)
+from hankelred_torch import CompressionConfig, Rewarm, Schedule, find_ssm_layers, register_adapter, state_sizes
 from hankelred_torch.adapters import LRUAdapter
 from hankelred_torch.adapters.analysis import SystemAnalysis
-from hankelred_torch.experiment.settings import Settings
-from hankelred_torch.experiment.tasks import Task, load_task
-from hankelred_torch.experiment.training import Trainer
 from hankelred_torch.layers import LRU
 
 RESULTS = Path(__file__).parents[1] / "results" / "ablation.json"
 KEPT = 12
-EVERY = 10  # steps between measurements of the recovery
-COLUMNS = {
-    "jump": "jump of the loss",
-    "recovery": "recovery, steps",
-    "final": "final accuracy, %",
-    "states": "states, sum",
+COLUMNS = {  # heading, and digits behind the point
+    "jump": ("jump of the loss", 3),
+    "recovery": ("recovery, steps", 0),
+    "final": ("final accuracy, %", 2),
+    "states": ("states, sum", 1),
 }
 
 
@@ -137,41 +127,22 @@ def adapting(complex_system: bool) -> Iterator[None]:
 
 def run(task: Task, settings: Settings, arm: Arm, seed: int, progress: Callable[[], Any]) -> dict[str, Any]:
     """Train one arm and return its figures."""
-    trainer = Trainer(task, settings, [arm.states] * settings.blocks, seed, shrink=False)
-    compressor, cut = None, 0
+    figures: dict[str, Any] = {"jump": None, "recovery": None}
+    settings, cuts = replace(settings, states=arm.states), None
     if arm.share is not None:
         cut = round(arm.share * settings.steps)
-        config = CompressionConfig(**({"order": KEPT} | arm.changes))
         schedule = Schedule(start_step=cut - 1, end_step=cut, attempts=1, force=True)
-        hooks = arm.hooks()
-        compressor = InTrainingCompressor(trainer.model, [trainer.optimizer], config, schedule, on_cut=hooks)
-    before, figures = np.inf, {"jump": None, "recovery": None}
+        cuts = CompressionConfig(**{"order": KEPT} | arm.changes), schedule
     with adapting(arm.complex_system):
-        for step in range(1, settings.steps + 1):
-            trainer.forward_backward()
-            trainer.optimizer.step()
-            trainer.optimizer.zero_grad()
-            trainer.schedule.step()
-            if compressor is not None:
-                if step == cut:
-                    before = validation_loss(trainer, task)
-                compressor.step()
-                if step == cut:
-                    figures["jump"] = validation_loss(trainer, task) - before
-            due = step > cut and (step - cut) % EVERY == 0 and figures["recovery"] is None
-            if compressor is not None and due and validation_loss(trainer, task) <= before:
-                figures["recovery"] = float(step - cut)
+        trainer = Trainer(task, settings, seed, cuts=cuts, on_cut=arm.hooks())
+        if cuts is not None:
+            trainer.train_to(cut - 1, progress)
+            made = trainer.step(trainer.validation_loss)
             progress()
+            recovered = trainer.train_to(settings.steps, progress, watch=made.before)
+            figures = {"jump": made.after - made.before, "recovery": recovered and float(recovered)}
+        trainer.train_to(settings.steps, progress)
     return figures | {"final": trainer.accuracy(task.test), "states": float(sum(state_sizes(trainer.model).values()))}
-
-
-@torch.no_grad()
-def validation_loss(trainer: Trainer, task: Task) -> float:
-    """Return the cross entropy on the validation part."""
-    trainer.model.eval()
-    loss = F.cross_entropy(trainer.model(task.validation.inputs), task.validation.labels).item()
-    trainer.model.train()
-    return loss
 
 
 def main() -> None:
@@ -179,7 +150,7 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = replace(Settings(), steps=options.steps, blocks=2)
     task = load_task(settings.task)
-    runs = run_missing(
+    runs = study(
         options.out,
         "jump: rise of the validation loss in the cut; recovery: steps until it is back; final: test accuracy, percent",
         asdict(settings) | {"states_kept": KEPT},

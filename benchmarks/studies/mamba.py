@@ -4,9 +4,9 @@
     python -m benchmarks.studies.mamba --task recall        # associative recall, a task that needs states
     python -m benchmarks.studies.mamba --seeds 1 --steps 100 --out quick.json
 
-The model is that of `hankelred train --task text`. One cut takes every layer from 128 states to 12, at 10 or 30 % of
-training. All arms of a seed share the weights, the data and the training up to their cut, to the last bit: a run is
-trained once and branches there.
+The model is that of `python -m benchmarks.experiment --task text`. One cut takes every layer from 128 states to 12, at
+10 or 30 % of training. All arms of a seed share the weights, the data and the training up to their cut, to the last
+bit: a run is trained once and branches there.
 
 - `rotation` cuts by the covariances of states and outputs, `rotation, moments` by second moments of the steps.
 - `selection` keeps the states that explain most and folds into them what the others explain; `bare` does not fold.
@@ -23,35 +23,34 @@ full model of the same seed ends with.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from hankelred_torch.adapters.statistics import LayerStatistics
 from threadpoolctl import threadpool_limits
 
-from benchmarks.studies.runs import Run, parser_of, run_missing
+from benchmarks.experiment.settings import Settings
+from benchmarks.experiment.tasks import Task, load_task
+from benchmarks.experiment.trainer import Trainer
+from benchmarks.runs import Run, Spread, parser_of, study, table
 from hankelred.checks import Array
 from hankelred.selective import SelectiveReduction, SelectiveStatistics, rotate, select
 from hankelred_torch import CompressionConfig, compress_, find_ssm_layers, register_adapter, state_sizes
 from hankelred_torch.adapters import MambaAdapter, SampleStatistics
 from hankelred_torch.adapters.selective import SelectiveAnalysis, StateMap
-from hankelred_torch.experiment.settings import Settings
-from hankelred_torch.experiment.summary import Spread
-from hankelred_torch.experiment.tasks import Task, load_task
-from hankelred_torch.experiment.training import Trainer
 from hankelred_torch.layers import Mamba
+from hankelred_torch.sampling import LayerStatistics
 
 RESULTS = Path(__file__).parents[1] / "results"
 KEPT = 12
-EVERY = 10  # steps between measurements until a loss has recovered
 CURVE = 100  # steps between measurements of the whole run
 PAIRED = ("rotation at 10 %", "scratch")  # arms that further seeds are spent on
 COLUMNS = {  # heading, and digits behind the point
@@ -115,7 +114,7 @@ ARMS |= {"scratch": Arm(states=KEPT), "full": Arm()}
 
 
 def adapter_that(reduce: Reduce) -> type[MambaAdapter]:
-    """Return an adapter of Mamba layers that reduces them in one way only."""
+    """An adapter of Mamba layers that reduces them in one way only."""
 
     class OneWay(MambaAdapter):
         def analyse(self, values: Any, statistics: Any = None, method: str = "auto") -> SelectiveAnalysis:
@@ -164,82 +163,74 @@ def cut(trainer: Trainer, arm: Arm) -> float:
 
 @dataclass
 class Course:
-    """A trainer on its way, with what was measured."""
+    """A trainer on its way, with what was measured; times are processor time of the thread."""
 
-    task: Task
     trainer: Trainer
-    steps: int = 0
-    times: list[float] = field(default_factory=list)
     curve: list[list[float]] = field(default_factory=list)  # step, seconds, validation loss
 
+    @classmethod
+    def fresh(cls, task: Task, settings: Settings, seed: int, states: int) -> Course:
+        return cls(Trainer(task, replace(settings, states=states), seed, clock=time.thread_time))
+
     def branch(self) -> Course:
-        return Course(self.task, self.trainer.branch(), self.steps, self.times.copy(), self.curve.copy())
+        return Course(self.trainer.branch(), self.curve.copy())
 
     def run_to(self, step: int, progress: Callable[[], Any], watch: float | None = None) -> int | None:
-        """Train to a step; return after which one the loss was first no more than `watch`, looking every `EVERY`."""
-        since, found = self.steps, None
-        while self.steps < step:
-            start = time.thread_time()
-            self.trainer.learn()
-            self.times.append(time.thread_time() - start)
-            self.steps += 1
+        def after() -> None:
             progress()
-            if self.steps % CURVE == 0:
+            if self.trainer.steps % CURVE == 0:
                 self.note()
-            looking = watch is not None and found is None and (self.steps - since) % EVERY == 0
-            if looking and self.loss() <= watch:
-                found = self.steps
-        return found
 
-    def loss(self) -> float:
-        return self.trainer.bits(self.task.validation)
+        return self.trainer.train_to(step, after, watch)
+
+    def bits(self) -> float:
+        return self.trainer.validation_loss() / math.log(2)
 
     def note(self) -> None:
-        self.curve.append([self.steps, round(sum(self.times), 2), round(self.loss(), 5)])
+        self.curve.append([self.trainer.steps, round(sum(self.trainer.times), 2), round(self.bits(), 5)])
+
+    def rate(self) -> float:
+        """The positions per second of the last steps, by their median time."""
+        trainer = self.trainer
+        return trainer.batch * trainer.task.length / statistics.median(trainer.times[-50:])
 
 
-class Study:
+class Trunk:
     """Runs of one task: the one that all arms of a seed branch from is kept until another seed is asked for."""
 
     def __init__(self, task: Task, settings: Settings) -> None:
         self.task, self.settings = task, settings
-        self._trunk: tuple[int, Course] | None = None
+        self._kept: tuple[int, Course] | None = None
 
-    def fresh(self, seed: int, states: int) -> Course:
-        return Course(self.task, Trainer(self.task, self.settings, [states] * self.settings.blocks, seed, shrink=False))
-
-    def trunk(self, seed: int, step: int, progress: Callable[[], Any]) -> Course:
-        """Return the uncut run of a seed, trained to a step."""
-        if self._trunk is None or self._trunk[0] != seed or self._trunk[1].steps > step:
-            self._trunk = seed, self.fresh(seed, self.settings.states)
-        self._trunk[1].run_to(step, progress)
-        return self._trunk[1]
+    def at(self, seed: int, step: int, progress: Callable[[], Any]) -> Course:
+        """The uncut run of a seed, trained to a step."""
+        if self._kept is None or self._kept[0] != seed or self._kept[1].trainer.steps > step:
+            self._kept = seed, Course.fresh(self.task, self.settings, seed, self.settings.states)
+        self._kept[1].run_to(step, progress)
+        return self._kept[1]
 
     def run(self, key: dict[str, Any], progress: Callable[[], Any]) -> dict[str, Any]:
         arm, seed, steps = ARMS[key["arm"]], key["seed"], self.settings.steps
         found: dict[str, Any] = {}
-        if arm.share is None:
-            course = self.trunk(seed, steps, progress) if arm.states > KEPT else self.fresh(seed, arm.states)
-            course.run_to(steps, progress)
-        else:
-            at = round(arm.share * steps)
-            course = self.trunk(seed, at, progress).branch()
-            before, rate = course.loss(), self._rate(course)
+        if arm.share is not None:
+            course = self.at(seed, round(arm.share * steps), progress).branch()
+            before, loss, rate = course.bits(), course.trainer.validation_loss(), course.rate()
             found |= {"before": before, "cost": cut(course.trainer, arm), "rate before": rate}
-            found["jump"] = course.loss() - before
-            course.times.append(found["cost"])
-            recovered = course.run_to(steps, progress, watch=before)
-            found["recovery"] = None if recovered is None else float(recovered - at)
+            found["jump"] = course.bits() - before
+            course.trainer.times[-1] += found["cost"]
+            recovered = course.run_to(steps, progress, watch=loss)
+            found["recovery"] = recovered and float(recovered)
+        elif arm.states > KEPT:
+            course = self.at(seed, steps, progress)
+        else:
+            course = Course.fresh(self.task, self.settings, seed, arm.states)
+            course.run_to(steps, progress)
         if steps % CURVE:
             course.note()
-        states = float(sum(state_sizes(course.trainer.model).values()))
-        found |= {"final": course.trainer.score(self.task.test), "test bits": [course.trainer.bits(self.task.test)]}
-        found |= {"states": states, "rate": self._rate(course), "seconds": sum(course.times), "curve": course.curve}
-        return found
-
-    def _rate(self, course: Course) -> float:
-        """Return the positions per second of the last steps, by their median time."""
-        return self.settings.batch * self.task.length / statistics.median(course.times[-50:])
+        trainer, test = course.trainer, self.task.test
+        found |= {"final": trainer.score(test), "test bits": [trainer.loss(test) / math.log(2)]}
+        found |= {"states": float(sum(state_sizes(trainer.model).values())), "rate": course.rate()}
+        return found | {"seconds": sum(trainer.times), "curve": course.curve}
 
 
 def add_reached(runs: list[Run]) -> None:
@@ -251,20 +242,8 @@ def add_reached(runs: list[Run]) -> None:
         run["reached"] = float(seconds[below[0]]) if len(below) else None
 
 
-def table(runs: list[Run]) -> str:
-    """Return mean and standard deviation over the seeds, a row for each arm, in Markdown."""
-    lines = ["| arm | seeds | " + " | ".join(heading for heading, _ in COLUMNS.values()) + " |", "|---" * 10 + "|"]
-    for arm in ARMS:
-        rows = [run for run in runs if run["arm"] == arm]
-        spreads = [(Spread.of(row.get(name) for row in rows), digits) for name, (_, digits) in COLUMNS.items()]
-        cells = [spread.text(digits) if spread else "–" for spread, digits in spreads]
-        if rows:
-            lines.append(f"| {arm} | {len(rows)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def against(runs: list[Run], other: str) -> str:
-    """Return the differences in the final loss to another arm, seed by seed, in Markdown."""
+    """The differences in the final loss to another arm, seed by seed, in Markdown."""
     base = {run["seed"]: run["test bits"][0] for run in runs if run["arm"] == other}
     lines = [f"| arm | seeds | final loss minus {other} | 95 % interval |", "|---|---|---|---|"]
     for arm in ARMS:
@@ -278,7 +257,7 @@ def against(runs: list[Run], other: str) -> str:
 
 
 def wanted(seeds: int) -> list[dict[str, Any]]:
-    """Return the runs, seed by seed, so that an interrupted study is balanced; two more seeds for a pair of arms."""
+    """The runs, seed by seed, so that an interrupted study is balanced; two more seeds for a pair of arms."""
     keys = [{"arm": arm, "seed": seed} for seed in range(seeds) for arm in ARMS]
     return keys + [{"arm": arm, "seed": seed} for seed in range(seeds, seeds + 2) for arm in PAIRED]
 
@@ -292,15 +271,14 @@ def main() -> None:
     threadpool_limits(1)  # NumPy's linear algebra, too
     settings = Settings.of(options.task, steps=options.steps)
     task = load_task(options.task)
-    warm_up = Study(task, settings).fresh(0, 2 * KEPT)
-    warm_up.trainer.learn()
-    cut(warm_up.trainer, WAYS["rotation, moments"])  # compiles what no run should be timed with
-    study = Study(task, settings)
+    warm_up = Course.fresh(task, settings, 0, 2 * KEPT).trainer
+    warm_up.step()
+    cut(warm_up, WAYS["rotation, moments"])  # compiles what no run should be timed with
 
     def steps(key: dict[str, Any]) -> int:
         return settings.steps - round((ARMS[key["arm"]].share or 0.0) * settings.steps)
 
-    runs = run_missing(
+    runs = study(
         out,
         "jump: rise of the validation loss in the cut; recovery: steps until it is back; final: on the test part; "
         "before, jump, test bits: bits per position; seconds and cost: processor time; rate: positions per second; "
@@ -308,10 +286,10 @@ def main() -> None:
         asdict(settings) | {"states_kept": KEPT},
         wanted(options.seeds),
         steps,
-        study.run,
+        Trunk(task, settings).run,
     )
     add_reached(runs)
-    print(table(runs), against(runs, "scratch"), against(runs, "full"), sep="\n\n")
+    print(table(runs, "arm", COLUMNS), against(runs, "scratch"), against(runs, "full"), sep="\n\n")
 
 
 if __name__ == "__main__":

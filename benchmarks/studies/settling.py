@@ -3,12 +3,12 @@
     python -m benchmarks.studies.settling                  # both layers, four seeds: some seven minutes on one core
     python -m benchmarks.studies.settling --seeds 1 --steps 200 --out /tmp/settling.json
 
-The classifier of `hankelred train` learns the digits with one LRU or S5 layer of 64 states. Runs of one seed start from
+The demo's classifier learns the digits with one LRU or S5 layer of 64 states. Runs of one seed start from
 the same weights and see the same batches.
 
 - `full` is never cut. Its layer is measured 40 times, and each time once more a step later.
-- `fixed` cuts at four attempts in the first fifth of training, `certified` only where no value can have crossed the cut
-  since the attempt before, and at the last; with `order` to 16 states in the end, with `tau` a share of .25 at each.
+- `fixed` cuts at four attempts in the first fifth of training: with `order` to 16 states in the end, with `tau` a share
+  of .25 at each.
 
 The orders followed in `full` are those that tau = .25, .1 and .05 would keep in the end. `settled` is the share of
 training after which the matched values never crossed the cut, `proven` the share after which that is certified; both
@@ -30,12 +30,11 @@ import torch
 
 import hankelred as hr
 import hankelred_torch as ht
-from benchmarks.studies.ablation import validation_loss
-from benchmarks.studies.runs import Run, parser_of, rounded, run_missing, table
+from benchmarks.experiment.settings import Settings
+from benchmarks.experiment.tasks import Task, load_task
+from benchmarks.experiment.trainer import Trainer
+from benchmarks.runs import Run, parser_of, rounded, study, table
 from hankelred.drift import match_hsv
-from hankelred_torch.experiment.settings import Settings
-from hankelred_torch.experiment.tasks import Task, load_task
-from hankelred_torch.experiment.training import Trainer
 
 RESULTS = Path(__file__).parents[1] / "results" / "settling.json"
 LAYERS = ("lru", "s5")
@@ -44,30 +43,19 @@ MEASUREMENTS = 40
 WINDOW = 0.2  # share of training in which cuts are made
 DRAWN = 16  # values in the figure
 ALPHA = 0.25  # of the learning rate is for the layer, as usual for S5
-MEMORY = 32  # sequences, the longest time constant S5 starts with: nothing in the layer keeps its poles stable
 KEPT = 16
 ARMS: dict[str, dict[str, Any] | None] = {
     "full": None,
     "order, fixed": {"order": KEPT},
     "tau, fixed": {"tau": TAUS[0]},
 }
-CUTTING = {
-    "jump": "jump of the loss",
-    "cuts": "cuts",
-    "first_cut": "first cut, share",
-    "states": "states",
-    "final": "final accuracy, %",
+CUTTING = {  # heading, and digits behind the point
+    "jump": ("jump of the loss", 3),
+    "cuts": ("cuts", 1),
+    "first_cut": ("first cut, share", 3),
+    "states": ("states", 1),
+    "final": ("final accuracy, %", 2),
 }
-
-
-def learn(trainer: Trainer) -> None:
-    """Make one step, and put poles of S5 back that have left what they may have."""
-    trainer.learn()
-    layer = trainer.model.blocks[0].ssm
-    if isinstance(layer, ht.layers.S5):
-        slowest = 1.0 / (MEMORY * trainer.data.inputs.shape[1])  # decay in one step of the sequence
-        with torch.no_grad():
-            layer.Lambda_re.clamp_(max=-slowest / layer.log_step.exp())
 
 
 def track(trainer: Trainer, settings: Settings, progress: Callable[[], Any]) -> dict[str, Any]:
@@ -76,7 +64,7 @@ def track(trainer: Trainer, settings: Settings, progress: Callable[[], Any]) -> 
     tracker, layer = ht.Tracker(trainer.model, every), trainer.model.blocks[0].ssm
     systems, single, once = [ht.read_system(layer)], [], None
     for _ in range(settings.steps):
-        learn(trainer)
+        trainer.step()
         if once is not None:
             single += once.step()
             once = None
@@ -113,7 +101,7 @@ def track(trainer: Trainer, settings: Settings, progress: Callable[[], Any]) -> 
 
 
 def ratios(name: str, records: Sequence[ht.LayerCut]) -> dict[str, float]:
-    """Return how tight both bounds are, and how far the values move."""
+    """How tight both bounds are, and how far the values move."""
     moved, drift, fixed = (np.array([getattr(x, k) for x in records]) for k in ("moved", "drift", "fixed_drift"))
     return {
         f"ratio{name}": float(np.median(moved / drift)),
@@ -123,37 +111,34 @@ def ratios(name: str, records: Sequence[ht.LayerCut]) -> dict[str, float]:
     }
 
 
-def cut(trainer: Trainer, task: Task, settings: Settings, config: dict[str, Any], progress: Any) -> dict[str, Any]:
+def cut(trainer: Trainer, progress: Callable[[], Any]) -> dict[str, Any]:
     """Train with cuts and return what they did."""
-    schedule = ht.Schedule(end_step=settings.window_steps, force="order" in config)
-    compressor = ht.InTrainingCompressor(trainer.model, [trainer.optimizer], ht.CompressionConfig(**config), schedule)
-    attempts, jump = schedule.attempt_steps(), 0.0
-    for step in range(1, settings.steps + 1):
-        learn(trainer)
-        before = validation_loss(trainer, task) if step in attempts else 0.0
-        if compressor.step() is not None:
-            jump += validation_loss(trainer, task) - before
+    jump, steps = 0.0, []
+    for _ in range(trainer.settings.steps):
+        made = trainer.step(trainer.validation_loss)
+        jump += made.after - made.before if made.cuts else 0.0
+        steps += [x.step for x in made.cuts]
         progress()
-    steps = [x.step for x in compressor.history if x.cut]
     return {
         "jump": jump,
         "cuts": float(len(steps)),
-        "first_cut": min(steps) / settings.steps if steps else None,
+        "first_cut": min(steps) / trainer.steps if steps else None,
         "cut steps": steps,
     }
 
 
 def run(task: Task, settings: Settings, arm: str, seed: int, progress: Callable[[], Any]) -> dict[str, Any]:
     """Train one arm and return its figures."""
-    trainer = Trainer(task, settings, [settings.states], seed, shrink=False)
     config = ARMS[arm]
-    figures = track(trainer, settings, progress) if config is None else cut(trainer, task, settings, config, progress)
+    schedule = ht.Schedule(end_step=settings.window_steps, force=bool(config and "order" in config))
+    trainer = Trainer(task, settings, seed, cuts=None if config is None else (ht.CompressionConfig(**config), schedule))
+    figures = track(trainer, settings, progress) if config is None else cut(trainer, progress)
     states = float(sum(ht.state_sizes(trainer.model).values()))
     return figures | {"final": trainer.accuracy(task.test), "states": states}
 
 
 def summary(runs: list[Run]) -> str:
-    """Return all tables in Markdown."""
+    """All tables in Markdown."""
     full = [x for x in runs if x["arm"] == "full"]
     columns = [k for k, value in full[0].items() if isinstance(value, float) and k not in ("final", "states")]
     parts = []
@@ -170,7 +155,7 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = replace(Settings(), steps=options.steps, window=WINDOW, alpha=ALPHA)
     task = load_task(settings.task)
-    runs = run_missing(
+    runs = study(
         options.out,
         "settled, proven, first_cut: shares of training; ratio: movement over bound; jump: sum over the cuts",
         asdict(settings) | {"layer": ", ".join(LAYERS)},

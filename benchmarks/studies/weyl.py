@@ -12,20 +12,16 @@ rounding floors say nothing about a bound and are left out of the ratios, not of
 
 from __future__ import annotations
 
-import argparse
-import json
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 
-from benchmarks._common import surroundings
+from benchmarks._common import parser, surroundings, write
 from hankelred.drift import drift_bound
 from hankelred.testing import system_pairs
 
-RESULTS = Path(__file__).parents[1] / "results" / "weyl.json"
 KINDS = {
     f"{time}, {numbers}": {"dt": dt, "complex_data": complex_data}
     for (time, dt), (numbers, complex_data) in product(
@@ -94,10 +90,9 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Draw, compare, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=1000, help="pairs of each of the four kinds")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+    options = parser(__doc__, "weyl.json")
+    options.add_argument("--pairs", type=int, default=1000, help="pairs of each of the four kinds")
+    arguments = options.parse_args()
     rows = {kind: measure(arguments.pairs, **options) for kind, options in KINDS.items()}
     everything = [row for kind in rows.values() for row in kind]
     report = {kind: summary(found) for kind, found in rows.items()} | {"all": summary(everything)}
@@ -113,7 +108,7 @@ def main() -> None:
                 figures = ", ".join(f"{key} {value:.3f}" for key, value in found[f"ratio_{name}"].items())
                 print(f"  drift / bound ({name}): {figures}")
         print(f"  fixed coordinates give the smaller bound in {found['fixed_coordinates_smaller']}")
-    arguments.output.write_text(json.dumps(surroundings() | {"results": report}, indent=1) + "\n", encoding="utf-8")
+    write(arguments.output, {**surroundings(), "results": report})
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def stein_leaf(T: Array, MH: Array, F: Array, G: Array, k: int, l: int) -> tuple
 def continuous_leaf(T: Array, B: Array, pairs: bool | None) -> tuple[Array, Array, Array]:
     """Return U, M and Y, by rows or pairs of rows from the bottom; B is overwritten.
 
-    `pairs` is None for complex T: numba then leaves the code for 2 x 2 blocks away, here and in `discrete_leaf`.
+    `pairs` is None for complex T: numba then leaves the code for 2 x 2 blocks away, in `_block` that is.
     """
     n, m = B.shape
     U, M, Y = np.zeros((n, n), T.dtype), np.zeros((n, n), T.dtype), np.zeros((n, m), T.dtype)
@@ -134,16 +134,8 @@ def continuous_leaf(T: Array, B: Array, pairs: bool | None) -> tuple[Array, Arra
     k = n
     while k > 0:
         end = k
-        k -= 1
-        if pairs is not None and k > 0 and T[k, k - 1] != 0:
-            k -= 1
-            _pair(T, B, U, M, Y, k, False)
-        else:
-            _single(T, B, U, M, Y, k, False)
+        k = _block(T, B, U, M, Y, MH, end, pairs, False)
         w = end - k
-        for i in range(w):
-            for j in range(w):
-                MH[j, i] = np.conj(M[k + i, k + j])
         for i in range(k, end):
             for j in range(end, n):
                 for q in range(m):
@@ -181,17 +173,11 @@ def discrete_leaf(T: Array, B: Array, pairs: bool | None) -> tuple[Array, Array,
     k = n
     while k > 0:
         end = k
-        k -= 1
-        if pairs is not None and k > 0 and T[k, k - 1] != 0:
-            k -= 1
-            _pair(T, B, U, M, Y, k, True)
-        else:
-            _single(T, B, U, M, Y, k, True)
+        k = _block(T, B, U, M, Y, MH, end, pairs, True)
         w = end - k
         for i in range(w):
             for j in range(w):
                 V[i, j] = M[k + i, k + j]
-                MH[j, i] = np.conj(V[i, j])
             for q in range(m):
                 V[i, w + q] = Y[k + i, q]
         for i in range(k):
@@ -257,6 +243,23 @@ def _reflect_row(V: Array, start: int, stop: int, size: int, row: Array) -> None
             s += row[q] * np.conj(V[i, q])
         for q in range(i, size):
             row[q] -= s * V[i, q]
+
+
+@kernel
+def _block(
+    T: Array, B: Array, U: Array, M: Array, Y: Array, MH: Array, end: int, pairs: bool | None, discrete: bool
+) -> int:
+    """Fill a diagonal block of U and M, rows of Y and the block's M^H; return where the block before `end` begins."""
+    k = end - 1
+    if pairs is not None and k > 0 and T[k, k - 1] != 0:
+        k -= 1
+        _pair(T, B, U, M, Y, k, discrete)
+    else:
+        _single(T, B, U, M, Y, k, discrete)
+    for i in range(k, end):
+        for j in range(k, end):
+            MH[j - k, i - k] = np.conj(M[i, j])
+    return k
 
 
 @kernel
@@ -355,15 +358,13 @@ def _pair(T: Array, B: Array, U: Array, M: Array, Y: Array, k: int, discrete: bo
     if size > 0:
         U[k, k], U[k, k + 1], U[k + 1, k + 1] = r11.real * sign1, r12.real * sign2, r22 * sign2
     rows = np.empty((2, m + 2), np.complex128)  # W^H [Mc W, Yc]
-    top, low = lam * w11 + m12 * w21, np.conj(lam) * w21
-    rows[0, 0] = np.conj(w11) * top + np.conj(w21) * low
-    rows[1, 0] = np.conj(w12) * top + np.conj(w22) * low
-    top, low = lam * w12 + m12 * w22, np.conj(lam) * w22
-    rows[0, 1] = np.conj(w11) * top + np.conj(w21) * low
-    rows[1, 1] = np.conj(w12) * top + np.conj(w22) * low
-    for q in range(m):
-        rows[0, q + 2] = np.conj(w11) * y1[q] + np.conj(w21) * y2[q]
-        rows[1, q + 2] = np.conj(w12) * y1[q] + np.conj(w22) * y2[q]
+    rows[0, 0], rows[1, 0] = lam * w11 + m12 * w21, np.conj(lam) * w21
+    rows[0, 1], rows[1, 1] = lam * w12 + m12 * w22, np.conj(lam) * w22
+    rows[0, 2:], rows[1, 2:] = y1, y2
+    for q in range(m + 2):
+        top, low = rows[0, q], rows[1, q]
+        rows[0, q] = np.conj(w11) * top + np.conj(w21) * low
+        rows[1, q] = np.conj(w12) * top + np.conj(w22) * low
     _real_companions(rows, M, Y, k, discrete)
 
 

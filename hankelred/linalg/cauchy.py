@@ -13,8 +13,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg as sla
@@ -87,10 +86,12 @@ class PoleData(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The rows of a Schur complement, in the order of elimination: `PoleData`, (n,), and three more arrays.
+    """The rows of a Schur complement, in the order of elimination.
 
     Attributes
     ----------
+    poles : PoleData
+        Their poles.
     G : (m, n) ndarray
         Its generator, a column for each row.
     size : (n,) ndarray
@@ -99,11 +100,7 @@ class Rows(NamedTuple):
         The state that each row belongs to.
     """
 
-    lam: Array
-    z: Array
-    gap: Array
-    mirror: Array
-    turn: Array
+    poles: PoleData
     G: Array
     size: Array
     states: Array
@@ -162,33 +159,6 @@ def new_steps(k: int, B: Array, pairs: bool) -> tuple[FactorSteps, Pairs | None]
     return steps, Pairs(twist, np.empty((*shape, 2), B.dtype), np.ones(batch or 1))
 
 
-@dataclass(frozen=True)
-class Factor:
-    """A factor of a Gramian and how it was found.
-
-    Attributes
-    ----------
-    S : (n, k) ndarray
-        ``P = S S^H``.
-    route : {"structured", "dense"}
-        Whether the Gramian was avoided, or formed and factored: many inputs, well conditioned.
-    remainder : float
-        Trace of ``P - S S^H`` over the trace of P.
-    distance : float
-        For conjugate pairs, their least distance from real poles as `NEARLY_REAL` counts it; else 1.
-    """
-
-    S: Array
-    route: Literal["structured", "dense"]
-    remainder: float
-    distance: float = 1.0
-
-
-def default_rtol(n: int) -> float:
-    """Return the share of the trace at which a factor of n states is complete."""
-    return 0.0 if n <= FULL_STATES else EPS**2
-
-
 def pole_data(lam: Array, z: Array | None, discrete: bool) -> PoleData:
     """Return what the kernels read about poles in double precision, all of which must be stable."""
     if not discrete:
@@ -215,24 +185,30 @@ def pole_data(lam: Array, z: Array | None, discrete: bool) -> PoleData:
     return PoleData(*map(np.ascontiguousarray, (lam, z, gap, mirror, turn)))
 
 
-def factor(poles: PoleData, B: Array, first: Array, rest: Array, rtol: float, pairs: bool = False) -> Factor:
-    """Return a factor whose rows outside the given states are zero, pivoting among `first` before `rest`."""
+def factor(
+    poles: PoleData, B: Array, first: Array, rest: Array, rtol: float, pairs: bool = False
+) -> tuple[Array, float]:
+    """Return S with ``P = S S^H`` and the least distance of conjugate pairs from real poles, see `NEARLY_REAL`, else 1.
+
+    Rows outside the given states are zero; pivots lie among `first` before `rest`. Elimination stops where less than
+    the share `rtol` of the trace is left.
+    """
     states = np.concatenate([first, rest])
     B_kept = B[states]
     if not np.any(B_kept):
-        return Factor(np.zeros((len(B), 0), dtype=B.dtype), "structured", 0.0)
+        return np.zeros((len(B), 0), dtype=B.dtype), 1.0
     B_kept, scale = unit_scale(B_kept)
-    kept, found = poles.take(states), None
+    kept, S, distance = poles.take(states), None, 1.0
     if rtol <= EPS and dense_is_faster(len(states), B.shape[1], B.dtype.kind == "c"):
-        found = _dense_factor(kept, B_kept, len(first), pairs)
-    if found is None:
-        found = _structured(kept, _independent_columns(B_kept, pairs), len(first), rtol, pairs)
-    S = found.S
+        S = _dense_factor(kept, B_kept, len(first), pairs)
+    if S is None:
+        S, distance = _structured(kept, _independent_columns(B_kept, pairs), len(first), rtol, pairs)
     S *= scale
-    if len(first) < len(B):
-        S = np.zeros((len(B), found.S.shape[1]), dtype=found.S.dtype)
-        S[states] = found.S
-    return Factor(S, found.route, found.remainder, found.distance)
+    if len(first) == len(B):
+        return S, distance
+    whole = np.zeros((len(B), S.shape[1]), dtype=S.dtype)
+    whole[states] = S
+    return whole, distance
 
 
 def unit_scale(B: Array) -> tuple[Array, Array]:
@@ -256,7 +232,7 @@ def divided(x: Array, scale: Any) -> Array:
     return quotient
 
 
-def _structured(p: PoleData, B: Array, first: int, rtol: float, pairs: bool) -> Factor:
+def _structured(p: PoleData, B: Array, first: int, rtol: float, pairs: bool) -> tuple[Array, float]:
     """Eliminate on the generator. Pivots lie among the first rows until their trace is spent, then among all."""
     n, m = B.shape
     if pairs:
@@ -266,12 +242,11 @@ def _structured(p: PoleData, B: Array, first: int, rtol: float, pairs: bool) -> 
     G[:, :n] = B.T
     size = np.zeros(last)
     kernels.row_sizes(G, p.gap, size)
-    whole = size[:n].sum()
-    if not np.isfinite(whole):
+    if not np.isfinite(size[:n].sum()):
         raise NumericalError(
             f"The Gramian overflows; the least stability margin is {p.gap.min():.3g}. Rescale time or the inputs."
         )
-    rows, limit = Rows(*p, G, size, np.arange(last)), 2 * n if pairs else n
+    rows, limit = Rows(p, G, size, np.arange(last)), 2 * n if pairs else n
     steps, record = new_steps(min(limit, FULL_STATES), B, pairs)
     k = done = 0
     for eligible in sorted({first, n}):
@@ -285,8 +260,7 @@ def _structured(p: PoleData, B: Array, first: int, rtol: float, pairs: bool) -> 
             steps = FactorSteps(*(np.concatenate([x, np.empty((more, *x.shape[1:]), x.dtype)]) for x in steps))
             if record:
                 record = record._replace(mix=np.resize(record.mix, (length + more, 2)))
-    remainder, distance = float(size[k:n].sum() / whole), float(record.distance[0]) if record else 1.0
-    return Factor(steps.columns[:done].T, "structured", remainder, distance)
+    return steps.columns[:done].T, float(record.distance[0]) if record else 1.0
 
 
 def _independent_columns(B: Array, pairs: bool) -> Array:
@@ -323,7 +297,7 @@ def dense_is_faster(n: int, m: int, complex_data: bool) -> bool:
     return n <= DENSE_STATES and 4 * (c + d * m + e * n) < a + b * min(m, n)
 
 
-def _dense_factor(p: PoleData, B: Array, first: int, pairs: bool) -> Factor | None:
+def _dense_factor(p: PoleData, B: Array, first: int, pairs: bool) -> Array | None:
     """Form the Gramian and factor it; None where that would lose digits."""
     P = B.conj() @ B.T  # transposed: the kernel writes column by column
     kernels.divide_by_denominators(P, p, p)
@@ -351,9 +325,7 @@ def _dense_factor(p: PoleData, B: Array, first: int, pairs: bool) -> Factor | No
         return None
     S = np.empty_like(L)
     S[order] = L * root[order, None]
-    if pairs:
-        S = S[: len(B)] + 1j * S[len(B) :]
-    return Factor(S, "dense", 0.0)
+    return S[: len(B)] + 1j * S[len(B) :] if pairs else S
 
 
 def row_norms(B: Array) -> Array:
@@ -371,7 +343,7 @@ def factor_pair(poles: PoleData, B: Array, C: Array, pairs: bool = False) -> tup
     ``|R| sqrt(t_P) + |S| sqrt(t_Q) + sqrt(t_P t_Q)``. States that the input does not drive or the output does not see
     have no scale of their own and come after all others, so that ``R S`` has zeros where they would disturb.
     """
-    n, rtol = len(B), default_rtol(len(B))
+    n, rtol = len(B), 0.0 if len(B) <= FULL_STATES else EPS**2
     drive, sight = row_norms(B), row_norms(C.T)
     energy = drive / drive.max(initial=SMALLEST) * (sight / sight.max(initial=SMALLEST)) / poles.gap
     faint = energy < n * SMALLEST_SHARE * energy.max(initial=0.0)
@@ -384,15 +356,15 @@ def factor_pair(poles: PoleData, B: Array, C: Array, pairs: bool = False) -> tup
     if B.shape[1] == len(C) == 1 and len(kept) == n:
         # One factor L for b_i = sqrt|b_i c_i| serves both: S = (b / that) L, R^T = (c / that) L.
         g = np.sqrt(drive) * np.sqrt(sight)
-        L = factor(poles, g[:, None].astype(B.dtype), kept, kept[:0], rtol, pairs)
-        R = (C[0] / g) * L.S.T
-        return np.multiply((B[:, 0] / g)[:, None], L.S, out=L.S), R, L.distance  # in place: factors may be large
+        L, distance = factor(poles, g[:, None].astype(B.dtype), kept, kept[:0], rtol, pairs)
+        R = (C[0] / g) * L.T
+        return np.multiply((B[:, 0] / g)[:, None], L, out=L), R, distance  # in place: factors may be large
     weight = np.ones(n)
     weight[kept] = np.sqrt(sight[kept]) / np.sqrt(drive[kept])
-    weight = np.exp2(np.round(np.log2(weight)))[:, None]  # powers of two: scaling is exact
+    weight = power_of_two(weight)[:, None]  # scaling is exact
     driven, seen = np.flatnonzero((drive > 0) & ~both), np.flatnonzero((sight > 0) & ~both)
-    S = factor(poles, weight * B, kept, driven, rtol, pairs)
-    R = factor(poles.conj(), divided(C.conj().T, weight), kept, seen, rtol, pairs)
-    np.divide(S.S, weight, out=S.S)
-    np.multiply(R.S, weight, out=R.S)
-    return S.S, R.S.conj().T, min(S.distance, R.distance)
+    S, distance = factor(poles, weight * B, kept, driven, rtol, pairs)
+    R, other = factor(poles.conj(), divided(C.conj().T, weight), kept, seen, rtol, pairs)
+    np.divide(S, weight, out=S)
+    np.multiply(R, weight, out=R)
+    return S, R.conj().T, min(distance, other)

@@ -99,7 +99,7 @@ def factors(bank: Bank) -> tuple[Array, Array, Array, Array]:
     w : (batch, n) ndarray
         Scales, 0 for states that link no input to any output.
     distance : (batch,) ndarray
-        `cauchy.Factor.distance`, 1 where there are no pairs.
+        As `cauchy.factor` returns it, 1 where there are no pairs.
     """
     if bank.B.shape[2] == bank.C.shape[1] == 1:  # one factor serves both
         G, w, phase = _one_generator(bank.B, bank.C)
@@ -148,7 +148,7 @@ def _state_scales(B: Array, C: Array) -> Array:
 
 
 def _columns(poles: PoleData, B: Array, pairs: bool) -> tuple[Array, Array]:
-    """Return transposed factors, with pairs of twice as many columns, and `cauchy.Factor.distance` of each system."""
+    """Return transposed factors, with pairs of twice as many columns, and the distance of each system's pairs."""
     batch, n, _ = B.shape
     steps, record = factor_steps(poles, B, np.tile(np.arange(n), (batch, 1)), np.full(batch, n), pairs)
     return steps.columns, record.distance if record else np.ones(batch)

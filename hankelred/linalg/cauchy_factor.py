@@ -35,10 +35,6 @@ def eliminated(g: Any, difference: Any, gap: Any, mirror: Any, turn: Any) -> tup
 
 @overload(eliminated, jit_options=OPTIONS)  # type: ignore[arg-type]
 def _eliminated(g: Any, difference: Any, gap: Any, mirror: Any, turn: Any) -> Any:
-    def real(g: Any, difference: Any, gap: Any, mirror: Any, turn: Any) -> Any:
-        quotient = g / (gap - difference * mirror)
-        return quotient, turn * difference * quotient
-
     def compiled(g: Any, difference: Any, gap: Any, mirror: Any, turn: Any) -> Any:
         # numba divides complex numbers by a branching algorithm against overflow, five times slower
         denominator = gap - difference * mirror
@@ -48,7 +44,7 @@ def _eliminated(g: Any, difference: Any, gap: Any, mirror: Any, turn: Any) -> An
         quotient = complex(g.real * x + g.imag * y, g.imag * x - g.real * y)
         return quotient, turn * (difference * quotient)
 
-    return compiled if isinstance(g, types.Complex) else real
+    return compiled if isinstance(g, types.Complex) else eliminated
 
 
 def difference_of_exponentials(lam: Any, z: Any, lam_k: Any, z_k: Any) -> Any:
@@ -60,9 +56,6 @@ def difference_of_exponentials(lam: Any, z: Any, lam_k: Any, z_k: Any) -> Any:
 
 @overload(difference_of_exponentials, jit_options=OPTIONS)  # type: ignore[arg-type]
 def _difference_of_exponentials(lam: Any, z: Any, lam_k: Any, z_k: Any) -> Any:
-    def real(lam: Any, z: Any, lam_k: Any, z_k: Any) -> Any:
-        return -lam * np.expm1(z_k - z) if z > z_k else lam_k * np.expm1(z - z_k)
-
     def compiled(lam: Any, z: Any, lam_k: Any, z_k: Any) -> Any:
         y = z.imag - z_k.imag
         part = y - z.imag
@@ -74,7 +67,7 @@ def _difference_of_exponentials(lam: Any, z: Any, lam_k: Any, z_k: Any) -> Any:
         imag = 2.0 * (decay + 1.0) * sine * cosine
         return -lam * complex(real, -imag) if z.real > z_k.real else lam_k * complex(real, imag)
 
-    return compiled if isinstance(z, types.Complex) else real
+    return compiled if isinstance(z, types.Complex) else difference_of_exponentials
 
 
 @kernel
@@ -121,10 +114,16 @@ def _differences(p: PoleData, q: PoleData, k: int, first: int, last: int, differ
 def row_sizes(G: Array, gap: Array, size: Array) -> None:
     """Write the diagonal of the Gramian that G stands for."""
     for i in range(gap.size):
-        square = 0.0
-        for j in range(G.shape[0]):
-            square += G[j, i].real * G[j, i].real + G[j, i].imag * G[j, i].imag
-        size[i] = square / gap[i]
+        size[i] = _square(G, i) / gap[i]
+
+
+@kernel
+def _square(G: Array, i: int) -> float:
+    """Return the squared length of column i."""
+    square = 0.0
+    for j in range(G.shape[0]):
+        square += G[j, i].real * G[j, i].real + G[j, i].imag * G[j, i].imag
+    return square
 
 
 @kernel
@@ -141,17 +140,18 @@ def eliminate_bank(
     real, data = np.empty((2, last)), np.empty((3, last), poles.lam.dtype)
     z, G = np.empty(last if poles.z.size > 0 else 0, poles.z.dtype), np.empty((m, last), B.dtype)
     states = np.empty(last, np.int64)
-    rows = Rows(data[0], z, real[0], data[1], data[2], G, real[1], states)
+    p = PoleData(data[0], z, real[0], data[1], data[2])
+    rows = Rows(p, G, real[1], states)
     for b in range(batch):
         for i in range(n):
             state = order[b, i]
-            states[i], rows.lam[i], rows.gap[i] = state, poles.lam[b, state], poles.gap[b, state]
-            rows.mirror[i], rows.turn[i] = poles.mirror[b, state], poles.turn[b, state]
+            states[i], p.lam[i], p.gap[i] = state, poles.lam[b, state], poles.gap[b, state]
+            p.mirror[i], p.turn[i] = poles.mirror[b, state], poles.turn[b, state]
             if z.size > 0:
                 z[i] = poles.z[b, state]
             for j in range(m):
                 G[j, i] = B[b, state, j]
-        row_sizes(G[:, :n], rows.gap[:n], rows.size)
+        row_sizes(G[:, :n], p.gap[:n], rows.size)
         system = FactorSteps(steps.columns[b], steps.pivots[b], steps.w[b], steps.beta[b])
         pairs_b = None if pairs is None else Pairs(pairs.twist[b], pairs.mix[b], pairs.distance[b : b + 1])
         k = done = 0
@@ -177,7 +177,7 @@ def eliminate(
     """
     limit, n = steps.columns.shape
     width = 1 if pairs is None else 2
-    work = np.empty((1 + width, rows.lam.size), rows.G.dtype)
+    work = np.empty((1 + width, rows.size.size), rows.G.dtype)
     while k < eligible and done + width <= limit:
         pivot, total = _largest_row(rows.size, k, eligible)
         if not total > floor:
@@ -212,12 +212,13 @@ def _exchange(x: Array, i: int, k: int) -> None:
 @kernel
 def _bring_forward(rows: Rows, i: int, k: int) -> None:
     """Exchange rows i and k."""
-    _exchange(rows.lam, i, k)
-    if rows.z.size > 0:
-        _exchange(rows.z, i, k)
-    _exchange(rows.gap, i, k)
-    _exchange(rows.mirror, i, k)
-    _exchange(rows.turn, i, k)
+    p = rows.poles
+    _exchange(p.lam, i, k)
+    if p.z.size > 0:
+        _exchange(p.z, i, k)
+    _exchange(p.gap, i, k)
+    _exchange(p.mirror, i, k)
+    _exchange(p.turn, i, k)
     for j in range(rows.G.shape[0]):
         _exchange(rows.G[j], i, k)
     _exchange(rows.size, i, k)
@@ -229,29 +230,24 @@ def _step(
     rows: Rows, k: int, first: int, last: int, steps: FactorSteps, done: int, difference: Array, column: Array
 ) -> None:
     """Eliminate row k from some rows: write its column and what to remember, update generator and sizes."""
-    G, gap, size, w, m = rows.G, rows.gap, rows.size, steps.w[done], rows.G.shape[0]
+    p, G, size, w, m = rows.poles, rows.G, rows.size, steps.w[done], rows.G.shape[0]
     q, beta = 0, 0.0
     w[0] = 0.0
     if m > 1:
         q, beta = _reflector(G[:, k], w)
         _reflect(G, first, last, w, beta, difference)
     steps.pivots[done], steps.beta[done] = rows.states[k], beta
-    g, gap_k, mirror_k, turn_k, root = G[q], gap[k], rows.mirror[k], rows.turn[k], np.sqrt(gap[k])
+    g, gap, gap_k, mirror_k, turn_k, root = G[q], p.gap, p.gap[k], p.mirror[k], p.turn[k], np.sqrt(p.gap[k])
     column[k] = g[k] / root
-    _differences(rows, rows, k, first, last, difference)
+    _differences(p, p, k, first, last, difference)
     for i in range(first, last):
         quotient, g[i] = eliminated(g[i], difference[i], gap_k, mirror_k, turn_k)
         column[i] = root * quotient
     noise = (m * REFLECTION_NOISE) ** 2
     for i in range(first, last):
-        square = 0.0
-        for j in range(m):
-            square += G[j, i].real * G[j, i].real + G[j, i].imag * G[j, i].imag
-        square /= gap[i]
+        square = _square(G, i) / gap[i]
         if difference[i] == 0.0 and square <= noise * size[i]:
-            square = 0.0
-            for j in range(m):
-                G[j, i] = 0.0
+            square, G[:, i] = 0.0, 0.0
         size[i] = square
 
 
@@ -341,10 +337,11 @@ def _pair_of_steps(
 @kernel
 def _borrow_conjugate(rows: Rows, k: int, n: int, twist: Array) -> None:
     """Put the conjugate of row k into the spare row n."""
-    rows.lam[n], rows.gap[n], rows.size[n] = np.conj(rows.lam[k]), rows.gap[k], rows.size[k]
-    rows.mirror[n], rows.turn[n], rows.states[n] = np.conj(rows.mirror[k]), np.conj(rows.turn[k]), n + rows.states[k]
-    if rows.z.size > 0:
-        rows.z[n] = np.conj(rows.z[k])
+    p = rows.poles
+    p.lam[n], p.gap[n], rows.size[n] = np.conj(p.lam[k]), p.gap[k], rows.size[k]
+    p.mirror[n], p.turn[n], rows.states[n] = np.conj(p.mirror[k]), np.conj(p.turn[k]), n + rows.states[k]
+    if p.z.size > 0:
+        p.z[n] = np.conj(p.z[k])
     for j in range(twist.shape[0]):
         rows.G[j, n] = 0.0
         for l in range(twist.shape[0]):

@@ -92,14 +92,12 @@ def standard_form(A: Array, B: Array, C: Array, D: Array, E: Array) -> StandardF
 def equilibrated(E: Array) -> tuple[Array, Array]:
     """Return powers of two for rows and columns that bring the largest entry of each near 1; zeros stay."""
     rows, columns = np.zeros(E.shape[0]), np.zeros(E.shape[1])
-    if E.size == 0:
-        return np.exp2(rows), np.exp2(columns)
     with np.errstate(divide="ignore"):
         sizes = np.log2(abs(E))
     for _ in range(ROUNDS):
         now = sizes + rows[:, None] + columns
         for scale, axis in ((rows, 1), (columns, 0)):
-            largest = now.max(axis=axis)
+            largest = now.max(axis=axis, initial=-np.inf)
             scale -= np.where(np.isfinite(largest), largest, 0.0) / 2
     return np.exp2(np.round(rows)), np.exp2(np.round(columns))
 

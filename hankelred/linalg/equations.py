@@ -14,9 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg as sla
 
-from ..checks import EPS, Array, double
+from ..checks import EPS, Array, check_result, double
 from ..errors import NumericalError
 from .descriptor import equilibrated, regular_factors
+from .triangular import (
+    is_schur_form,
+    schur_eigenvalues,
+    solve_hermitian_stein,
+    solve_hermitian_sylvester,
+    solve_stein,
+    solve_sylvester,
+)
 
 # An equation is singular to working precision if rounding its coefficients, by one digit or in a Schur form, changes
 # the solution by this share. Singular ones in disguise (2 to 60 states, rotated, in units, with any right side) come
@@ -42,8 +50,6 @@ class BalancedSchur(NamedTuple):
 
 def balanced_schur(A: Array) -> BalancedSchur:
     """Return the Schur form of A, real if A is, in units in which its rows and columns are of one size."""
-    from .triangular import is_schur_form
-
     n = len(A)
     if is_schur_form(A):  # substitution is as accurate in any units
         return BalancedSchur(A, np.ones(n), A.copy(), None)
@@ -73,7 +79,7 @@ def stein(A: Array, Q: Array, C: Array) -> Array:
 
 def generalised(A: Array, Q: Array, E: Array, discrete: bool) -> Array:
     """Solve ``A X E^H + E X A^H + Q = 0`` or ``A X A^H - E X E^H + Q = 0``; E in units must not be singular."""
-    A, Q, E = _of_one_kind(A, Q, E)
+    A, Q, E = of_one_kind(A, Q, E)
     hermitian = np.array_equal(Q, Q.conj().T)
     rows, columns = equilibrated(E)
     E, A, Q = E * rows[:, None] * columns, A * rows[:, None] * columns, Q * rows[:, None] * rows
@@ -100,7 +106,7 @@ def generalised(A: Array, Q: Array, E: Array, discrete: bool) -> Array:
 def _on_schur_forms(A: Array, M: Array, F: Array, discrete: bool) -> Array:
     """Solve ``A X + X M^H + F = 0`` or ``A X M^H - X + F = 0``; M is A itself in a Lyapunov equation."""
     same = M is A
-    A, M, F = _of_one_kind(A, M, F)
+    A, M, F = of_one_kind(A, M, F)
     hermitian = same and np.array_equal(F, F.conj().T)
     left = balanced_schur(A)
     right = left if same else balanced_schur(M)
@@ -129,8 +135,6 @@ class _EquationSolver:
         self.rounding = EPS * (1.0 if exact else np.sqrt(max(len(left.T), len(right.T))))  # of what is substituted
 
     def __call__(self, F: Array) -> Array:
-        from . import triangular
-
         T, U, M, V = self.left.T, self.left.Z, self.right.T, self.right.Z
         X = F.astype(T.dtype) if U is None else U.conj().T @ F  # a copy
         X = X if V is None else X @ V
@@ -140,21 +144,19 @@ class _EquationSolver:
             X = -X
         with np.errstate(all="ignore"):  # of singular equations
             if self.discrete and self.hermitian:
-                triangular.solve_hermitian_stein(T, X)
+                solve_hermitian_stein(T, X)
             elif self.discrete:
-                triangular.solve_stein(T, M, X, np.zeros_like(X))
+                solve_stein(T, M, X, np.zeros_like(X))
             elif self.hermitian:
-                triangular.solve_hermitian_sylvester(T, X)
+                solve_hermitian_sylvester(T, X)
             else:
-                triangular.solve_sylvester(T, M, X)
+                solve_sylvester(T, M, X)
             X = X if U is None else U @ X
             X = X if V is None else X @ V.conj().T
         return (X + X.conj().T) / 2 if self.hermitian else X
 
     def error(self, found: str) -> NumericalError:
         """Return the error that names the two eigenvalues that come closest to making the equation singular."""
-        from .triangular import schur_eigenvalues
-
         lam, mu = schur_eigenvalues(self.left.T), schur_eigenvalues(self.right.T)
         same = self.left is self.right
         if self.discrete:
@@ -221,7 +223,7 @@ def _sensitivity(X: Array, solve: Callable[[Array], Array], bound: Callable[[Arr
     return share
 
 
-def _of_one_kind(*arrays: Array) -> list[Array]:
+def of_one_kind(*arrays: Array) -> list[Array]:
     """Return all arrays in double precision, complex if one is."""
     kind = np.complex128 if any(x.dtype.kind == "c" for x in arrays) else np.float64
     return [double(x).astype(kind, copy=False) for x in arrays]
@@ -231,8 +233,5 @@ def _in_units(X: Array, rows: Array, columns: Array) -> Array:
     """Return X in the units of the caller, or raise `NumericalError` where it overflows there."""
     with np.errstate(over="ignore"):
         X = X * rows[:, None] * columns
-    if not np.isfinite(X).all():
-        raise NumericalError(
-            "The solution must be finite in double precision; got overflow. Scale the states or the right side."
-        )
+    check_result("The solution", X, hint="Scale the states or the right side.")
     return X

@@ -23,17 +23,14 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
 
-from .response import balancing, exponents, response_function, scaled
+from ..checks import EPS, Array
+from .response import balancing, boundary_points, exponents, response_function, scaled
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Gain = Callable[[Array], Array]
-
-EPS = float(np.finfo(float).eps)
 
 # Local maxima that are climbed from one sample, the highest. Those left out are found by the level sets.
 MAXIMA = 6
@@ -116,15 +113,7 @@ def peak_gain(
 def gain_function(A: Array, B: Array, C: Array, D: Array, discrete: bool) -> Gain:
     """Return the function from frequencies to the largest singular values of the response of dense matrices."""
     response = response_function(A, B, C, D)
-
-    def gain(omega: Array) -> Array:
-        with np.errstate(invalid="ignore"):  # 1j * inf
-            points = np.exp(1j * omega) if discrete else 1j * omega
-        if discrete:
-            points[np.abs(omega) == np.pi] = -1.0
-        return largest_singular_values(response(points))
-
-    return gain
+    return lambda omega: largest_singular_values(response(boundary_points(omega, discrete)))
 
 
 def largest_singular_values(response: Array) -> Array:
@@ -170,9 +159,8 @@ class _Pencil:
 
     def _scale(self, A: Array, B: Array, C: Array, t: Array) -> None:
         """Take units ``2^t`` of the states, and powers of two out of A (the unit of time), B and C."""
-        self.A, self.time = _unit(A, t - t[:, None])
-        if self.discrete:
-            self.A, self.time = scaled(A, t - t[:, None]), 0
+        shift = t - t[:, None]
+        self.A, self.time = (scaled(A, shift), 0) if self.discrete else _unit(A, shift)
         self.B, b = _unit(B, -t[:, None])
         self.C, c = _unit(C, t)
         self.ports = b + c - self.time

@@ -44,20 +44,7 @@ def gramian_factor(T: Array, B: Array, discrete: bool) -> Array:
         return np.zeros((n, n), dtype=T.dtype)
     if m > n:
         B = sla.qr(B.conj().T, mode="r", check_finite=False)[0][:n].conj().T  # the L of B = L Q: L L^H = B B^H
-        m = n
-    B = B.copy()  # overwritten below
-    if n <= LEAF:
-        leaf = kernels.discrete_leaf if discrete else kernels.continuous_leaf
-        factor: Array = leaf(contiguous(T), contiguous(B), None if T.dtype.kind == "c" else True)[0]
-        return factor
-    U = np.zeros((n, n), dtype=T.dtype)
-    Y = np.zeros((n, m), dtype=T.dtype)
-    M = np.zeros((n, n), dtype=T.dtype)
-    if discrete:
-        _discrete(T, B, U, M, Y, np.zeros((n, m), dtype=T.dtype))
-    else:
-        _continuous(T, B, U, M, Y)
-    return U
+    return (_discrete if discrete else _continuous)(T, B)[0]
 
 
 def schur_factors(T: Array, B: Array, C: Array, discrete: bool) -> tuple[Array, Array]:
@@ -70,43 +57,40 @@ def schur_factors(T: Array, B: Array, C: Array, discrete: bool) -> tuple[Array, 
         return graded(S), graded(R).conj().T
 
 
-def _continuous(T: Array, B: Array, U: Array, M: Array, Y: Array) -> None:
-    """Fill U, M and Y; B is overwritten."""
+def _continuous(T: Array, B: Array) -> tuple[Array, Array, Array]:
+    """Return U, M and Y."""
     if len(T) <= LEAF:
-        pairs = None if T.dtype.kind == "c" else True
-        U[...], M[...], Y[...] = kernels.continuous_leaf(contiguous(T), contiguous(B), pairs)
-        return
+        return kernels.continuous_leaf(contiguous(T), B.copy(), None if T.dtype.kind == "c" else True)
     h = halve(T)
-    _continuous(T[h:, h:], B[h:], U[h:, h:], M[h:, h:], Y[h:])
-    U12 = -(T[:h, h:] @ U[h:, h:] + B[:h] @ Y[h:].conj().T)
-    solve_sylvester(T[:h, :h], M[h:, h:], U12)
-    U[:h, h:] = U12
-    B[:h] -= U12 @ Y[h:]
-    _continuous(T[:h, :h], B[:h], U[:h, :h], M[:h, :h], Y[:h])
-    M[:h, h:] = -Y[:h] @ Y[h:].conj().T
+    U22, M22, Y2 = _continuous(T[h:, h:], B[h:])
+    U12 = -(T[:h, h:] @ U22 + B[:h] @ Y2.conj().T)
+    solve_sylvester(T[:h, :h], M22, U12)
+    U11, M11, Y1 = _continuous(T[:h, :h], B[:h] - U12 @ Y2)
+    return _upper(U11, U12, U22), _upper(M11, -Y1 @ Y2.conj().T, M22), np.vstack([Y1, Y2])
 
 
-def _discrete(T: Array, B: Array, U: Array, M: Array, Y: Array, Za: Array) -> Array:
-    """Fill U, M, Y and Za and return Zb; B is overwritten."""
+def _discrete(T: Array, B: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """Return U, M, Y, Za and Zb."""
     n, m = B.shape
     if m > n:  # only the row space of B matters: work on its n coordinates, or Zb (m, m) would rule the cost
         Q, R = sla.qr(B.conj().T, mode="economic", check_finite=False)
-        inner_Y, inner_Za = np.zeros((2, n, n), dtype=T.dtype)
-        inner_Zb = _discrete(T, R.conj().T, U, M, inner_Y, inner_Za)
-        Y[...], Za[...] = inner_Y @ Q.conj().T, inner_Za @ Q.conj().T
-        return np.eye(m) + Q @ (inner_Zb - np.eye(n)) @ Q.conj().T
+        Qh = Q.conj().T
+        U, M, Y, Za, Zb = _discrete(T, R.conj().T)
+        return U, M, Y @ Qh, Za @ Qh, np.eye(m) + Q @ (Zb - np.eye(n)) @ Qh
     if n <= LEAF:
-        pairs = None if T.dtype.kind == "c" else True
-        U[...], M[...], Y[...], Za[...], Zb = kernels.discrete_leaf(contiguous(T), contiguous(B), pairs)
-        return Zb
+        return kernels.discrete_leaf(contiguous(T), B.copy(), None if T.dtype.kind == "c" else True)
     h = halve(T)
-    Zb = _discrete(T[h:, h:], B[h:], U[h:, h:], M[h:, h:], Y[h:], Za[h:])
-    U12, W = B[:h] @ Y[h:].conj().T, T[:h, h:] @ U[h:, h:]
-    solve_stein(T[:h, :h], M[h:, h:], U12, W)
-    U[:h, h:] = U12
-    B[:h] = W @ Za[h:] + B[:h] @ Zb
-    upper = _discrete(T[:h, :h], B[:h], U[:h, :h], M[:h, :h], Y[:h], Za[:h])
-    M[:h, h:] = Y[:h] @ Za[h:].conj().T
-    Y[:h] = Y[:h] @ Zb.conj().T
-    Za[h:] = Za[h:] @ upper
-    return Zb @ upper
+    U22, M22, Y2, Za2, Zb = _discrete(T[h:, h:], B[h:])
+    U12, W = B[:h] @ Y2.conj().T, T[:h, h:] @ U22
+    solve_stein(T[:h, :h], M22, U12, W)
+    U11, M11, Y1, Za1, upper = _discrete(T[:h, :h], W @ Za2 + B[:h] @ Zb)
+    U, M = _upper(U11, U12, U22), _upper(M11, Y1 @ Za2.conj().T, M22)
+    return U, M, np.vstack([Y1 @ Zb.conj().T, Y2]), np.vstack([Za1, Za2 @ upper]), Zb @ upper
+
+
+def _upper(X11: Array, X12: Array, X22: Array) -> Array:
+    """Return ``[[X11, X12], [0, X22]]``."""
+    h, n = len(X11), len(X11) + len(X22)
+    X = np.zeros((n, n), X11.dtype)
+    X[:h, :h], X[:h, h:], X[h:, h:] = X11, X12, X22
+    return X

@@ -197,8 +197,6 @@ def norm_estimate(S: Array) -> float:
     x, norm = S[:, np.argmax(np.einsum("ij,ij->j", S, S.conj()).real)], 0.0
     for _ in range(6):
         length = math.sqrt(np.vdot(x, x).real)
-        if length == 0:
-            return 0.0
         y = adjoint @ (x / length)
         x, norm = S @ y, math.sqrt(np.vdot(y, y).real)
     return norm * scale

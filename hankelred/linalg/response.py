@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import scipy.linalg as sla
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from ..checks import EPS, Array
+
 Schur = tuple[Array, Array, list[list[tuple[int, int]]]]
 
 # From this size on, and from this many points in all, one Schur form and triangular solves beat one LU per point.
@@ -65,7 +66,9 @@ def dense_response(A: Array, B: Array, C: Array, D: Array, points: Array) -> Arr
 def response_function(A: Array, B: Array, C: Array, D: Array) -> Callable[[Any], Array]:
     """Return the function from points to `dense_response`; its calls share one Schur form once they are many."""
     n, m, p = len(A), B.shape[1], len(C)
-    A, B, C, rows, columns = _balanced(A, B, C)
+    t = balancing(A)
+    rows, columns = exponents(C, t, axis=1), exponents(B, -t[:, None], axis=0)  # the units of outputs and inputs
+    A, B, C = scaled(A, t - t[:, None]), scaled(B, -t[:, None] - columns), scaled(C, t - rows[:, None])
     real = not any(np.iscomplexobj(x) for x in (A, B, C))
     solve = _ShiftedSolver(A, B)
 
@@ -86,6 +89,17 @@ def response_function(A: Array, B: Array, C: Array, D: Array) -> Callable[[Any],
         return values
 
     return response
+
+
+def boundary_points(omega: Array, discrete: bool) -> Array:
+    """Return the points of the stability boundary at frequencies in rad per unit of time, real ones exactly so."""
+    if not discrete:
+        s = np.zeros(omega.shape, np.complex128)
+        s.imag = omega  # 1j * inf would be NaN
+        return s
+    z = np.exp(1j * omega)
+    z[np.abs(omega) == np.pi] = -1.0
+    return z
 
 
 class _ShiftedSolver:
@@ -138,7 +152,7 @@ class _ShiftedSolver:
             X += self._by_schur(columns, F - (columns * X - _times(self.A, X)))
             size = np.abs(columns) * np.abs(X) + np.abs(self.A) @ np.abs(X) + np.abs(F)
             residual = np.abs(F - (columns * X - _times(self.A, X)))
-            good = (residual <= SMALL * np.finfo(float).eps * size).all(axis=0)
+            good = (residual <= SMALL * EPS * size).all(axis=0)
             if good.all():
                 break
         return X.reshape(n, k, m).transpose(1, 0, 2), good.reshape(k, m).all(axis=1)
@@ -189,20 +203,6 @@ def balancing(A: Array) -> Array:
         return np.zeros(len(A), dtype=int)
     scale = sla.lapack.dgebal(np.abs(A), scale=1, permute=0)[3]
     return np.asarray(np.frexp(scale)[1] - 1)
-
-
-def _balanced(A: Array, B: Array, C: Array) -> tuple[Array, Array, Array, Array, Array]:
-    """Return A, B and C in balanced units, and the powers of two taken out of the rows of C and the columns of B."""
-    t = balancing(A)
-    columns = exponents(B, -t[:, None], axis=0)
-    rows = exponents(C, t, axis=1)
-    return (
-        scaled(A, t - t[:, None]),
-        scaled(B, -t[:, None] - columns),
-        scaled(C, t - rows[:, None]),
-        rows,
-        columns,
-    )
 
 
 def exponents(X: Array, shift: Array, axis: int | None) -> Array:

@@ -1,26 +1,11 @@
-"""Units of the states, the ordered Schur form, and which poles are marginal: arrays in, arrays out.
+"""Units of the states, the ordered Schur form, and its decoupling: arrays in, arrays out.
 
-A pole is *marginal* if rounding errors decide on which side of the stability boundary it lies. A Schur form is exact
-for a matrix within ``e = c eps |A|`` of A, so the question is one about pseudospectra: a pole `lam` is marginal where
-the set of all z with ``sigma_min(A - z I) <= e`` joins it to the nearest point b of the boundary. That one rule covers
-what would otherwise be cases:
-
-- A simple pole has ``sigma_min(A - b I) = |lam - b| s`` to first order, with s the cosine between its left and right
-  eigenvectors: it is marginal within ``e / s`` of the boundary.
-- A pole of multiplicity k scatters with radius ``e^(1/k)``, but ``sigma_min`` grows as the k-th power of the distance
-  from the mean: a rigid body whose double pole was computed as a stable pair is marginal, ``1 / (s + 1)^14`` with
-  poles scattered by 0.1 round -1 is not.
-- A slow pole beside an integrator is joined to it by points where ``sigma_min`` is large, and is not marginal.
-
-Stiff systems need a second look, because e is large next to their slow poles although the entries of A determine those
-well. A simple pole in doubt is therefore refined by Rayleigh quotients of A itself, and judged by its componentwise
-bar ``c eps |y|^T |A| |x| / |y^H x|``, which changes of units leave as it is.
+The unstable and marginal poles of a form come first; `marginality` says which poles are marginal.
 """
 
 from __future__ import annotations
 
 import math
-from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -30,32 +15,16 @@ from scipy.linalg import lapack
 from ..checks import EPS, Array, is_finite
 from ..errors import NumericalError
 from .hankel_svd import norm_estimate
+from .marginality import BACKWARD, CLEAR, error_bars
+from .triangular import flipped, schur_eigenvalues, solve_hermitian_stein, solve_hermitian_sylvester, solve_sylvester
 
 # Added to the diagonal of a Laplacian, which is singular, one constant for each part that hangs together.
 RIDGE = 1e-6
-
-# c above, in units of eps |A|_F for a Schur form and of the componentwise bar for a refined pole. Double poles of 654
-# free mass chains in random units needed 0.4 at most, RC nets allow 300: both are in the middle, on a log scale.
-BACKWARD = 30.0
-COMPONENTWISE = 30.0
 # States are sorted where the sizes of their rows and columns differ by more than this factor. Sorting leaves a tenth of
 # the error in poles of RC ladders, and a thousandth where rates of a full matrix spread over 12 decades.
 GRADED = 1e3
-# The cheap screen: what counts as near zero for a pole, and for one that may belong to a cluster of which some poles
-# are beyond the boundary (3e-8 was seen at most in 768 mass chains); and how far round these it is sought, in units of
-# their margin.
-DOUBT = 1e-11
-CLEAR = DOUBT ** (
-    1 / 3
-)  # beyond this margin no product of three distances, none less than the least margin, is in doubt
-JOINT = 1e-6
-REACH = 3.0
-# Two pairs of solves give a singular value to a few per cent; refining converges cubically.
-INVERSE_ITERATIONS = 2
-REFINEMENTS = 4
 # Up to this size LAPACK is called directly.
 SMALL = 40
-TINY = float(np.finfo(np.float64).tiny)
 
 
 class Units(NamedTuple):
@@ -201,8 +170,6 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
     >>> form.kept, form.poles.real
     (1, array([ 2., -1.]))
     """
-    from .triangular import schur_eigenvalues
-
     n = len(A)
     if n == 0:
         return SchurForm(A, A, np.zeros(0, np.complex128), np.zeros(0), 0)
@@ -210,11 +177,11 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
         T, Z, poles = _schur(A)
     except np.linalg.LinAlgError as failure:
         raise NumericalError(f"The Schur form of A ({n}, {n}) must converge; got {failure} Rescale A.") from failure
-    margin, size = _margin(poles, discrete), float(np.linalg.norm(A))
+    margin, size = _margins(poles, discrete), float(np.linalg.norm(A))
     if margin.min() > max(CLEAR * size, offset):
         return SchurForm(T, Z, poles, np.full(n, BACKWARD * EPS * size), 0)
-    error, refined = _bars(A, T, poles, margin, size, discrete)
-    margin = _margin(poles, discrete)
+    error, refined = error_bars(A, T, poles, margin, discrete)
+    margin = _margins(poles, discrete)
     keep = margin <= np.maximum(offset, error)
     kept = int(keep.sum())
     failed = 0
@@ -226,12 +193,17 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
     if kept or refined.any():
         _write_poles(T, poles, refined)
         poles = schur_eigenvalues(T)
-    if failed or (_margin(poles[kept:], discrete) <= offset).any():
+    if failed or (_margins(poles[kept:], discrete) <= offset).any():
         raise NumericalError(
             f"The {kept} unstable and marginal poles must be apart from the other {n - kept}; got poles that move "
             f"across the boundary when they are reordered. Choose an offset that does not cut through a cluster."
         )
     return SchurForm(T, Z, poles, error, kept)
+
+
+def _margins(poles: Array, discrete: bool) -> Array:
+    """Return the distances of poles from the boundary, negative beyond it."""
+    return 1.0 - np.abs(poles) if discrete else -poles.real
 
 
 def decouple(T: Array, k: int) -> Array:
@@ -260,8 +232,6 @@ def decouple(T: Array, k: int) -> Array:
     >>> decouple(np.array([[2.0, 6.0], [0.0, -1.0]]), 1)
     array([[-2.]])
     """
-    from .triangular import flipped, solve_sylvester
-
     Y = np.ascontiguousarray(-T[:k, k:][:, ::-1])
     if Y.size == 0:
         return Y
@@ -301,8 +271,6 @@ def inverse_norm(T: Array, discrete: bool) -> float:
     >>> inverse_norm(np.array([[-0.25]]), discrete=False)
     2.0
     """
-    from .triangular import solve_hermitian_stein, solve_hermitian_sylvester
-
     n = len(T)
     if n == 0:
         return 0.0
@@ -319,8 +287,6 @@ def inverse_norm(T: Array, discrete: bool) -> float:
 
 def _schur(A: Array) -> tuple[Array, Array, Array]:
     """Return T, Z and eigenvalues; of small matrices straight from LAPACK, where checks take longer than the work."""
-    from .triangular import schur_eigenvalues
-
     if len(A) > SMALL:
         T, Z = sla.schur(A, output="complex" if A.dtype.kind == "c" else "real")
         return T, Z, schur_eigenvalues(T)
@@ -329,115 +295,6 @@ def _schur(A: Array) -> tuple[Array, Array, Array]:
     if info:
         raise np.linalg.LinAlgError(f"LAPACK's gees must converge; got info={info}.")
     return T, Z, poles[0] if len(poles) == 1 else poles[0] + 1j * poles[1]
-
-
-def _margin(poles: Array, discrete: bool) -> Array:
-    """Return the distances of poles from the boundary, negative beyond it."""
-    return 1.0 - np.abs(poles) if discrete else -poles.real
-
-
-def _nearest(poles: Array, discrete: bool) -> Array:
-    """Return the points of the boundary next to poles."""
-    if not discrete:
-        return 1j * poles.imag
-    size = np.abs(poles)
-    return np.where(size > 0, poles, 1.0) / np.where(size > 0, size, 1.0)
-
-
-def _bars(A: Array, T: Array, poles: Array, margin: Array, size: float, discrete: bool) -> tuple[Array, Array]:
-    """Refine the poles in doubt, in place; return the bar of every pole, and which were refined."""
-    from .triangular import flipped
-
-    backward = BACKWARD * EPS * size
-    error = np.full(len(poles), backward)
-    refined = np.zeros(len(poles), bool)
-    boundary = _nearest(poles, discrete)
-    doubtful = np.flatnonzero(_doubtful(poles, margin, boundary, size))
-    if A.dtype.kind == "f":
-        doubtful = doubtful[poles[doubtful].imag >= 0]  # the others are conjugates, one place below
-    if doubtful.size == 0:
-        return error, refined
-    least = cache(partial(_least_singular_value, np.ascontiguousarray(T), flipped(T)))
-    found, bar = poles.copy(), error.copy()
-    for i in doubtful:
-        pole, end, distance = complex(poles[i]), complex(boundary[i]), abs(float(margin[i]))
-        if distance < backward:  # go on, away from points that are poles to rounding
-            end += (backward - distance) * (end if discrete else 1.0)
-            distance = abs(end - pole)
-        error[i] = distance * backward / max(least(end), TINY)
-        if error[i] >= distance:  # the weaker link between pole and boundary tells
-            error[i] = min(error[i], distance * backward / max(least((pole + end) / 2), TINY))
-        if error[i] >= abs(margin[i]):
-            found[i], bar[i] = _refine(A, pole)
-            refined[i] = bar[i] < error[i] and abs(found[i] - pole) <= error[i]
-        if A.dtype.kind == "f" and pole.imag > 0:
-            found[i + 1], bar[i + 1] = found[i].conj(), bar[i]
-            error[i + 1], refined[i + 1] = error[i], refined[i]
-    # Two poles that were refined to the same one tell that iterations strayed: neither counts.
-    near = np.abs(found[:, None] - found) <= bar[:, None] + np.where(refined, bar, 0.0)
-    refined &= ~(near & ~np.eye(len(poles), dtype=bool)).any(axis=1)
-    poles[refined], error[refined] = found[refined], bar[refined]
-    return error, refined
-
-
-def _doubtful(poles: Array, margin: Array, boundary: Array, size: float) -> Array:
-    """Tell which poles rounding might carry across the boundary: a cheap screen that errs on the side of doubt.
-
-    ``sigma_min(A - b I) / |A|`` is at least about the product of ``|lam_j - b| / |A|`` over the poles joined to b.
-    Rounding that joins more than two to b puts some of them beyond the boundary, as the roots of a perturbation lie on
-    a circle. So a pole counts with the two nearest to its b, and next to poles beyond the boundary with all that can
-    belong to their cluster.
-    """
-    if size == 0:
-        return np.ones(len(poles), bool)
-    own, others = np.abs(margin) / size, np.abs(poles - boundary[:, None]) / size
-    np.fill_diagonal(others, 1.0)
-    nearest = np.partition(others, min(1, len(poles) - 1), axis=1)[:, :2]
-    doubt = own * np.minimum(nearest, 1.0).prod(axis=1) <= DOUBT
-    beyond = np.flatnonzero((margin < 0) | doubt)
-    if beyond.size and not doubt.all():
-        reach = REACH * own[beyond]
-        radius = np.where(reach >= others[beyond].T, reach, 0.0).max(axis=1)
-        doubt |= (radius > 0) & (own * np.where(others <= radius[:, None], others, 1.0).prod(axis=1) <= JOINT)
-    return doubt
-
-
-def _least_singular_value(T: Array, dual: Array, z: complex) -> float:
-    """Estimate the least singular value of ``T - z I`` from above by inverse iteration."""
-    from .triangular import solve_sylvester
-
-    def shift(z: complex) -> Array:  # the M of T X + X M^H = T X - X [[re, im], [-im, re]], where X = [Re x, Im x]
-        if T.dtype.kind == "c":
-            return np.array([[-z.conjugate()]])
-        return np.array([[-z.real, z.imag], [-z.imag, -z.real]]) if z.imag else np.array([[-z.real]])
-
-    factors = (T, shift(z)), (dual, shift(z.conjugate()))
-    x = np.random.default_rng(0).standard_normal((len(T), len(factors[0][1]))).astype(T.dtype)
-    with np.errstate(all="ignore"):
-        for matrix, M in factors * INVERSE_ITERATIONS:
-            x = np.ascontiguousarray(x[::-1]) / np.linalg.norm(x)  # rows of the dual run backwards
-            solve_sylvester(matrix, M, x)
-    growth = float(np.linalg.norm(x))
-    return 1.0 / growth if np.isfinite(growth) else 0.0
-
-
-def _refine(A: Array, pole: complex) -> tuple[complex, float]:
-    """Iterate a pole and its eigenvectors with A itself; return it with its componentwise bar."""
-    size = np.abs(A)
-    tiny = EPS**2 * float(size.max())  # no pole is told from zero below this: stiff systems have it at 1e-16 |A|
-    x, y = np.random.default_rng(0).standard_normal((2, len(A))).astype(np.complex128)
-    with np.errstate(all="ignore"):
-        for _ in range(REFINEMENTS):
-            lu, pivots, _ = lapack.zgetrf(A - pole * np.eye(len(A)))
-            np.fill_diagonal(lu, np.where(lu.diagonal() == 0, max(EPS * abs(pole), tiny), lu.diagonal()))
-            for _ in range(2):
-                x = lapack.zgetrs(lu, pivots, x)[0]
-                y = lapack.zgetrs(lu, pivots, y, trans=2)[0]
-                x, y = x / np.linalg.norm(x), y / np.linalg.norm(y)
-            pole = complex(y.conj() @ (A @ x) / (y.conj() @ x))
-        residual = np.abs(y) @ np.abs(A @ x - pole * x) + np.abs(y.conj() @ A - pole * y.conj()) @ np.abs(x)
-        bar = COMPONENTWISE * float((EPS * (np.abs(y) @ size @ np.abs(x)) + residual) / np.abs(y.conj() @ x)) + tiny
-    return (pole, bar) if np.isfinite(bar) else (pole, np.inf)
 
 
 def _write_poles(T: Array, poles: Array, chosen: Array) -> None:

@@ -1,6 +1,6 @@
 """What a linear system is, and how it comes in and goes out. Nothing is solved here."""
 
-from .base import LinearSystem, boundary_points
+from .base import LinearSystem
 from .convert import as_container, as_system, one_system
 from .diagonal import DiagonalBank, DiagonalSystem
 from .files import load_system, save_system
@@ -15,7 +15,6 @@ __all__ = [
     "StateSpace",
     "as_container",
     "as_system",
-    "boundary_points",
     "load_system",
     "one_system",
     "save_system",

@@ -278,14 +278,3 @@ def checked_time(dt: Any, discrete_only: str = "") -> Any:
     if discrete_only and not is_discrete(dt):
         raise InputError(discrete_only)
     return dt
-
-
-def boundary_points(omega: Array, discrete: bool) -> Array:
-    """Return the points of the stability boundary at frequencies in rad per unit of time, real ones exactly so."""
-    if not discrete:
-        s = np.zeros(omega.shape, np.complex128)
-        s.imag = omega  # 1j * inf would be NaN
-        return s
-    z = np.exp(1j * omega)
-    z[np.abs(omega) == np.pi] = -1.0
-    return z

@@ -6,8 +6,6 @@ import first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -150,13 +148,7 @@ def scipy_model(G: StateSpace) -> Any:
 
 def _is_a(obj: Any, package: str, *names: str) -> bool:
     """Tell whether obj is of a class of these names from that package, or of one derived from it."""
-    kind: Any = type(obj)
-    return _derives(kind, package, names)
-
-
-@lru_cache
-def _derives(kind: Any, package: str, names: tuple[str, ...]) -> bool:
-    return any(c.__name__ in names and f"{c.__module__}.".startswith(f"{package}.") for c in kind.__mro__)
+    return any(c.__name__ in names and f"{c.__module__}.".startswith(f"{package}.") for c in type(obj).__mro__)
 
 
 def _from_tuple(parts: tuple[Any, ...]) -> StateSpace:
@@ -171,7 +163,7 @@ def _from_tuple(parts: tuple[Any, ...]) -> StateSpace:
 def _from_control(model: Any) -> StateSpace:
     if _is_a(model, "control", "StateSpace"):
         A, B, C, D = model.A, model.B, model.C, model.D
-        states = _named(model.state_labels)
+        states = model.state_labels or None
     else:
         A, B, C, D = realise_polynomials(model.num, model.den)
         states = None
@@ -183,8 +175,8 @@ def _from_control(model: Any) -> StateSpace:
                 f"dt=None. Set its dt to 0, to the sampling time in seconds, or to True if that is unknown."
             )
         dt = 0
-    names = {"name": model.name, "inputs": _named(model.input_labels), "outputs": _named(model.output_labels)}
-    return StateSpace(A, B, C, D, dt, states=states, **names)
+    inputs, outputs = model.input_labels or None, model.output_labels or None
+    return StateSpace(A, B, C, D, dt, name=model.name, inputs=inputs, outputs=outputs, states=states)
 
 
 def _from_scipy(model: Any) -> StateSpace:
@@ -197,8 +189,3 @@ def _from_scipy(model: Any) -> StateSpace:
         return StateSpace(*realise_zeros_poles(model.zeros, model.poles, model.gain, is_discrete(dt)), dt)
     num = np.atleast_2d(model.num)  # a row for each output, over one denominator
     return StateSpace(*realise_polynomials([[row] for row in num], [[model.den]] * len(num)), dt)
-
-
-def _named(names: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Return names as a tuple, None if there are none."""
-    return tuple(names) if names else None

@@ -59,7 +59,7 @@ def _rows(x: Array) -> Iterable[bytes]:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what changes when a file is replaced."""
+    """Inode and time of writing, which change when a file is replaced."""
     try:
         status = os.stat(path)
     except FileNotFoundError:

@@ -73,10 +73,14 @@ def load_system(path: str | os.PathLike[str], dt: Any = None) -> Any:
     if dt is not None:
         dt = check_dt(dt)
     path = _as_path(path)
-    suffix = check_suffix(path)
+    suffix = _system_suffix(path)
     try:
-        entries = read_folder(path) if suffix == "" else _read_file(path, suffix)
-        return _from_entries(entries, dt)
+        if suffix == "":
+            return _from_entries(read_folder(path), dt)
+        if path.exists() and not path.is_file():  # a pipe would wait, a device would never end
+            raise InputError("It must be a regular file. Check the path.")
+        with open(path, "rb") as file:
+            return _from_entries(read_npz(file) if suffix == ".npz" else read_mat_system(file), dt)
     except InputError as error:
         raise InputError(f"{path} cannot be loaded: {error}") from error
 
@@ -116,14 +120,12 @@ def save_system(sys: Any, path: str | os.PathLike[str]) -> None:
     """
     path = _as_path(path)
     suffix = check_target(path)
-    system = as_system(sys)
-    entries = _entries(system, suffix or "folder", path)
-    if suffix == ".npz":
-        write_atomically(path, lambda file: write_npz(file, entries))
-    elif suffix == ".mat":
-        write_atomically(path, lambda file: write_mat(file, entries))
-    else:
+    entries = _entries(as_system(sys), suffix, path)
+    if suffix == "":
         _write_folder(path, entries)
+    else:
+        write = write_npz if suffix == ".npz" else write_mat
+        write_atomically(path, lambda file: write(file, entries))
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
@@ -170,9 +172,8 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
     _sync(target.parent)
 
 
-def check_suffix(path: str | os.PathLike[str]) -> str:
+def _system_suffix(path: Path) -> str:
     """Return the suffix of a path that can hold a system, "" for a folder."""
-    path = _as_path(path)
     if path.suffix in (".npz", ".mat"):
         return path.suffix
     if path.suffix and not path.is_dir():
@@ -183,7 +184,7 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
 def check_target(path: str | os.PathLike[str]) -> str:
     """Return the suffix of a path that `save_system` can write; found before any work is done."""
     path = _as_path(path)
-    suffix = check_suffix(path)
+    suffix = _system_suffix(path)
     if suffix or not path.is_dir():
         mode = check_place(path)
         if suffix == "" and mode is not None:
@@ -226,11 +227,11 @@ def _sync(folder: Path) -> None:
 # From a system to entries and back
 
 
-def _entries(system: LinearSystem, kind: str, path: Path) -> dict[str, Any]:
-    """Return what a file of this kind holds, all of which `load_system` can read."""
+def _entries(system: LinearSystem, suffix: str, path: Path) -> dict[str, Any]:
+    """Entries of a file with this suffix, "" for a folder, all of which `load_system` can read."""
     if not system.is_diagonal:
         entries = {key: getattr(system, key) for key in MATRICES if getattr(system, key) is not None}
-    elif kind == ".npz":
+    elif suffix == ".npz":
         arrays = {"B": system.B, "C": system.C, "D": system.D}
         entries = {**system.spectrum.data, **arrays, "output": system.output}  # type: ignore[attr-defined]
     else:
@@ -238,7 +239,7 @@ def _entries(system: LinearSystem, kind: str, path: Path) -> dict[str, Any]:
             f"A .mat file or a folder holds A, B, C and D; got a {type(system).__name__} for {path}. "
             f"Save it as .npz, or save system.dense()."
         )
-    if kind == "folder" and system.n == 0 and not system.D.size and system.m + system.p:
+    if suffix == "" and system.n == 0 and not system.D.size and system.m + system.p:
         raise InputError(
             f"A folder of .csv files cannot hold a system without states and without inputs or outputs; "
             f"got m={system.m}, p={system.p} for {path}. Save it as .npz."
@@ -259,21 +260,19 @@ def _entries(system: LinearSystem, kind: str, path: Path) -> dict[str, Any]:
 
 def _from_entries(entries: Mapping[str, Any], dt: Any) -> Any:
     """Build the system that the entries of a file describe."""
-    stored = entries.get("dt")
-    if stored is None and dt is None:
+    stored = entries.get("dt", dt)
+    if stored is None:
         raise InputError(
             "It does not say its sampling time; got no entry dt. Pass dt to load_system (--dt on the command "
             "line): 0 for a continuous system, the seconds of a discrete one, or True if those are unknown."
         )
-    if stored is not None:
-        stored = check_dt(stored)
-        if dt is not None and (stored != dt or (stored is True) != (dt is True)):
-            raise InputError(f"dt must be that of the file; got dt={dt} and a file with dt={stored}. Leave dt out.")
-    dt = dt if stored is None else stored
-    kinds = [key for key in ("A", "lam", "rates") if key in entries]
-    if len(kinds) > 1:
+    stored = check_dt(stored)
+    if dt is not None and (stored != dt or (stored is True) != (dt is True)):
+        raise InputError(f"dt must be that of the file; got dt={dt} and a file with dt={stored}. Leave dt out.")
+    matrix = next((key for key in ("lam", "rates") if key in entries), "A")
+    kinds = [key for key in ("A", "E", "lam", "rates") if key in entries]
+    if matrix != "A" and len(kinds) > 1:
         raise InputError(f"It must hold one system; got {' and '.join(kinds)}. Save one of them under another name.")
-    matrix = kinds[0] if kinds else "A"
     missing = [key for key in (matrix, "B", "C") if key not in entries]
     if missing:
         held = ", ".join(sorted(entries["held"])[:20]) or "nothing"
@@ -281,15 +280,15 @@ def _from_entries(entries: Mapping[str, Any], dt: Any) -> Any:
             f"It must hold A, B and C; got {held}, without {' and '.join(missing)}. Rename the matrices in the file."
         )
     arrays = {key: _full(entries[key]) for key in (matrix, "B", "C", "D", "E") if key in entries}
-    names: dict[str, Any] = {key: tuple(entries[key]) for key in NAMES if key in entries}
+    names = {key: entries[key] for key in NAMES if key in entries}
     if "name" in names:
         names["name"] = "".join(names["name"])
     B, C, D = arrays["B"], arrays["C"], arrays.get("D")
     if matrix == "A":
-        return StateSpace(arrays["A"], B, C, D, dt, arrays.get("E"), **names)
+        return StateSpace(arrays["A"], B, C, D, stored, arrays.get("E"), **names)
     kind: Any = DiagonalBank if arrays[matrix].ndim == 2 else DiagonalSystem
     output = "".join(entries.get("output", ["complex"]))
-    return (kind.from_rates if matrix == "rates" else kind)(arrays[matrix], B, C, D, dt=dt, output=output, **names)
+    return (kind.from_rates if matrix == "rates" else kind)(arrays[matrix], B, C, D, dt=stored, output=output, **names)
 
 
 def _full(x: Any) -> Array:
@@ -300,13 +299,6 @@ def _full(x: Any) -> Array:
     if size > LIMIT:
         raise InputError(f"A sparse matrix must fit into {LIMIT} bytes when dense; got shape {x.shape}, {size} bytes.")
     return np.asarray(x.toarray())
-
-
-def _read_file(path: Path, suffix: str) -> dict[str, Any]:
-    if path.exists() and not path.is_file():  # a pipe would wait, a device would never end
-        raise InputError("It must be a regular file. Check the path.")
-    with open(path, "rb") as file:
-        return read_npz(file) if suffix == ".npz" else read_mat_system(file)
 
 
 def _write_folder(folder: Path, entries: dict[str, Any]) -> None:

@@ -22,10 +22,10 @@ from ..checks import (
 )
 from ..errors import InputError
 from ..linalg.descriptor import standard_form
-from ..linalg.response import dense_response
+from ..linalg.response import boundary_points, dense_response
 from ..linalg.schur import apply_units, balanced_units, ordered_schur
 from ..linalg.threads import one_blas_thread
-from .base import LinearSystem, boundary_points
+from .base import LinearSystem
 
 
 class StateSpace(LinearSystem):

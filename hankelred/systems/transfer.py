@@ -7,7 +7,7 @@ poles has lost them already. Both forms work for s and for z, so nothing here de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
@@ -16,12 +16,12 @@ from numpy.typing import ArrayLike
 from ..checks import Array, check_array
 from ..errors import InputError
 
-Matrices = tuple[Array, Array, Array, Array]
+Realisation = tuple[Array, Array, Array, Array]
 
 PAIRING_RTOL = 100 * np.finfo(np.float64).eps  # two roots this close, relative to their size, are a conjugate pair
 
 
-def realise_polynomials(num: Sequence[Sequence[ArrayLike]], den: Sequence[Sequence[ArrayLike]]) -> Matrices:
+def realise_polynomials(num: Sequence[Sequence[ArrayLike]], den: Sequence[Sequence[ArrayLike]]) -> Realisation:
     """Return A, B, C, D of a (p, m) table of ratios of polynomials, highest power first.
 
     The entries of one column that share a denominator share their states; or those of one row, where that takes
@@ -36,7 +36,7 @@ def realise_polynomials(num: Sequence[Sequence[ArrayLike]], den: Sequence[Sequen
     return (A.T, C.T, B.T, D.T) if len(A) < len(by_column[0]) else by_column
 
 
-def realise_zeros_poles(z: ArrayLike, p: ArrayLike, gain: Any, discrete: bool) -> Matrices:
+def realise_zeros_poles(z: ArrayLike, p: ArrayLike, gain: Any, discrete: bool) -> Realisation:
     """Return A, B, C, D of ``gain prod(x - z_i) / prod(x - p_i)``, as a cascade of small sections.
 
     A is block triangular with the poles on its diagonal, unchanged; everything is real if the roots come in
@@ -49,14 +49,14 @@ def realise_zeros_poles(z: ArrayLike, p: ArrayLike, gain: Any, discrete: bool) -
             f"A transfer function must have no more zeros than poles; got {len(zeros)} zeros and {len(poles)} poles. "
             f"An improper one has no state space: add the fast poles that were left out."
         )
-    sections = _real_sections(zeros, poles) if np.imag(gain) == 0 else None
-    gain = complex(gain) if sections is None else float(np.real(gain))
+    sections, real = _sections(zeros, poles, np.imag(gain) == 0)
+    gain = float(np.real(gain)) if real else complex(gain)
     # of the stability boundary, the points next to the poles: there the gains peak
     points = np.exp(1j * np.angle(poles)) if discrete else np.where(poles.imag < 0, -1j, 1j) * np.abs(poles)
     points = points[~np.isin(points, poles)]
     partial = np.ones(len(points), dtype=np.complex128)  # response of the sections so far
     A, B, C, D = np.empty((0, 0)), np.empty((0, 1)), np.empty((1, 0)), np.ones((1, 1))
-    for section_poles, section_zeros in sections or _complex_sections(zeros, poles):
+    for section_poles, section_zeros in sections:
         partial *= np.prod(points[:, None] - section_zeros, axis=1) / np.prod(points[:, None] - section_poles, axis=1)
         scale = 1 / (np.abs(partial).max(initial=0.0) or 1.0)
         partial *= scale
@@ -81,7 +81,7 @@ def _proper(numerator: ArrayLike, denominator: ArrayLike, i: int, j: int) -> tup
     return np.pad(num, (len(den) - len(num), 0)) / den[0], den / den[0]
 
 
-def _realise_columns(entries: list[list[tuple[Array, Array]]]) -> Matrices:
+def _realise_columns(entries: list[list[tuple[Array, Array]]]) -> Realisation:
     """Return A, B, C, D with one companion block for each column and denominator in it."""
     p, m = len(entries), len(entries[0])
     D = np.array([[num[0] for num, _ in row] for row in entries])
@@ -111,12 +111,12 @@ def _scaled_companion(den: Array, C: Array) -> tuple[Array, Array, Array]:
     n = len(den) - 1
     A = np.eye(n, k=-1, dtype=den.dtype)
     A[0] = -den[1:]
-    (gebal,) = cast("list[Any]", sla.get_lapack_funcs(("gebal",), (A,)))
+    gebal: Any = sla.get_lapack_funcs("gebal", (A,))
     A, _, _, scale, _ = gebal(A, scale=1, permute=0)
     return A, (np.arange(n) == 0) / scale, C * scale
 
 
-def _section(poles: Array, zeros: Array, scale: float) -> Matrices:
+def _section(poles: Array, zeros: Array, scale: float) -> Realisation:
     """Return A, B, C, D of ``scale prod(x - zeros) / prod(x - poles)`` with one pole, or two and real matrices."""
     if len(poles) == 1:
         A = np.array([[poles[0]]])
@@ -137,13 +137,19 @@ def _section(poles: Array, zeros: Array, scale: float) -> Matrices:
     return A, balance * np.eye(len(poles))[:, -1:], scale / balance * C, D
 
 
-def _real_sections(zeros: Array, poles: Array) -> list[tuple[Array, Array]] | None:
-    """Return sections of one or two poles and their zeros, closed under conjugation; None if that cannot be."""
-    split_zeros, split_poles = _conjugate_pairs(zeros), _conjugate_pairs(poles)
-    if split_zeros is None or split_poles is None:
-        return None
-    (zero_pairs, left), (pole_pairs, real_poles) = split_zeros, split_poles
-    free = [*pole_pairs, *(real_poles[k : k + 2] for k in range(0, len(real_poles), 2))]
+def _sections(zeros: Array, poles: Array, real: bool) -> tuple[list[tuple[Array, Array]], bool]:
+    """Return poles and zeros by sections, of one or two poles closed under conjugation, and whether that is so.
+
+    Without `real`, or a partner for every complex root, each section has one pole.
+    """
+    zero_pairs: list[Array] = []
+    left, free = zeros, list(poles[:, None])
+    split_zeros, split_poles = (_conjugate_pairs(roots) if real else None for roots in (zeros, poles))
+    real = False
+    if split_zeros is not None and split_poles is not None:
+        real = True
+        (zero_pairs, left), (pole_pairs, real_poles) = split_zeros, split_poles
+        free = [*pole_pairs, *(real_poles[k : k + 2] for k in range(0, len(real_poles), 2))]
     taken: list[Array] = [np.empty(0)] * len(free)
     order = list(range(len(free)))
     for pair in zero_pairs:  # each to the nearest two poles: what is left of the section is then small
@@ -153,17 +159,7 @@ def _real_sections(zeros: Array, poles: Array) -> list[tuple[Array, Array]] | No
     for k in order:
         nearest = np.argsort(np.abs(left - free[k][0]))[: len(free[k])]
         taken[k], left = left[nearest], np.delete(left, nearest)
-    return list(zip(free, taken, strict=True))
-
-
-def _complex_sections(zeros: Array, poles: Array) -> list[tuple[Array, Array]]:
-    """Return one section for each pole, with the nearest of the zeros that are left."""
-    sections = []
-    for pole in poles:
-        nearest = np.argsort(np.abs(zeros - pole))[:1]
-        sections.append((np.array([pole]), zeros[nearest]))
-        zeros = np.delete(zeros, nearest)
-    return sections
+    return list(zip(free, taken, strict=True)), real
 
 
 def _conjugate_pairs(roots: Array) -> tuple[list[Array], Array] | None:

@@ -57,7 +57,7 @@ class Draw:
 
     def kind(self) -> bool:
         """Return whether matrices are complex."""
-        return self._kinds[0] if len(self._kinds) == 1 else self.choice(self._kinds)
+        return self.choice(self._kinds)
 
     def matrix(self, shape: Shape, room: Shape, complex_data: bool, largest: int = LARGEST) -> Array:
         """Return a matrix of small integers, real or complex, the corner of a larger one.

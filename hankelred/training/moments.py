@@ -27,6 +27,11 @@ from ..systems.base import NAMES
 # of two copies of one stored pole is some eps.
 ONE_POLE = 1e-12
 
+# Averaged gradients were collected while the parameters moved; they do not tell poles apart that are closer than
+# this. Measured with Adam (16 states, 150 steps, 3 seeds, lr 3e-3 and 1e-2) against the averages of a dense twin:
+# relative error of the off-diagonal moments .16 to .83 at .1, .18 to .63 at .2, .19 to 1.0 when trusted to rounding.
+STALENESS = 0.1
+
 
 class Moments(NamedTuple):
     """First or second moments of the gradient of a diagonal system.
@@ -121,7 +126,7 @@ def align_states(
 
 
 def carry_first_moments(
-    system: DiagonalSystem, reduction: Reduction, moments: Moments, *, staleness: float = 0.0
+    system: DiagonalSystem, reduction: Reduction, moments: Moments, *, staleness: float = STALENESS
 ) -> Moments:
     """Carry first moments, or a gradient, over to the reduced system.
 
@@ -138,11 +143,12 @@ def carry_first_moments(
         Its reduction, possibly aligned by `align_states`.
     moments : Moments
         Of `system`, finite; pass zeros for what was not collected.
-    staleness : float, default 0
+    staleness : float, default 0.1
         Pseudo-hyperbolic distance of two poles below which moments cannot tell them apart, because they were
         collected while the parameters moved. Entries of M_A between such poles lean towards
-        ``(M_A)_ii (B B^H)_ij / (B B^H)_ii``, their value for one common pole and white input. 0 trusts the formula
-        down to rounding, right for a gradient at the current parameters.
+        ``(M_A)_ii (B B^H)_ij / (B B^H)_ii``, their value for one common pole and white input. The default is for
+        averages of an optimizer. 0 trusts the formula down to rounding, which is right for a gradient at the current
+        parameters, and only for that: averages then grow by the inverse of the distance.
 
     Returns
     -------

@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from ..sampling import SampleStatistics, gather
-from .banks import BankAdapter
-from .base import Adapter, Systems, SystemTensors
+from .base import Adapter, Systems
 from .dense import diagonal_layer
+from .linear import LinearAdapter, SystemTensors
 from .lru import LRUAdapter
 from .mamba import MambaAdapter
 from .mamba2 import GatedLinearAttentionAdapter, Mamba2Adapter
@@ -18,13 +18,12 @@ from .s4_kernel import SSMKernelDiagAdapter
 from .s4d import S4DAdapter, S4DKernelAdapter
 from .s5 import S5Adapter, S5PytorchAdapter
 from .selective import SelectiveAdapter
-from .systems import SystemAdapter
 
 __all__ = [
     "Adapter",
-    "BankAdapter",
     "GatedLinearAttentionAdapter",
     "LRUAdapter",
+    "LinearAdapter",
     "Mamba2Adapter",
     "MambaAdapter",
     "S4DAdapter",
@@ -34,7 +33,6 @@ __all__ = [
     "SSMKernelDiagAdapter",
     "SampleStatistics",
     "SelectiveAdapter",
-    "SystemAdapter",
     "SystemTensors",
     "adapter_of",
     "check",

@@ -1,7 +1,7 @@
 """What a layer can lose: its Hankel singular values, the sizes that meet a criterion, and the reduction to a size.
 
 Planning asks these questions of every layer alike; how a layer answers is the business of its family. Here are the
-answers of layers that are one linear system, and of those that are a bank of systems, one per channel.
+answers of layers that are linear systems.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import hankelred as hr
 from hankelred.checks import Array
 from hankelred.errors import DiagonalisationError
+from hankelred.order import error_bound, least_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,59 +98,102 @@ class Analysis(ABC):
         """
 
 
-class SystemAnalysis(Analysis):
-    """The answers of one linear system, by balanced truncation."""
+class LinearAnalysis(Analysis):
+    """The answers of a linear system, or of a bank of them, by balanced truncation.
 
-    def __init__(self, system: hr.DiagonalSystem, align: Callable[[hr.Reduction], hr.Reduction]) -> None:
-        self._balancing, self._align = hr.balance(system), align
-        self.n, self.hsv = system.n, self._balancing.hsv
-        self._values_per_state = 2 if system.has_real_output else 1
+    Those of a bank are of its most demanding system, except the energy, which is that of all together. It keeps as many
+    states as the system that needs most, because tensors are rectangular.
+    """
+
+    def __init__(self, bank: hr.DiagonalBank, align: Callable[[tuple[hr.Reduction, ...]], Any]) -> None:
+        self._bank, self._systems, self._align = bank, tuple(bank), align
+        self._balancings: dict[int, hr.Balancing] = {}
+        self._spectra = self._balancing(0).hsv[None] if len(bank) == 1 else hr.hankel_singular_values(bank)
+        self._floor = self._balancing(0).floor if len(bank) == 1 else None
+        self.n, self.hsv = bank.n, self._spectra.max(axis=0)
+        self._finite = np.where(np.isfinite(self._spectra), self._spectra, 0.0)
+        self._per_state = 2 if bank.has_real_output else 1
 
     def tail(self, states: int) -> float:
-        """Return the share of the values behind the first two per state, or one where the output is complex."""
-        finite = np.where(np.isfinite(self.hsv), self.hsv, 0.0)
-        total = float(finite.sum())
-        return float(finite[self._values_per_state * states :].sum()) / total if total > 0 else 0.0
+        """Return the share of the values of all systems behind the first two per state, one where output is complex."""
+        total = float(self._finite.sum())
+        return float(self._finite[:, self._per_state * states :].sum()) / total if total > 0 else 0.0
 
     def bound(self, states: int) -> float:
-        """Return the bound of that order; 0 where all states are kept."""
-        order = min(self._values_per_state * states, len(self.hsv))
-        return self._balancing.error_bound(order) if states < self.n else 0.0
+        """Return the largest bound of a system; 0 where all states are kept."""
+        if states >= self.n:
+            return 0.0
+        order = min(self._per_state * states, len(self.hsv))
+        return max(error_bound(hsv, order, self._floor) for hsv in self._spectra)
 
     def least_states(self, *, energy: float | None = None, max_error: float | None = None) -> tuple[int, str]:
-        """Return the states of the least order that meets the criterion, or of the next that can be diagonalised."""
-        order = self._balancing.order(energy=energy, max_error=max_error)
-        least, detour = reduce_to(self._balancing, prefer_larger=True, order=order)
-        return least.system.n, detour
+        """Return the states of the system that needs most to meet the criterion by itself."""
+        if len(self._systems) == 1:
+            found, by_way = self._reduce(
+                0, prefer_larger=True, order=self._balancing(0).order(energy=energy, max_error=max_error)
+            )
+            return found.system.n, by_way
+        if energy is not None:
+            try:
+                return int(hr.balanced_truncation(self._bank, energy=energy).states.max()), ""
+            except DiagonalisationError:
+                pass  # one by one, to get around the orders of those systems that cannot be diagonalised
+        orders = [least_order(hsv, len(hsv), energy=energy, max_error=max_error) for hsv in self._spectra]
+        most, detour = 0, ""
+        for channel in np.argsort(orders)[::-1]:
+            order = int(orders[channel])
+            if order <= most:  # a state holds at least one value
+                break
+            order = min(order, self._balancing(channel).rank)
+            found, by_way = self._reduce(channel, prefer_larger=True, order=order)
+            if found.system.n > most:
+                most, detour = found.system.n, by_way
+        return most, detour
 
     def reduce(self, states: int, *, prefer_larger: bool = False) -> LayerReduction:
-        """Reduce to the largest order that fits so many states."""
-        found, detour = reduce_to(self._balancing, prefer_larger=prefer_larger, states=states)
+        """Reduce every system to the largest order that fits so many states."""
+        reductions, detours = self._reductions(states, prefer_larger)
+        most = max(reduction.system.n for reduction in reductions)
+        if most > states and len(reductions) > 1:  # the detour of one led to more: the others may keep as many
+            return self.reduce(most)
+        kept = sum(float(hsv[: x.order].sum()) for hsv, x in zip(self._finite, reductions, strict=True))
+        total = float(self._finite.sum())
+        others = f", and {len(detours) - 1} more channels alike" if len(detours) > 1 else ""
         return LayerReduction(
-            states=found.system.n,
-            order=found.order,
+            states=most,
+            order=max(reduction.order for reduction in reductions),
             hsv=self.hsv,
-            kept_energy=kept_energy(self.hsv, found.order),
-            error_bound=found.error_bound,
-            reduction=self._align(found),
-            reason=detour,
+            kept_energy=kept / total if total > 0 else 1.0,
+            error_bound=max(reduction.error_bound for reduction in reductions),
+            reduction=self._align(tuple(reductions)),
+            reason="".join(detours[:1]) + others,
         )
 
+    def _reductions(self, states: int, prefer_larger: bool) -> tuple[list[hr.Reduction], list[str]]:
+        """Return the reductions of all systems, at once where all can be diagonalised, and the detours else."""
+        if len(self._systems) > 1:
+            try:
+                found = hr.balanced_truncation(self._bank, states=states)
+                return [found[k] for k in range(len(found))], []
+            except DiagonalisationError:
+                pass
+        each = [self._reduce(k, prefer_larger=prefer_larger, states=states) for k in range(len(self._systems))]
+        return [reduction for reduction, _ in each], [detour for _, detour in each if detour]
 
-def kept_energy(hsv: Array, order: int) -> float:
-    """Return the share of the sum of finite values that the first `order` carry."""
-    finite = np.where(np.isfinite(hsv), hsv, 0.0)
-    total = float(finite.sum())
-    return float(finite[:order].sum()) / total if total > 0 else 1.0
+    def _balancing(self, channel: int) -> hr.Balancing:
+        """Return the factors of a system, computed when first asked for."""
+        if channel not in self._balancings:
+            self._balancings[channel] = hr.balance(self._systems[channel])
+        return self._balancings[channel]
 
-
-def reduce_to(balancing: hr.Balancing, *, prefer_larger: bool, **criterion: Any) -> tuple[hr.Reduction, str]:
-    """Reduce by one criterion, or to the nearest order that can be diagonalised, and say so then."""
-    try:
-        return balancing.reduce(**criterion), ""
-    except DiagonalisationError as error:
-        orders = sorted(error.orders, reverse=prefer_larger)
-        if not orders:
-            raise
+    def _reduce(self, channel: int, *, prefer_larger: bool, **criterion: Any) -> tuple[hr.Reduction, str]:
+        """Reduce a system by one criterion, or to the nearest order that can be diagonalised, and say so then."""
+        balancing, where = self._balancing(channel), f"channel {channel}: " if len(self._systems) > 1 else ""
+        try:
+            return balancing.reduce(**criterion), ""
+        except DiagonalisationError as error:
+            orders = sorted(error.orders, reverse=prefer_larger)
+            if not orders:
+                raise DiagonalisationError(f"{where}{error}") from error
         wanted = criterion["order"] if "order" in criterion else balancing.order(**criterion)
-        return balancing.reduce(order=orders[0]), f"order {wanted} cannot be diagonalised, {orders[0]} can"
+        return balancing.reduce(order=orders[0]), f"{where}order {wanted} cannot be diagonalised, {orders[0]} can"

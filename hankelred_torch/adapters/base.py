@@ -3,7 +3,7 @@
 An adapter computes with arrays: the values of the layer's tensors in double precision, keyed by tensor name. It never
 touches the layer's parameters or an optimizer itself, so that a cut can be prepared in full before anything changes.
 
-`Adapter` is the contract for layers of every kind; `hankelred_torch.adapters.systems` serves those that are linear
+`Adapter` is the contract for layers of every kind; `hankelred_torch.adapters.linear` serves those that are linear
 systems.
 """
 
@@ -15,20 +15,21 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from hankelred import DiagonalBank, DiagonalSystem
 from hankelred.checks import Array
 from hankelred.errors import InputError
 
 from .analysis import Analysis
 from .layer_tensors import LayerTensors
-from .system_tensors import Systems as Systems
-from .system_tensors import SystemTensors as SystemTensors
+
+Systems = DiagonalSystem | DiagonalBank
 
 
 class Adapter(LayerTensors, ABC):
     """The states of one layer: how to find out what they carry, write fewer of them and carry moments along.
 
-    Subclass `SystemAdapter` for a layer family that is one linear system, `BankAdapter` for one system per channel,
-    and name the subclass to `register_adapter`.
+    Subclass `LinearAdapter` for a layer family that is a linear system, or one per channel, and name the subclass to
+    `register_adapter`.
 
     Parameters
     ----------
@@ -105,8 +106,8 @@ class Adapter(LayerTensors, ABC):
 
         Returns
         -------
-        DiagonalSystem or tuple of them
-            In double precision; one per channel where the layer is a bank of systems.
+        DiagonalSystem or DiagonalBank
+            In double precision; a bank where the layer is one system per channel.
 
         Raises
         ------
@@ -118,13 +119,13 @@ class Adapter(LayerTensors, ABC):
             f"layer, whose matrices depend on its input."
         )
 
-    def tensors_of_system(self) -> SystemTensors:
+    def tensors_of_system(self) -> Any:
         """Return the system of the layer now, differentiable with respect to its parameters; for penalties.
 
         Returns
         -------
         SystemTensors
-            ``(rates, B, C, dt, output)``, the same numbers as ``read(values())`` gives.
+            ``(rates, B, C, dt, output)``, the same numbers as ``read(values())`` gives, with the axis of a bank.
 
         Raises
         ------

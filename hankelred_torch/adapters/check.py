@@ -17,7 +17,7 @@ from hankelred import DiagonalSystem
 from hankelred.checks import Array
 from hankelred.errors import HankelredError, InputError
 
-from ..sampling import Sequences, first, holding, untouched
+from ..sampling import Sequences, first, holding, running
 from .base import Adapter
 
 LENGTH = 32
@@ -40,7 +40,7 @@ def difference(adapter: Adapter) -> float:
     """
     layer, fewer, errors = adapter.layer, adapter.states - adapter.round_to, []
     compare = _of_recurrence if adapter.kind == "selective" else _of_system
-    with untouched(layer):
+    with running(layer):
         for dtype in (torch.float64, torch.float32):  # some convert to single precision on the way
             try:
                 with holding(layer, _moved(layer, dtype)):

@@ -16,7 +16,7 @@ from hankelred.reduction.rediagonalise import diagonalised
 
 from ..convert import to_tensor
 from ..layers import S4D, S5
-from .base import Adapter, Systems
+from .base import Adapter
 from .s4d import S4DAdapter
 from .s5 import S5Adapter
 
@@ -98,7 +98,7 @@ def _rediagonalised(system: StateSpace) -> DiagonalSystem:
     return diagonalised(Matrices(system.A, system.B, system.C, system.D), like).system
 
 
-def _filled(layer: nn.Module, adapter: Adapter, step: str, systems: Systems) -> nn.Module:
+def _filled(layer: nn.Module, adapter: Adapter, step: str, systems: Any) -> nn.Module:
     """Write systems into a layer whose unit of time is its own step."""
     with torch.no_grad():
         adapter.tensor(step).zero_()

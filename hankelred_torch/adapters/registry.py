@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hankelred.checks import check_type
-from hankelred.errors import HankelredError, InputError
+from hankelred.errors import InputError, StabilityError
 
 from .base import Adapter
 from .check import RTOL, difference
@@ -25,7 +26,7 @@ from .s4_kernel import SSMKernelDiagAdapter
 from .s4d import S4DAdapter, S4DKernelAdapter
 from .s5 import S5Adapter, S5PytorchAdapter
 
-_TRANSFORMERS = "transformers.models."
+_HF = "transformers.models"
 
 # By qualified class name, so that no package has to be imported to be known. These were compared with their adapters.
 _KNOWN: dict[str, type[Adapter]] = {
@@ -34,18 +35,18 @@ _KNOWN: dict[str, type[Adapter]] = {
     "s5.s5_model.S5SSM": S5PytorchAdapter,
     "hankelred_torch.layers.s4d.S4D": S4DAdapter,
     "hankelred_torch.layers.mamba.Mamba": MambaAdapter,
-    _TRANSFORMERS + "mamba.modeling_mamba.MambaMixer": MambaAdapter,
-    _TRANSFORMERS + "falcon_mamba.modeling_falcon_mamba.FalconMambaMixer": MambaAdapter,
-    _TRANSFORMERS + "jamba.modeling_jamba.JambaMambaMixer": MambaAdapter,
+    f"{_HF}.mamba.modeling_mamba.MambaMixer": MambaAdapter,
+    f"{_HF}.falcon_mamba.modeling_falcon_mamba.FalconMambaMixer": MambaAdapter,
+    f"{_HF}.jamba.modeling_jamba.JambaMambaMixer": MambaAdapter,
     "mambapy.mamba.MambaBlock": MambaAdapter,
     "mamba_ssm.modules.mamba_simple.Mamba": MambaAdapter,
     "fla.layers.mamba.Mamba": MambaAdapter,
-    _TRANSFORMERS + "mamba2.modeling_mamba2.Mamba2Mixer": Mamba2Adapter,
-    _TRANSFORMERS + "bamba.modeling_bamba.BambaMixer": Mamba2Adapter,
-    _TRANSFORMERS + "zamba2.modeling_zamba2.Zamba2MambaMixer": Mamba2Adapter,
-    _TRANSFORMERS + "nemotron_h.modeling_nemotron_h.NemotronHMamba2Mixer": Mamba2Adapter,
-    _TRANSFORMERS + "falcon_h1.modeling_falcon_h1.FalconH1Mixer": Mamba2Adapter,
-    _TRANSFORMERS + "granitemoehybrid.modeling_granitemoehybrid.GraniteMoeHybridMambaLayer": Mamba2Adapter,
+    f"{_HF}.mamba2.modeling_mamba2.Mamba2Mixer": Mamba2Adapter,
+    f"{_HF}.bamba.modeling_bamba.BambaMixer": Mamba2Adapter,
+    f"{_HF}.zamba2.modeling_zamba2.Zamba2MambaMixer": Mamba2Adapter,
+    f"{_HF}.nemotron_h.modeling_nemotron_h.NemotronHMamba2Mixer": Mamba2Adapter,
+    f"{_HF}.falcon_h1.modeling_falcon_h1.FalconH1Mixer": Mamba2Adapter,
+    f"{_HF}.granitemoehybrid.modeling_granitemoehybrid.GraniteMoeHybridMambaLayer": Mamba2Adapter,
     "mamba_ssm.modules.mamba2.Mamba2": Mamba2Adapter,
     "fla.layers.mamba2.Mamba2": Mamba2Adapter,
     "fla.layers.gla.GatedLinearAttention": GatedLinearAttentionAdapter,
@@ -100,8 +101,6 @@ def register_adapter(class_or_qualified_name: type[nn.Module] | str, adapter: ty
 def find_ssm_layers(model: nn.Module) -> dict[str, Adapter]:
     """Find the state space layers of a model.
 
-    Layers that are known but refused are left out; `refusals` says why.
-
     Parameters
     ----------
     model : torch.nn.Module
@@ -111,8 +110,8 @@ def find_ssm_layers(model: nn.Module) -> dict[str, Adapter]:
     Returns
     -------
     dict of str to Adapter
-        By module name, in the order of ``model.named_modules()``; a layer used twice appears once. Empty if the
-        model has none.
+        By module name, in the order of ``model.named_modules()``, without those that `refusals` names; a layer used
+        twice appears once. Empty if the model has none.
 
     Raises
     ------
@@ -184,10 +183,10 @@ def state_sizes(model: nn.Module) -> dict[str, int]:
 def check(layer: nn.Module) -> float:
     """Compare a layer with what is read from it: run both on a random sequence, in double precision.
 
-    The layer's own forward runs, on copies of its tensors that are moved by a hundredth, with all states and with one
-    fewer; it is afterwards as before. Of a selective layer whose recurrence its adapter does not know, its states
-    change places, which must not change the output. Layers of classes that are registered by users, known by their bare
-    name or derived from a known one are checked by themselves when the first of them is seen.
+    The layer runs on copies of its tensors, moved by a hundredth, with all states and with fewer. Of a selective layer
+    whose recurrence its adapter does not know, the states change places, which must not change the output. The first
+    layer of a class that a user registers, that is known by its bare name, or derived from a known one, is checked
+    without being asked for.
 
     Parameters
     ----------
@@ -211,7 +210,7 @@ def check(layer: nn.Module) -> float:
     >>> ht.adapters.check(ht.layers.LRU(channels=4, states=16)) < 1e-10
     True
     """
-    adapter = _bound(layer)
+    adapter = _bound(unwrapped(layer))
     why = _about_tensors(adapter) or _about(adapter, found := difference(adapter))
     if why:
         raise InputError(why)
@@ -219,7 +218,7 @@ def check(layer: nn.Module) -> float:
 
 
 def adapter_of(layer: nn.Module) -> Adapter:
-    """Return the adapter of one layer.
+    """Return the adapter of one layer, or say why it has none.
 
     Parameters
     ----------
@@ -243,8 +242,7 @@ def adapter_of(layer: nn.Module) -> Adapter:
     'lti'
     """
     layer = unwrapped(layer)
-    why = refusal(layer)
-    if why:
+    if why := refusal(layer):
         raise InputError(why)
     return _bound(layer)
 
@@ -270,31 +268,28 @@ def module_types(model: nn.Module) -> str:
 def refuse_averages(adapters: Mapping[str, Adapter]) -> None:
     """Raise if one layer is a frozen average of another, as the teacher of a student: each would get its own states."""
     frozen = {name for name, x in adapters.items() if not any(p.requires_grad for p in x.layer.parameters())}
-    for teacher in frozen:
-        for student in adapters.keys() - frozen:
-            a, b = adapters[student], adapters[teacher]
-            if type(a.layer) is type(b.layer) and _is_near(a, b):
-                raise InputError(
-                    f"A layer and its averaged copy must be cut by one map; got {student!r} in training and "
-                    f"{teacher!r}, frozen and nearly equal, as layers of one model. Pass the module with "
-                    f"{student!r} as the model and that with {teacher!r} as ema=, or leave {teacher!r} out by "
-                    f"target_modules if nothing averages into it."
-                )
+    for teacher, student in product(frozen, adapters.keys() - frozen):
+        a, b = adapters[student], adapters[teacher]
+        if type(a.layer) is type(b.layer) and all(_are_near(a.tensor(x), b.tensor(x)) for x in a.state_axes):
+            raise InputError(
+                f"A layer and its averaged copy must be cut by one map; got {student!r} in training and {teacher!r}, "
+                f"frozen and nearly equal, as layers of one model. Pass the module with {student!r} as the model and "
+                f"that with {teacher!r} as ema=, or leave {teacher!r} out by target_modules if it is no average."
+            )
 
 
 def refusal(layer: nn.Module) -> str:
     """Return why a layer that has states cannot be reduced, in a sentence; empty if it can or is none."""
-    adapter_class = _adapter_class(type(layer))
+    adapter_class, holder = _adapter_class(type(layer)), type(layer).__qualname__
     if adapter_class is None:
         return refused(type(layer))
-    what = adapter_class.refusal(layer)
-    if what:
-        return f"{type(layer).__qualname__} must be a fixed diagonal system to be reduced; got one with {what}."
+    if what := adapter_class.refusal(layer):
+        return f"{holder} must be a fixed diagonal system to be reduced; got one with {what}."
     try:
         adapter = adapter_class(layer)
     except InputError as error:
         if _known_by_name(type(layer)):
-            return f"{error}"
+            return str(error)
         raise
     return _about_tensors(adapter) or _about_behaviour(adapter)
 
@@ -354,20 +349,21 @@ def _unknown_tensors(adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
 
 def _about_behaviour(adapter: Adapter) -> str:
     """Return how a layer differs from what is read, found out once for its class and form."""
-    layer, by_name = adapter.layer, _known_by_name(type(adapter.layer))
-    if _is_trusted(layer) or any(x.is_meta for x in layer.parameters()):
+    layer = adapter.layer
+    if _is_trusted(layer):
         return ""
     found = _VERDICTS.setdefault(layer if "forward" in vars(layer) else type(layer), {})
     plain = {key: x for key, x in vars(layer).items() if isinstance(x, (str, bool)) and key != "training"}
     form = (type(adapter), tuple(sorted(plain.items())), tuple(adapter.state_axes))
     if form not in found:
+        if any(x.is_meta or not bool(torch.isfinite(x).all()) for x in layer.parameters()):
+            return ""  # tells nothing of the class, and is refused where it is read
         try:
             found[form] = _about(adapter, difference(adapter))
-        except HankelredError as error:  # not to be run, or not to be read now, which is said when it is
-            if isinstance(error, InputError) and by_name:
-                found[form] = str(error)
-            else:
-                return ""
+        except StabilityError:
+            return ""
+        except InputError as error:  # not to be run by itself, which is held against a bare name only
+            found[form] = str(error) if _known_by_name(type(layer)) else ""
     return found[form]
 
 
@@ -406,13 +402,10 @@ def _hint(layer: nn.Module) -> str:
     return ""
 
 
-def _is_near(a: Adapter, b: Adapter) -> bool:
-    """Tell whether all tensors of two layers point the same way; independent ones are at right angles."""
-    for name in a.state_axes:
-        x, y = a.tensor(name).detach(), b.tensor(name).detach()
-        if x.shape != y.shape or bool((x - y).norm() > 0.7 * torch.maximum(x.norm(), y.norm())):
-            return False
-    return True
+def _are_near(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors point the same way; independent ones are at right angles."""
+    size = torch.maximum(a.detach().norm(), b.detach().norm())
+    return a.shape == b.shape and bool((a - b).detach().norm() <= 0.7 * size)
 
 
 def _adapter_class(layer_class: type) -> type[Adapter] | None:

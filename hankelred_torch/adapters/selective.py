@@ -105,53 +105,17 @@ class SelectiveAdapter(Adapter):
 
     @abstractmethod
     def layout_of(self, layer: nn.Module) -> dict[str, Layout]:
-        """Return which tensors carry states and how.
-
-        Parameters
-        ----------
-        layer : torch.nn.Module
-            The layer.
-
-        Returns
-        -------
-        dict of str to Layout
-            By tensor name.
-        """
+        """Return which tensors of the layer carry states and how, by name."""
 
     @abstractmethod
     def sequences(self, inputs: Tensor, mask: Tensor | None, normed: Tensor | None = None) -> Sequences:
-        """Return what drives the states of the layer for an input, computed as in its forward pass.
+        """Return what drives the states for an input (batch, length, channels), computed as in the forward pass.
 
-        Parameters
-        ----------
-        inputs : (batch, length, channels) Tensor
-            What the layer is called with.
-        mask : (batch, length) Tensor or None
-            0 at padding.
-        normed : (batch, length, channels) Tensor or None
-            What `output_norm` was called with.
-
-        Returns
-        -------
-        Sequences
-            For the statistics.
+        The mask (batch, length) is 0 at padding; `normed` is what `output_norm` was called with.
         """
 
     def output(self, data: Sequences, y: Tensor) -> Tensor | None:
-        """Return what the layer puts out where the outputs of the states are `y`; None where the adapter cannot tell.
-
-        Parameters
-        ----------
-        data : Sequences
-            From `sequences`.
-        y : Tensor
-            In the shape of ``data.u``.
-
-        Returns
-        -------
-        Tensor or None
-            (batch, length, channels); only `check` asks for it.
-        """
+        """Return what the layer puts out where its states put out `y`; None if not known, for `check`."""
         return None
 
     @property
@@ -224,26 +188,10 @@ class SelectiveAdapter(Adapter):
             start = stop
 
     def analyse(self, values: Mapping[str, Array], statistics: Any = None, method: str = "auto") -> Analysis:
-        """Return what a cut could lose on the sample batches.
+        """Return what a cut could lose on the sample batches; its reductions are tuples of `StateMap`, one a way.
 
-        Parameters
-        ----------
-        values : mapping of str to ndarray
-            As from `values`.
-        statistics : LayerStatistics
-            From `collect_statistics`.
-        method : {"auto", "rotation", "selection", "selection_without_fold"}
-            As in `CompressionConfig`; ``"auto"`` offers all that fit the layer.
-
-        Returns
-        -------
-        SelectiveAnalysis
-            Its reductions are tuples of `StateMap`, one for every way offered.
-
-        Raises
-        ------
-        InputError
-            If there are no statistics, or the layer cannot represent the method.
+        `method` is as in `CompressionConfig`; ``"auto"`` offers all ways that fit the layer. An `InputError` says that
+        there are no statistics, or that the layer cannot represent the method.
         """
         holder = type(self.layer).__qualname__
         if statistics is None:
@@ -298,34 +246,26 @@ class SelectiveAdapter(Adapter):
         A rotation leaves to the rates of the new states the mean of the old ones' averages: gradients with respect to
         entries off the diagonal of A, which the layer has none of, are not known.
         """
-        matrices = self._matrices(lambda X, Y: Y.transpose(0, 2, 1), reduction)
-        carried = self._carried(moments, values, matrices)
-        if reduction.core.kept is None and "A_log" in self.layouts:
-            old, new = np.exp(values["A_log"]), np.exp(self.rewrite(values, reduction)["A_log"])
-            given = moments.get("A_log", np.zeros_like(old))
-            carried["A_log"] = new * ((given / old) @ reduction.mixing())
-        scales = self._scales(reduction)
-        return carried | {name: moments[name] / x for name, x in scales.items() if name in moments}
+        return self._carried(values, reduction, moments, 1)
 
     def carry_second(
         self, values: Mapping[str, Array], reduction: StateMap, moments: Mapping[str, Array]
     ) -> dict[str, Array]:
         """Return averaged squares of gradients by the squares of the same coefficients."""
-        matrices = self._matrices(lambda X, Y: Y.transpose(0, 2, 1) ** 2, reduction)
-        carried = self._carried(moments, values, matrices)
-        if reduction.core.kept is None and "A_log" in self.layouts:
-            old, new = np.exp(values["A_log"]), np.exp(self.rewrite(values, reduction)["A_log"])
-            given = moments.get("A_log", np.zeros_like(old))
-            carried["A_log"] = new**2 * ((given / old**2) @ reduction.mixing() ** 2)
-        scales = self._scales(reduction)
-        return carried | {name: moments[name] / x**2 for name, x in scales.items() if name in moments}
+        return self._carried(values, reduction, moments, 2)
 
     def _carried(
-        self, moments: Mapping[str, Array], values: Mapping[str, Array], matrices: Mapping[str, Array]
+        self, values: Mapping[str, Array], reduction: StateMap, moments: Mapping[str, Array], power: int
     ) -> dict[str, Array]:
-        """Return mapped moments, zeros for tensors that have none."""
+        """Return moments by the contragredient maps to some power; zeros for tensors that have none."""
+        matrices = self._matrices(lambda X, Y: Y.transpose(0, 2, 1) ** power, reduction)
         given = {name: moments.get(name, np.zeros_like(values[name])) for name in self.layouts}
-        return {name: mapped(given[name], layout, matrices) for name, layout in self.layouts.items()}
+        carried = {name: mapped(given[name], layout, matrices) for name, layout in self.layouts.items()}
+        if reduction.core.kept is None and "A_log" in self.layouts:
+            old, new = np.exp(values["A_log"]), np.exp(self.rewrite(values, reduction)["A_log"])
+            carried["A_log"] = new**power * ((given["A_log"] / old**power) @ reduction.mixing() ** power)
+        scales = self._scales(reduction)
+        return carried | {name: moments[name] / x**power for name, x in scales.items() if name in moments}
 
     def _matrices(self, part: Callable[[Array, Array], Array], reduction: StateMap) -> dict[str, Array]:
         roles = {block.role for layout in self.layouts.values() for block in layout.blocks} - {"fixed"}

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from hankelred import DiagonalSystem, Reduction
+from hankelred import DiagonalBank, DiagonalSystem, Reduction
 from hankelred.checks import Array
 from hankelred.errors import InputError
 from hankelred.training import follow
@@ -67,7 +67,7 @@ def _followed(system: DiagonalSystem, copy: DiagonalSystem, reduction: Reduction
 
 
 def _as_tuple(one_or_more: Any) -> tuple[Any, ...]:
-    return one_or_more if isinstance(one_or_more, tuple) else (one_or_more,)
+    return tuple(one_or_more) if isinstance(one_or_more, (tuple, DiagonalBank)) else (one_or_more,)
 
 
 def _checked(copy: Any, adapters: Mapping[str, Adapter]) -> nn.Module:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hankelred.checks import Array
 from hankelred.errors import InputError, NumericalError
 
-from ..adapters import Adapter, BankAdapter, adapter_of, find_ssm_layers
+from ..adapters import Adapter, LinearAdapter, adapter_of, find_ssm_layers
 from ..adapters.base import Systems
 from ..config import CompressionConfig
 from ..convert import stored_tensor, tensor_in_place_of, to_array, to_tensor
@@ -277,7 +277,7 @@ def _figures(model: nn.Module) -> tuple[int, int]:
     for adapter in find_ssm_layers(model).values():
         if adapter.kind == "lti":
             tensor = adapter.tensor(next(iter(adapter.state_axes)))
-            systems = tensor.shape[0] if isinstance(adapter, BankAdapter) else 1
+            systems = tensor.shape[0] if isinstance(adapter, LinearAdapter) and adapter.is_bank else 1
             size += 2 * systems * adapter.states * tensor.real.element_size()
     return sum(parameter.numel() for parameter in model.parameters()), size
 

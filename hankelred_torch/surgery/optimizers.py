@@ -20,6 +20,7 @@ from hankelred.checks import Array
 from hankelred.errors import InputError
 
 from ..adapters import Adapter
+from ..adapters.transport import raised
 from ..convert import stored_tensor, to_array, to_tensor
 from ..errors import OptimizerStateWarning
 from .exchange import Slot, State, find_slot
@@ -156,16 +157,21 @@ def _transported(
         for name, state in old.items()
     }
     live = {name: state for name, state in old.items() if state is not None}
+    averages, carried = {}, {}
     for key in _moment_names(live):
-        moments = {name: _moment(state, key) for name, state in live.items() if _has(state, key)}
+        moments = averages[key] = {name: _moment(state, key) for name, state in live.items() if _has(state, key)}
         if key in RESTART or key == "momentum_buffer" and any("square_avg" in live[name] for name in moments):
-            carried = {name: np.zeros(tuple(new[name].shape)) for name in moments}  # of steps, not of gradients
+            carried[key] = {name: np.zeros(tuple(new[name].shape)) for name in moments}  # of steps, not of gradients
         elif key in FIRST:
-            carried = adapter.carry_first(values, reduction, moments)
+            carried[key] = adapter.carry_first(values, reduction, moments)
         else:
-            carried = adapter.carry_second(values, reduction, moments)
+            carried[key] = adapter.carry_second(values, reduction, moments)
+    for first in set(FIRST) & set(averages):
+        for second in set(averages) - set(FIRST) - set(RESTART):
+            carried[second] = raised((carried[first], carried[second]), (averages[first], averages[second]))
+    for key, moments in averages.items():
         for name in moments:
-            _store(result[name], key, carried[name], live[name])
+            _store(result[name], key, carried[key][name], live[name])
     return {name: None if state is None else _in_order(state, old[name]) for name, state in result.items()}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hankelred import DiagonalSystem
+from hankelred import DiagonalBank, DiagonalSystem
 from hankelred.checks import Array, check_integer
 from hankelred.drift import DriftBound, drift_bound, match_hsv
 from hankelred.errors import InputError
@@ -219,4 +219,4 @@ def from_tensors(state: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[st
 
 def _systems(adapter: Adapter, values: Values) -> tuple[DiagonalSystem, ...]:
     found: Any = adapter.read(values)
-    return found if isinstance(found, tuple) else (found,)
+    return tuple(found) if isinstance(found, DiagonalBank) else (found,)

@@ -15,8 +15,8 @@ from torch.nn.utils import parametrize, prune
 
 import hankelred as hr
 import hankelred_torch as ht
-from hankelred_torch.adapters import Adapter, LRUAdapter, adapter_of
-from hankelred_torch.adapters import registry as known_layers
+import hankelred_torch.adapters.registry as registry_page
+from hankelred_torch.adapters import Adapter, LinearAdapter, LRUAdapter, adapter_of
 
 from .adapter_models import STATE_TENSORS, Stack, assert_unchanged, inputs, lru, make_inert, snapshot
 
@@ -42,7 +42,7 @@ def distance(G, H):
 @pytest.fixture
 def registry(monkeypatch):
     """Undo registrations of a test."""
-    monkeypatch.setattr(known_layers, "_REGISTRY", dict(known_layers._REGISTRY))
+    monkeypatch.setattr(registry_page, "_REGISTERED", dict(registry_page._REGISTERED))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)])
@@ -167,8 +167,8 @@ def test_layer_used_twice_is_one_layer():
     assert list(ht.find_ssm_layers(nn.Sequential(layer, nn.ReLU(), layer))) == ["0"]
 
 
-def test_layer_without_adapter_is_refused_with_the_known_ones():
-    with pytest.raises(hr.InputError, match=r"got torch.nn.modules.linear.Linear\. Known are hankelred_torch.layers"):
+def test_layer_without_adapter_is_refused_with_what_to_do():
+    with pytest.raises(hr.InputError, match=r"got torch.nn.modules.linear.Linear\. .* name both to register_adapter"):
         ht.read_system(nn.Linear(2, 2))
 
 
@@ -199,21 +199,24 @@ class Nested(nn.Module):
 
 
 class NestedAdapter(LRUAdapter):
-    """Names with dots, translated to those of an LRU where arrays are computed."""
+    """Names with dots, translated to those of an LRU where the maps are computed."""
 
     state_axes: ClassVar = {f"inner.{name}": axis for name, axis in LRUAdapter.state_axes.items()}
+    parts: ClassVar = {part: tuple(f"inner.{x}" for x in names) for part, names in LRUAdapter.parts.items()}
     constants = ("inner.D",)
 
-    def read(self, values):
-        return super().read({name.removeprefix("inner."): x for name, x in values.items()})
+    def system(self, tensors):
+        return super().system({name.removeprefix("inner."): x for name, x in tensors.items()})
 
-    def write(self, system):
-        layer = LRUAdapter(self.layer.inner)
-        return {f"inner.{name}": x for name, x in layer.write(system).items()}
+    def tensors(self, rates, B, C, like):
+        like = {name.removeprefix("inner."): x for name, x in like.items()}
+        return {f"inner.{name}": x for name, x in super().tensors(rates, B, C, like).items()}
 
-    def rewrite(self, values, reduction):
-        written = self.write(reduction.system)
-        return {name: written[name] for name in self.state_axes}
+    def normal(self, rates):
+        return {f"inner.{name}": x for name, x in super().normal(rates).items()}
+
+    def bank(self, values):
+        return LinearAdapter.bank(self, values)
 
     def sizes(self, states):
         return {"inner.d_state": states}
@@ -272,8 +275,8 @@ def test_plain_tensors_are_not_replaced():
 def test_states_kept_as_they_are_keep_their_parameters():
     layer = make_inert(lru(8), live=5)
     adapter = adapter_of(layer)
-    values, system = adapter.values(), ht.read_system(layer)
-    reduction = adapter.align(system, hr.balance(system).reduce(states=5))
+    values = adapter.values()
+    reduction = adapter.analyse(values).reduce(5).reduction
     new = adapter.rewrite(values, reduction)
     order = np.argsort(new["nu_log"])
     old_order = np.argsort(values["nu_log"][:5])

@@ -6,16 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import hankelred as hr
 import hankelred_torch as ht
 from hankelred_torch.adapters import adapter_of
-from hankelred_torch.adapters.banks import FilledUp
-from hankelred_torch.adapters.zero_order_hold import ZeroOrderHold, rates_of, unwrapped
-from hankelred_torch.layers._continuous import held_input
+from hankelred_torch.adapters.transport import Filled, unwrapped
 
 from .continuous_layers import (
     FAMILIES,
@@ -28,8 +23,6 @@ from .continuous_layers import (
     s5,
     ssm_kernel_with_shared_poles,
 )
-
-POLES = st.complex_numbers(min_magnitude=1e-7, max_magnitude=50).map(lambda z: complex(-abs(z.real) - 1e-7, z.imag))
 
 
 def gradients(layer, u):
@@ -51,40 +44,6 @@ def random_squares(values, adapter):
         if np.iscomplexobj(values[name]):
             squares[name] = squares[name] + 1j * generator.uniform(0.5, 2.0, shape)
     return squares
-
-
-def hold_by_autograd(pole, log_step, weights):
-    """Return rate and held weights of one state, and its inputs, as tensors with gradients."""
-    pole, weights = (torch.tensor(x, dtype=torch.complex128, requires_grad=True) for x in (pole, weights))
-    log_step = torch.tensor(log_step, dtype=torch.float64, requires_grad=True)
-    rate = pole * log_step.exp()
-    return (pole, log_step, weights), rate, held_input(pole, rate) * weights
-
-
-@given(pole=POLES, log_step=st.floats(-7, 2), seed=st.integers(0, 100))
-def test_chain_rule_of_the_hold_is_that_of_autograd(pole, log_step, seed):
-    a, *weights, g_rate, g1, g2 = np.random.default_rng(seed).standard_normal((6, 2)) @ [1, 1j]
-    weights = np.array([a, weights[0]])
-    inputs_, rate, held = hold_by_autograd(pole, log_step, weights)
-    g_held = torch.tensor([g1, g2])
-    loss = (torch.tensor(g_rate).conj() * rate).real + (g_held.conj() * held).real.sum()
-    expected = [x.numpy() for x in torch.autograd.grad(loss, inputs_)]
-    hold = ZeroOrderHold(np.array([pole]), np.exp(np.array([log_step])))
-    rates, helds, held = np.array([g_rate]), np.array([[g1, g2]]), held.detach().numpy()[None]
-    by_pole, by_weights = hold.pole_gradient(rates, helds, held)
-    scale = np.abs(expected[0]) + np.exp(log_step) * (1 + np.exp(log_step))  # of the terms that may cancel
-    assert np.abs(by_pole[0] - expected[0]) < 1e-7 * scale
-    assert np.allclose(by_weights[0], expected[2], rtol=1e-10)
-    assert np.allclose(hold.step_gradient(rates, helds, held)[0], expected[1], rtol=1e-8, atol=1e-10)
-
-
-@given(pole=POLES, log_step=st.floats(-7, 2))
-def test_system_gradient_undoes_pole_gradient(pole, log_step):
-    hold = ZeroOrderHold(np.array([pole]), np.exp(np.array([log_step])))
-    rates, helds, held = np.array([0.3 - 0.7j]), np.array([[1.0 + 2j]]), hold.hold[:, None] * (0.5 + 0.1j)
-    back, weights = hold.system_gradient(*hold.pole_gradient(rates, helds, held), held)
-    assert np.allclose(weights, helds, rtol=1e-12)
-    assert np.allclose(back, rates, rtol=1e-6, atol=1e-9 * np.abs(hold._hold_by_pole / hold.step).max())
 
 
 def test_phases_are_those_next_to_the_given_ones():
@@ -149,9 +108,10 @@ def test_states_that_stand_for_conjugates_have_the_phases_of_conjugates():
     # unaligned, a pair is stored by its pole above the real axis, whichever was stored before
     rates = np.array([-0.1 - 0.5j, -0.2 + 1.0j, -0.3 - 2.0j])
     system = hr.DiagonalSystem.from_rates(rates, np.ones((3, 1)), [[1.0, 2.0, 0.0]], dt=True, output="real")
-    filled = FilledUp([system], [hr.balance(system).reduce(states=2)])
-    assert np.sort(filled.average(rates.imag[None], odd=True)[0]) == pytest.approx([0.5, 1.0], abs=1e-9)
-    assert np.sort(filled.average(rates.imag[None])[0]) == pytest.approx([-0.5, 1.0], abs=1e-9)
+    bank = hr.DiagonalBank.from_rates(rates[None], system.B[None], system.C[None], dt=True, output="real")
+    filled = Filled(bank, [hr.balance(system).reduce(states=2)])
+    assert np.sort(filled.mean(rates.imag[None], odd=True)[0]) == pytest.approx([0.5, 1.0], abs=1e-9)
+    assert np.sort(filled.mean(rates.imag[None])[0]) == pytest.approx([-0.5, 1.0], abs=1e-9)
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, ssm_kernel_with_shared_poles])
@@ -218,4 +178,5 @@ def test_steps_of_reduced_states_are_means_of_the_old_ones():
 
 def test_rates_of_a_pole_at_zero_are_limited():
     system = hr.DiagonalSystem([0.0 + 0j, 0.5], np.ones((2, 1)), np.ones((1, 2)), dt=True, output="real")
-    assert rates_of(system).real.tolist() == [-80.0, np.log(0.5)]
+    written = adapter_of(ht.layers.LRU(1, 2)).write(system)
+    assert -np.exp(written["nu_log"]) == pytest.approx([-80.0, np.log(0.5)], rel=1e-14)

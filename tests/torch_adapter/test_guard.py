@@ -94,7 +94,7 @@ def test_sizes_that_layers_remember_are_rolled_back(monkeypatch):
 
     from .test_surgery import Sized, SizedAdapter
 
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
     ht.register_adapter(Sized, SizedAdapter)
     layer = Sized()
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)

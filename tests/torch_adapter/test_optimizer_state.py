@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -10,10 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import hankelred as hr
 import hankelred_torch as ht
-from hankelred_torch.adapters import adapter_of
-from hankelred_torch.adapters import lru as lru_module
+from hankelred_torch.adapters import adapter_of, transport
 
 from .adapter_models import STATE_TENSORS, Stack, assert_consistent, inputs, lru, make_inert, train
 
@@ -196,15 +195,16 @@ def dense_gradient(layer, reduction, batches):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_transported_pole_moments_are_those_of_a_dense_copy_of_the_layer(seed, monkeypatch):
-    monkeypatch.setattr(lru_module, "STALENESS", 0.0)  # gradients at one point, not averaged while parameters move
+    exact = functools.partial(transport.carry_first_moments, staleness=0.0)
+    monkeypatch.setattr(transport, "carry_first_moments", exact)  # gradients at one point, not averages of a run
     layer = lru(8, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     batches = [torch.randn(2, 4, 30, 3, generator=generator, dtype=torch.float64) for _ in range(3)]
     for u, target in batches:
         (layer(u) - target).square().mean().div(len(batches)).backward()
     adapter = adapter_of(layer)
-    values, system = adapter.values(), ht.read_system(layer)
-    reduction = adapter.align(system, hr.balance(system).reduce(states=4))
+    values = adapter.values()
+    reduction = adapter.analyse(values).reduce(4).reduction
     moments = {name: getattr(layer, name).grad.numpy() for name in STATE_TENSORS}
     carried = adapter.carry_first(values, reduction, moments)
     new = adapter.rewrite(values, reduction)
@@ -225,8 +225,8 @@ def test_transported_gradient_of_selected_states_is_their_gradient(seed):
     layer(u).pow(2).sum().backward()
     gradients = {name: getattr(layer, name).grad.numpy().copy() for name in STATE_TENSORS}
     adapter = adapter_of(layer)
-    values, system = adapter.values(), ht.read_system(layer)
-    reduction = adapter.align(system, hr.balance(system).reduce(states=4))
+    values = adapter.values()
+    reduction = adapter.analyse(values).reduce(4).reduction
     carried = adapter.carry_first(values, reduction, gradients)
     ht.compress_(layer, ht.CompressionConfig(order=4))
     layer(u).pow(2).sum().backward()
@@ -260,8 +260,7 @@ def test_pole_moments_fall_back_to_the_diagonal_where_those_of_c_are_missing():
     # the off-diagonal ones need the moments of B and C; with half of them they would be wrong
     adapter = adapter_of(lru(8))
     values = adapter.values()
-    system = adapter.read(values)
-    reduction = adapter.align(system, hr.balance(system).reduce(states=4))
+    reduction = adapter.analyse(values).reduce(4).reduction
     generator = np.random.default_rng(0)
     moments = {name: generator.standard_normal(values[name].shape) for name in STATE_TENSORS[:5]}
     with_B = adapter.carry_first(values, reduction, moments)

@@ -10,7 +10,6 @@ from torch import nn
 
 import hankelred_torch as ht
 from hankelred.errors import InputError
-from hankelred_torch.penalty import HankelPenalty
 
 from .adapter_models import Stack, lru, make_inert
 
@@ -83,60 +82,18 @@ def test_descent_brings_the_tail_down():
 
 def test_penalty_works_after_a_cut():
     model = Stack()
-    penalty = HankelPenalty(model, strength=1.0, every=1)
-    penalty().backward()
+    ht.hankel_penalty(model).backward()
     ht.compress_(model, ht.CompressionConfig(order=4))
-    value = penalty()
+    value = ht.hankel_penalty(model)
     assert abs(value.item() / from_the_core(model, 1) - 1) < 1e-13
     value.backward()
     assert model.first.nu_log.grad.shape == (4,)
 
 
-def test_mean_over_steps_does_not_depend_on_how_often_it_is_evaluated():
-    model = lru()
-    means = [sum(penalty() for _ in range(12)).item() / 12 for penalty in penalties(model, (1, 3, 4))]
-    assert all(math.isclose(mean, 1e-2 * from_the_core(model, 1), rel_tol=1e-12) for mean in means)
-
-
-def penalties(model, frequencies):
-    return [HankelPenalty(model, 1e-2, every=every) for every in frequencies]
-
-
-def test_steps_in_between_cost_no_evaluation_and_have_no_gradient():
-    penalty = HankelPenalty(lru(), strength=1.0, every=3)
-    assert [penalty().requires_grad for _ in range(7)] == [True, False, False, True, False, False, True]
-
-
-def test_strength_zero_is_no_penalty():
-    assert not HankelPenalty(lru(), strength=0)().requires_grad
-
-
-def test_count_of_steps_goes_on_from_a_checkpoint():
-    model = lru()
-    first, second = penalties(model, (3, 3))
-    first()
-    second.load_state_dict(first.state_dict())
-    assert [second().requires_grad for _ in range(3)] == [False, False, True]
-
-
-@pytest.mark.parametrize("p", [0.5, math.inf, math.nan, True])
+@pytest.mark.parametrize("p", [0.5, math.inf, math.nan, True, "1", None])
 def test_powers_without_a_finite_gradient_are_refused(p):
-    with pytest.raises(InputError, match="p must be a number of at least 1"):
+    with pytest.raises(InputError, match="p must be "):
         ht.hankel_penalty(lru(), p)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"strength": -1.0}, "strength must be"),
-        ({"strength": 1.0, "p": 0.9}, "p must be"),
-        ({"strength": 1.0, "every": 0}, "every must be"),
-        ({"strength": 1.0, "every": 2.0}, "every must be"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(arguments, message):
-    with pytest.raises(InputError, match=message):
-        HankelPenalty(lru(), **arguments)
 
 
 def test_model_without_state_space_layers_is_refused():

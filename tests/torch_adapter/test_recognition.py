@@ -485,3 +485,20 @@ def test_a_student_and_its_averaged_teacher_in_one_model_are_refused(drift):
 def test_frozen_layers_that_are_no_copies_are_cut():
     model = nn.Sequential(ht.layers.LRU(4, 16).requires_grad_(False), ht.layers.LRU(4, 16))
     assert ht.plan(model, TO_EIGHT).sizes == {"0": 8, "1": 8}
+
+
+def test_a_layer_that_has_diverged_tells_nothing_of_its_class():
+    kernel = kernel_class("zoh")
+    broken, whole = kernel(), kernel()
+    with torch.no_grad():
+        broken.C[0, 0, 0] = np.nan
+    assert not refusals(broken)
+    with pytest.raises(hr.InputError, match="C must be finite"):
+        ht.plan(broken, TO_EIGHT)
+    assert ht.plan(whole, TO_EIGHT).sizes == {"": 8}
+
+
+def test_models_that_are_none_are_refused():
+    for ask in (ht.find_ssm_layers, ht.state_sizes, refusals, check, ht.read_system):
+        with pytest.raises(hr.InputError, match="must be a"):
+            ask("model")

@@ -35,6 +35,12 @@ class TwoInputs(nn.Module):
         return self.layer(self.dropout(self.norm((scale * u).flatten(0, 1)).view_as(u)))
 
 
+def hh(model, batches):
+    """Return the sum that has the covariance of the states, of the only layer."""
+    (layer,) = collect_statistics(model, batches).layers.values()
+    return layer.sums.to_dict()["hh"]
+
+
 def states_of(layer, u):
     """Return the states (batch, length, channels, n), outputs rows and gates of a layer, step by step."""
     u, z = layer.in_proj(u).chunk(2, dim=-1)
@@ -81,8 +87,8 @@ def test_parts_merge_into_the_whole():
     layer, batches = mamba(), inputs(batches=4)
     whole, first, second = (collect_statistics(layer, x) for x in (batches, batches[:1], batches[1:]))
     first.merge(second)
-    for name, value in whole.layers[""].to_dict().items():
-        np.testing.assert_allclose(first.layers[""].to_dict()[name], value, rtol=1e-12)
+    for name, value in whole.layers[""].sums.to_dict().items():
+        np.testing.assert_allclose(first.layers[""].sums.to_dict()[name], value, rtol=1e-12)
 
 
 def test_parts_of_layers_with_norms_merge_into_the_whole():
@@ -105,13 +111,13 @@ def test_merged_statistics_stand_for_batches():
     )
 
 
-def test_statistics_survive_a_dictionary_and_then_measure_on_a_new_probe():
+def test_statistics_survive_a_file_and_then_measure_on_their_probe_or_not_at_all():
     layer, batches = mamba(), inputs()
-    stored = pickle.loads(pickle.dumps(collect_statistics(layer, batches).to_dict()))
+    stored = pickle.loads(pickle.dumps(collect_statistics(layer, batches)))
     config = ht.CompressionConfig(order=6, method="rotation")
     expected = ht.plan(layer, config, batches).layers[""].output_error
-    assert ht.plan(layer, config, SampleStatistics.from_dict(stored, batches[0])).layers[""].output_error == expected
-    blind = ht.plan(layer, config, SampleStatistics.from_dict(stored)).layers[""]
+    assert ht.plan(layer, config, stored).layers[""].output_error == expected
+    blind = ht.plan(layer, config, SampleStatistics(stored.layers)).layers[""]
     assert blind.output_error is None
     assert blind.states == 6
 
@@ -127,7 +133,7 @@ def test_statistics_of_another_size_are_refused():
 def test_memory_grows_with_neither_length_nor_batches():
     layer = mamba()
     sizes = {
-        len(pickle.dumps(collect_statistics(layer, inputs(batches=batches, length=length)).to_dict()))
+        len(pickle.dumps(collect_statistics(layer, inputs(batches=batches, length=length)).layers))
         for batches, length in ((1, 20), (1, 300), (5, 20))
     }
     assert max(sizes) - min(sizes) < 50  # digits of counts
@@ -135,9 +141,9 @@ def test_memory_grows_with_neither_length_nor_batches():
 
 def test_batches_are_passed_as_the_model_is_called():
     model, u = TwoInputs(), inputs()[0]
-    expected = collect_statistics(model, [2.0 * u]).to_dict()["layer"]["hh"]
-    found = collect_statistics(model, [{"u": u, "scale": 2.0}]).to_dict()["layer"]["hh"]
-    plain = [collect_statistics(model, [x]).to_dict()["layer"]["hh"] for x in (u, (u, "target"), [{"u": u}, None])]
+    expected = hh(model, [2.0 * u])
+    found = hh(model, [{"u": u, "scale": 2.0}])
+    plain = [hh(model, [x]) for x in (u, (u, "target"), [{"u": u}, None])]
     np.testing.assert_array_equal(found, expected)
     assert not np.array_equal(plain[0], expected)
     assert all(np.array_equal(x, plain[0]) for x in plain)
@@ -182,7 +188,7 @@ def test_a_run_for_statistics_leaves_no_trace(fails):
 
 def test_dropout_takes_no_part():
     model, u = TwoInputs().train(), inputs()[0]
-    first, second = (collect_statistics(model, [u]).to_dict()["layer"]["hh"] for _ in range(2))
+    first, second = (hh(model, [u]) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
@@ -205,11 +211,10 @@ def test_padding_takes_no_part():
 
 def test_models_that_were_compiled_are_seen_at_work():
     layer, batches = mamba(), inputs()
-    expected = collect_statistics(layer, batches).to_dict()[""]["hh"]
+    expected = hh(layer, batches)
     compiled = torch.compile(layer, backend="eager")
     compiled(batches[0])
-    found = collect_statistics(compiled, batches).to_dict()
-    np.testing.assert_array_equal(next(iter(found.values()))["hh"], expected)
+    np.testing.assert_array_equal(hh(compiled, batches), expected)
 
 
 def test_without_batches_the_error_says_what_to_pass():

@@ -299,7 +299,7 @@ class BrokenAdapter(LRUAdapter):
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(known_layers, "_REGISTRY", dict(known_layers._REGISTRY))
+    monkeypatch.setattr(known_layers, "_REGISTERED", dict(known_layers._REGISTERED))
 
 
 def test_sizes_a_layer_remembers_are_updated(registry):

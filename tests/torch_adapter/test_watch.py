@@ -31,8 +31,10 @@ def watched(model, adapters, run):
 def assert_same_sums(a, b, rtol=1e-12):
     assert a.keys() == b.keys()
     for name, layer in a.items():
-        for key, value in layer.to_dict().items():
-            np.testing.assert_allclose(value, b[name].to_dict()[key], rtol=rtol, atol=1e-12, err_msg=f"{name} {key}")
+        assert (layer.counts == b[name].counts).all()
+        np.testing.assert_allclose(layer.powers, b[name].powers, rtol=rtol, atol=1e-12)
+        for key, value in layer.sums.to_dict().items():
+            np.testing.assert_allclose(value, b[name].sums.to_dict()[key], rtol=rtol, atol=1e-12, err_msg=key)
 
 
 def test_the_sums_are_those_of_a_run_on_the_same_batches():

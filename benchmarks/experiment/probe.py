@@ -14,9 +14,10 @@ from functools import partial
 
 from torch import nn
 
+from .record import RunRecord, cuts_of
 from .settings import Settings
 from .tasks import Task
-from .training import RunRecord, Trainer
+from .trainer import Trainer
 
 ROUNDS = 15  # blocks of each model
 BLOCK = 6  # steps in a block: long against the clock, short against changes of the machine's load
@@ -44,16 +45,16 @@ class SpeedProbe:
     parts: dict[str, dict[str, float]]
 
     def median(self, arm: str) -> float:
-        """Return the median time of a step."""
+        """The median time of a step."""
         return statistics.median(self.steps[arm])
 
     def ratio(self, arm: str, to: str) -> float:
-        """Return how many times longer a step of `arm` takes than one of `to`: the median over the rounds."""
+        """How many times longer a step of `arm` takes than one of `to`: the median over the rounds."""
         return statistics.median(a / b for a, b in zip(self.steps[arm], self.steps[to], strict=True))
 
 
 def measure_speed(
-    task: Task, settings: Settings, compressed: RunRecord, stopped: Callable[[], bool]
+    task: Task, settings: Settings, records: list[RunRecord], stopped: Callable[[], object]
 ) -> SpeedProbe | None:
     """Time steps of the three models in turn.
 
@@ -61,27 +62,24 @@ def measure_speed(
     ----------
     task, settings : Task, Settings
         Those of the study.
-    compressed : RunRecord
-        A finished run; it is repeated up to its last cut, so that the model timed is one that was cut in training.
+    records : list of RunRecord
+        The first compressed run is repeated up to its last cut, so that the model timed was cut in training.
     stopped : callable
-        Asked between blocks; if it answers True the probe is given up.
+        Asked between blocks; if its answer is true the probe is given up.
 
     Returns
     -------
     SpeedProbe or None
         None if it was given up.
     """
-    full = [settings.states] * settings.blocks
+    compressed = next(record for record in records if record.arm == "compressed")
     small = list(compressed.final_states.values())
-    shrunk = Trainer(task, settings, full, compressed.seed, shrink=True)
-    for _ in range(max((cut["step"] for cut in compressed.cuts), default=0)):
-        shrunk.step()
-    trainers = {
-        "full": Trainer(task, settings, full, compressed.seed, shrink=False),
-        "compressed": shrunk,
-        "scratch": Trainer(task, settings, small, compressed.seed, shrink=False),
-    }
-    bare = Trainer(task, settings, small, compressed.seed, shrink=False)
+    full, shrunk, scratch, bare = (
+        Trainer(task, settings, compressed.seed, states, cuts)
+        for states, cuts in ((None, None), (None, cuts_of(settings)), (small, None), (small, None))
+    )
+    shrunk.train_to(max((cut["step"] for cut in compressed.cuts), default=0), lambda: None)
+    trainers = {"full": full, "compressed": shrunk, "scratch": scratch}
     for block in bare.model.blocks:
         block.ssm = nn.Identity()  # what is left of the model does not know how many states there are
 
@@ -110,11 +108,12 @@ def measure_speed(
         for arm in trainers
     }
     name = "processor time" if settings.threads == 1 else "wall-clock time"
-    return SpeedProbe(name, {"full": full, "compressed": small, "scratch": small}, steps, parts)
+    sizes = {"full": [settings.states] * settings.blocks, "compressed": small, "scratch": small}
+    return SpeedProbe(name, sizes, steps, parts)
 
 
 def _typical(whole: list[float], *parts: list[float]) -> float:
-    """Return the median over the rounds of what is left of `whole` without `parts`: neighbours share disturbances."""
+    """The median over the rounds of what is left of `whole` without `parts`: neighbours share disturbances."""
     return statistics.median(total - sum(rest) for total, *rest in zip(whole, *parts, strict=True))
 
 
@@ -125,7 +124,7 @@ def _pass(trainer: Trainer) -> None:
 
 
 def _milliseconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
-    """Return the mean time of `BLOCK` calls, after one that is not counted: caches belong to the last model."""
+    """The mean time of `BLOCK` calls, after one that is not counted: caches belong to the last model."""
     call()
     start = clock()
     for _ in range(BLOCK):

@@ -14,9 +14,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from hankelred.checks import Array
 
+from .record import Cut, RunRecord
 from .study import Study
 from .summary import finished
-from .training import Cut, RunRecord
 
 # Okabe and Ito's palette: distinct also to the colour-blind.
 INK, FAINT = "#2b2f36", "#8a9099"
@@ -36,7 +36,7 @@ LAYERS_SHOWN = 6  # of a deep model: the figure has a row for each
 
 
 def png(figure: Figure) -> bytes:
-    """Return the figure as a PNG file."""
+    """The figure as a PNG file."""
     file = io.BytesIO()
     FigureCanvasAgg(figure).print_png(file)
     return file.getvalue()
@@ -59,7 +59,7 @@ def _tidy(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
 
 
 def _name(arm: str, runs: Sequence[RunRecord]) -> str:
-    """Return an arm's name with its final number of states."""
+    """An arm's name with its final number of states."""
     states = np.mean([sum(run.final_states.values()) for run in runs])
     return f"{arm}, {round(float(states), 1):g} states"
 
@@ -106,7 +106,7 @@ def score(study: Study) -> Figure:
 
 
 def _limits(values: Array, percent: bool) -> tuple[float, float]:
-    """Return the limits of the axis: of percentages up to all of them, of bits with some room."""
+    """The limits of the axis: of percentages up to all of them, of bits with some room."""
     low, high = float(values.min()), float(values.max())
     if percent:
         return max(0.0, 10.0 * float(np.floor((low - 5) / 10))), 103.0
@@ -123,7 +123,7 @@ def _on_common_steps(runs: Sequence[RunRecord]) -> tuple[Array, Array, Array]:
 
 
 def _apart(labels: list[_Label], distance: float) -> list[_Label]:
-    """Return the labels with their heights moved up so that none covers another."""
+    """The labels with their heights moved up so that none covers another."""
     placed: list[_Label] = []
     for end, height, text, colour in sorted(labels, key=lambda label: label[1]):
         placed.append((end, max(height, placed[-1][1] + distance) if placed else height, text, colour))
@@ -227,7 +227,7 @@ class _Spectrum:
 
 
 def _spectra(run: RunRecord, layer: str, window: int) -> list[_Spectrum]:
-    """Return the spectra to draw: all in the window and every third after it, and those before each cut."""
+    """The spectra to draw: all in the window and every third after it, and those before each cut."""
     cuts = {cut["step"]: cut for cut in run.cuts if cut["layer"] == layer}
     spectra = [_Spectrum(step, np.array(cut["hsv"]), cut) for step, cut in cuts.items()]
     later = [m["step"] for m in run.measurements if m["step"] > window][::-1][::3]  # from the last one back

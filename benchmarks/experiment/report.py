@@ -1,22 +1,24 @@
-"""The report of a study: one self-contained page, its pictures, and all figures as JSON."""
+"""The report of a study: its pictures, and one self-contained page."""
 
 from __future__ import annotations
 
 import base64
-import json
-from importlib import resources
+import os
 from pathlib import Path
 
 import jinja2
 
-from . import figures, summary
-from .study import Study, write_atomically
+from benchmarks._common import surroundings
+from hankelred.systems.files import write_atomically
 
-TEMPLATE = "report.html.j2"
+from . import figures, summary
+from .study import Study
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
 def write_report(study: Study, folder: Path) -> Path:
-    """Write ``report.html``, its pictures as PNG files, and ``results.json``.
+    """Write pictures as PNG files, and ``report.html``, which contains them.
 
     Parameters
     ----------
@@ -42,13 +44,11 @@ def write_report(study: Study, folder: Path) -> Path:
             figure = draw(study)
             if figure is not None:
                 pictures[name] = figures.png(figure)
-                (folder / f"{name}.png").write_bytes(pictures[name])
-    write_atomically(folder / "results.json", json.dumps(study.to_json(), indent=1))
-    source = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
+                _write(folder / f"{name}.png", pictures[name])
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page = environment.from_string(source).render(
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         study=study,
         settings=study.settings,
         task=study.task,
@@ -58,8 +58,13 @@ def write_report(study: Study, folder: Path) -> Path:
         pictures={name: base64.b64encode(data).decode() for name, data in pictures.items()},
         shown=next((r for r in study.records if r.arm == "compressed"), None),
         texts=summary.texts(study),
-        environment=study.to_json()["environment"],
+        environment=surroundings(("torch",)),
+        cores=os.cpu_count(),
     )
     path = folder / "report.html"
-    write_atomically(path, page)
+    _write(path, page.encode())
     return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda file: file.write(content))

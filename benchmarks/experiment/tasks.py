@@ -57,7 +57,7 @@ class Metric:
     digits: int
 
     def text(self, value: float) -> str:
-        """Return a value with its unit."""
+        """A value with its unit."""
         return f"{value:.{self.digits}f} {self.unit or self.name}"
 
     @property
@@ -91,7 +91,7 @@ class Part:
     labels: Tensor
 
     def __len__(self) -> int:
-        """Return the number of sequences."""
+        """The number of sequences."""
         return len(self.labels)
 
 
@@ -142,7 +142,7 @@ class Task:
 
 
 def digits() -> Task:
-    """Return handwritten digits, read pixel by pixel: 1,797 sequences of 64 grey values."""
+    """Handwritten digits, read pixel by pixel: 1,797 sequences of 64 grey values."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -164,7 +164,7 @@ def digits() -> Task:
 
 
 def text() -> Task:
-    """Return the source of Python's standard library, to be predicted character by character."""
+    """The source of Python's standard library, to be predicted character by character."""
     root = Path(sysconfig.get_path("stdlib"))
     files = sorted(x for x in root.rglob("*.py") if not LEFT_OUT & set(x.relative_to(root).parts))
     if len(files) < 20:
@@ -193,7 +193,7 @@ def text() -> Task:
 
 
 def _encoded(files: Sequence[Path]) -> Array:
-    """Return the text of files as places in `VOCABULARY`."""
+    """The text of files as places in `VOCABULARY`."""
     table = np.full(129, len(VOCABULARY) - 1)
     for place, character in enumerate(VOCABULARY[:-1]):
         table[ord(character)] = place
@@ -211,7 +211,7 @@ def _predicting(tokens: Array, most: int) -> Part:
 
 
 def recall() -> Task:
-    """Return associative recall: pairs of a key and a value, then the keys in another order, asking for the values."""
+    """Associative recall: pairs of a key and a value, then the keys in another order, asking for the values."""
     rng = np.random.default_rng(SPLIT_SEED)
     train, validation, test = (_pairs(rng, count) for count in (TRAINING, MEASURED, 4 * MEASURED))
     return Task(
@@ -240,7 +240,7 @@ TASKS: dict[str, Callable[[], Task]] = {"digits": digits, "text": text, "recall"
 
 
 def load_task(name: str) -> Task:
-    """Return the task called `name`; raise `InputError` if there is none."""
+    """The task called `name`; raise `InputError` if there is none."""
     if name not in TASKS:
         raise InputError(f"task must be one of the known tasks; got {name!r}. Choose from: {', '.join(TASKS)}.")
     return TASKS[name]()

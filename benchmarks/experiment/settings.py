@@ -74,7 +74,7 @@ class Settings:
 
     @classmethod
     def of(cls, task: str, **given: Any) -> Settings:
-        """Return the settings that suit a task, with those that are given in their place."""
+        """The settings that suit a task, with those that are given in their place."""
         return cls(task, **(PRESETS.get(task, {}) | given))
 
     def __post_init__(self) -> None:

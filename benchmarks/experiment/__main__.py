@@ -1,41 +1,41 @@
-"""The subcommand ``hankelred train``: arguments in, report out."""
+"""The command line of the experiment, ``python -m benchmarks.experiment``: arguments in, report out."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import FrameType
 
-from hankelred.errors import InputError
+from hankelred.errors import HankelredError, InputError
 
 from .settings import ARMS, LAYERS, METHODS, PRESETS, Settings, check_arms
 
-INTERRUPTED = 130  # what a shell expects of a program that SIGINT ended
 DESCRIPTION = """\
 Train a small state space model on a task, cut its states while it learns, and compare it with a model that keeps
 them all and with one that was small from the start. The report goes to a folder: report.html, pictures, results.json.
 """
 EPILOG = """\
-Ctrl-C stops after the step in progress and writes a report of what there is; the same command goes on from there.
+Ctrl-C, or SIGTERM, stops after the step in progress and writes a report of what there is; the same command goes on
+from there.
 The same seed gives the same result on the same machine with the same number of threads.
 
-  hankelred train --task digits                        64 states, cut by energy; three seeds; some minutes
-  hankelred train --task digits --order 8 --out eight  to 8 states, whatever the cut costs
-  hankelred train --task digits --seeds 1 --arms full  one plain training run
-  hankelred train --task text --order 12 --out text    a Mamba language model, from 128 states to 12
+  python -m benchmarks.experiment --task digits                        64 states, cut by energy; some minutes
+  python -m benchmarks.experiment --task digits --order 8 --out eight  to 8 states, whatever the cut costs
+  python -m benchmarks.experiment --task digits --seeds 1 --arms full  one plain training run
+  python -m benchmarks.experiment --task text --order 12 --out text    a Mamba language model, from 128 states to 12
 """
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the subcommand ``train``; its ``run`` takes the parsed arguments and returns an exit code."""
-    parser = subparsers.add_parser(
-        "train",
-        help="train a model that shrinks while it learns, and report",
+def parser() -> argparse.ArgumentParser:
+    """The parser of all options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.experiment",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -63,11 +63,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         groups[group].add_argument(
             f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text + _defaults(name, field.default)
         )
-    parser.set_defaults(run=run)
+    return parser
 
 
 def _defaults(name: str, usual: object) -> str:
-    """Return what the help says of a default, and of those that tasks have for themselves."""
+    """What the help says of a default, and of those that tasks have for themselves."""
     own: dict[object, list[str]] = {}
     for task, preset in PRESETS.items():
         if preset.get(name, usual) != usual:
@@ -98,8 +98,23 @@ OPTIONS = (
 )
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, 1 after an error, or what a shell expects after Ctrl-C (130) or SIGTERM (143)."""
+    arguments = parser().parse_args(argv)
+    with (
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(sys.stdout or nowhere),
+        redirect_stderr(sys.stderr or nowhere),
+    ):
+        try:
+            return run(arguments)
+        except (HankelredError, ImportError, OSError) as error:
+            print(f"experiment: {error}", file=sys.stderr)
+            return 1
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Run the study that the arguments describe; return 0, or 130 after Ctrl-C."""
+    """Run the study that the arguments describe, and write its report."""
     given = {name: getattr(arguments, name) for _, name, _, _ in OPTIONS}
     settings = Settings.of(arguments.task, **{name: value for name, value in given.items() if value is not None})
     arms = check_arms([arm for arm in arguments.arms.split(",") if arm])
@@ -110,29 +125,36 @@ def run(arguments: argparse.Namespace) -> int:
         from .study import run_study
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"hankelred train needs the packages of the extra demo; got no {error.name}. "
-            f"Run: pip install 'hankelred[demo]'"
+            f"The experiment needs the packages of the extra demo; got no {error.name}. Run: pip install -e '.[demo]'"
         ) from error
     with interruptible() as stopped:
         study = run_study(settings, arms, arguments.seeds, arguments.out, stopped)
         page = write_report(study, arguments.out)
     print(f"report: {page}")
-    return INTERRUPTED if stopped() else 0
+    return 128 + stopped() if stopped() else 0
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Give a function that tells whether Ctrl-C was pressed; a second Ctrl-C ends the program at once."""
-    pressed = False
+def interruptible() -> Iterator[Callable[[], int]]:
+    """Give a function that tells which signal asked to stop, 0 for none; the second one ends the program at once."""
+    came = 0
 
     def note(signum: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, before)
-        print("\nstopping after this step, then writing the report; Ctrl-C again to leave at once", file=sys.stderr)
+        nonlocal came
+        came = signum
+        restore()
+        print("\nstopping after this step, then writing the report; once more to leave at once", file=sys.stderr)
 
-    before = signal.signal(signal.SIGINT, note)
+    def restore() -> None:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+    before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: pressed
+        yield lambda: came
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

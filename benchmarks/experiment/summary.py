@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from scipy import stats
+from benchmarks.runs import Spread, spread
 
+from .record import RunRecord
 from .study import Study
-from .training import RunRecord
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean of some values, and their standard deviation where there are two or more."""
-
-    mean: float
-    deviation: float | None
-    count: int
-
-    @classmethod
-    def of(cls, values: Iterable[float | None]) -> Spread | None:
-        """Return the spread of the values there are, None if there are none."""
-        known = [value for value in values if value is not None]
-        if not known:
-            return None
-        deviation = statistics.stdev(known) if len(known) > 1 else None
-        return cls(statistics.fmean(known), deviation, len(known))
-
-    def interval(self) -> tuple[float, float] | None:
-        """Return the 95 % confidence interval of the mean, by Student's distribution; None for one value."""
-        if self.deviation is None:
-            return None
-        reach = float(stats.t.ppf(0.975, self.count - 1)) * self.deviation / math.sqrt(self.count)
-        return self.mean - reach, self.mean + reach
-
-    def text(self, digits: int = 1) -> str:
-        """Return mean ± deviation."""
-        if self.deviation is None:
-            return f"{self.mean:.{digits}f}"
-        return f"{self.mean:.{digits}f} ± {self.deviation:.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -59,13 +27,13 @@ class Row:
 
 
 def table(study: Study) -> list[Row]:
-    """Return a row for each arm with a finished run."""
+    """A row for each arm with a finished run."""
     digits = study.task.metric.digits
     return [_row(arm, runs, digits) for arm in study.arms if (runs := finished(study, arm))]
 
 
 def finished(study: Study, arm: str) -> list[RunRecord]:
-    """Return the finished runs of one arm."""
+    """The finished runs of one arm."""
     return [record for record in study.records if record.arm == arm and record.finished]
 
 
@@ -74,41 +42,36 @@ def _row(arm: str, runs: list[RunRecord], digits: int) -> Row:
     return Row(
         arm=arm,
         runs=len(runs),
-        score=_text((run.test for run in runs), digits),
+        score=spread((run.test for run in runs), digits),
         states=", ".join(sizes),
         rate_before=_rate(run.rate_before for run in runs),
         rate_after=_rate(run.rate_after for run in runs),
-        seconds=_text((run.seconds for run in runs), 1),
+        seconds=spread((run.seconds for run in runs), 1),
         parameters=_count((run.parameters[1] for run in runs), 0),
     )
 
 
-def _text(values: Iterable[float | None], digits: int) -> str:
-    spread = Spread.of(values)
-    return spread.text(digits) if spread else "–"
-
-
 def _rate(values: Iterable[float | None]) -> str:
-    """Return rates in whole numbers, slow ones with a digit behind the point."""
+    """Rates in whole numbers, slow ones with a digit behind the point."""
     known = [value for value in values if value is not None]
-    return _text(known, 0 if not known or min(known) >= 30 else 1)
+    return spread(known, 0 if not known or min(known) >= 30 else 1)
 
 
 def _count(values: Iterable[int], digits: int = 1) -> str:
-    """Return whole numbers as one where they agree."""
+    """Whole numbers as one where they agree."""
     known = list(values)
-    return str(known[0]) if len(set(known)) == 1 else _text(known, digits)
+    return str(known[0]) if len(set(known)) == 1 else spread(known, digits)
 
 
 def gain(study: Study, arm: str, over: str) -> Spread | None:
-    """Return the difference between two arms on the test part, seed by seed; for accuracy in percentage points."""
+    """The difference between two arms on the test part, seed by seed; for accuracy in percentage points."""
     others = {run.seed: run.test for run in finished(study, over)}
     pairs = [(run.test, others[run.seed]) for run in finished(study, arm) if run.seed in others]
     return Spread.of(a - b for a, b in pairs if a is not None and b is not None)
 
 
 def sentences(study: Study) -> list[str]:
-    """Return what the study found, in plain words and in the order of interest."""
+    """What the study found, in plain words and in the order of interest."""
     found = [_sizes(study), _against_scratch(study), _against_full(study), _speed(study), _missing(study)]
     return [sentence for sentence in found if sentence]
 
@@ -122,7 +85,7 @@ class Text:
 
 
 def texts(study: Study) -> list[Text]:
-    """Return what the models of the first seed wrote: before the first cut, after the last, and in the end."""
+    """What the models of the first seed wrote: before the first cut, after the last, and in the end."""
     found = []
     for run in (run for run in study.records if run.seed == 0):
         around = [sample for sample in run.samples if sample["when"] != "in the end"]

@@ -1,4 +1,4 @@
-"""Tests of somebody's python-control models, to copy from: `pytest examples/test_control_models.py`."""
+"""Tests of somebody's python-control models, to copy from: `pytest test_control_models.py`."""
 
 from __future__ import annotations
 

@@ -8,7 +8,10 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import LRU, S4D, S5, Mamba
+from hankelred_torch.layers import LRU, S4D, S5, Mamba
+
+from .settings import Settings
+from .tasks import Task
 
 
 class Block(nn.Module):
@@ -48,40 +51,14 @@ class ChannelNorm(nn.BatchNorm1d):
 
 
 class SequenceClassifier(nn.Module):
-    """One class for each sequence of numbers.
+    """One class for each sequence of numbers; `states` are those of each block's layer."""
 
-    Parameters
-    ----------
-    features, classes : int
-        Numbers at each position of a sequence, and classes to tell apart.
-    channels : int
-        Width of the model.
-    states : sequence of int
-        Stored states of each block's layer; its length is the number of blocks.
-    memory : float
-        Longest time constant of a state of an LRU at the start, in steps; the shortest is that of a pole at 0.9.
-    dropout : float
-        Share of channels switched off at random in training.
-    layer : str
-        Kind of the state space layers, one of `LAYERS`.
-    """
-
-    def __init__(
-        self,
-        features: int,
-        classes: int,
-        channels: int,
-        states: Sequence[int],
-        memory: float,
-        dropout: float,
-        layer: str = "lru",
-    ) -> None:
+    def __init__(self, task: Task, settings: Settings, states: Sequence[int]) -> None:
         super().__init__()
-        self.encoder = nn.Linear(features, channels)
-        self.blocks = nn.Sequential(
-            *(_block(ChannelNorm(channels), layer, channels, n, memory, dropout) for n in states)
-        )
-        self.head = nn.Linear(channels, classes)
+        channels = settings.channels
+        self.encoder = nn.Linear(task.features, channels)
+        self.blocks = nn.Sequential(*(_block(ChannelNorm(channels), task, settings, n) for n in states))
+        self.head = nn.Linear(channels, task.classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map sequences (batch, length, features) to scores (batch, classes)."""
@@ -89,43 +66,31 @@ class SequenceClassifier(nn.Module):
 
 
 class TokenModel(nn.Module):
-    """One class for each position of a sequence of tokens, from that position and those before it.
+    """One class for each position of a sequence of tokens, from that position and those before it."""
 
-    Parameters
-    ----------
-    tokens, classes : int
-        Different tokens, and classes to tell apart.
-    channels, states, memory, dropout, layer
-        As for `SequenceClassifier`.
-    """
-
-    def __init__(
-        self,
-        tokens: int,
-        classes: int,
-        channels: int,
-        states: Sequence[int],
-        memory: float,
-        dropout: float,
-        layer: str = "lru",
-    ) -> None:
+    def __init__(self, task: Task, settings: Settings, states: Sequence[int]) -> None:
         super().__init__()
-        self.encoder = nn.Embedding(tokens, channels)
+        channels = settings.channels
+        self.encoder = nn.Embedding(task.features, channels)
         # of each position by itself: statistics over time would tell a position what comes after it
-        self.blocks = nn.Sequential(
-            *(_block(nn.RMSNorm(channels), layer, channels, n, memory, dropout) for n in states)
-        )
+        self.blocks = nn.Sequential(*(_block(nn.RMSNorm(channels), task, settings, n) for n in states))
         self.norm = nn.RMSNorm(channels)
-        self.head = nn.Linear(channels, classes)
+        self.head = nn.Linear(channels, task.classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (batch, length) to scores (batch, length, classes)."""
         return self.head(self.norm(self.blocks(self.encoder(tokens))))
 
 
-def _block(norm: nn.Module, layer: str, channels: int, states: int, memory: float, dropout: float) -> nn.Module:
-    if layer == "mamba":
+def model_of(task: Task, settings: Settings, states: Sequence[int]) -> SequenceClassifier | TokenModel:
+    """A new model for a task, with these stored states in its blocks."""
+    return (TokenModel if task.tokens else SequenceClassifier)(task, settings, states)
+
+
+def _block(norm: nn.Module, task: Task, settings: Settings, states: int) -> nn.Module:
+    channels, dropout = settings.channels, settings.dropout
+    if settings.layer == "mamba":
         return MambaBlock(norm, Mamba(channels, states), dropout)
-    r_max = max(0.9, 1.0 - 1.0 / memory)
+    r_max = max(0.9, 1.0 - 1.0 / (settings.memory * task.length))
     kinds: dict[str, Callable[[int, int], nn.Module]] = {"lru": partial(LRU, r_max=r_max), "s4d": S4D, "s5": S5}
-    return Block(norm, kinds[layer](channels, states), channels, dropout)
+    return Block(norm, kinds[settings.layer](channels, states), channels, dropout)

@@ -1,0 +1,1 @@
+"""Train, shrink, compare, report: ``python -m benchmarks.experiment``."""

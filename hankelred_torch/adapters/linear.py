@@ -1,0 +1,424 @@
+"""Layers that are diagonal linear systems, told by a map and its inverse.
+
+A family says how its tensors make a system, how a system makes its tensors, and which tensors carry states. Reading,
+penalties, writing, reduced tensors and checks follow here, moments of optimizers in `transport`. Every layer is a bank
+of systems for this, one that is a single system a bank of one.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import hankelred as hr
+from hankelred import BankReduction, DiagonalBank, DiagonalSystem, Reduction
+from hankelred.checks import Array
+from hankelred.errors import InputError, NumericalError, StabilityError
+from hankelred.training import align_states
+
+from .analysis import Analysis, LinearAnalysis
+from .base import Adapter
+from .transport import (
+    Differentiated,
+    Filled,
+    Transport,
+    as_arrays,
+    as_tensors,
+    as_tuple,
+    components,
+    inverse_at,
+    unwrapped,
+)
+
+# A pole at 0 has no rate. exp(-80) = 2e-35 is 0 beside any other pole and normal in float32.
+LARGEST_RATE = 80.0
+
+
+class SystemTensors(NamedTuple):
+    """The systems of a layer as tensors that the layer's parameters get gradients through, in double precision.
+
+    Attributes
+    ----------
+    rates : (batch, n) Tensor
+        Logarithms of the poles; the poles themselves where `dt` is 0. A layer that is one system is a batch of one.
+    B, C : (batch, n, m) and (batch, p, n) Tensor
+        Input and output matrices.
+    dt : float or bool
+        Sampling time.
+    output : {"complex", "real"}
+        Whether the outputs are ``C x`` or their real parts.
+    """
+
+    rates: Tensor
+    B: Tensor
+    C: Tensor
+    dt: float | bool
+    output: Literal["complex", "real"]
+
+
+class LinearAdapter(Adapter):
+    """Adapter of a layer that is one diagonal linear system, or a bank of them; subclass it for a family of your own.
+
+    A subclass names the tensors and gives two methods, `system` and `tensors`. The guide "Write an adapter" does it for
+    a layer of other people.
+
+    Parameters
+    ----------
+    layer : torch.nn.Module
+        The layer to adapt.
+
+    Attributes
+    ----------
+    state_axes : mapping of str to int
+        Every tensor that carries states, and on which axis.
+    parts : mapping of str to tuple of str
+        Which of them hold the poles, B and C, by the keys ``"rates"``, ``"B"`` and ``"C"``: one tensor, complex or with
+        a last axis of real and imaginary parts, or two, the real part first. No key for a matrix that is constant.
+        Tensors in no part are gauge: they follow from no system, such as a gain that multiplies B, and reduced states
+        get weighted means of theirs.
+    constants : tuple of str
+        Further tensors that the system is read from, such as D.
+    is_bank : bool
+        Whether `read` returns a bank, one system per channel, or its only system.
+    output : {"real", "complex"}
+        Whether the layer puts out ``Re(C x) + D u`` or ``C x + D u``.
+    dt : float or bool
+        True; 0 where a layer has no system in discrete time, and rates are poles in continuous time.
+
+    Raises
+    ------
+    InputError
+        As for `Adapter`.
+
+    Examples
+    --------
+    >>> import torch, hankelred_torch as ht
+    >>> class Decays(torch.nn.Module):  # y = Re(C x), x' = -exp(log_decay) x + u
+    ...     def __init__(self, states):
+    ...         super().__init__()
+    ...         self.log_decay = torch.nn.Parameter(torch.randn(states))
+    ...         self.C = torch.nn.Parameter(torch.randn(1, states))
+    >>> class DecaysAdapter(ht.adapters.LinearAdapter):
+    ...     state_axes = {"log_decay": 0, "C": 1}
+    ...     parts = {"rates": ("log_decay",), "C": ("C",)}
+    ...     def system(self, t):
+    ...         rates = -t["log_decay"].exp()
+    ...         return rates[None], torch.ones_like(rates)[None, :, None], t["C"][None]
+    ...     def tensors(self, rates, B, C, like):
+    ...         return {"log_decay": (-rates[0].real).log(), "C": (C[0] * B[0, :, 0]).real}
+    >>> ht.register_adapter(Decays, DecaysAdapter)
+    >>> ht.read_system(Decays(8)).n
+    8
+    """
+
+    kind = "lti"
+    parts: ClassVar[Mapping[str, tuple[str, ...]]]
+    is_bank: ClassVar[bool] = False
+    output: ClassVar[Literal["complex", "real"]] = "real"
+
+    @abstractmethod
+    def system(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return what the tensors of a layer make, in operations of torch.
+
+        Parameters
+        ----------
+        tensors : mapping of str to Tensor
+            Those of `state_axes` and `constants`, in double precision.
+
+        Returns
+        -------
+        rates, B, C[, D] : (b, n), (b, n, m), (b, p, n) and (b, p, m) Tensor
+            Logarithms of the poles, ``x_t = exp(rates) x_{t-1} + B u_t``, and the output ``C x_t + D u_t`` or its real
+            part, for every system of a bank; b is 1 where the layer is one system.
+        """
+
+    @abstractmethod
+    def tensors(self, rates: Tensor, B: Tensor, C: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors that make systems, the inverse of `system`.
+
+        Parameters
+        ----------
+        rates, B, C : (b, n), (b, n, m) and (b, p, n) Tensor
+            As `system` returns them, with any n; rates with imaginary parts of any number of turns.
+        like : mapping of str to Tensor
+            Constants of the layer, and its gauge tensors for these states.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Those named in `parts`.
+        """
+
+    def normal(self, rates: Tensor) -> dict[str, Tensor]:
+        """Return the values that gauge tensors have by nature for states with these rates; by default none.
+
+        Parameters
+        ----------
+        rates : (b, n) Tensor
+            As `system` returns them.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Reduced states get these plus a weighted mean of what the old states had besides.
+        """
+        return {}
+
+    @property
+    def dt(self) -> float | bool:
+        """Sampling time of the systems, 0 if their rates are poles in continuous time."""
+        return True
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Names of the tensors that `tensors` returns."""
+        return tuple(name for names in self.parts.values() for name in names)
+
+    @property
+    def gauge(self) -> tuple[str, ...]:
+        """Names of the tensors with states that no system determines."""
+        return tuple(name for name in self.state_axes if name not in self.held)
+
+    def matrices(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what `system` returns by name, with a feedthrough, or raise if shapes do not fit each other."""
+        what = f"{type(self).__name__} must fit the tensors of {type(self.layer).__qualname__}"
+        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in tensors.items())
+        todo = "Register an adapter that fits this class."
+        try:
+            rates, B, C, *more = self.system(tensors)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            raise InputError(f"{what}, {shapes}; got from its system: {error} {todo}") from error
+        D = more[0] if more else B.new_zeros(len(B), C.shape[-2], B.shape[-1], dtype=torch.float64)
+        b, n, m, p = len(rates), rates.shape[-1], B.shape[-1], C.shape[-2]
+        found = [tuple(x.shape) for x in (rates, B, C, D)]
+        if found != [(b, n), (b, n, m), (b, p, n), (b, p, m)]:
+            raise InputError(f"{what}, {shapes}; got rates, B, C and D of shapes {found} from its system. {todo}")
+        return {"rates": rates, "B": B, "C": C, "D": D}
+
+    def bank(self, values: Mapping[str, Array]) -> DiagonalBank:
+        """Return the systems that tensors of these values make, also where there is one, by rates where discrete."""
+        with torch.no_grad():
+            found = as_arrays(self.matrices(as_tensors(values)))
+        make = DiagonalBank if self.dt == 0 else DiagonalBank.from_rates
+        return make(*found.values(), dt=self.dt, output=self.output)
+
+    def read(self, values: Mapping[str, Array]) -> DiagonalSystem | DiagonalBank:
+        """Return the system, or the bank of systems, as `Adapter.read` documents it."""
+        bank = self.bank(values)
+        return bank if self.is_bank else bank[0]
+
+    def tensors_of_system(self) -> SystemTensors:
+        """Return the systems of the layer now, differentiable with respect to its parameters; for penalties.
+
+        Returns
+        -------
+        SystemTensors
+            The same numbers as ``bank(values())`` has.
+        """
+        tensors = {name: self.tensor(name) for name in (*self.state_axes, *self.constants)}
+        wide = {name: x.to(torch.complex128 if x.is_complex() else torch.float64) for name, x in tensors.items()}
+        found = self.matrices(wide)
+        return SystemTensors(found["rates"], found["B"], found["C"], self.dt, self.output)
+
+    def hankel_singular_values(self, values: Mapping[str, Array]) -> Array:
+        """Return those of the system, (k,), or of every system of a bank, (channels, k); all must be stable."""
+        self._refuse_unstable(values)
+        return hr.hankel_singular_values(self.read(values))
+
+    def analyse(self, values: Mapping[str, Array], statistics: Any = None) -> Analysis:
+        """Return the analysis by balanced truncation of stable systems; it needs no statistics."""
+        self._refuse_unstable(values)
+        return LinearAnalysis(self.bank(values), lambda reductions: self.align(values, reductions))
+
+    def align(self, values: Mapping[str, Array], reductions: tuple[Reduction, ...]) -> Any:
+        """Return reductions of all systems in coordinates that suit the layer, as `align_states` does."""
+        systems = tuple(self.bank(values))
+        old = new = np.empty(0)
+        if "B" in self.parts:  # norms are compared as B is stored
+            old, new = (self._row_factors(x) for x in (values, {**values, **self.rewrite(values, reductions)}))
+
+        def stored_rows(k: int) -> Any:
+            return None if not old.size else lambda x: (old if x is systems[k] else new)[k, : x.n]
+
+        found = tuple(align_states(x, reductions[k], stored_rows(k)) for k, x in enumerate(systems))
+        return found if self.is_bank else found[0]
+
+    def rewrite(self, values: Mapping[str, Array], reduction: Any) -> dict[str, Array]:
+        """Return the tensors after a reduction, with phases per step and gauge of the states they came from."""
+        bank, reductions = self.bank(values), as_tuple(reduction)
+        filled = Filled(bank, reductions)
+        rates, B, C = filled.systems(lambda system: self._rates_of(system))
+        old_rates = self._rates_of(bank)
+        if self.dt != 0:
+            rates = unwrapped(rates, filled.mean(old_rates.imag, odd=True))
+        return self._tensors(rates, B, C, values, self._gauge(values, old_rates, rates, filled.mean_of))
+
+    def write(self, system: Any) -> dict[str, Array]:
+        """Return the tensors that make a system; with another number of states, all get the mean gauge of the old ones.
+
+        Parameters
+        ----------
+        system : DiagonalSystem, DiagonalBank or sequence of DiagonalSystem
+            Stable, as `read` returns it, with any number of states; in a sequence, every system with its own.
+
+        Returns
+        -------
+        dict of str to ndarray
+            For every name in `state_axes` and for those constants that hold the feedthrough.
+
+        Raises
+        ------
+        InputError
+            If it is no such system, is not stable, or has inputs, outputs or a feedthrough that the layer cannot hold.
+        """
+        values = self.values()
+        bank = self.bank(values)
+        systems = self._checked(system, bank)
+        n = max(1, *(x.n for x in systems))
+        # states that fill up have no output
+        shapes = (len(systems), n), (len(systems), n, bank.m), (len(systems), bank.p, n)
+        rates, B, C = (np.full(shape, x, complex) for shape, x in zip(shapes, (-1.0, 1.0, 0.0), strict=True))
+        for k, x in enumerate(systems):
+            rates[k, : x.n], B[k, : x.n], C[k, :, : x.n] = self._rates_of(x), x.B, x.C
+        rates = rates if self.dt == 0 else unwrapped(rates, np.zeros(rates.shape))
+
+        def mean(x: Array) -> Array:
+            return x if n == bank.n else np.repeat(x.mean(-1, keepdims=True), n, -1)
+
+        gauge = self._gauge(values, self._rates_of(bank), rates, mean)
+        D = self._feedthrough(np.stack([x.D for x in systems]), values)
+        return self._tensors(rates, B, C, values, gauge) | D
+
+    def check(self, values: Mapping[str, Array], name: str) -> None:
+        """Raise unless every system is stable."""
+        bank = self.bank(values)
+        excess = bank.spectrum.excess(bank.is_discrete).max(axis=1, initial=-np.inf)
+        if not np.all(excess < 0):
+            channel = int(np.argmax(excess))
+            raise NumericalError(
+                f"The reduced layer {name!r} must stay stable in {self.tensor(next(iter(self.state_axes))).dtype}; got "
+                f"a pole {excess[channel]:.2e} beyond the boundary{self._where(channel)}. Choose another order."
+            )
+
+    def carry_first(
+        self, values: Mapping[str, Array], reduction: Any, moments: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Return first moments through the map, the change of basis and the inverse, as in `Adapter.carry_first`."""
+        return Transport(self, values, as_tuple(reduction)).first(moments)
+
+    def carry_second(
+        self, values: Mapping[str, Array], reduction: Any, moments: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Return second moments by the squares of the same slopes, as in `Adapter.carry_second`."""
+        return Transport(self, values, as_tuple(reduction)).second(moments)
+
+    def pad(self, values: Mapping[str, Array], states: int) -> dict[str, Array]:
+        """Return the tensors with further states that repeat the last one, without input and output."""
+        padded = {}
+        places = np.minimum(np.arange(states), self.states - 1)
+        for name, axis in self.state_axes.items():
+            entries = self.entries(name, places)
+            padded[name] = values[name].take(entries, axis)
+            if name in (*self.parts.get("B", ()), *self.parts.get("C", ())):
+                added = np.tile(np.arange(states) >= self.states, len(entries) // states)
+                np.moveaxis(padded[name], axis, 0)[added] = 0
+        return padded
+
+    def _rates_of(self, system: DiagonalSystem | DiagonalBank) -> Array:
+        """Return what `system` calls rates, with a limit for discrete poles at 0."""
+        if not system.is_discrete:
+            return system.spectrum.values().astype(complex)
+        rates = system.rates
+        if rates is None:
+            with np.errstate(divide="ignore"):
+                rates = np.log(system.lam.astype(complex))
+        return np.maximum(rates.real, -LARGEST_RATE) + 1j * rates.imag
+
+    def _gauge(self, values: Mapping[str, Array], old: Array, new: Array, mean: Any) -> dict[str, Array]:
+        """Return the gauge tensors of states with new rates: what is normal for them, and as far from it as it was."""
+        before, after = (as_arrays(self.normal(torch.from_numpy(x))) for x in (old, new))
+        return {name: after.get(name, 0.0) + mean(values[name] - before.get(name, 0.0)) for name in self.gauge}
+
+    def _tensors(
+        self, rates: Array, B: Array, C: Array, values: Mapping[str, Array], gauge: dict[str, Array]
+    ) -> dict[str, Array]:
+        like = as_tensors({name: values[name] for name in self.constants} | gauge)
+        with torch.no_grad():
+            z, B_, C_ = (torch.from_numpy(x) for x in (rates, B, C))
+            return as_arrays(self.tensors(z, B_, C_, like)) | gauge
+
+    def _row_factors(self, values: Mapping[str, Array]) -> Array:
+        """Return by how much rows of B are larger in the tensors than in the systems, (b, n)."""
+        inverse = inverse_at(self, values)
+        name, unit = components(self, "B", values)[0]
+        return np.abs(inverse.pull({name: unit * np.ones_like(values[name])})["B"])[..., 0]
+
+    def _feedthrough(self, D: Array, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the constants that make a feedthrough, each entry of which is one of theirs times a number."""
+        made, found = Differentiated(self.matrices, values), {}
+        for name in self.constants:
+            size = made.pull({"D": made.push(name).get("D", np.zeros(D.shape))})[name]
+            if size.any():
+                found[name] = made.pull({"D": D})[name] / np.where(size == 0, 1.0, size)
+        held = self.bank(dict(values) | found).D
+        if not np.allclose(held, D, rtol=1e-12, atol=0):
+            stored = ", ".join(f"{name} {x.shape}" for name, x in found.items()) or "no tensor"
+            raise InputError(
+                f"D must be one that {type(self.layer).__qualname__} can hold in {stored}, diagonal where that is one "
+                f"factor per channel; got entries that differ from it by up to {np.abs(held - D).max():.3g}."
+            )
+        return found
+
+    def _checked(self, system: Any, bank: DiagonalBank) -> tuple[DiagonalSystem, ...]:
+        """Return the systems to be written one by one, or raise if the layer cannot hold them."""
+        holder = type(self.layer).__qualname__
+        if isinstance(system, (Reduction, BankReduction)):
+            raise InputError(f"system must be the reduced system itself; got a {type(system).__name__}. Pass .system.")
+        found = tuple(system) if isinstance(system, (tuple, list, DiagonalBank)) else (system,)
+        wrong = [type(x).__name__ for x in found if not isinstance(x, DiagonalSystem)]
+        if wrong:
+            raise InputError(
+                f"system must be a DiagonalSystem, or a DiagonalBank or sequence of them for a bank; got {wrong[0]}. "
+                f"hankelred_torch.adapters.diagonal_layer makes a layer of a StateSpace."
+            )
+        if len(found) != len(bank):
+            raise InputError(
+                f"{holder} holds {len(bank)} systems, one per channel; got {len(found)}."
+                if self.is_bank
+                else f"{holder} holds one system; got {len(found)}."
+            )
+        for k, x in enumerate(found):
+            if (x.m, x.p) != (bank.m, bank.p):
+                raise InputError(
+                    f"The system must have the {bank.m} inputs and {bank.p} outputs of {holder}; got {x.m} and {x.p}"
+                    f"{self._where(k)}."
+                )
+            fits = x.is_discrete == bank.is_discrete and x.output == bank.output
+            if not (fits and x.is_stable()):
+                time, inside = ("discrete", "inside the unit circle") if self.dt else ("continuous", "left of 0")
+                raise (StabilityError if fits else InputError)(
+                    f'{holder} holds stable {time} systems with output="{self.output}" and poles {inside}; got '
+                    f"dt={x.dt!r}, output={x.output!r} and a pole {x.spectrum.excess(x.is_discrete).max():.3g} from "
+                    f"the boundary{self._where(k)}."
+                )
+        return found
+
+    def _where(self, channel: int) -> str:
+        return f" in channel {channel}" if self.is_bank else ""
+
+    def _refuse_unstable(self, values: Mapping[str, Array]) -> None:
+        bank = self.bank(values)
+        excess = bank.spectrum.excess(bank.is_discrete)
+        bad = int(np.sum(~(excess < 0)))
+        if bad:
+            raise StabilityError(
+                f"The poles of {type(self.layer).__qualname__} must have negative real parts to be reduced; got {bad} "
+                f"of {excess.size} without, {excess.max():.3g} beyond the boundary. Nothing in this layer keeps them "
+                f"stable: lower the learning rate of {' and '.join(self.parts['rates'])}, or clamp its real part after "
+                f"each step."
+            )

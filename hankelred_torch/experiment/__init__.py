@@ -1,1 +1,0 @@
-"""The main job of the command line: train, shrink, compare, report."""
