@@ -65,6 +65,11 @@ def plan(model: nn.Module, config: CompressionConfig, batches: Any = None) -> Pl
 def decide(model: nn.Module, config: CompressionConfig, batches: Any = None, *, patient: bool = False) -> Plan:
     """Decide as `plan` does; where patient, a layer that cannot be analysed now is left alone with the reason."""
     adapters = target_layers(model, config)
+    if config.method not in ("auto", "balanced_truncation") and all(x.kind == "lti" for x in adapters.values()):
+        raise InputError(
+            f"method chooses how selective layers lose states; got {config.method!r} and time-invariant ones only, "
+            f"{', '.join(map(repr, adapters))}. Leave it out."
+        )
     sampled = gather(model, adapters, batches)
     with one_blas_thread(_largest(adapters)):
         values = {name: adapter.values() for name, adapter in adapters.items()}

@@ -249,6 +249,37 @@ def test_layer_that_has_become_stable_again_is_cut():
     assert compressor.step().is_cut
 
 
+def test_tracker_goes_on_past_an_unstable_layer():
+    layer = ht.layers.S5(4, 8)
+    tracker = ht.Tracker(nn.Sequential(layer, ht.layers.LRU(4, 8)), every=1)
+    for pole in (0.1, -0.1, -0.11):
+        with torch.no_grad():
+            layer.Lambda_re[0] = pole
+        tracker.step()
+    found = [(x.step, bool(x.reason), x.moved is not None) for x in tracker.history if x.layer == "0"]
+    assert found == [(0, False, False), (1, True, False), (2, False, False), (3, False, True)]
+    json.loads(tracker.history.to_json())
+    twin = ht.Tracker(nn.Sequential(layer, ht.layers.LRU(4, 8)), every=1)
+    twin.load_state_dict(tracker.state_dict())
+    assert twin.history == tracker.history
+
+
+@pytest.mark.parametrize("method", ["rotation", "selection", "selection_without_fold"])
+def test_method_of_selective_layers_is_refused_without_one(method):
+    # it was ignored
+    with pytest.raises(hr.InputError, match="method chooses how selective layers lose states; got"):
+        ht.plan(lru(8), ht.CompressionConfig(order=4, method=method))
+
+
+def test_bare_model_in_a_distributed_run_is_warned_of(monkeypatch):
+    from hankelred_torch.training import compressor
+
+    monkeypatch.setattr(compressor.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(compressor.dist, "get_world_size", lambda: 2)
+    with pytest.warns(ht.RefusedCutWarning, match="not in a DistributedDataParallel: each of them will cut by itself"):
+        compressor_of(lru(8), order=4)
+
+
 def test_plan_still_says_at_once_what_is_unstable():
     with pytest.raises(hr.StabilityError):
         ht.plan(unstable(ht.layers.S5), ht.CompressionConfig(order=4))

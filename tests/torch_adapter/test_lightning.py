@@ -187,6 +187,8 @@ def test_rollback_puts_the_schedule_of_the_trainer_back(tmp_path):
     assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == STEPS - 2  # less the settling time
 
 
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
+@pytest.mark.filterwarnings("ignore:Swapping scheduler")
 @pytest.mark.parametrize("made", ["ema", "swa", "both"])
 def test_averages_of_lightning_itself_are_cut_along(tmp_path, made):
     averages = {
