@@ -373,7 +373,9 @@ class InTrainingCompressor:
     def _plan(self) -> Plan:
         """Decide what this attempt of the schedule is to cut."""
         left = sum(step >= self.steps for step in self._attempts)
-        config = towards_order(self._config, state_sizes(self.model), left)
+        config = self._config
+        if config.order is not None:
+            config = towards_order(config, state_sizes(self.model), left)
         asked = self._planned(config)
         todo = without_large_tails(asked, self._schedule)
         refused = [name for name, layer in todo.layers.items() if asked.layers[name].cut and not layer.cut]
