@@ -15,8 +15,8 @@ from torch.nn.utils import parametrize
 
 import hankelred as hr
 import hankelred_torch as ht
-import hankelred_torch.adapters.registry as registry_page
 from hankelred_torch.adapters import LRUAdapter
+from hankelred_torch.adapters import registry as known_layers
 from hankelred_torch.surgery import cut, exchange
 
 from .adapter_models import (
@@ -299,7 +299,7 @@ class BrokenAdapter(LRUAdapter):
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(registry_page, "_REGISTERED", dict(registry_page._REGISTERED))
+    monkeypatch.setattr(known_layers, "_REGISTERED", dict(known_layers._REGISTERED))
 
 
 def test_sizes_a_layer_remembers_are_updated(registry):
