@@ -13,6 +13,7 @@ from hankelred.errors import InputError
 
 from ..config import CompressionConfig, Schedule
 from ..saving import resize_
+from ..surgery import as_models
 from ..training import Guard, History, InTrainingCompressor
 from ._window import with_total_steps
 
@@ -35,7 +36,8 @@ class CompressionCallback(Callback):
     guard : Guard, optional
         A condition on every cut. The trainer's schedulers and scaler are rolled back with the rest.
     ema : torch.nn.Module or iterable of them, optional
-        Averaged copies of the module.
+        Averaged copies of the module; those of Lightning's own callbacks, such as `EMAWeightAveraging` and
+        `StochasticWeightAveraging`, are found among the callbacks of the trainer.
     batches : iterable, optional
         Sample batches for selective layers.
     restore : iterable, optional
@@ -85,13 +87,16 @@ class CompressionCallback(Callback):
         wrapped = trainer.strategy.model
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if trainer.global_step and self._resumed is None and self.compressor is not None:
+            self._resumed = self.compressor.state_dict()  # another fit of the same trainer
+        averages = [getattr(x, "_average_model", None) for x in trainer.callbacks]
         self.compressor = InTrainingCompressor(
             pl_module if wrapped is None else wrapped,
             trainer.optimizers,
             self._config,
             with_total_steps(self._schedule, trainer.estimated_stepping_batches),
             self._guard,
-            ema=self._ema,
+            ema=(*as_models(self._ema), *(x for x in averages if isinstance(x, nn.Module))),
             batches=self._batches,
             restore=[*self._restore, *schedulers, *([] if scaler is None else [scaler])],
             on_cut=self._on_cut,

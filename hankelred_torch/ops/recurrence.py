@@ -219,8 +219,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 
 def _differentiate(ctx: Any, gy: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    *found, gD = once(_gradients, gy, *ctx.saved_tensors)
-    return *found, gD if ctx.saved_tensors[4] is not None else None, None
+    saved = ctx.saved_tensors  # once: activation checkpointing unpacks no tensor a second time
+    *found, gD = once(_gradients, gy, *saved)
+    return *found, gD if saved[4] is not None else None, None
 
 
 _recurrence = differentiable(_outputs, _save, _differentiate)

@@ -65,6 +65,11 @@ def plan(model: nn.Module, config: CompressionConfig, batches: Any = None) -> Pl
 def decide(model: nn.Module, config: CompressionConfig, batches: Any = None, *, patient: bool = False) -> Plan:
     """Decide as `plan` does; where patient, a layer that cannot be analysed now is left alone with the reason."""
     adapters = target_layers(model, config)
+    if config.method not in ("auto", "balanced_truncation") and all(x.kind == "lti" for x in adapters.values()):
+        raise InputError(
+            f"method chooses how selective layers lose states; got {config.method!r} and time-invariant ones only, "
+            f"{', '.join(map(repr, adapters))}. Leave it out."
+        )
     sampled = gather(model, adapters, batches)
     with one_blas_thread(_largest(adapters)):
         values = {name: adapter.values() for name, adapter in adapters.items()}
@@ -81,10 +86,8 @@ def decide(model: nn.Module, config: CompressionConfig, batches: Any = None, *, 
 
         def cuts(rounding: Mapping[str, float]) -> dict[str, LayerCut]:
             wanted = allocate(analyses, config, rounding)
-            return {
-                name: _plan_layer(name, adapters[name], x, wanted[name], config, values[name])
-                for name, x in analyses.items()
-            }
+            known = (name for name in adapters if name in analyses)
+            return {x: _plan_layer(x, adapters[x], analyses[x], wanted[x], config, values[x], patient) for x in known}
 
         planned = cuts({})
         if config.max_error is not None:
@@ -203,13 +206,14 @@ def _within_error(
             return list(bounds) if sum(bounds.values()) > most else []
         return [name for name, bound in bounds.items() if bound > most]
 
-    if excess(planned):
-        planned = cuts({name: layer.rounding for name, layer in planned.items() if layer.cut})
-    for name in excess(planned):
-        layer = planned[name]
-        if layer.cut:
-            what = f"{layer.error_bound:.3g}, of which {layer.rounding:.3g} is rounding to the dtype it is stored in"
-            planned[name] = layer.left_alone(f"{layer.states} states have a bound of {what}; above max_error")
+    first = planned
+    if excess(first):
+        planned = cuts({name: layer.rounding for name, layer in first.items() if layer.cut})
+    refused = {name: planned[name] for name in excess(planned) if planned[name].cut}
+    refused |= {name: layer for name, layer in first.items() if layer.cut and not planned[name].cut}
+    for name, layer in refused.items():
+        what = f"{layer.error_bound:.3g}, of which {layer.rounding:.3g} is rounding to the dtype it is stored in"
+        planned[name] = layer.left_alone(f"{layer.states} states have a bound of {what}; above max_error")
     return planned
 
 
@@ -238,6 +242,7 @@ def _plan_layer(
     wanted: Allocation,
     config: CompressionConfig,
     values: Mapping[str, Array],
+    patient: bool,
 ) -> LayerCut:
     """Reduce one layer to the states it was allocated, unless there is a reason to leave it alone."""
     n = analysis.n
@@ -257,8 +262,10 @@ def _plan_layer(
             few = f"only {found.states} states link inputs to outputs, fewer than min_order={config.min_order}"
             return replace(whole, reason=found.reason or few)
         return _cut(adapter, n, name, found, found.reason or wanted.reason, values)
-    except (DiagonalisationError, NumericalError) as error:
-        return replace(whole, reason=str(error))
+    except NumericalError as error:
+        if patient or isinstance(error, DiagonalisationError):
+            return replace(whole, reason=str(error))
+        raise
 
 
 def _cut(

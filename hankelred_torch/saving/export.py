@@ -103,6 +103,14 @@ class _Form(nn.Module):
 class _SystemForm(_Form):
     """LRU and S5: one system for all channels."""
 
+    p_re: Tensor
+    p_im: Tensor
+    B_re: Tensor
+    B_im: Tensor
+    C_re: Tensor
+    C_im: Tensor
+    D: Tensor
+
     def __init__(self, layer: LRU | S5, doublings: int, max_length: int) -> None:
         super().__init__(layer.channels, doublings, max_length)
         B, C, D = (x.detach() for x in layer.system_matrices())
@@ -120,6 +128,12 @@ class _SystemForm(_Form):
 
 class _ChannelForm(_Form):
     """S4D: a system for every channel, whose states see the channel itself."""
+
+    p_re: Tensor
+    p_im: Tensor
+    C_re: Tensor
+    C_im: Tensor
+    D: Tensor
 
     def __init__(self, layer: S4D, doublings: int, max_length: int) -> None:
         super().__init__(layer.channels, doublings, max_length)

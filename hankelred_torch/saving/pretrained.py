@@ -145,9 +145,10 @@ def from_pretrained(
     return built
 
 
-def is_a(model: object, package: str, name: str) -> bool:
-    """Tell whether a class of another library is among those of an object, without importing the library."""
-    return any(x.__name__ == name and x.__module__.split(".")[0] == package for x in type(model).__mro__)
+def is_a(model_or_class: Any, package: str, name: str) -> bool:
+    """Tell whether an object is of a class of another library, or a class derived from it, without importing that."""
+    kind = model_or_class if isinstance(model_or_class, type) else type(model_or_class)
+    return any(x.__name__ == name and x.__module__.split(".")[0] == package for x in kind.__mro__)
 
 
 def manifest_of(model: nn.Module) -> dict[str, Any]:
@@ -191,21 +192,22 @@ def _from_transformers(folder: Path, model_class: Any, sizes: dict[str, int], op
     Names in the files may be others than those of the model, which is why sizes are not read from them. The model that
     is returned is one of the class itself.
     """
-    if not (
-        isinstance(model_class, type) and is_a(model_class.__new__(model_class), "transformers", "PreTrainedModel")
-    ):
+    if not (isinstance(model_class, type) and is_a(model_class, "transformers", "PreTrainedModel")):
         raise InputError(
             f"model must be a concrete class of transformers for these files, such as MambaForCausalLM; got "
             f"{getattr(model_class, '__name__', model_class)}."
         )
 
+    base: Any = model_class
+
     def make(self: nn.Module, *args: Any, **kwargs: Any) -> None:
-        model_class.__init__(self, *args, **kwargs)
+        base.__init__(self, *args, **kwargs)
         resize_(self, sizes)
 
-    resized = type(model_class.__name__, (model_class,), {"__init__": make, "__module__": model_class.__module__})
+    name, members = base.__name__, {"__init__": make, "__module__": base.__module__}
+    resized: Any = type(name, (base,), members)
     with _loading:
-        loaded, report = resized.from_pretrained(folder, **options, output_loading_info=True)  # type: ignore[attr-defined]
+        loaded, report = resized.from_pretrained(folder, **options, output_loading_info=True)
     missing = sorted(report["missing_keys"])
     if missing:
         raise InputError(f"The files must hold every tensor of the model; got none for {', '.join(missing)}.")

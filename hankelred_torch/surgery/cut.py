@@ -97,7 +97,8 @@ def compress_(
     optimizers = as_optimizers(optimizers)
     if ddp is not None:
         check_refreshable(ddp)
-    copies = as_copies(ema, find_ssm_layers(model))
+    adapters = find_ssm_layers(model)
+    copies = as_copies(ema, adapters)
     if metric is not None or tolerance is not None:
         from ..training.guard import Guard  # which takes snapshots
         from .smallest import smallest
@@ -107,7 +108,7 @@ def compress_(
     todo = decided(
         ddp, lambda: plan_or_config if isinstance(plan_or_config, Plan) else plan(model, plan_or_config, batches)
     )
-    before = _figures(model)
+    before = _figures(model, adapters)
     prepared = agreed(ddp, lambda: _Cut(model, todo, optimizers, copies), lambda cut: digest(cut.parts()))
     replaced = ByTensor({x.old: x.name for x in prepared.exchange.replacements})
     check_holders(replaced, [model, *copies], optimizers)
@@ -118,7 +119,7 @@ def compress_(
             _forget_compiled()
             if ddp is not None:
                 refresh_ddp_(ddp)
-        parameters, state_bytes = zip(before, _figures(model), strict=True)
+        parameters, state_bytes = zip(before, _figures(model, adapters), strict=True)
         return replace(
             todo,
             layers=todo.layers | prepared.layers,
@@ -281,10 +282,10 @@ def _refuse_tied(name: str, adapters: Mapping[str, Adapter]) -> None:
             )
 
 
-def _figures(model: nn.Module) -> tuple[int, int]:
+def _figures(model: nn.Module, adapters: Mapping[str, Adapter]) -> tuple[int, int]:
     """Count the parameters of a model, and the bytes of the states of its time-invariant layers for one sequence."""
     size = 0
-    for adapter in find_ssm_layers(model).values():
+    for adapter in adapters.values():
         if adapter.kind == "lti":
             tensor = adapter.tensor(next(iter(adapter.state_axes)))
             systems = tensor.shape[0] if isinstance(adapter, LinearAdapter) and adapter.is_bank else 1

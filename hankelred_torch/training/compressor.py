@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -23,11 +22,11 @@ from ..planning import LayerCut, Plan, decide, target_layers
 from ..surgery import Snapshot, as_copies, as_models, as_optimizers, check_optimizers, compress_, refresh_ddp_
 from ..surgery.ranks import averaged, decided, unwrapped, wrapper_of
 from ..surgery.snapshot import state_of
-from .guard import Guard
+from .guard import Guard, check_schedules, check_settling
 from .history import History
 from .listening import CountOfSteps, Ear, tried_batches
 from .policy import halved, smaller_cuts, towards_order, without_large_tails
-from .rewarm import stepping
+from .rewarm import as_hooks, stepping
 
 _NONE: Mapping[str, int] = {}
 
@@ -130,7 +129,7 @@ class InTrainingCompressor:
             state_of(target)  # raises if it has none
         self._attempts = schedule.attempt_steps()
         if guard is not None:
-            _check_settling(guard, self._attempts)
+            check_settling(guard, self._attempts)
         self._targets = target_layers(self.model, config)
         self._batches = tried_batches(self.model, self._targets, batches, len(self._attempts))
         check_optimizers(self._targets, self.optimizers)
@@ -148,9 +147,9 @@ class InTrainingCompressor:
         self._since: dict[InTrainingCompressor, int] = {}  # records of others on these optimizers at that moment
         self._trial: _Trial | None = None
         self._warned: set[str] = set()  # layers that could not be analysed
-        self._ear = Ear(self.model, lambda: target_layers(self.model, config), self._batches)
+        self._ear = Ear(self.model, config, self._batches)
         self._count = CountOfSteps(self.optimizers)
-        self._hooks = _as_hooks(on_cut)
+        self._hooks = as_hooks(on_cut)
         self._call("attach", self)
         for optimizer in map(stepping, self.optimizers):
             _SHARING.setdefault(optimizer, WeakSet()).add(self)
@@ -198,7 +197,7 @@ class InTrainingCompressor:
             return None
         self.steps += 1
         if self._guard is not None:
-            self._check_schedules()
+            check_schedules(self.optimizers, self.restore)
         try:
             if self._trial is not None:
                 return self._settle() if self.steps >= self._trial.due else None
@@ -224,7 +223,7 @@ class InTrainingCompressor:
                 "There must be a cut to roll back; got none since the start, the last rollback or a resume. "
                 "Load a checkpoint from before the cut."
             )
-        self._check_schedules()
+        check_schedules(self.optimizers, self.restore)
         self._undo("rolled back on request")
 
     def state_dict(self) -> dict[str, Any]:
@@ -373,7 +372,9 @@ class InTrainingCompressor:
     def _plan(self) -> Plan:
         """Decide what this attempt of the schedule is to cut."""
         left = sum(step >= self.steps for step in self._attempts)
-        config = towards_order(self._config, state_sizes(self.model), left)
+        config = self._config
+        if config.order is not None:
+            config = towards_order(config, state_sizes(self.model), left)
         asked = self._planned(config)
         todo = without_large_tails(asked, self._schedule)
         refused = [name for name, layer in todo.layers.items() if asked.layers[name].cut and not layer.cut]
@@ -432,50 +433,6 @@ class InTrainingCompressor:
     def _stateful_hooks(self) -> list[Any]:
         return [x for x in self._hooks if hasattr(x, "state_dict") and hasattr(x, "load_state_dict")]
 
-    def _check_schedules(self) -> None:
-        """Refuse to go on where a rollback would leave a learning-rate schedule where it is."""
-        restored = [stepping(getattr(_scheduler(x), "optimizer", None)) for x in self.restore]
-        for optimizer in map(stepping, self.optimizers):
-            scheduled = getattr(optimizer.step, "_wrapped_by_lr_sched", False)
-            if scheduled and not any(x is optimizer for x in restored):
-                raise InputError(
-                    f"restore must hold the learning-rate schedulers, which a rollback puts back; got none for a "
-                    f"{type(optimizer).__name__} that has one. Pass restore=[scheduler], and the scaler if you use one."
-                )
-
 
 # Compressors by the optimizers they cut along: a rollback of one undoes what the others have done since.
 _SHARING: WeakKeyDictionary[Any, WeakSet[InTrainingCompressor]] = WeakKeyDictionary()
-
-
-def _scheduler(wrapped: Any) -> Any:
-    """The scheduler inside those of accelerate and others."""
-    while not hasattr(wrapped, "optimizer") and hasattr(wrapped, "scheduler"):
-        wrapped = wrapped.scheduler
-    return wrapped
-
-
-def _check_settling(guard: Guard, attempts: tuple[int, ...]) -> None:
-    """Refuse a settling time in which the next attempt falls."""
-    distances = [later - earlier for earlier, later in pairwise(attempts)]
-    if distances and guard.settle_steps >= min(distances):
-        raise InputError(
-            f"settle_steps must be below the distance of two attempts; got {guard.settle_steps} and {min(distances)} "
-            f"steps. Lower it, make fewer attempts or widen the window."
-        )
-
-
-def _as_hooks(on_cut: Any) -> tuple[Any, ...]:
-    """Give one hook or several as a tuple."""
-
-    def is_hook(x: Any) -> bool:
-        return callable(x) or any(callable(getattr(x, name, None)) for name in ("before", "after"))
-
-    found = (on_cut,) if is_hook(on_cut) else tuple(check_items(on_cut, "on_cut"))
-    for each in found:
-        if not is_hook(each) or isinstance(each, type):
-            raise InputError(
-                f"on_cut must be functions, or objects with before or after; got {each!r}. "
-                f"A function is called as function(plan, compressor) after a cut."
-            )
-    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 from weakref import finalize, ref
@@ -14,6 +14,8 @@ from torch import nn
 from hankelred.errors import InputError
 
 from ..adapters import Adapter, SampleStatistics
+from ..config import CompressionConfig
+from ..planning import target_layers
 from ..sampling import Call, Watch, call, gather, running, watch
 from .rewarm import stepping
 
@@ -25,8 +27,8 @@ class Ear:
     ----------
     model : torch.nn.Module
         Without wrappers.
-    layers : callable
-        Returns the adapters of the layers that may be cut.
+    config : CompressionConfig
+        Which layers may be cut.
     batches : iterable or SampleStatistics or None
         Sample batches, which stand for what would be heard.
 
@@ -36,25 +38,26 @@ class Ear:
         As given, or what the layers did in the steps that were heard.
     """
 
-    def __init__(self, model: nn.Module, layers: Callable[[], Mapping[str, Adapter]], batches: Any) -> None:
-        self._model, self._layers, self.batches = model, layers, batches
+    def __init__(self, model: nn.Module, config: CompressionConfig, batches: Any) -> None:
+        self._model, self._config, self.batches = model, config, batches
         self._given, self._hooks = batches is not None, ExitStack()
         self._watch: Watch | None = None
         self._calls: list[Call] = []
+        finalize(self, self._hooks.close)
 
     def listen(self, due: bool) -> None:
         """Arm the hooks, or take them away."""
         self.stop()
         if not due:
             return
-        self._calls = []
+        calls = self._calls = list[Call]()
 
         def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if torch.is_grad_enabled() and not self._calls:
-                self._calls.append(Call(module, args, kwargs))
+            if torch.is_grad_enabled() and not calls:
+                calls.append(Call(module, args, kwargs))
 
         self._hooks.callback(self._model.register_forward_pre_hook(keep, with_kwargs=True).remove)
-        layers = self._layers()
+        layers = target_layers(self._model, self._config)
         if not self._given and any(x.kind == "selective" for x in layers.values()):
             self._watch = self._hooks.enter_context(watch(self._model, layers))
 

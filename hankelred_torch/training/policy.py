@@ -11,8 +11,6 @@ from ..planning import LayerCut, Plan
 
 def towards_order(config: CompressionConfig, sizes: Mapping[str, int], attempts: int) -> CompressionConfig:
     """Configure the next attempt: with `attempts` left, shrink by the ratio (order / n) ** (1 / attempts)."""
-    if config.order is None:
-        return config
     orders = {}
     for name, n in sizes.items():
         order = config.order.get(name) if isinstance(config.order, Mapping) else config.order

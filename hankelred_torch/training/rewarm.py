@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from hankelred.checks import check_integer
+from hankelred.checks import check_integer, check_items
 from hankelred.errors import InputError
 
 from ..saving import save_checkpoint
@@ -208,3 +208,19 @@ def _rise_of(optimizer: Any) -> tuple[Any, _Rise]:
             f"Pass the torch optimizer inside, or leave Rewarm out."
         )
     return inner, _RISES.setdefault(inner, _Rise())
+
+
+def as_hooks(on_cut: Any) -> tuple[Any, ...]:
+    """Give one hook or several as a tuple."""
+
+    def is_hook(x: Any) -> bool:
+        return callable(x) or any(callable(getattr(x, name, None)) for name in ("before", "after"))
+
+    found = (on_cut,) if is_hook(on_cut) else tuple(check_items(on_cut, "on_cut"))
+    for each in found:
+        if not is_hook(each) or isinstance(each, type):
+            raise InputError(
+                f"on_cut must be functions, or objects with before or after; got {each!r}. "
+                f"A function is called as function(plan, compressor) after a cut."
+            )
+    return found

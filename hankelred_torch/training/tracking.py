@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hankelred import DiagonalBank, DiagonalSystem
 from hankelred.checks import Array, check_integer
 from hankelred.drift import DriftBound, drift_bound, match_hsv
-from hankelred.errors import InputError
+from hankelred.errors import InputError, NumericalError, StabilityError
 
 from ..adapters import Adapter
 from ..adapters.registry import unwrapped
@@ -83,15 +83,13 @@ class Tracker:
     Attributes
     ----------
     history : History
-        One `LayerCut` per layer and moment.
+        One `LayerCut` per layer and moment; of a layer that cannot be measured, as with an unstable pole, the reason.
 
     Raises
     ------
     InputError
         If the model has no time-invariant state space layers, a tensor of one is not finite, or `every` is no
         positive integer.
-    StabilityError
-        If a layer has a pole on or beyond the stability boundary.
 
     Notes
     -----
@@ -144,8 +142,6 @@ class Tracker:
         ------
         InputError
             If a tensor of a layer is not finite, because training has diverged.
-        StabilityError
-            If a layer has a pole on or beyond the stability boundary.
         """
         self._steps += 1
         return self._measure() if self._steps % self._every == 0 else []
@@ -173,10 +169,11 @@ class Tracker:
         InputError
             If it followed other layers.
         """
-        if set(state["measured"]) != set(self._measured):
+        here, there = (list(dict.fromkeys(x["layer"] for x in y)) for y in (self.history.to_list(), state["history"]))
+        if here != there:
             raise InputError(
-                f"state must be of a tracker of the same layers, {', '.join(map(repr, self._measured))}; got "
-                f"{', '.join(map(repr, state['measured']))}. Pass the same model and target_modules."
+                f"state must be of a tracker of the same layers, {', '.join(map(repr, here))}; got "
+                f"{', '.join(map(repr, there))}. Pass the same model and target_modules."
             )
         self._steps, self._measured = int(state["steps"]), from_tensors(state["measured"])
         self.history = History.from_list(state["history"])
@@ -190,14 +187,17 @@ class Tracker:
         started = time.perf_counter()
         now, found = {}, []
         for name, adapter in self._layers().items():
-            now[name] = adapter.values()
-            hsv = adapter.hankel_singular_values(now[name])
-            hsv = hsv.reshape(-1, hsv.shape[-1]).max(axis=0)  # of a bank, at every place the largest
-            figures: dict[str, Any] = {"kept_energy": 1.0, "error_bound": 0.0}
-            if name in self._measured:
-                figures |= compare(adapter, self._measured[name], now[name]).figures()
-            n = adapter.states
-            found.append((name, {"n": n, "states": n, "order": len(hsv), "hsv": hsv} | figures))
+            values, n = adapter.values(), adapter.states
+            figures: dict[str, Any] = {"n": n, "states": n, "kept_energy": 1.0, "error_bound": 0.0}
+            try:
+                hsv = adapter.hankel_singular_values(values)
+                hsv = hsv.reshape(-1, hsv.shape[-1]).max(axis=0)  # of a bank, at every place the largest
+                if name in self._measured:
+                    figures |= compare(adapter, self._measured[name], values).figures()
+                now[name] = values
+            except (StabilityError, NumericalError) as error:  # measured again next time
+                hsv, figures["reason"] = np.empty(0), f"cannot be measured now: {error}"
+            found.append((name, {"order": len(hsv), "hsv": hsv} | figures))
         seconds = time.perf_counter() - started
         records = [LayerCut(layer=x, step=self._steps, seconds=seconds, **figures) for x, figures in found]
         self._measured = now

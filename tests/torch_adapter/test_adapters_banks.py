@@ -87,7 +87,7 @@ def test_layer_is_left_alone_where_a_channel_has_no_diagonal_reduction(bank, one
 
     monkeypatch.setattr(hr.Balancing, "reduce", never)
     found = planned(bank, order=4)
-    assert not found.is_cut
+    assert not found.cut
     assert found.reason == "channel 0: The reduced state matrix is defective."
 
 

@@ -372,7 +372,7 @@ def test_energy_decides_on_the_size_where_no_order_is_given():
 def test_an_error_bound_is_not_promised():
     layer, batches = mamba(), inputs()
     plan = ht.plan(layer, ht.CompressionConfig(max_error=0.1), batches).layers[""]
-    assert not plan.is_cut
+    assert not plan.cut
     assert "no error bound" in plan.reason
     cut = planned(layer, "auto").layers[""]
     assert cut.error_bound == np.inf

@@ -105,11 +105,11 @@ def test_error_budget_of_a_bank_holds_for_every_channel():
     bank = ht.layers.S4D(3, 8)
     budget = 2.0 * float(ht.hankel_singular_values(bank)[""].max())
     found = planned(bank, max_error=budget)[""]
-    assert found.is_cut
+    assert found.cut
     assert all(x.error_bound <= budget for x in found.reduction)
 
 
 def test_error_budget_that_rounding_exceeds_leaves_the_layer_alone_with_the_reason():
     found = planned(lru(8), max_error=0.0)[""]
-    assert not found.is_cut
+    assert not found.cut
     assert found.reason.startswith("max_error=0 cannot be met")

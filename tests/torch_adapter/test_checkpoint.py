@@ -28,7 +28,7 @@ STEPS = 14
 
 def scripted_guard(settle_steps=1):
     """Return a guard whose metric depends on nothing but the model, and fails for some cuts."""
-    return ht.Guard(lambda model: float(model.first.states), tolerance=2.0, settle_steps=settle_steps)
+    return ht.Guard(lambda model: float(model.first.states), tolerance=2.0, mode="max", settle_steps=settle_steps)
 
 
 def uninterrupted(**options):

@@ -84,7 +84,7 @@ def fit(folder, callback, module=None, *, ckpt_path=None, **arguments):
     module = module or Module()
     settings = {"max_steps": STEPS, "max_epochs": 40, "logger": False, "enable_checkpointing": False}
     settings |= {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
-    trainer = pl.Trainer(default_root_dir=folder, callbacks=[callback] if callback else [], **(settings | arguments))
+    trainer = pl.Trainer(default_root_dir=folder, callbacks=callback or [], **(settings | arguments))
     torch.manual_seed(1)
     trainer.fit(module, loader(), ckpt_path=ckpt_path)
     return trainer, module
@@ -185,3 +185,34 @@ def test_rollback_puts_the_schedule_of_the_trainer_back(tmp_path):
     assert [record.rolled_back for record in callback.history] == [True, True]
     assert ht.state_sizes(module) == {"model.first": 12, "model.second": 8}
     assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == STEPS - 2  # less the settling time
+
+
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
+@pytest.mark.filterwarnings("ignore:Swapping scheduler")
+@pytest.mark.parametrize("made", ["ema", "swa", "both"])
+def test_averages_of_lightning_itself_are_cut_along(tmp_path, made):
+    averages = {
+        "ema": lambda: [pl.callbacks.EMAWeightAveraging(decay=0.9)],
+        "swa": lambda: [pl.callbacks.StochasticWeightAveraging(swa_lrs=1e-3, swa_epoch_start=1)],
+    }
+    callbacks = [x for name in averages if made in (name, "both") for x in averages[name]()]
+    compression = CompressionCallback(*config(end_step=4, attempts=2))
+    _, module = fit(tmp_path, [compression, *callbacks], max_epochs=3, max_steps=-1)
+    assert compression.history
+    for each in callbacks:
+        average = each._average_model
+        if average is not None:
+            assert ht.state_sizes(getattr(average, "module", average)) == CUT
+    assert ht.state_sizes(module) == CUT
+
+
+def test_second_fit_of_a_trainer_goes_on(tmp_path):
+    callback = CompressionCallback(*config(end_step=4, attempts=2))
+    trainer, module = fit(tmp_path, callback, max_steps=-1, max_epochs=1)
+    steps = trainer.global_step
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, loader())
+    assert trainer.global_step == 2 * steps
+    assert callback.compressor.steps == 2 * steps
+    assert ht.state_sizes(module) == CUT
+    assert len(callback.history) == 4

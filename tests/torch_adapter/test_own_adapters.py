@@ -22,7 +22,7 @@ COMPLEX = [layer for layer in LAYERS if layer is not DecayBank]
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     """Know the layers in these tests only."""
-    monkeypatch.setattr(adapters, "_REGISTRY", dict(adapters._REGISTRY))
+    monkeypatch.setattr(adapters.registry, "_REGISTERED", dict(adapters.registry._REGISTERED))
     for layer, adapter in LAYERS.items():
         ht.register_adapter(layer, adapter)
 

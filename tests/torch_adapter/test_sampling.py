@@ -225,7 +225,6 @@ def test_without_batches_the_error_says_what_to_pass():
         lambda: ht.plan(layer, config),
         lambda: ht.hankel_singular_values(layer),
         lambda: ht.compress_(layer, config, optimizer),
-        lambda: ht.InTrainingCompressor(layer, optimizer, config, ht.Schedule(end_step=4)),
     ):
         with pytest.raises(hr.InputError, match="sample inputs of the model"):
             ask()

@@ -15,8 +15,8 @@ from torch.nn.utils import parametrize
 
 import hankelred as hr
 import hankelred_torch as ht
-from hankelred_torch import adapters
 from hankelred_torch.adapters import LRUAdapter
+from hankelred_torch.adapters import registry as known_layers
 from hankelred_torch.surgery import cut, exchange
 
 from .adapter_models import (
@@ -299,7 +299,7 @@ class BrokenAdapter(LRUAdapter):
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(adapters, "_REGISTRY", dict(adapters._REGISTRY))
+    monkeypatch.setattr(known_layers, "_REGISTERED", dict(known_layers._REGISTERED))
 
 
 def test_sizes_a_layer_remembers_are_updated(registry):
