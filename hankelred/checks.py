@@ -227,7 +227,7 @@ def check_type(value: Any, name: str, kind: type[T], hint: str = "") -> T:
 
 def check_result(what: str, *values: Any, hint: str = "Scale inputs, outputs or time.") -> None:
     """Raise `NumericalError` unless every value is finite: what overflows must not look like a result."""
-    if not all(is_finite(value) for value in values):
+    if not all(map(is_finite, values)):
         raise NumericalError(f"{what} must be finite in double precision; got overflow. {hint}")
 
 

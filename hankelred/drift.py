@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg as sla
 
-from .checks import Array, check_integer, check_items, check_result
+from .checks import Array, check_integer, check_items
 from .errors import InputError, OrderError
 from .hankel import Factored, stable
 from .linalg.hankel_svd import HankelSVD, padded
@@ -109,7 +109,7 @@ class DriftBound:
         return float(min(moved, self.upper[order:].sum()))
 
     def certify(self, order: int) -> OrderCertificate:
-        """Tell whether the first `order` values provably stay the first, so that no value can have crossed the cut.
+        """Whether the first `order` values provably stay the first, so that no value can have crossed the cut.
 
         Parameters
         ----------
@@ -354,8 +354,8 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
 
     Parameters
     ----------
-    G, H : StateSpace, DiagonalSystem or anything `as_system` accepts
-        Stable systems with the same inputs, outputs and dt; their orders may differ.
+    G, H
+        As for `drift_bound`.
 
     Returns
     -------
@@ -387,7 +387,7 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
     error = first - second
     with one_blas_thread(error.order):
         joint = stable(error)
-        S, R = _factors_of(joint)
+        S, R = joint.gramian_factors()
         left, right = [], []
         for rows in _parts(first, second, error):
             # ``[S1; S2]`` and ``[R1, -R2]`` map both operators to common orthonormal coordinates, as ``R_i S_i``.
@@ -405,7 +405,7 @@ def match_hsv(G: Any, H: Any) -> tuple[Array, Array]:
 
 def _hankel_root(found: Factored) -> Array:
     """Return ``(P^1/2 Q P^1/2)^1/2``, the polar factor of ``R P^1/2``: no square root of a small number is taken."""
-    S, R = _factors_of(found)
+    S, R = found.gramian_factors()
     if S.size == 0 or R.size == 0:
         return np.zeros((len(S), len(S)))
     U, s, _ = sla.svd(S, full_matrices=False)
@@ -413,16 +413,8 @@ def _hankel_root(found: Factored) -> Array:
     return (Vh.conj().T * hsv) @ Vh
 
 
-def _factors_of(found: Factored) -> tuple[Array, Array]:
-    """Return the factors of both Gramians in the coordinates of the system."""
-    with np.errstate(over="ignore"):
-        S, R = found.parts.lift(found.parts.S, found.parts.R)
-    check_result("Gramian factors", S, R)
-    return S, R
-
-
 def _parts(G: LinearSystem, H: LinearSystem, error: LinearSystem) -> tuple[Array, Array]:
-    """Return which coordinates of the factors of ``G - H`` belong to G and which to H."""
+    """Which coordinates of the factors of ``G - H`` belong to G and which to H."""
     if error.order == 2 * error.n:  # real output: all real parts, then all imaginary parts
         first = np.arange(error.n) < G.n
         return np.flatnonzero(np.tile(first, 2)), np.flatnonzero(np.tile(~first, 2))

@@ -60,6 +60,13 @@ class Factored:
         T, Ti, small = project(*self.svd.bases(slice(0, order), order))
         return T, Ti, small
 
+    def gramian_factors(self) -> tuple[Array, Array]:
+        """Return factors of the Gramians of the stable part in the coordinates of the system."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            S, R = self.parts.lift(self.parts.S, self.parts.R)
+        check_result("Gramian factors", S, R)
+        return S, R
+
     @property
     def kept(self) -> int:
         """Number of unstable and marginal poles."""
@@ -149,9 +156,7 @@ def gramian_factors(sys: Any) -> tuple[Array, Array]:
         padded_R = [np.pad(R, ((0, l - len(R)), (0, 0))) for _, R in factors]
         count, n = len(system), system.order
         return np.reshape(padded_S, (count, n, k)), np.reshape(padded_R, (count, l, n))
-    parts = stable(system).parts
-    S, R = parts.lift(parts.S, parts.R)
-    check_result("Gramian factors", S, R)
+    S, R = stable(system).gramian_factors()
     return in_family(S, system.dtype), in_family(R, system.dtype)
 
 
@@ -185,12 +190,12 @@ def gramians(sys: Any) -> tuple[Array, Array]:
     >>> print(f"{P[0, 0]:.4f} {Q[0, 0]:.4f}")  # b^2 / (2 a) and c^2 / (2 a)
     0.2500 2.2500
     """
-    S, R = (double(x) for x in gramian_factors(sys))
+    system = as_system(sys)
+    S, R = (double(x) for x in gramian_factors(system))
     with np.errstate(over="ignore", invalid="ignore"):
         P, Q = S @ S.conj().swapaxes(-1, -2), R.conj().swapaxes(-1, -2) @ R
     check_result("Gramians", P, Q)
-    dtype = as_system(sys).dtype
-    return in_family(P, dtype), in_family(Q, dtype)
+    return in_family(P, system.dtype), in_family(Q, system.dtype)
 
 
 def hankel_singular_values(sys: Any) -> Array:

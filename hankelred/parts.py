@@ -6,14 +6,12 @@ marginal poles, which balanced truncation must not touch, are put aside.
 
 from __future__ import annotations
 
-from functools import singledispatch
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg as sla
 
 from .checks import EPS, Array
-from .errors import InputError
 from .linalg import cauchy
 from .linalg.hammarling import schur_factors
 from .linalg.hankel_svd import HankelSVD, norm_estimate, real_pair
@@ -65,8 +63,6 @@ class DenseParts:
         Unstable and marginal poles.
     poles : (n,) ndarray
         All poles, those kept first.
-    clearly_unstable : (kept,) bool ndarray
-        Which of those kept lie beyond the boundary by far more than their error bars.
     T, B, C : ndarray
         The stable part in its own coordinates.
     S, R : ndarray
@@ -77,19 +73,15 @@ class DenseParts:
         self.system = G = system.dense()
         self.units = balanced_units(G.A, G.B, G.C)
         A, B, C = apply_units(self.units, G.A, G.B, G.C)
-        form = ordered_schur(A, G.is_discrete, offset)
-        self.poles, self._size = form.poles, norm_estimate(A)
-        self.kept = k = form.kept
-        Z = form.Z
-        self._right, self._left = Z[:, k:], Z[:, k:].conj().T
-        self._fixed_right, self._fixed_left = Z[:, :k], Z[:, :k].conj().T
+        self._form = form = ordered_schur(A, G.is_discrete, offset)
+        self._size = norm_estimate(A)
+        self.poles, self.kept = form.poles, form.kept
+        k = self.kept
+        self.T, self._right, self._left = form.T[k:, k:], form.Z[:, k:], form.Z[:, k:].conj().T
         if k:
             Y = decouple(form.T, k)
-            self._right = self._right + self._fixed_right @ Y
-            self._fixed_left = self._fixed_left - Y @ self._left
-        excess = np.abs(form.poles[:k]) - 1.0 if G.is_discrete else form.poles[:k].real
-        self.clearly_unstable = excess > CLEAR_OF_BAR * form.error[:k]
-        self.fixed_A, self.T = form.T[:k, :k], form.T[k:, k:]
+            self._fixed_left = form.Z[:, :k].conj().T - Y @ self._left
+            self._right = self._right + form.Z[:, :k] @ Y
         self.B, self.C = self._left @ B, C @ self._right
         self.S, self.R = schur_factors(self.T, self.B, self.C, G.is_discrete)
 
@@ -98,13 +90,20 @@ class DenseParts:
         """Whether time is discrete."""
         return self.system.is_discrete
 
+    @property
+    def clearly_unstable(self) -> Array:
+        """Which poles of those kept lie beyond the boundary by far more than their error bars."""
+        poles, error = self.poles[: self.kept], self._form.error[: self.kept]
+        excess = np.abs(poles) - 1.0 if self.discrete else poles.real
+        return np.greater(excess, CLEAR_OF_BAR * error)
+
     def lift(self, T: Array, Ti: Array) -> tuple[Array, Array]:
         """Return bases of the stable part in the coordinates of the system."""
         return self._out(self._right @ T), self._in(Ti @ self._left)
 
     def fixed_bases(self) -> tuple[Array, Array]:
         """Return bases of the part that is kept, in the coordinates of the system."""
-        return self._out(self._fixed_right), self._in(self._fixed_left)
+        return self._out(self._form.Z[:, : self.kept]), self._in(self._fixed_left)
 
     def _out(self, T: Array) -> Array:
         w, order, gain, given = self.units
@@ -139,14 +138,11 @@ class DenseParts:
         if self.kept == 0:
             return stable
         T, Ti = self.fixed_bases()
-        A = sla.block_diag(self.fixed_A, stable.A).reshape((self.kept + len(stable.A),) * 2)
+        fixed = self._form.T[: self.kept, : self.kept]
+        A = sla.block_diag(fixed, stable.A).reshape((self.kept + len(stable.A),) * 2)
         return Matrices(
             A, np.vstack([Ti @ self.system.B, stable.B]), np.hstack([self.system.C @ T, stable.C]), stable.D
         )
-
-    def stable_part(self) -> Matrices:
-        """Return the stable part in its own coordinates, for measures of errors in which the rest cancels."""
-        return Matrices(self.T, self.B, self.C, self.system.D)
 
     def accuracy(self, svd: HankelSVD) -> tuple[float, int, bool]:
         """Return the rounding error of the hsv, how many are more than that, and whether to project the Schur form.
@@ -216,14 +212,9 @@ class DiagonalParts:
         return ROUNDINGS * len(values) * EPS * float(values.max(initial=0.0)), int(np.sum(values > 0)), False
 
 
-@singledispatch
 def parts_of(system: Any, offset: float) -> Any:
-    """Return the parts of a system."""
-    raise InputError(f"One system is wanted here; got {system!r}. Pass the systems of a bank one by one.")
-
-
-parts_of.register(StateSpace, DenseParts)
-parts_of.register(DiagonalSystem, DiagonalParts)
+    """The parts of one system; poles within `offset` of the stability boundary are put aside."""
+    return DiagonalParts(system, offset) if system.is_diagonal else DenseParts(system, offset)
 
 
 def in_own_time(system: DiagonalSystem | DiagonalBank) -> tuple[Array, Array, Array]:

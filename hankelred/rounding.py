@@ -52,9 +52,9 @@ def measured(parts: Any, svd: HankelSVD, floor: float) -> tuple[float, bool]:
 
 def _telling_frequencies(parts: Any) -> Array:
     """Return frequencies of the poles, away from the marginal ones, which drown every response next to them."""
-    poles = np.concatenate([parts.poles[: parts.kept][parts.clearly_unstable], parts.poles[parts.kept :]])
+    kept, clear = parts.poles[: parts.kept], parts.clearly_unstable
+    poles, marginal = np.concatenate([kept[clear], parts.poles[parts.kept :]]), kept[~clear]
     omega = sample_frequencies(poles, parts.discrete, parts.system.dtype.kind == "c")
-    marginal = parts.poles[: parts.kept][~parts.clearly_unstable]
     if len(marginal) == 0:
         return omega
     points = boundary_points(omega, parts.discrete)[:, None]
@@ -76,7 +76,7 @@ def _hsv_of_balanced(model: Any, discrete: bool) -> Array:
 
 
 def _rounded_response(G: Any, omega: Array) -> float:
-    """Return how far a response moves if every entry of A is rounded once: ``eps |C R| (|A| + |s|) |R B|``."""
+    """How far a response moves if every entry of A is rounded once: ``eps |C R| (|A| + |s|) |R B|``."""
     points = boundary_points(omega, G.is_discrete)
     left = np.abs(dense_response(G.A.T, G.C.T, np.eye(G.n), np.zeros((G.n, G.p)), points)).swapaxes(1, 2)
     right = np.abs(dense_response(G.A, G.B, np.eye(G.n), np.zeros((G.n, G.m)), points))

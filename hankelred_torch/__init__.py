@@ -18,7 +18,7 @@ from .saving import (
     save_checkpoint,
     save_pretrained,
 )
-from .surgery import compress_, refresh_ddp_, write_system
+from .surgery import compress_, refresh_ddp_, register_optimizer_state, write_system
 from .training import Checkpoint, Guard, History, InTrainingCompressor, Rewarm, Tracker, validation_loss
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "read_system",
     "refresh_ddp_",
     "register_adapter",
+    "register_optimizer_state",
     "resize_",
     "save_checkpoint",
     "save_pretrained",

@@ -10,13 +10,15 @@ from hankelred.checks import Array
 from hankelred.errors import InputError, NumericalError
 
 
-def to_array(tensor: Tensor) -> Array:
-    """Return a copy of a tensor as a float64 or complex128 array on the CPU.
+def to_array(tensor: Tensor, name: str = "A tensor of the model") -> Array:
+    """Copy a tensor as a float64 or complex128 array on the CPU.
 
     Parameters
     ----------
     tensor : torch.Tensor
         Floating point or complex, on any device, with or without a graph.
+    name : str
+        What to call it if it cannot be read.
 
     Returns
     -------
@@ -26,33 +28,44 @@ def to_array(tensor: Tensor) -> Array:
     Raises
     ------
     InputError
-        If the tensor holds neither real nor complex floating point numbers, or is spread over several ranks.
+        If the tensor holds neither real nor complex floating point numbers, has no data, or is spread over ranks.
     """
-    check_whole(tensor)
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        raise InputError(f"A tensor of the model must be floating point or complex; got {tensor.dtype}.")
+    check_whole(tensor, name)
     wide = torch.complex128 if tensor.is_complex() else torch.float64
     return np.array(tensor.detach().to("cpu", wide).numpy())
 
 
-def check_whole(tensor: Tensor) -> None:
-    """Refuse a tensor that is spread over several ranks.
+def check_whole(tensor: Tensor, name: str = "A tensor of the model") -> None:
+    """Refuse a tensor that is not all here as plain numbers: spread over ranks, offloaded, or quantised.
 
     Parameters
     ----------
     tensor : torch.Tensor
         A parameter or buffer.
+    name : str
+        What to call it.
 
     Raises
     ------
     InputError
         If it is, with the way round it.
     """
+    kind = type(tensor).__name__
     if hasattr(tensor, "device_mesh"):
         raise InputError(
-            f"A tensor of the model must be whole on every rank; got a {type(tensor).__name__} spread over "
-            f"{tensor.device_mesh.size()}. Gather full state dicts of model and optimizer, resize a plain model by "
-            f"resize_ and cut it, and shard it again: see the guide on distributed training."
+            f"{name} must be whole on every rank; got a {kind} spread over {tensor.device_mesh.size()}. Gather full "
+            f"state dicts of model and optimizer, resize a plain model by resize_ and cut it, and shard it again: "
+            f"see the guide on distributed training."
+        )
+    if tensor.is_meta:
+        raise InputError(
+            f"{name} must hold its data; got a meta tensor. Load the weights first; of an offloaded model bring them "
+            f"back by accelerate.hooks.remove_hook_from_submodules(model)."
+        )
+    if not (tensor.is_floating_point() or tensor.is_complex()) or hasattr(tensor, "__tensor_flatten__"):
+        raise InputError(
+            f"{name} must be floating point or complex; got {tensor.dtype} in a {kind}. If it is quantised, cut the "
+            f"model before, or load it without quantisation or call its dequantize()."
         )
 
 
@@ -151,6 +164,12 @@ def stored_tensor(layer: nn.Module, name: str) -> torch.Tensor:
             f"Call torch.nn.utils.prune.remove(layer, {name!r}) first."
         )
     kind = type(getattr(layer, name)).__name__
+    if type(layer).__module__.startswith("peft."):
+        raise InputError(
+            f"{name} must be a plain parameter to be replaced; got one that PEFT has wrapped in a "
+            f"{type(layer).__qualname__}. Call merge_and_unload() first, or let PEFT adapt other modules than those "
+            f"that carry states."
+        )
     raise InputError(
         f"{name} of {type(layer).__qualname__} must be a parameter or buffer to be replaced; got a plain {kind}."
     )

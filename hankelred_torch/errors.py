@@ -10,7 +10,7 @@ class SurgeryError(HankelredError, RuntimeError):
 
 
 class OptimizerStateWarning(HankelredWarning):
-    """The state that an optimizer keeps for a parameter was dropped, because it is of an unknown kind."""
+    """What an optimizer keeps for a parameter is not carried through a cut: it is of an unknown kind, or not finite."""
 
 
 class RefusedCutWarning(HankelredWarning):

@@ -142,8 +142,8 @@ class Watch(AbstractContextManager["Watch"]):
 
     def __init__(self, model: nn.Module, adapters: Mapping[str, Adapter]) -> None:
         self._layers, self._calls = _empty(adapters), dict[str, Call]()
-        ancestors = {name for name, _ in model.named_modules() for x in self._layers if f"{x}.".startswith(f"{name}.")}
-        ancestors |= {""} if self._layers else set()
+        names = [name for name, _ in model.named_modules()]
+        ancestors = {name for name in names for x in self._layers if not name or f"{x}.".startswith(f"{name}.")}
         with ExitStack() as stack:  # all hooks or none
             if self._layers:
                 stack.enter_context(_uncompiled())
@@ -160,18 +160,15 @@ class Watch(AbstractContextManager["Watch"]):
                 layer.reason = "no forward pass with gradients called it while the training was watched"
         return SampleStatistics(dict(self._layers), list(self._calls.values()) or None)
 
-    def remove(self) -> None:
+    def remove(self, *_: object) -> None:
         """Take all hooks away; a second call does nothing."""
         self._stack.close()
 
-    def __exit__(self, *_: object) -> None:
-        """Take all hooks away."""
-        self.remove()
+    __exit__ = remove
 
     def _keep(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep the first call of a module, unless one around it has been kept."""
-        within = any(not x or f"{name}.".startswith(f"{x}.") for x in self._calls)
-        if torch.is_grad_enabled() and not within:
+        if torch.is_grad_enabled() and not any(not x or f"{name}.".startswith(f"{x}.") for x in self._calls):
             self._calls[name] = Call(module, args, kwargs)
 
 
@@ -214,10 +211,9 @@ def gather(
             except HankelredError:
                 raise
             except Exception as error:
-                what = f"a tuple or list of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
                 raise InputError(
                     f"batches must hold inputs of the model: tensors, dicts of its keyword arguments, or tuples that "
-                    f"begin with one of these; got {what}, and from the model {type(error).__name__}: {error}"
+                    f"begin with one; got a {type(batch).__name__}, and from the model {type(error).__name__}: {error}"
                 ) from error
     unseen = [name or "(model)" for name, layer in layers.items() if layer.sums.steps == 0]
     if unseen:
@@ -313,11 +309,10 @@ def holding(
 @contextmanager
 def running(model: nn.Module) -> Iterator[None]:
     """Run a model as it is evaluated, uncompiled; modes, random states, buffers and attributes come back."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the global state is what users' code draws from)
     devices = sorted({x.device.index or 0 for x in model.parameters() if x.device.type == "cuda"})
     with ExitStack() as stack:
-        stack.callback(random.setstate, states[0])
-        stack.callback(np.random.set_state, states[1])
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 (what users' code draws from)
         for context in (torch.random.fork_rng(devices), torch.no_grad(), _uncompiled()):
             stack.enter_context(context)
         for module in model.modules():
@@ -452,5 +447,4 @@ def _on(device: torch.device, x: Any) -> Any:
 
 def _on_cpu(x: Tensor) -> Array:
     """Return a tensor as an array in single precision at least."""
-    wide = x.dtype if x.dtype == torch.float64 else torch.float32
-    return x.detach().to("cpu", wide).numpy()
+    return x.detach().to("cpu", torch.float64 if x.dtype == torch.float64 else torch.float32).numpy()

@@ -114,6 +114,14 @@ def test_full_order_and_order_zero_work(output):
     assert hr.balanced_truncation(hr.DiagonalBank(lam, B, C, dt=True, output=output), order=0).lam.shape == (3, 0)
 
 
+def test_what_rediagonalising_slow_rates_changes_is_bounded_as_for_one_system():
+    """Their distance from the unit circle was taken twice too large, and the bound came out four times too small."""
+    bank = hr.DiagonalBank.from_rates([[-1e-4, -0.3, -0.9]], np.ones((1, 3, 1)), np.ones((1, 1, 3)), dt=True)
+    bal = hr.balance(bank[0])
+    alone, together = bal.reduce(1).error_bound, hr.balanced_truncation(bank, order=1).error_bound[0]
+    np.testing.assert_allclose(together - bal.error_bound(1), alone - bal.error_bound(1), rtol=0.01)
+
+
 def test_single_precision_comes_back_in_single_precision():
     lam, B, C = (x.astype(np.complex64) for x in bank(2, 5, 1, 1, dt=True, seed=7))
     found = hr.balanced_truncation(hr.DiagonalBank(lam, B, C, dt=True), order=2)

@@ -35,8 +35,8 @@ SMALL = 64
 # Columns that LAPACK's QR takes at once.
 BLOCK = 32
 
-# Up to this size all singular values cost less than power steps.
-TINY = 12
+# Up to this size all singular values cost less than so many power steps.
+TINY, POWER_STEPS = 12, 6
 
 
 def graded(S: Array) -> Array:
@@ -192,14 +192,13 @@ def norm_estimate(S: Array) -> float:
     scale = float(np.abs(S).max())
     if scale == 0.0:
         return 0.0
-    S = S / scale  # products of three must not overflow
+    S = S / scale  # its norm is from 1 to its size now: no power of it leaves the range
     adjoint = S.conj().T
-    x, norm = S[:, np.argmax(np.einsum("ij,ij->j", S, S.conj()).real)], 0.0
-    for _ in range(6):
-        length = math.sqrt(np.vdot(x, x).real)
-        y = adjoint @ (x / length)
-        x, norm = S @ y, math.sqrt(np.vdot(y, y).real)
-    return norm * scale
+    x = S[:, np.argmax(np.einsum("ij,ij->j", S, S.conj()).real)]
+    for _ in range(POWER_STEPS):
+        last, y = x, adjoint @ x
+        x = S @ y
+    return scale * math.sqrt(np.vdot(y, y).real / np.vdot(last, last).real)
 
 
 def real_pair(S: Array, R: Array, divide_and_conquer: bool) -> tuple[Array, Array]:

@@ -20,11 +20,12 @@ from ..hankel import Factored, factored, warn_if_inaccurate
 from ..linalg.threads import one_blas_thread
 from ..parts import Matrices
 from ..rounding import largest_gain, sample_frequencies
-from ..systems import DiagonalSystem, StateSpace, as_container, as_system, one_system, real_output
+from ..systems import StateSpace, as_container, as_system, one_system, real_output
 from .bank import reduce_bank
 from .bases import residualised
 from .rediagonalise import Diagonalised, diagonalised, eigenpairs, working_orders
 from .result import Reduction
+from .single_precision import in_single_precision
 from .split import joined, with_fixed_states
 
 OFFSET = 1e-8
@@ -144,12 +145,8 @@ class Balancing:
 
         Parameters
         ----------
-        rtol : float, optional
-            Drop Hankel singular values up to ``rtol * hsv[0]``.
-        energy : float, optional
-            Keep the least order whose values carry this share of their sum.
-        max_error : float, optional
-            Keep the least order whose error bound is no larger, in units of y per unit of u.
+        rtol, energy, max_error : float, optional
+            As for `balanced_truncation`.
         states : int, optional
             Keep the largest order that fits this many stored states. With real output a complex pole is stored
             once for itself and its conjugate, which are never separated; otherwise the same as the order.
@@ -227,7 +224,7 @@ class Balancing:
     def _reduce(self, order: int, match_dc: bool) -> Reduction:
         if order == len(self.hsv) and (order > self.rank or self.system.is_diagonal):
             return self._unchanged()
-        with one_blas_thread(len(self.hsv)), np.errstate(over="ignore", invalid="ignore"):
+        with one_blas_thread(len(self.hsv)):
             T, Ti, small = self._reduce_stable(order, match_dc)
             method = "singular perturbation" if match_dc else "balanced truncation"
             if self.system.is_diagonal:
@@ -250,7 +247,7 @@ class Balancing:
             raise DiagonalisationError(f"{error} Nearest orders that work: {names}.", nearest) from error
 
     def _works(self, order: int, match_dc: bool) -> bool:
-        """Tell whether a diagonal model of this order exists."""
+        """Whether a diagonal model of this order exists."""
         try:
             diagonalised(self._reduce_stable(order, match_dc)[2], self._found.parts.stable)
         except DiagonalisationError:
@@ -289,43 +286,11 @@ class Balancing:
         if parts.kept:
             fixed_T, fixed_Ti = parts.fixed_bases()
             T, Ti = np.hstack([fixed_T, T]), np.vstack([fixed_Ti, Ti])
-            full = parts.stable_part()
-            pair = tuple(StateSpace.trusted(x.A, x.B, x.C, x.D, G.dt) for x in (full, small))
-        names = {"name": G.name, "inputs": G.inputs, "outputs": G.outputs}
-        reduced = StateSpace.trusted(A, B, C, D, G.dt, names)
-        return self._result(reduced, order, T, Ti, method, pair, self._excess(small, reduced, order))
-
-    def _excess(self, small: Matrices, reduced: StateSpace, order: int) -> float:
-        """Return what rounding of weakly damped poles can add to the error.
-
-        A balanced state i has a gain of about ``2 hsv_i`` and decays at a rate of ``|b_i|^2 / (2 hsv_i)``. Its basis is
-        certain to ``floor / hsv_i``, and so is A, relative to its norm; the gain changes by the same share as the rate.
-        Where that is not small, or a small system's nearly equal values are cut, the error is measured, for large
-        systems at the frequencies of the poles.
-        """
-        parts = self._found.parts
-        if parts.kept or self.floor == 0.0:
-            return 0.0
-        values = self._found.svd.values[: len(small.A)]
-        with np.errstate(divide="ignore"):
-            moved = 4 * float(np.abs(small.A).max(initial=0.0)) * self.floor * values / np.sum(np.abs(small.B) ** 2, 1)
-        few = self.system.order <= MEASURED_UP_TO
-        if not (few and self._splits_a_pair(order) or np.any(moved > 2 * WEAKLY_DAMPED * values)):
-            return float(moved.max(initial=0.0))
-        if not reduced.is_stable():
-            return np.inf
-        if few:
-            error = float(norms.hinf_norm(self.system - reduced))
-        else:
-            poles = np.concatenate([parts.poles, reduced.poles()])
-            omega = sample_frequencies(poles, parts.discrete, self.system.dtype.kind == "c")
-            error = largest_gain(self.system._response(omega) - reduced._response(omega))
-        return max(0.0, (1 + SAMPLED) * error - self.error_bound(order))
-
-    def _splits_a_pair(self, order: int) -> bool:
-        """Tell whether nearly equal values are cut apart, as those of a weakly damped pair of poles are."""
-        kept, dropped = self.hsv[order - 1 : order], self.hsv[order : order + 1]
-        return bool(len(kept) and len(dropped) and kept[0] - dropped[0] < NEARLY_EQUAL * kept[0])
+            full = StateSpace.trusted(parts.T, parts.B, parts.C, G.D, G.dt)
+            pair = full, StateSpace.trusted(small.A, small.B, small.C, small.D, G.dt)
+        reduced = StateSpace.trusted(A, B, C, D, G.dt, G.outer_names)
+        added = _of_weak_damping(self._found, small, reduced, order)
+        return self._result(reduced, order, T, Ti, method, pair, added)
 
     def _diagonal_result(self, order: int, T: Array, Ti: Array, found: Diagonalised, method: str) -> Reduction:
         parts = self._found.parts
@@ -340,33 +305,38 @@ class Balancing:
         """Wrap a reduced system in the class and precision of the original; `added` came on top of the truncation."""
         bound = self.error_bound(order) + added
         if self.system.dtype in SINGLE_PRECISION:
-            stored, T, Ti = rounded(reduced), single(T), single(Ti)
-            if pair is None:
-                bound += float(norms.hinf_norm(reduced - stored))
-            else:
-                first = reduced.n - pair[1].n
-                pair = (pair[0], tail(stored, first))
-                bound += norms.stable_error(reduced, stored, tail(reduced, first), pair[1])
-            reduced = stored
+            reduced, pair, changed = in_single_precision(reduced, pair)
+            bound, T, Ti = bound + changed, single(T), single(Ti)
         system = as_container(reduced, self._container)
         return Reduction(system, self.system, order, self.hsv, bound, T, Ti, self.unstable, method, reduced, pair)
 
 
-def rounded(system: Any) -> Any:
-    """Return a system rounded to single precision."""
-    names = {key: getattr(system, key) for key in ("name", "inputs", "outputs")}
-    B, C, D = single(system.B), single(system.C), single(system.D)
-    if system.is_diagonal:
-        return DiagonalSystem.trusted(system.spectrum.map(single), B, C, D, system.dt, system.output, names)
-    return StateSpace.trusted(single(system.A), B, C, D, system.dt, names)
+def _of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, order: int) -> float:
+    """What rounding of weakly damped poles can add to the error, on top of the bound of the truncation.
 
-
-def tail(system: Any, first: int) -> Any:
-    """Return the states of a system from `first` on, which the others before them do not touch."""
-    if system.is_diagonal:
-        return system.take(np.arange(first, system.n))
-    A, B, C = system.A[first:, first:], system.B[first:], system.C[:, first:]
-    return StateSpace.trusted(A.copy(), B.copy(), C.copy(), system.D.copy(), system.dt)
+    A balanced state i has a gain of about ``2 hsv_i`` and decays at a rate of ``|b_i|^2 / (2 hsv_i)``. Its basis is
+    certain to ``floor / hsv_i``, and so is A, relative to its norm; the gain changes by the same share as the rate.
+    Where that is not small, or a small system's nearly equal values are cut, the error is measured, for large systems
+    at the frequencies of the poles.
+    """
+    system, parts, hsv = found.system, found.parts, found.hsv
+    if parts.kept or found.floor == 0.0 or order == 0:
+        return 0.0
+    values = hsv[:order]
+    moved = 4 * np.abs(small.A).max() * found.floor * values / (np.abs(small.B) ** 2).sum(axis=1)
+    few = system.order <= MEASURED_UP_TO
+    splits_a_pair = few and order < len(hsv) and hsv[order - 1] - hsv[order] < NEARLY_EQUAL * hsv[order - 1]
+    if not (splits_a_pair or (moved > 2 * WEAKLY_DAMPED * values).any()):
+        return float(moved.max())
+    if not reduced.is_stable():
+        return np.inf
+    if few:
+        error = float(norms.hinf_norm(system - reduced))
+    else:
+        poles = np.concatenate([parts.poles, reduced.poles()])
+        omega = sample_frequencies(poles, parts.discrete, system.dtype.kind == "c")
+        error = largest_gain(system._response(omega) - reduced._response(omega))
+    return max(0.0, (1 + SAMPLED) * error - orders.error_bound(hsv, order, found.floor))
 
 
 def balanced_truncation(

@@ -22,7 +22,7 @@ from ..linalg.hankel_svd import batched_products, batched_vectors
 from ..linalg.threads import one_blas_thread
 from ..parts import ROUNDINGS
 from ..systems import DiagonalBank, DiagonalSystem, Poles
-from .rediagonalise import CONDITION_LIMIT, ROUNDING
+from .rediagonalise import CONDITION_LIMIT, ROUNDING, balancing_scale
 from .result import Reduction
 
 Alone = Callable[[DiagonalSystem], Any]
@@ -103,8 +103,8 @@ class BankReduction:
         order, stored = int(self.order[i]), int(self.states[i])
         B, C = self.B[i, :stored], self.C[i][:, :stored]
         poles = self.spectrum.map(lambda x: x[i, :stored])
-        names = {key: getattr(original, key) for key in ("name", "inputs", "outputs")}
-        reduced = DiagonalSystem.trusted(poles, B, C, original.D, original.dt, original.output, names)
+        D, names = original.D, original.outer_names
+        reduced = DiagonalSystem.trusted(poles, B, C, D, original.dt, original.output, names)
         T, Ti, bound = self.T[i][:, :order], self.Ti[i][:order], float(self.error_bound[i])
         return Reduction(reduced, original, order, self.hsv[i], bound, T, Ti, _reduced=reduced)
 
@@ -117,10 +117,11 @@ class BankReduction:
 def reduce_bank(system: DiagonalBank, alone: Alone, **criteria: Any) -> BankReduction:
     """Reduce the systems of a bank, all of them stable, by one criterion; `alone` balances one that needs care."""
     name, value = exactly_one(**criteria)
-    if name in ("order", "states"):
-        value = orders.check_count(value, system.order if name == "order" else system.n, name)
-    else:
+    whole = {"order": system.order, "states": system.n}.get(name)
+    if whole is None:
         orders.least_order(np.ones(1), 1, **{name: value}, floor=0.0)  # raises where the value is out of its range
+    else:
+        value = orders.check_count(value, whole, name)
     if not system.is_discrete and system.n:
         fastest = np.maximum(np.abs(system.lam.real), np.abs(system.lam.imag)).max(axis=1)
         if np.any(fastest > FAR) or np.any(fastest < 1 / FAR):
@@ -130,9 +131,9 @@ def reduce_bank(system: DiagonalBank, alone: Alone, **criteria: Any) -> BankRedu
                 f"{worst:.3g}. Change the unit of time, or reduce bank[i]."
             )
     bank = bank_of(system)
-    hsv, parts = np.zeros((len(system), system.order)), []
-    if name in ("order", "states") and value == (system.order if name == "order" else system.n):
+    if value == whole:
         return _assembled(system, bank, [_unchanged(system)], bank_hsv(system))
+    hsv, parts = np.zeros((len(system), system.order)), []
     if not bank.is_silent:
         with one_blas_thread(system.order):
             for piece in bank.pieces():
@@ -247,7 +248,7 @@ def _diagonalised(spectrum: Poles, bank: Bank, T: Array, Ti: Array, w: Array, sy
     E = np.abs(Xi @ (A @ X - X * poles[:, None, :])) + ROUNDING * (np.abs(Xi) @ terms @ np.abs(X))
     rows, columns = np.linalg.norm(B, axis=2) / np.abs(margin), np.linalg.norm(C, axis=1) / np.abs(margin)
     change = np.einsum("bi,bij,bj->b", columns, E, rows)  # at most, whatever the frequency
-    scale = _balancing_scales(B, C)
+    scale = balancing_scale(B, C)
     X, Xi, B, C = X * scale[:, None, :], Xi / scale[:, :, None], B / scale[:, :, None], C * scale[:, None, :]
     T, Ti = T @ X, Xi @ Ti
     if bank.pairs:
@@ -261,19 +262,12 @@ def _diagonalised(spectrum: Poles, bank: Bank, T: Array, Ti: Array, w: Array, sy
     return _Part(systems, data, B, C, T, Ti, stored.sum(axis=1), failed, 2 * change)
 
 
-def _balancing_scales(B: Array, C: Array) -> Array:
-    """Return the factors on the states that give each row of B the norm of its column of C."""
-    rows, columns = np.linalg.norm(B, axis=2), np.linalg.norm(C, axis=1)
-    linked = (rows > 0) & (columns > 0)
-    return np.sqrt(np.divide(rows, columns, out=np.ones_like(rows), where=linked))
-
-
 def _excess(poles: Array, shift: float, discrete: bool) -> Array:
-    """Return how far poles are beyond the stability boundary, negative inside; discrete ones given less `shift`."""
+    """How far poles are beyond the stability boundary, negative inside; discrete ones given less `shift`."""
     if not discrete:
         return poles.real
     if shift:
-        return 2 * poles.real + np.abs(poles) ** 2  # |1 + x|^2 - 1
+        return (2 * poles.real + np.abs(poles) ** 2) / (1 + np.abs(1 + poles))  # (|1 + x|^2 - 1) / (|1 + x| + 1)
     return np.abs(poles) - 1
 
 

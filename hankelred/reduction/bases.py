@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.linalg as sla
 
+from ..checks import Array
 from ..hankel import Factored
 from ..parts import Matrices
 
 
-def residualised(found: Factored, order: int) -> tuple[np.ndarray, np.ndarray, Matrices]:
+def residualised(found: Factored, order: int) -> tuple[Array, Array, Matrices]:
     """Return bases of `order` balanced states and the singular perturbation, exact at s = 0 or z = 1.
 
-    The states after the first `order` follow the others without delay: ``A11 - A12 A22^-1 A21`` in continuous
-    time [1]_, the same with ``A22 - I`` in discrete time.
+    The states after the first `order` follow the others without delay [1]_.
 
     References
     ----------
@@ -22,20 +24,23 @@ def residualised(found: Factored, order: int) -> tuple[np.ndarray, np.ndarray, M
     """
     rank = found.rank - found.kept
     T, Ti, minimal = found.reduced(rank)
-    kept, fast = slice(None, order), slice(order, None)
-    A22 = minimal.A[fast, fast]
-    if len(A22) == 0:
+    if order == rank:
         return T, Ti, minimal
-    if found.system.is_discrete:
-        A22 = A22 - (1.0 - minimal.shift) * np.eye(len(A22))
-    follow = sla.solve(A22, np.hstack([minimal.A[fast, kept], minimal.B[fast]]))
-    states, inputs = np.split(follow, [order], axis=1)
-    reduced = Matrices(
-        minimal.A[kept, kept] - minimal.A[kept, fast] @ states,
-        minimal.B[kept] - minimal.A[kept, fast] @ inputs,
-        minimal.C[:, kept] - minimal.C[:, fast] @ states,
-        minimal.D - minimal.C[:, fast] @ inputs,
-        minimal.shift,
-        None if minimal.terms is None else minimal.terms[kept, kept],
-    )
-    return T[:, kept], Ti[kept], reduced
+    A, B, C, D, shift, terms = minimal
+    one = 1.0 - shift if found.system.is_discrete else 0.0
+    small = without_delay(A, B, C, D, range(order), range(order, rank), one)
+    return T[:, :order], Ti[:order], Matrices(*small, shift, None if terms is None else terms[:order, :order])
+
+
+def without_delay(
+    A: Array, B: Array, C: Array, D: Array, kept: Sequence[int], fast: Sequence[int], point: float
+) -> tuple[Array, Array, Array, Array]:
+    """Return the model whose `fast` states follow those `kept` at once; it has the response of the whole at `point`.
+
+    ``A11 - A12 (A22 - point)^-1 A21``, and B, C and D likewise.
+    """
+    A12, C2 = A[np.ix_(kept, fast)], C[:, fast]
+    right = np.hstack([A[np.ix_(fast, kept)], B[fast]])
+    follow = sla.solve(A[np.ix_(fast, fast)] - point * np.eye(len(fast)), right)
+    states, inputs = np.split(follow, [len(kept)], axis=1)
+    return A[np.ix_(kept, kept)] - A12 @ states, B[kept] - A12 @ inputs, C[:, kept] - C2 @ states, D - C2 @ inputs

@@ -111,5 +111,4 @@ def without_idle_states(G: StateSpace, rtol: float | None) -> StateSpace:
         unstable = inner.A * shift if G.is_discrete else inner.A + shift * np.eye(inner.n)
         A = sla.block_diag(unstable, A[k:, k:]).reshape((inner.n + order - k,) * 2)
         B, C = np.vstack([inner.B, B[k:]]), np.hstack([inner.C, C[:, k:]])
-    names = {"name": G.name, "inputs": G.inputs, "outputs": G.outputs}
-    return G if len(A) == G.n else StateSpace.trusted(A, B, C, D.copy(), G.dt, names)
+    return G if len(A) == G.n else StateSpace.trusted(A, B, C, D.copy(), G.dt, G.outer_names)

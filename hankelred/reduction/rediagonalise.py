@@ -70,7 +70,7 @@ def diagonalised(small: Matrices, like: DiagonalSystem) -> Diagonalised:
             poles, X = poles.real, X.real  # real in, real out where the reduced poles allow it
     _check_condition(X)
     B, C = sla.solve(X, small.B.astype(X.dtype)) if len(X) else X @ small.B, small.C @ X
-    scale = _balancing_scale(B, C)
+    scale = balancing_scale(B, C)
     X, B, C = X * scale, B / scale[:, None], C * scale
     Xi = sla.inv(X) if len(X) else X
     system = _diagonal_system(poles[stored], B[stored], C[:, stored] * doubled, small, like)
@@ -157,11 +157,10 @@ def _check_condition(X: Array) -> None:
         )
 
 
-def _balancing_scale(B: Array, C: Array) -> Array:
-    """Return the factors on the states that give each row of B the norm of its column of C."""
-    rows, columns = np.linalg.norm(B, axis=1), np.linalg.norm(C, axis=0)
-    linked = (rows > 0) & (columns > 0)
-    return np.sqrt(np.divide(rows, columns, out=np.ones(len(rows)), where=linked), where=linked, out=np.ones(len(rows)))
+def balancing_scale(B: Array, C: Array) -> Array:
+    """Return the factors on the states, (..., n), that give each row of B the norm of its column of C."""
+    rows, columns = np.linalg.norm(B, axis=-1), np.linalg.norm(C, axis=-2)
+    return np.sqrt(np.divide(rows, columns, out=np.ones_like(rows), where=(rows > 0) & (columns > 0)))
 
 
 def _diagonal_system(poles: Array, B: Array, C: Array, small: Matrices, like: DiagonalSystem) -> DiagonalSystem:
@@ -172,8 +171,7 @@ def _diagonal_system(poles: Array, B: Array, C: Array, small: Matrices, like: Di
         B, C = np.where(real_poles[:, None], B.real, B), np.where(real_poles, C.real, C)
         D = D.real
     spectrum = like.spectrum.like(poles, small.shift)
-    names = {"name": like.name, "inputs": like.inputs, "outputs": like.outputs}
-    return DiagonalSystem.trusted(spectrum, B, C, D, like.dt, like.output, names)
+    return DiagonalSystem.trusted(spectrum, B, C, D, like.dt, like.output, like.outer_names)
 
 
 def working_orders(works: Callable[[int], bool], order: int, lowest: int, highest: int) -> list[int]:

@@ -34,6 +34,5 @@ def joined(fixed: DiagonalSystem, reduced: DiagonalSystem) -> DiagonalSystem:
     if fixed.n == 0:
         return reduced
     B, C = np.vstack([fixed.B, reduced.B]), np.hstack([fixed.C, reduced.C])
-    names = {"name": reduced.name, "inputs": reduced.inputs, "outputs": reduced.outputs}
     poles = fixed.spectrum.joined(reduced.spectrum)
-    return DiagonalSystem.trusted(poles, B, C, reduced.D, reduced.dt, reduced.output, names)
+    return DiagonalSystem.trusted(poles, B, C, reduced.D, reduced.dt, reduced.output, reduced.outer_names)

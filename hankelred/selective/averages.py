@@ -7,7 +7,7 @@ moments of the steps, or from mean steps.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -112,28 +112,24 @@ def _of_channel(steps: Steps, method: str) -> tuple[Array, Array]:
     return second_moment_gramians(StepMoments(*(x / count for x in moment_sums(steps))))
 
 
-def no_sums(n: int, dtype: np.dtype[Any]) -> GramianSums:
-    """Return the sums before the first step."""
-    return GramianSums(*(np.zeros((n, n), dtype) for _ in range(4)))
-
-
 def gramian_sums(steps: Steps) -> tuple[Array, Array]:
     """Return the sums of P_t and Q_t over the steps of sequences (batch, length, n)."""
     batch, length, n = steps.a.shape
     dtype = np.result_type(np.float64, *steps)
-    total = no_sums(n, dtype)
+    sums = GramianSums(*np.zeros((4, n, n), dtype))
     for row in range(batch):
-        sums = total._replace(X=np.zeros((n, n), dtype), W=np.zeros((n, n), dtype))
+        sums.X[:] = sums.W[:] = 0.0
         for piece in pieces(length):
             kernels.add_gramians(Steps(*(x[row, piece].astype(dtype) for x in steps)), sums)
-    return mirrored(total.P), mirrored(total.Q)
+    P, Q = (np.tril(x) + np.tril(x, -1).conj().T for x in (sums.P, sums.Q))
+    return P, Q
 
 
 def moment_sums(steps: Steps) -> StepMoments:
     """Return the sums behind `StepMoments` over the steps of sequences (batch, length, n)."""
     n = steps.a.shape[-1]
     dtype = np.result_type(np.float64, *steps)
-    total = StepMoments(*(np.zeros(n, dtype) for _ in range(2)), *(np.zeros((n, n), dtype) for _ in range(5)))
+    total = StepMoments(*np.zeros((2, n), dtype), *np.zeros((5, n, n), dtype))
     for piece in pieces(steps.a.shape[1]):
         A, B, C = (double(x[:, piece]).reshape(-1, n) for x in steps)
         AC = A * C
@@ -144,35 +140,35 @@ def moment_sums(steps: Steps) -> StepMoments:
 
 
 def mean_gramians(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
-    """Return the Gramians of the fixed system (diag(a), b, c^T)."""
-    if not np.all(np.abs(a) < 1):
-        raise StabilityError(
-            f"Mean decays must be below 1 in modulus; got {np.abs(a).max():.6g}. "
-            f'Without decay there is no stationary Gramian: use method="exact".'
-        )
-    gap = 1 - np.multiply.outer(a, a.conj())
-    return np.multiply.outer(b, b.conj()) / gap, np.multiply.outer(c.conj(), c) / gap.conj()
+    """Return the Gramians of fixed systems (diag(a), b, c^T), (..., n, n)."""
+    _check_decaying("Mean decays must be below 1 in modulus", a)
+    gap = 1 - _outer(a)
+    return _outer(b) / gap, (_outer(c) / gap).conj()
 
 
 def second_moment_gramians(moments: StepMoments) -> tuple[Array, Array]:
-    """Return the stationary Gramians for steps that are independent in time, from their moments.
+    """Return the stationary Gramians for steps that are independent in time, from their moments, (..., n, n).
 
     ``P_ij (1 - E[a_i conj a_j]) = E[b_i conj b_j] + E[a_i conj b_j] mu_i + conj(E[a_j conj b_i] mu_j)`` with the
     stationary mean ``mu = E[b] / (1 - E[a])``, and
     ``Q_ij = E[conj c_i c_j] + E[conj(a_i c_i) a_j c_j] / (1 - E[conj a_i a_j])``.
     """
     a, b, aa, bb, ab, cc, acac = moments
-    largest = float(np.diagonal(aa).real.max())
+    _check_decaying("Decays must have mean squares below 1", aa)  # of no entry larger than the largest on the diagonal
+    drift = ab * (b / (1 - a))[..., :, None]
+    gap = 1 - aa
+    return (bb + drift + drift.conj().swapaxes(-1, -2)) / gap, cc + acac / gap.conj()
+
+
+def _outer(x: Array) -> Array:
+    """Return ``x x^H`` of vectors (..., n)."""
+    square: Array = x[..., :, None] * x.conj()[..., None, :]
+    return square
+
+
+def _check_decaying(claim: str, decays: Array) -> None:
+    largest = np.abs(decays).max()
     if not largest < 1:
         raise StabilityError(
-            f"Decays must have mean squares below 1; got {largest:.6g}. "
-            f'Without decay there is no stationary Gramian: use method="exact".'
+            f'{claim}; got {largest:.6g}. Without decay there is no stationary Gramian: use method="exact".'
         )
-    drift = ab * (b / (1 - a))[:, None]
-    gap = 1 - aa
-    return (bb + drift + drift.conj().T) / gap, cc + acac / gap.conj()
-
-
-def mirrored(lower: Array) -> Array:
-    """Return the Hermitian matrix of a lower triangle."""
-    return np.tril(lower) + np.tril(lower, -1).conj().T

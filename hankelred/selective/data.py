@@ -11,6 +11,9 @@ from numpy.typing import ArrayLike
 from ..checks import Array, check_array, check_real_array
 from ..errors import InputError, StabilityError
 
+# Maps a row, steps and channels to decays, (steps, n or 1, width or 1).
+Decay = Callable[[int, slice, slice], Array]
+
 
 class Steps(NamedTuple):
     """Decays, increments, output rows (..., batch, length, n): ``h_t = a_t h_{t-1} + b_t``, ``y_t = c_t . h_t``."""
@@ -23,11 +26,11 @@ class Steps(NamedTuple):
 class Sequences(NamedTuple):
     """Data of a layer of many channels, ``h_t = decay_t h_{t-1} + v_t B_t`` in each.
 
-    `decay` maps a row, steps and channels to (steps, n or 1, width or 1); `v` is (batch, length, channels), `B` and
-    `C` are (batch, length, groups, n), `gate` is as `v` or None. The channels of a group stand side by side.
+    `v` is (batch, length, channels), `B` and `C` are (batch, length, groups, n), `gate` is as `v` or None. The channels
+    of a group stand side by side.
     """
 
-    decay: Callable[[int, slice, slice], Array]
+    decay: Decay
     v: Array
     B: Array
     C: Array
@@ -77,15 +80,21 @@ def mamba_sequences(
         raise InputError(f"B and C must be (batch, length, n) = {(*delta.shape[:2], n)}; got {B.shape} and {C.shape}.")
     check_rates(A)
     dtype = np.result_type(delta, A, B, C, u)
-    step, rates = delta.astype(dtype, copy=False), np.ascontiguousarray(A.T, dtype)
+    step = delta.astype(dtype, copy=False)
+    with np.errstate(over="ignore"):
+        v = step * u.astype(dtype, copy=False)
+    B, C = (x.astype(dtype, copy=False)[:, :, None] for x in (B, C))
+    return Sequences(mamba_decay(step, A), v, B, C, _check_gate(gate, v, v.shape)), step
+
+
+def mamba_decay(step: Array, A: Array) -> Decay:
+    """Return ``exp(step A)``, never at once for all."""
+    rates = np.ascontiguousarray(A.T, step.dtype)
 
     def decay(row: int, steps: slice, channels: slice) -> Array:
         return np.exp(step[row, steps, None, channels] * rates[:, channels])
 
-    with np.errstate(over="ignore"):
-        v = step * u.astype(dtype, copy=False)
-    B, C = (x.astype(dtype, copy=False)[:, :, None] for x in (B, C))
-    return Sequences(decay, v, B, C, _check_gate(gate, v, v.shape)), step
+    return decay
 
 
 def head_sequences(decay: ArrayLike, B: ArrayLike, C: ArrayLike, x: ArrayLike, gate: ArrayLike | None) -> Sequences:

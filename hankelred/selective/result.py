@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from ..checks import Array, check_integer, check_real_array, check_result
 from ..errors import InputError, OrderError
-from .data import Sequences, head_sequences, mamba_sequences
+from .data import Decay, Sequences, head_sequences, mamba_decay, mamba_sequences
 from .states import outputs
 from .statistics import SCALE, SelectiveStatistics
 
@@ -93,12 +93,8 @@ class SelectiveReduction:
                 f"A Mamba layer has one group of channels and rates of its own in each; got a {self.method} of "
                 f"{len(self.T)} groups. Use heads_error."
             )
-        full, _ = mamba_sequences(delta, A, B, C, u, gate)
-        rates = rotated if self.kept is None else A[:, self.kept[0]]
-        with np.errstate(over="ignore", invalid="ignore"):
-            B, C = full.B[:, :, 0] @ self.Ti[0].T, full.C[:, :, 0] @ self.T[0]
-        check_result("B and C of the reduced layer", B, C, hint=SCALE)
-        return _relative_error(full, mamba_sequences(delta, rates, B, C, u, gate)[0])
+        full, step = mamba_sequences(delta, A, B, C, u, gate)
+        return self._error(full, mamba_decay(step, rotated if self.kept is None else A[:, self.kept[0]]))
 
     def heads_error(
         self, decay: ArrayLike, B: ArrayLike, C: ArrayLike, x: ArrayLike, gate: ArrayLike | None = None
@@ -115,20 +111,34 @@ class SelectiveReduction:
         float
             Root mean square of the change of the (gated) outputs, relative to that of the outputs.
         """
-        decay = check_real_array(decay, "decay", None, copy=False)
-        full = head_sequences(decay, B, C, x, gate)
+        full, kept = head_sequences(decay, B, C, x, gate), self.kept
         if full.B.shape[2:] != self.T.shape[:2]:
             raise InputError(f"B must have groups and states {self.T.shape[:2]}; got {full.B.shape[2:]}.")
-        if decay.ndim == 4:
-            if self.kept is None:
-                raise InputError(f"Decays that differ from state to state admit selection only; got a {self.method}.")
-            group = np.arange(decay.shape[2]) // (decay.shape[2] // len(self.T))
-            decay = np.take_along_axis(decay, self.kept[group][None, None], axis=3)
+        if np.ndim(decay) == 3:  # the same of all states
+            return self._error(full, full.decay)
+        if kept is None:
+            raise InputError(f"Decays that differ from state to state admit selection only; got a {self.method}.")
+
+        def of_kept(row: int, steps: slice, channels: slice) -> Array:
+            return full.decay(row, steps, channels)[:, kept[channels.start // full.group_width]]
+
+        return self._error(full, of_kept)
+
+    def _error(self, full: Sequences, decay: Decay) -> float:
+        """Measure what other decays and the reduced B and C change in the outputs, relative to these."""
+        T, Ti = check_real_array(self.T, "T", 3, copy=False), self.Ti
+        gate = 1.0 if full.gate is None else full.gate
         with np.errstate(over="ignore", invalid="ignore"):
-            B = np.einsum("blgn,grn->blgr", full.B, self.Ti)
-            C = np.einsum("blgn,gnr->blgr", full.C, self.T)
-        check_result("B and C of the reduced layer", B, C, hint=SCALE)
-        return _relative_error(full, head_sequences(decay, B, C, x, gate))
+            B, C = (
+                (x.swapaxes(1, 2) @ basis).swapaxes(1, 2).astype(x.dtype, copy=False)
+                for x, basis in ((full.B, Ti.swapaxes(1, 2)), (full.C, T))
+            )
+            check_result("B and C of the reduced layer", B, C, hint=SCALE)
+            y = outputs(full)
+            change = y - outputs(full._replace(decay=decay, B=B, C=C))
+            size, error = (float(np.linalg.norm((gate * x).ravel())) for x in (y, change))
+        check_result("Outputs and their norms", size, error, hint=SCALE)
+        return error / size if size > 0 else 0.0
 
 
 def check_kept_states(order: int, n: int) -> int:
@@ -153,12 +163,3 @@ def root_share(part: float, whole: float) -> float:
     """Return the root of the share that a mean square has in another, 0 where there is nothing to have a share in."""
     check_result("Mean squares of outputs", part, whole, hint=SCALE)
     return float(np.sqrt(max(part, 0.0) / whole)) if whole > 0 else 0.0
-
-
-def _relative_error(full: Sequences, small: Sequences) -> float:
-    with np.errstate(over="ignore", invalid="ignore"):
-        y, y_small = outputs(full), outputs(small)
-        gate = 1.0 if full.gate is None else full.gate
-        size, error = (float(np.linalg.norm((gate * x).ravel())) for x in (y, y - y_small))
-    check_result("Outputs and their norms", size, error, hint=SCALE)
-    return error / size if size > 0 else 0.0

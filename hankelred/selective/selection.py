@@ -98,8 +98,7 @@ def select_states(M: ArrayLike, order: int) -> Array:
     if len(form) > EXHAUSTIVE:
         return _searched(form, order)
     sets = np.arange(2 ** len(form))[:, None] >> np.arange(len(form)) & 1
-    sets = sets[sets.sum(axis=1) == len(form) - order]
-    return np.flatnonzero(sets[np.argmin(np.sum((sets @ form) * sets, axis=1))] == 0)
+    return _kept_by_the_best(form, sets[sets.sum(axis=1) == len(form) - order])
 
 
 def selection_report(M: ArrayLike, order: int) -> SelectionReport:
@@ -293,25 +292,31 @@ def _checked_form(M: ArrayLike, order: int) -> tuple[Array, int]:
 
 def _searched(M: Array, order: int) -> Array:
     """Return the states that greedy starts and exchanges keep."""
-    n, found = len(M), []
-    if order == n:
-        return np.arange(n)
-    tolerance = n * EPS * float(np.abs(M).sum())
-    for first in range(n):
-        dropped = dropped_greedily(M, first, n - order)
+    if order == len(M):
+        return np.arange(order)
+    starts = dropped_greedily(M, len(M) - order)
+    sets = starts[np.sort(np.unique(starts, axis=0, return_index=True)[1])]
+    tolerance = len(M) * EPS * float(np.abs(M).sum())
+    for dropped in sets:
         exchange(M, dropped, tolerance)
-        found.append(np.flatnonzero(~dropped))
-    return min(found, key=lambda kept: _form_of_dropped(M, kept))
+    return _kept_by_the_best(M, sets)
 
 
-def dropped_greedily(M: Array, first: int, count: int) -> Array:
-    """Mark `count` states to drop, `first` and then one by one the state that adds least to ``1_D^T M 1_D``."""
-    dropped = np.arange(len(M)) == first
-    cost = np.diagonal(M) + 2 * M[:, first]
+def _kept_by_the_best(M: Array, sets: Array) -> Array:
+    """Return the states outside of the set D, a row of `sets`, with the least ``1_D^T M 1_D``."""
+    return np.flatnonzero(sets[np.argmin(np.sum((sets @ M) * sets, axis=1))] == 0)
+
+
+def dropped_greedily(M: Array, count: int) -> Array:
+    """Mark `count` states to drop, in row i state i and then the states that add least to ``1_D^T M 1_D``."""
+    rows = np.arange(len(M))
+    dropped = np.eye(len(M), dtype=bool)
+    cost = np.where(dropped, np.inf, np.diagonal(M) + 2 * M)
     for _ in range(count - 1):
-        best = int(np.argmin(np.where(dropped, np.inf, cost)))
-        dropped[best] = True
-        cost = cost + 2 * M[:, best]
+        best = np.argmin(cost, axis=1)
+        dropped[rows, best] = True
+        cost += 2 * M[best]
+        cost[rows, best] = np.inf
     return dropped
 
 
@@ -321,7 +326,7 @@ def exchange(M: Array, dropped: Array, tolerance: float) -> None:
         toward = 2 * M[dropped].sum(axis=0)  # formed anew, so that rounding does not pile up
         back, away = np.flatnonzero(dropped), np.flatnonzero(~dropped)
         saved, added = (np.diagonal(M) - toward)[back], (np.diagonal(M) + toward)[away]
-        change = saved[:, None] + added - 2 * M[np.ix_(back, away)]
+        change = saved[:, None] + added - 2 * M[back][:, away]
         d, k = np.unravel_index(np.argmin(change), change.shape)
         if change[d, k] >= -tolerance:
             return

@@ -30,6 +30,7 @@ WIDTH = 256
 class Piece(NamedTuple):
     """Decays (steps, n or 1, width or 1), inputs (steps, width) and states (steps, n, width) of some channels."""
 
+    group: int
     row: int
     steps: slice
     channels: slice
@@ -44,8 +45,8 @@ def pieces(length: int, size: int = PIECE) -> Iterator[slice]:
         yield slice(start, min(start + size, length))
 
 
-def state_pieces(data: Sequences) -> Iterator[tuple[int, Piece]]:
-    """Yield all pieces of all sequences with the group they belong to, in an order that carries states along."""
+def state_pieces(data: Sequences) -> Iterator[Piece]:
+    """Yield all pieces of all sequences, in an order that carries states along."""
     groups, n = data.B.shape[2:]
     for group in range(groups):
         first = group * data.group_width
@@ -53,24 +54,24 @@ def state_pieces(data: Sequences) -> Iterator[tuple[int, Piece]]:
             channels = slice(first + block.start, first + block.stop)
             size = max(1, min(64, PIECE_STATES // (n * (block.stop - block.start))))
             for row in range(len(data.v)):
-                yield from ((group, piece) for piece in _pieces_of_row(data, row, group, channels, size))
+                yield from _pieces_of_row(data, group, row, channels, size)
 
 
-def _pieces_of_row(data: Sequences, row: int, group: int, channels: slice, size: int) -> Iterator[Piece]:
+def _pieces_of_row(data: Sequences, group: int, row: int, channels: slice, size: int) -> Iterator[Piece]:
     n, length = data.B.shape[3], data.v.shape[1]
     h = np.zeros((min(size, length) + 1, n, channels.stop - channels.start), data.v.dtype)
     for steps in pieces(length, size):
         v, count = data.v[row, steps, channels], steps.stop - steps.start
         decay = data.decay(row, steps, channels)
         kernels.states_of_channels(decay, v, data.B[row, steps, group], h[: count + 1])
-        yield Piece(row, steps, channels, decay, v, h[1 : count + 1])
+        yield Piece(group, row, steps, channels, decay, v, h[1 : count + 1])
         h[0] = h[count]
 
 
 def outputs(data: Sequences) -> Array:
     """Return ``C_t . h_t``, (batch, length, channels)."""
     y = np.empty_like(data.v)
-    for group, piece in state_pieces(data):
-        c = data.C[piece.row, piece.steps, group]
+    for piece in state_pieces(data):
+        c = data.C[piece.row, piece.steps, piece.group]
         y[piece.row, piece.steps, piece.channels] = np.matmul(c[:, None], piece.h)[:, 0]
     return y

@@ -250,15 +250,13 @@ class SelectiveStatistics:
             return self.state_covariance(), self.output_covariance()
         if method == "exact":
             return self._mean("P", self.samples), self._mean("Q", self.samples)
-        a, b, B = (self._mean(name, self.samples) for name in ("a", "b", "B"))
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             if method == "mean":
-                found = [mean_gramians(*x) for x in zip(a, B, self._mean("c", self.steps), strict=True)]
+                a, B = (self._mean(name, self.samples) for name in "aB")
+                P, Q = mean_gramians(a, B, self._mean("c", self.steps))
             else:
-                aa, bb, ab, acac = (self._mean(name, self.samples) for name in MOMENTS)
-                averages = zip(a, b, aa, bb, ab, self.output_covariance(), acac, strict=True)
-                found = [second_moment_gramians(StepMoments(*x)) for x in averages]
-        P, Q = np.stack([P for P, _ in found]), np.stack([Q for _, Q in found])
+                a, b, aa, bb, ab, acac = (self._mean(name, self.samples) for name in ("a", "b", *MOMENTS))
+                P, Q = second_moment_gramians(StepMoments(a, b, aa, bb, ab, self.output_covariance(), acac))
         check_result("Gramians", P, Q, hint=SCALE)
         return P, Q
 

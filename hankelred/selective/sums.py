@@ -6,7 +6,7 @@ import numpy as np
 
 from ..checks import Array, double
 from ..linalg.compiled import Kernels
-from .averages import gramian_sums, mirrored, moment_sums, no_sums
+from .averages import gramian_sums, moment_sums
 from .data import Sequences, Steps
 from .states import Piece, pieces, state_pieces
 
@@ -18,9 +18,6 @@ VECTORS = ("a", "b", "B", "c")
 COVARIANCES = ("hh", "cc", "M")
 MOMENTS = ("aa", "bb", "ab", "acac")
 GRAMIANS = ("P", "Q")
-
-# Steps between which a carried Gramian recursion of one channel goes back to Python.
-GRAMIAN_PIECE = 256
 
 Sums = dict[str, Array]
 
@@ -48,8 +45,8 @@ def add_steps(sums: Sums, group: int, steps: Steps, every: int) -> None:
 def add_sequences(sums: Sums, data: Sequences, delta: Array | None, every: int) -> None:
     """Add every `every`-th step of many channels; delta, where given, is the increment per unit of input and of B."""
     n, groups = data.B.shape[3], data.B.shape[2]
-    for group, piece in state_pieces(data):
-        _add_piece(sums, data, group, piece, every)
+    for piece in state_pieces(data):
+        _add_piece(sums, data, piece, every)
     taken = slice(every - 1, None, every)
     v = double(data.v[:, taken]).reshape(-1, groups, data.group_width)
     per_unit = np.ones_like(v) if delta is None else double(delta[:, taken]).reshape(v.shape)
@@ -71,8 +68,9 @@ def _add(sums: Sums, name: str, group: int, value: Array) -> None:
     sums[name][group] += value
 
 
-def _add_piece(sums: Sums, data: Sequences, group: int, piece: Piece, every: int) -> None:
+def _add_piece(sums: Sums, data: Sequences, piece: Piece, every: int) -> None:
     """Add what takes the states or decays of all channels: one product of matrices for each step."""
+    group = piece.group
     steps = slice(piece.steps.start + -(piece.steps.start + 1) % every, piece.steps.stop, every)
     taken = slice(steps.start - piece.steps.start, None, every)
     c, h = double(data.C[piece.row, steps, group]), piece.h[taken]
@@ -89,25 +87,23 @@ def _add_piece(sums: Sums, data: Sequences, group: int, piece: Piece, every: int
 
 
 def _add_gramians(sums: Sums, data: Sequences) -> None:
-    """Run the Gramian recursions of every channel, some steps at a time."""
-    batch, length, channels = data.v.shape
+    """Run the Gramian recursions of every channel of every sequence."""
+    batch, _, channels = data.v.shape
     for row in range(batch):
         for k in range(channels):
-            group, found = k // data.group_width, no_sums(data.B.shape[3], np.dtype(np.float64))
-            for steps in pieces(length, GRAMIAN_PIECE):
-                decay = double(data.decay(row, steps, slice(k, k + 1))[:, :, 0])
-                B, C = (double(x[row, steps, group]) for x in (data.B, data.C))
-                a = np.ascontiguousarray(np.broadcast_to(decay, B.shape))
-                kernels.add_gramians(Steps(a, B * double(data.v[row, steps, k])[:, None], C), found)
-            _add(sums, "P", group, mirrored(found.P))
-            _add(sums, "Q", group, mirrored(found.Q))
+            group = k // data.group_width
+            B, C = (double(x[row, :, group]) for x in (data.B, data.C))
+            a = np.broadcast_to(data.decay(row, slice(None), slice(k, k + 1))[:, :, 0], B.shape)
+            b = B * double(data.v[row, :, k, None])
+            for name, value in zip(GRAMIANS, gramian_sums(Steps(a[None], b[None], C[None])), strict=True):
+                _add(sums, name, group, value)
 
 
-def _covariance_sums(data: Steps, every: int) -> tuple[Array, Array, Array]:
+def _covariance_sums(data: Steps, every: int) -> Array:
     """Return the sums of ``h h^H``, ``conj(c) c^T`` and ``conj(c h) (c h)^T`` over sequences of one channel."""
     (a, b, c), (batch, length, n) = data, data.a.shape
     dtype = np.result_type(np.float64, a, b, c)
-    hh, cc, M = (np.zeros((n, n), dtype) for _ in range(3))
+    hh, cc, M = total = np.zeros((3, n, n), dtype)
     for row in range(batch):
         carry = np.zeros(n, dtype)
         for steps in pieces(length):
@@ -121,4 +117,4 @@ def _covariance_sums(data: Steps, every: int) -> tuple[Array, Array, Array]:
             hh += h.T @ h.conj()
             cc += ct.conj().T @ ct
             M += seen.conj().T @ seen
-    return hh, cc, M
+    return total

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import Array, check_dt, check_frequencies, check_names, is_discrete, readonly
+from ..checks import Array, check_frequencies, check_names, is_discrete, readonly
 from ..errors import InputError
 from ..linalg.threads import one_blas_thread
 
@@ -124,11 +124,6 @@ class LinearSystem:
         return cls(**arguments)
 
     @property
-    def members(self) -> list[Any]:
-        """The systems of a bank; of a single system the system itself."""
-        return list(self) if self.is_bank else [self]  # type: ignore[call-overload]
-
-    @property
     def n(self) -> int:
         """Number of states; of stored ones where the output of a diagonal system is real."""
         return int(self.B.shape[-2])
@@ -152,6 +147,11 @@ class LinearSystem:
     def dtype(self) -> np.dtype[Any]:
         """Common dtype of the matrices."""
         return self.B.dtype
+
+    @property
+    def outer_names(self) -> dict[str, Any]:
+        """Names of the system, its inputs and outputs, which outlast a change of states."""
+        return {"name": self.name, "inputs": self.inputs, "outputs": self.outputs}
 
     @property
     def is_discrete(self) -> bool:
@@ -270,11 +270,3 @@ def common_dt(G: LinearSystem, H: LinearSystem) -> Any:
     if G.is_discrete and H.is_discrete and True in (G.dt is True, H.dt is True):
         return H.dt if G.dt is True else G.dt
     raise InputError(f"Both systems must have the same dt; got {G.dt} and {H.dt}. Resample one of them first.")
-
-
-def checked_time(dt: Any, discrete_only: str = "") -> Any:
-    """Return a checked dt, of a discrete system where a reason says so."""
-    dt = check_dt(dt)
-    if discrete_only and not is_discrete(dt):
-        raise InputError(discrete_only)
-    return dt

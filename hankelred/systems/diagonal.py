@@ -8,20 +8,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import B_HINT, C_HINT, Array, check_array, check_feedthrough, check_indices, double, readonly
+from ..checks import B_HINT, C_HINT, Array, check_array, check_dt, check_feedthrough, check_indices, double, readonly
 from ..errors import InputError
 from . import real_output
-from .base import LinearSystem, checked_time
+from .base import LinearSystem
 from .poles import Poles
 from .state_space import StateSpace
 
 # Responses of many states are computed some frequencies at a time, in arrays of about this many entries.
 PIECE = 2**21
-
-ONLY_DISCRETE = (
-    "from_rates is for discrete systems, lam = exp(z); got dt=0. "
-    "A continuous system's lam are rates already: pass them as lam."
-)
 
 S = TypeVar("S", bound="Diagonal")
 
@@ -50,13 +45,18 @@ class Diagonal(LinearSystem):
         states: Sequence[str] | None = None,
     ) -> None:
         names = {"name": name, "inputs": inputs, "outputs": outputs, "states": states}
-        self._checked("lam", lam, B, C, D, checked_time(dt), output, names)
+        self._checked("lam", lam, B, C, D, dt, output, names)
 
     def _checked(
         self, name: str, poles: Any, B: Any, C: Any, D: Any, dt: Any, output: Any, names: dict[str, Any]
     ) -> None:
         """Check all arguments and set them."""
-        axes = len(self._AXES)
+        axes, dt = len(self._AXES), check_dt(dt)
+        if name == "rates" and dt == 0:
+            raise InputError(
+                "from_rates is for discrete systems, lam = exp(z); got dt=0. A continuous system's lam are rates "
+                "already: pass them as lam."
+            )
         values = check_array(poles, name, 1 + axes, self._hint("n"))
         B, C = check_array(B, "B", 2 + axes, self._hint("n, m")), check_array(C, "C", 2 + axes, self._hint("p, n"))
         lead, n = values.shape[:axes], values.shape[-1]
@@ -164,7 +164,7 @@ class Diagonal(LinearSystem):
         """
         system = cls.__new__(cls)
         names = {"name": name, "inputs": inputs, "outputs": outputs, "states": states}
-        system._checked("rates", z, B, C, D, checked_time(dt, ONLY_DISCRETE), output, names)
+        system._checked("rates", z, B, C, D, dt, output, names)
         return system
 
     @property
@@ -287,8 +287,8 @@ class DiagonalSystem(Diagonal):
         """Return the system that keeps only the given states, by index or by a truth value for each."""
         states = check_indices(states, "states", self.n)
         poles = self.spectrum.map(lambda x: x[states])
-        names = {"name": self.name, "inputs": self.inputs, "outputs": self.outputs}
-        return DiagonalSystem.trusted(poles, self.B[states], self.C[:, states], self.D, self.dt, self.output, names)
+        B, C = self.B[states], self.C[:, states]
+        return DiagonalSystem.trusted(poles, B, C, self.D, self.dt, self.output, self.outer_names)
 
     def dense(self) -> StateSpace:
         """Return the same system with a matrix A, in double precision.
@@ -297,13 +297,11 @@ class DiagonalSystem(Diagonal):
         the change of coordinates from ``[x, conj(x)]`` is unitary and everything is real.
         """
         lam, (B, C, D) = self.spectrum.values(), self.double_matrices()
-        names = {"name": self.name, "inputs": self.inputs, "outputs": self.outputs}
         if not self.has_real_output:
-            dtype = np.result_type(lam, B, C, D)
-            return StateSpace.trusted(np.diag(lam).astype(dtype), B, C, D, self.dt, {**names, "states": self.states})
-        return StateSpace.trusted(
-            real_output.real_state_matrix(lam), *real_output.real_matrices(B, C), D, self.dt, names
-        )
+            names = {**self.outer_names, "states": self.states}
+            return StateSpace.trusted(np.diag(lam), B, C, D, self.dt, names)
+        A = real_output.real_state_matrix(lam)
+        return StateSpace.trusted(A, *real_output.real_matrices(B, C), D, self.dt, self.outer_names)
 
 
 class DiagonalBank(Diagonal):
@@ -319,14 +317,8 @@ class DiagonalBank(Diagonal):
         Output matrices.
     D : (batch, p, m) array_like, optional
         Feedthrough, zero by default; real if the output is.
-    dt : float or bool
-        Sampling time in seconds; 0 is continuous, True is discrete without a stated time. There is no default.
-    output : {"complex", "real"}, default "complex"
-        Whether the outputs are ``C x`` or their real parts.
-    name : str, optional
-        Name of the bank.
-    inputs, outputs, states : sequence of str, optional
-        Names of the signals of every system.
+    dt, output, name, inputs, outputs, states
+        As for `DiagonalSystem`, the same for all.
 
     Attributes
     ----------
@@ -340,7 +332,7 @@ class DiagonalBank(Diagonal):
     Raises
     ------
     InputError
-        If shapes disagree, an entry is not finite, `dt` is None or negative, or a number of names is wrong.
+        As for `DiagonalSystem`.
 
     Examples
     --------
@@ -365,7 +357,7 @@ class DiagonalBank(Diagonal):
         if not -len(self) <= i < len(self):
             raise IndexError(f"A bank of {len(self)} systems has no number {i}.")
         poles = self.spectrum.map(lambda x: x[i])
-        names = {"name": self.name, "inputs": self.inputs, "outputs": self.outputs, "states": self.states}
+        names = {**self.outer_names, "states": self.states}
         return DiagonalSystem.trusted(poles, self.B[i], self.C[i], self.D[i], self.dt, self.output, names)
 
     def __iter__(self) -> Iterator[DiagonalSystem]:

@@ -47,7 +47,7 @@ class Poles:
 
     def map(self, function: Callable[[Array], Array]) -> Poles:
         """Return the poles with a function applied to what was given; it must commute with the exponential."""
-        return Poles(function(self.lam)) if self.rates is None else Poles.of_rates(function(self.rates))
+        return self.rebuilt(function(self.lam if self.rates is None else self.rates))
 
     def values(self) -> Array:
         """Return the poles in double precision."""
@@ -58,7 +58,7 @@ class Poles:
         return None if self.rates is None else double(self.rates)
 
     def excess(self, discrete: bool) -> Array:
-        """Return how far each pole lies beyond the stability boundary; negative means stable."""
+        """How far each pole lies beyond the stability boundary; negative means stable."""
         if not discrete:
             return double(self.lam.real)
         return np.abs(double(self.lam)) - 1.0 if self.rates is None else np.expm1(double(self.rates.real))
@@ -81,9 +81,10 @@ class Poles:
 
     def data_like(self, other: Poles) -> Array:
         """Return these poles in double precision as others are given, values or rates."""
-        if other.rates is None:
-            return self.values()
-        return double(self.rates) if self.rates is not None else np.log(self.values().astype(complex))
+        return self.values() if other.rates is None else self._all_rates()
+
+    def _all_rates(self) -> Array:
+        return np.log(self.values().astype(complex)) if self.rates is None else double(self.rates)
 
     def rounding(self, discrete: bool) -> tuple[Array, Array]:
         """Return the distance from the stability boundary, and the size of what is rounded when poles are stored."""
@@ -102,7 +103,7 @@ class Poles:
         return lam[:, None] * np.expm1(_turned(gap)), np.abs(np.expm1(rates.conj() + rates[:, None]))
 
     def drift(self, other: Poles) -> Array:
-        """Return how far these poles lie from others, from rates where there are rates."""
+        """How far these poles lie from others, from rates where there are rates."""
         if self.rates is None or other.rates is None:
             return double(self.lam) - double(other.lam)
         return other.lam * np.expm1(self.rates - other.rates)
@@ -119,8 +120,7 @@ class Poles:
         """Return both sets of poles along the last axis, as rates if one has them and no pole is 0."""
         if (self.rates is None and other.rates is None) or np.any(self.lam == 0) or np.any(other.lam == 0):
             return Poles(np.concatenate([self.values(), other.values()], axis=-1))
-        rates = [double(p.rates) if p.rates is not None else np.log(p.values().astype(complex)) for p in (self, other)]
-        return Poles.of_rates(np.concatenate(rates, axis=-1))
+        return Poles.of_rates(np.concatenate([self._all_rates(), other._all_rates()], axis=-1))
 
     def distance(self, omega: Array, discrete: bool) -> Array:
         """Return ``s - lam`` or ``z - lam``, (..., k, n), at the frequencies omega in rad per unit of time."""

@@ -29,7 +29,7 @@ def check_output(output: Any, D: Array) -> str:
 
 
 def is_real(output: str) -> bool:
-    """Tell whether stored states stand for their conjugates too."""
+    """Whether stored states stand for their conjugates too."""
     return output == "real"
 
 
@@ -85,5 +85,5 @@ def to_real(S: Array, R: Array) -> tuple[Array, Array]:
 
 
 def stored_states(states: int, pairs: int) -> Array:
-    """Return which coordinates, ordered pairs, their conjugates, real poles, are stored states."""
+    """Which coordinates, ordered pairs, their conjugates, real poles, are stored states."""
     return np.concatenate([np.arange(pairs), np.arange(2 * pairs, pairs + states)])

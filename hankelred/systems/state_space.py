@@ -75,8 +75,8 @@ class StateSpace(LinearSystem):
     """
 
     A: Array
-    E: Array | None
-    _standard: StateSpace | None
+    E: Array | None = None
+    _standard: StateSpace | None = None
 
     def __init__(
         self,
@@ -112,15 +112,11 @@ class StateSpace(LinearSystem):
     def _build(self, dt: Any, names: dict[str, Any], **arrays: Array) -> None:
         """Set checked arrays; a standard form is found at once, so that what cannot be analysed is not made."""
         self._set(dt, names, **arrays)
-        vars(self).setdefault("E", None)
-        vars(self)["_standard"] = None
         if self.E is not None:
             with one_blas_thread(self.n):
                 found = standard_form(*(double(x) for x in (self.A, self.B, self.C, self.D, self.E)))
             check_result("The system without E", *found[:4], hint="Scale its rows or states.")
-            vars(self)["_standard"] = StateSpace.trusted(
-                found.A, found.B, found.C, found.D, dt, {"name": self.name, **names}
-            )
+            vars(self)["_standard"] = StateSpace.trusted(found.A, found.B, found.C, found.D, dt)
 
     @classmethod
     def trusted(cls, A: Array, B: Array, C: Array, D: Array, dt: Any, names: dict[str, Any] | None = None) -> Any:
@@ -139,19 +135,13 @@ class StateSpace(LinearSystem):
 
     def dense(self) -> StateSpace:
         """Return the same system in double precision without E: ``(E^-1 A, E^-1 B, C, D)``."""
-        if self._standard is not None:
-            return self._standard.with_names(self)
+        if (G := self._standard) is not None:
+            names = {**self.outer_names, "states": self.states if G.n == self.n else None}
+            return StateSpace.trusted(G.A, G.B, G.C, G.D, self.dt, names)
         if self.A.dtype in (np.float64, np.complex128):
             return self
         A, B, C, D = (double(x) for x in (self.A, self.B, self.C, self.D))
         return StateSpace.trusted(A, B, C, D, self.dt, self._arguments())
-
-    def with_names(self, other: LinearSystem, states: bool = True) -> StateSpace:
-        """Return the system with the names of another one, those of states if there are as many."""
-        names = {"name": other.name, "inputs": other.inputs, "outputs": other.outputs}
-        if states and other.n == self.n:
-            names["states"] = other.states
-        return StateSpace.trusted(self.A, self.B, self.C, self.D, self.dt, names)
 
     def poles(self) -> Array:
         """Return the eigenvalues of A, the finite ones of the pencil (A, E) where E is given, as (n,) complex array."""

@@ -161,7 +161,7 @@ class LayerTensors:
                 f"{holder} must hold its data to be read; got meta tensors for {', '.join(without)}. Load the weights "
                 f"first; of an offloaded model bring them back by accelerate.hooks.remove_hook_from_submodules(model)."
             )
-        values = {name: to_array(self.tensor(name)) for name in names}
+        values = {name: to_array(self.tensor(name), f"{name} of {holder}") for name in names}
         for name, value in values.items():
             if not np.isfinite(value).all():
                 bad = int(value.size - np.isfinite(value).sum())

@@ -227,20 +227,19 @@ class LinearAdapter(Adapter):
 
     def hankel_singular_values(self, values: Mapping[str, Array]) -> Array:
         """Return those of the system, (k,), or of every system of a bank, (channels, k); all must be stable."""
-        self._refuse_unstable(values)
-        return hr.hankel_singular_values(self.read(values))
+        bank = self._stable_bank(values)
+        return hr.hankel_singular_values(bank if self.is_bank else bank[0])
 
     def analyse(self, values: Mapping[str, Array], statistics: Any = None) -> Analysis:
         """Return the analysis by balanced truncation of stable systems; it needs no statistics."""
-        self._refuse_unstable(values)
-        return LinearAnalysis(self.bank(values), lambda reductions: self.align(values, reductions))
+        return LinearAnalysis(self._stable_bank(values), lambda reductions: self.align(values, reductions))
 
     def align(self, values: Mapping[str, Array], reductions: tuple[Reduction, ...]) -> Any:
         """Return reductions of all systems in coordinates that suit the layer, as `align_states` does."""
         systems = tuple(self.bank(values))
         old = new = np.empty(0)
         if "B" in self.parts:  # norms are compared as B is stored
-            old, new = (self._row_factors(x) for x in (values, {**values, **self.rewrite(values, reductions)}))
+            old, new = (self._row_factors(x) for x in (values, {**values, **self._rewritten(values, reductions)}))
 
         def stored_rows(k: int) -> Any:
             return None if not old.size else lambda x: (old if x is systems[k] else new)[k, : x.n]
@@ -250,7 +249,10 @@ class LinearAdapter(Adapter):
 
     def rewrite(self, values: Mapping[str, Array], reduction: Any) -> dict[str, Array]:
         """Return the tensors after a reduction, with phases per step and gauge of the states they came from."""
-        bank, reductions = self.bank(values), as_tuple(reduction)
+        return self._rewritten(values, as_tuple(reduction))
+
+    def _rewritten(self, values: Mapping[str, Array], reductions: tuple[Reduction, ...]) -> dict[str, Array]:
+        bank = self.bank(values)
         filled = Filled(bank, reductions)
         rates, B, C = filled.systems(lambda system: self._rates_of(system))
         old_rates = self._rates_of(bank)
@@ -355,7 +357,7 @@ class LinearAdapter(Adapter):
     def _row_factors(self, values: Mapping[str, Array]) -> Array:
         """Return by how much rows of B are larger in the tensors than in the systems, (b, n)."""
         inverse = inverse_at(self, values)
-        name, unit = components(self, "B", values)[0]
+        name, unit = components(self.parts["B"], values, inverse.inputs["B"])[0]
         return np.abs(inverse.pull({name: unit * np.ones_like(values[name])})["B"])[..., 0]
 
     def _feedthrough(self, D: Array, values: Mapping[str, Array]) -> dict[str, Array]:
@@ -411,7 +413,7 @@ class LinearAdapter(Adapter):
     def _where(self, channel: int) -> str:
         return f" in channel {channel}" if self.is_bank else ""
 
-    def _refuse_unstable(self, values: Mapping[str, Array]) -> None:
+    def _stable_bank(self, values: Mapping[str, Array]) -> DiagonalBank:
         bank = self.bank(values)
         excess = bank.spectrum.excess(bank.is_discrete)
         bad = int(np.sum(~(excess < 0)))
@@ -422,3 +424,4 @@ class LinearAdapter(Adapter):
                 f"stable: lower the learning rate of {' and '.join(self.parts['rates'])}, or clamp its real part after "
                 f"each step."
             )
+        return bank

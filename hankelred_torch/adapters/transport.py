@@ -208,16 +208,17 @@ class Transport:
     @cached_property
     def _scale(self) -> Array:
         """Factors on the states from the reduced systems to those that the new tensors make, (b, states)."""
-        new = self._adapter.bank(self._new)
+        new = as_arrays(self._maps[1].outputs)
         _, B, C = self._filled.systems(lambda x: x.lam)
-        by_B, by_C = np.sum(B.conj() * new.B, axis=2), np.sum(new.C.conj() * C, axis=1)
-        rows, columns = np.sum(np.abs(B) ** 2, axis=2), np.sum(np.abs(new.C) ** 2, axis=1)
+        by_B, by_C = np.sum(B.conj() * new["B"], axis=2), np.sum(new["C"].conj() * C, axis=1)
+        rows, columns = np.sum(np.abs(B) ** 2, axis=2), np.sum(np.abs(new["C"]) ** 2, axis=1)
         scale = np.where(rows > 0, by_B / np.where(rows > 0, rows, 1), by_C / np.where(columns > 0, columns, 1))
         return np.where(scale == 0, 1.0, scale)
 
     def _to_system(self, part: str, squares: Mapping[str, Array]) -> Array:
         found = []
-        for name, unit in components(self._adapter, part, self._values):
+        old_map, _ = self._maps
+        for name, unit in components(self._adapter.parts[part], self._values, old_map.outputs[part]):
             root = np.sqrt(np.real(squares[name] * np.conj(unit)))
             found.append(np.abs(self._inverse.pull({name: unit * root})[part]) ** 2)
         return found[0] + 1j * (found[1] if len(found) > 1 else 0.0)
@@ -226,7 +227,8 @@ class Transport:
         """Return the squares of what the roots of the squares become, whatever their phase."""
         found = {name: np.zeros_like(self._new[name]) for name in self._adapter.parts[part]}
         _, new_map = self._maps
-        both = zip(components(self._adapter, part, self._new), (squares.real, squares.imag), strict=False)
+        where = components(self._adapter.parts[part], self._new, new_map.outputs[part])
+        both = zip(where, (squares.real, squares.imag), strict=False)
         for (name, unit), x in both:
             real, imag = (new_map.pull({part: turn * np.sqrt(x)})[name] for turn in (1.0, 1j))
             size = np.abs(real) ** 2 if np.iscomplexobj(real) else real**2 + imag**2
@@ -265,16 +267,14 @@ def raised(
     }
 
 
-def components(adapter: LinearAdapter, part: str, values: Mapping[str, Array]) -> list[tuple[str, Any]]:
+def components(names: tuple[str, ...], values: Mapping[str, Array], part: Tensor) -> list[tuple[str, Any]]:
     """Return where real and imaginary part of a part of a system lie: a tensor each, and the direction within it."""
-    names = adapter.parts[part]
     if len(names) == 2:
         return [(name, 1.0) for name in names]
     x = values[names[0]]
     if np.iscomplexobj(x):
         return [(names[0], 1.0), (names[0], 1j)]
-    bank = adapter.bank(values)
-    if x.size == 2 * {"rates": bank.lam, "B": bank.B, "C": bank.C}[part].size:  # a last axis of both
+    if x.size == 2 * part.numel():  # a last axis of both
         return [(names[0], np.array([1.0, 0.0])), (names[0], np.array([0.0, 1.0]))]
     return [(names[0], 1.0)]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hankelred.errors import InputError
 
-from ..ops.convolution import channel_convolution, without_autocast
+from ..ops.convolution import channel_convolution, product, without_autocast
 from ._continuous import DT_MAX, DT_MIN, held_input
 from ._inputs import check_sequences, check_step, in_single
 
@@ -207,4 +207,4 @@ def _impulse_responses(rates: Tensor, C: Tensor, length: int) -> Tensor:
     fine, coarse = (torch.exp(rates[:, None, :] * t[:, None]).to(C.dtype) for t in (fine, coarse))
     left = torch.view_as_real(coarse * C[:, None, :]).flatten(2)
     right = torch.view_as_real(fine.conj().resolve_conj()).flatten(2)
-    return (left @ right.mT).flatten(1)[:, :length]
+    return product(left, right.mT).flatten(1)[:, :length]

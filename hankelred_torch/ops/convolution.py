@@ -30,7 +30,7 @@ def impulse_response(rates: Tensor, B: Tensor, C: Tensor, length: int) -> Tensor
     B, C = torch.complex(B[0], B[1]), torch.complex(C[:, 0], C[:, 1])  # this C is the conjugate one
     residues = torch.view_as_real(C.T[:, :, None] * B.conj()[:, None, :])  # Re(a b) = <a, conj(b)> of planes
     residues = residues.permute(0, 3, 1, 2).reshape(2 * n, -1)
-    return _Product.apply(powers, residues).view(length, len(C), B.shape[1])
+    return product(powers, residues).view(length, len(C), B.shape[1])
 
 
 def causal_convolution(u: Tensor, K: Tensor) -> Tensor:
@@ -96,9 +96,13 @@ channel_convolution = differentiable(
 )
 
 
-class _Product(torch.autograd.Function):
-    """A matrix product that keeps its dtype in a backward pass under autocast, too."""
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``a @ b``, a product that keeps its dtype in a backward pass under autocast, too."""
+    found: Tensor = _Product.apply(a, b)
+    return found
 
+
+class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
@@ -109,7 +113,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         a, b = ctx.saved_tensors
         with without_autocast(g):
-            return g @ b.T, a.T @ g
+            return g @ b.mT, a.mT @ g
 
 
 class _Convolution(torch.autograd.Function):

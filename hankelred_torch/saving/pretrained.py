@@ -198,14 +198,14 @@ def _from_transformers(folder: Path, model_class: Any, sizes: dict[str, int], op
             f"{getattr(model_class, '__name__', model_class)}."
         )
 
-    start: Any = model_class.__init__
+    base: Any = model_class
 
     def make(self: nn.Module, *args: Any, **kwargs: Any) -> None:
-        start(self, *args, **kwargs)
+        base.__init__(self, *args, **kwargs)
         resize_(self, sizes)
 
-    name, members = model_class.__name__, {"__init__": make, "__module__": model_class.__module__}
-    resized: Any = type(name, (model_class,), members)
+    name, members = base.__name__, {"__init__": make, "__module__": base.__module__}
+    resized: Any = type(name, (base,), members)
     with _loading:
         loaded, report = resized.from_pretrained(folder, **options, output_loading_info=True)
     missing = sorted(report["missing_keys"])

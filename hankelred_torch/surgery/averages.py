@@ -38,6 +38,18 @@ def as_models(ema: Any) -> tuple[Any, ...]:
     return tuple(ema) if isinstance(ema, Iterable) and not isinstance(ema, nn.Module) else (ema,)
 
 
+def is_average(kind: type) -> bool:
+    """Tell whether a class is a wrapper that keeps an average of a model: torch's, or that of ema-pytorch."""
+    return issubclass(kind, AveragedModel) or any(x.__module__.startswith("ema_pytorch.") for x in kind.__mro__)
+
+
+def inner_of(copy: Any) -> nn.Module:
+    """Take an averaged model out of its wrapper."""
+    if not is_average(type(copy)):
+        return copy
+    return copy.module if isinstance(copy, AveragedModel) else copy.ema_model
+
+
 def followed_values(
     live: Adapter, values: Mapping[str, Array], copied: Mapping[str, Array], reduction: Any
 ) -> dict[str, Array] | None:
@@ -76,7 +88,7 @@ def _checked(copy: Any, adapters: Mapping[str, Adapter]) -> nn.Module:
             f"ema must be one averaged model or several, modules of the structure of the model; got "
             f"{type(copy).__name__}. Wrap the model in torch.optim.swa_utils.AveragedModel."
         )
-    inner = copy.module if isinstance(copy, AveragedModel) else copy
+    inner = inner_of(copy)
     found = find_ssm_layers(inner)
     wanted, got = ({name: (type(x.layer).__qualname__, x.states) for name, x in y.items()} for y in (adapters, found))
     if got != wanted:

@@ -21,9 +21,11 @@ from ..convert import stored_tensor, tensor_in_place_of, to_array, to_tensor
 from ..errors import SurgeryError
 from ..planning import LayerCut, Plan, plan, renewed
 from .averages import as_copies, as_models, followed_values
-from .exchange import Exchange
-from .optimizers import as_optimizers, carried_state, check_trained
+from .exchange import ByTensor, Exchange
+from .holders import check_holders
+from .optimizers import as_optimizers, carried_states, check_trained
 from .ranks import agreed, check_refreshable, decided, digest, refresh_ddp_, unwrapped, wrapper_of
+from .roles import Notes
 
 
 @torch.inference_mode(False)  # else parameters made inside inference mode could never be trained
@@ -108,6 +110,9 @@ def compress_(
     )
     before = _figures(model, adapters)
     prepared = agreed(ddp, lambda: _Cut(model, todo, optimizers, copies), lambda cut: digest(cut.parts()))
+    replaced = ByTensor({x.old: x.name for x in prepared.exchange.replacements})
+    check_holders(replaced, [model, *copies], optimizers)
+    prepared.notes.warn(stacklevel=4)
     with prepared.exchange:
         prepared.check_sizes()
         if prepared.layers:
@@ -178,6 +183,7 @@ class _Cut:
         self.exchange = Exchange([model, *copies], optimizers)
         self.layers: dict[str, LayerCut] = {}
         self.restarted: set[str] = set()
+        self.notes = Notes()
         self._adapters = [find_ssm_layers(x) for x in (model, *copies)]
         self._optimizers = optimizers
         self._policy = todo.config.optimizer_state
@@ -197,7 +203,11 @@ class _Cut:
         """List all that is to be new, for a comparison of ranks."""
         parts: list[Any] = [(name, layer.n, layer.states) for name, layer in self.layers.items()]
         for x in self.exchange.replacements:
-            parts += [x.name, x.new, *(part for entry in (x.state or {}).items() for part in entry)]
+            parts += [
+                x.name,
+                x.new,
+                *(part for state in x.states.values() for entry in state.items() for part in entry),
+            ]
         return parts
 
     def check_sizes(self) -> None:
@@ -218,7 +228,7 @@ class _Cut:
         news = _new_tensors(adapter, adapter.rewrite(values, layer.reduction))
         stored = {x: to_array(new) for x, new in news.items()}
         adapter.check(values | stored, name)
-        states = carried_state(self._policy, adapter, values, layer.reduction, slots, news)
+        states = carried_states(self._policy, adapter, values, layer.reduction, slots, news, self.notes)
         self._exchange(adapter, layer, news, states)
         for each in copied:
             self._exchange(each, layer, self._followed(each, adapter, layer, values, stored), {})

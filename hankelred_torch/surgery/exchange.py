@@ -7,6 +7,7 @@ line finds the way back complete; and a way back is itself a list of writes that
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,10 @@ Holder = tuple[dict[str, Any], str]  # a module's dict of parameters or buffers,
 State = dict[str, Any]  # what an optimizer keeps for one parameter
 
 _ABSENT = object()
+
+
+class ByTensor(dict[Tensor, Any]):
+    """A dict by tensor of this package, which goes on with no old one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +45,7 @@ class Replacement:
     name: str
     old: Tensor
     new: Tensor
-    state: State | None
+    states: Mapping[Any, State]  # by optimizer
 
 
 class Exchange:
@@ -75,16 +80,18 @@ class Exchange:
     def __init__(self, models: Iterable[nn.Module] = (), optimizers: tuple[Any, ...] = ()) -> None:
         self._models, self._optimizers = tuple(models), optimizers
         self._holders = holders_of(*self._models)
-        self._replaced: dict[Tensor, Replacement] = {}
+        self._replaced = ByTensor()
         self._listed: list[_Write] = []
         self._written: list[_Write] = []
 
-    def replace(self, old: Tensor, new: Tensor, state: State | None = None, name: str = "tensor") -> None:
-        """Put a tensor in place of another wherever modules and param groups hold it, with its optimizer state."""
+    def replace(
+        self, old: Tensor, new: Tensor, states: Mapping[Any, State] | None = None, name: str = "tensor"
+    ) -> None:
+        """Put a tensor in place of another wherever modules and param groups hold it, with what optimizers keep."""
         if old not in self._holders:
             raise SurgeryError(f"{name} must be held by a module of the model to be replaced; got none that holds it.")
         find_slot(old, self._optimizers)  # raises if there are several
-        self._replaced[old] = Replacement(name, old, new, state)
+        self._replaced[old] = Replacement(name, old, new, states or {})
         for store, key in self._holders[old]:
             self.item(store, key, new)
 
@@ -162,7 +169,9 @@ class Exchange:
                 if any(p in new for p in params):
                     writes.append(_filling(params, [new.get(p, p) for p in params]))
             if any(p in new for p in optimizer.state):
-                states = {p: (self._replaced[p].state if p in new else x) for p, x in optimizer.state.items()}
+                states = {
+                    p: self._replaced[p].states.get(optimizer) if p in new else x for p, x in optimizer.state.items()
+                }
                 kept = {new.get(p, p): x for p, x in states.items() if x is not None}
                 writes.append(_filling(optimizer.state, kept))
         return writes
@@ -183,54 +192,48 @@ class Exchange:
                 raise SurgeryError(f"The new {x.name} must have dtype, device and requires_grad of the old one.")
             if x.new.grad is not None:
                 raise SurgeryError(f"The new {x.name} must have no gradient yet.")
-            for key, value in (x.state or {}).items():
-                if isinstance(value, Tensor) and value.numel() > 1 and not _fits(value.shape, x.new.shape):
+            for key, value in (entry for state in x.states.values() for entry in state.items()):
+                if isinstance(value, Tensor) and not {*value.shape} <= {1, *x.new.shape}:
                     shapes = f"{tuple(x.new.shape)}; got {tuple(value.shape)}"
                     raise SurgeryError(f"Optimizer state {key} of the new {x.name} must fit shape {shapes}.")
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where an optimizer holds a parameter: the optimizer and one of its groups."""
+    """Where a parameter is held: by an optimizer, and those around it on the same groups, in one of its groups."""
 
-    optimizer: Any
+    optimizers: tuple[Any, ...]
     group: Any
     parameter: Tensor
 
 
 def find_slot(parameter: Tensor, optimizers: Iterable[Any]) -> Slot | None:
     """Find the one place where optimizers hold a parameter; None if there is none."""
-    slots = [
-        Slot(optimizer, group, parameter)
+    held = [
+        (optimizer, group)
         for optimizer in optimizers
         for group in optimizer.param_groups
-        for held in group["params"]
-        if held is parameter
+        for p in group["params"]
+        if p is parameter
     ]
-    if len(slots) > 1:
+    slots = [Slot(tuple(x for x, _ in held), held[0][1], parameter)] if held else []
+    if any(group["params"] is not held[0][1]["params"] for _, group in held):
         raise InputError(
             f"A parameter of shape {tuple(parameter.shape)} must be held by one param group of one optimizer; got "
-            f"{len(slots)}. Give it to one of them."
+            f"{len(held)}. Give it to one of them."
         )
     return slots[0] if slots else None
 
 
-def holders_of(*models: nn.Module) -> dict[Tensor, list[Holder]]:
+def holders_of(*models: nn.Module) -> ByTensor:
     """List every place in modules that holds a tensor, by the tensor."""
-    found: dict[Tensor, list[Holder]] = {}
+    found = ByTensor()
     for module in {module: None for model in models for module in model.modules()}:
         for store in (module._parameters, module._buffers):
             for name, tensor in store.items():
                 if tensor is not None:
                     found.setdefault(tensor, []).append((store, name))
     return found
-
-
-def _fits(shape: tuple[int, ...], parameter: tuple[int, ...]) -> bool:
-    """Tell whether a state has the shape of its parameter, or is a mean over some of its axes, kept or dropped."""
-    if len(shape) == len(parameter):
-        return all(a in (1, b) for a, b in zip(shape, parameter, strict=True))
-    return len(shape) < len(parameter) and all(size in parameter for size in shape)
 
 
 def _put_item(container: Any, key: Any, value: Any) -> None:
@@ -255,5 +258,7 @@ def _copy(tensor: Tensor, value: Tensor) -> None:
 
 
 def _put_back(writes: list[_Write]) -> None:
+    """Write back all that can be; what stopped the way there is on its way to the caller."""
     for write in reversed(writes):
-        write.put(write.old)
+        with contextlib.suppress(Exception):
+            write.put(write.old)

@@ -158,7 +158,7 @@ def wrapper_of(model: nn.Module) -> DistributedDataParallel | None:
             )
     for adapter in find_ssm_layers(unwrapped(model)).values():
         for name in adapter.state_axes:
-            check_whole(adapter.tensor(name))
+            check_whole(adapter.tensor(name), f"{name} of {type(adapter.layer).__qualname__}")
     return outer if isinstance(outer, DistributedDataParallel) else None
 
 

@@ -19,7 +19,7 @@ from ..adapters import find_ssm_layers, state_sizes
 from ..config import CompressionConfig, Schedule
 from ..errors import RefusedCutWarning
 from ..planning import LayerCut, Plan, decide, target_layers
-from ..surgery import Snapshot, as_copies, as_models, as_optimizers, check_trained, compress_, refresh_ddp_
+from ..surgery import Snapshot, as_copies, as_models, as_optimizers, check_optimizers, compress_, refresh_ddp_
 from ..surgery.ranks import averaged, decided, unwrapped, wrapper_of
 from ..surgery.snapshot import state_of
 from .guard import Guard, check_schedules, check_settling
@@ -123,7 +123,7 @@ class InTrainingCompressor:
         if not self.optimizers:
             raise InputError("optimizers must hold at least one optimizer; got none. Outside training use compress_.")
         self.ema = as_models(ema)
-        as_copies(self.ema, find_ssm_layers(self.model))
+        copies = as_copies(self.ema, find_ssm_layers(self.model))
         self.restore = tuple(check_items(restore, "restore", "Put a single object into a list."))
         for target in self.restore:
             state_of(target)  # raises if it has none
@@ -132,8 +132,7 @@ class InTrainingCompressor:
             check_settling(guard, self._attempts)
         self._targets = target_layers(self.model, config)
         self._batches = tried_batches(self.model, self._targets, batches, len(self._attempts))
-        for name, adapter in self._targets.items():
-            check_trained(adapter, name, self.optimizers)
+        check_optimizers(self._targets, self.optimizers, (self.model, *copies))
         if self.ddp is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             warnings.warn(
                 "This process is one of several, and the model is not in a DistributedDataParallel: each of them will "

@@ -48,7 +48,7 @@ def target(name: str, room: str, check: Check | None = None) -> Callable[[Build]
 TRUSTED = {f"checks.{name}" for name in "check_result is_discrete double single in_family readonly".split()}
 TRUSTED |= {f"hr.{kind}.trusted" for kind in ("StateSpace", "DiagonalSystem", "DiagonalBank")}
 TRUSTED |= {f"hr.{kind}.double_matrices" for kind in ("DiagonalSystem", "DiagonalBank")}
-TRUSTED |= {"hr.StateSpace.with_names", "training.Moments.count", "training.Moments.index"}
+TRUSTED |= {"training.Moments.count", "training.Moments.index"}
 # Made by other callables only, which are called themselves.
 TRUSTED |= {f"hr.{name}" for name in ("Balancing", "Reduction", "BankReduction")}
 TRUSTED |= {f"drift.{name}" for name in ("DriftBound", "OrderCertificate", "AccumulatedDrift")}

@@ -68,9 +68,12 @@ def inputs(channels=3, length=64, *, seed=5, dtype=torch.float64):
 def snapshot(model, *optimizers):
     """Return everything a failed cut must leave as it was: objects by identity, values by copy."""
     tensors = [(name, p, p.detach().clone()) for name, p in [*model.named_parameters(), *model.named_buffers()]]
-    groups = [[list(group["params"]) for group in x.param_groups] for x in optimizers]
+    # tuples: lists of parameters and dicts by them are held to be in use
+    groups = [[tuple(group["params"]) for group in x.param_groups] for x in optimizers]
     states = [
-        {p: {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in s.items()} for p, s in x.state.items()}
+        tuple(
+            (p, {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in s.items()}) for p, s in x.state.items()
+        )
         for x in optimizers
     ]
     return tensors, groups, states
@@ -86,8 +89,8 @@ def assert_unchanged(before, model, *optimizers):
     for x, old_groups, old_states in zip(optimizers, groups, states, strict=True):
         for group, params in zip(x.param_groups, old_groups, strict=True):
             assert all(p is q for p, q in zip(group["params"], params, strict=True))
-        assert set(x.state) == set(old_states)
-        for p, state in old_states.items():
+        assert set(x.state) == {p for p, _ in old_states}
+        for p, state in old_states:
             assert list(x.state[p]) == list(state)
             for key, value in state.items():
                 same = (

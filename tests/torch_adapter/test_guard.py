@@ -63,13 +63,13 @@ def test_rollback_puts_the_old_objects_back():
     run = guarded([1.0, 0.0], on_fail="stop")
     run.steps(3)
     modules = [dict(x.named_parameters()) for x in (run.model, run.ema)]
-    held = list(run.optimizer.param_groups[0]["params"])
-    averages = {p: state["exp_avg"] for p, state in run.optimizer.state.items()}
+    held = tuple(run.optimizer.param_groups[0]["params"])
+    averages = tuple((p, state["exp_avg"]) for p, state in run.optimizer.state.items())
     run.step()
     for before, model in zip(modules, (run.model, run.ema), strict=True):
         assert all(p is before[name] for name, p in model.named_parameters())
     assert all(p is q for p, q in zip(held, run.optimizer.param_groups[0]["params"], strict=True))
-    assert all(run.optimizer.state[p]["exp_avg"] is x for p, x in averages.items())
+    assert all(run.optimizer.state[p]["exp_avg"] is x for p, x in averages)
 
 
 def test_rollback_on_request_undoes_the_last_cut():

@@ -174,7 +174,7 @@ def test_autocast_keeps_the_precision_of_the_parameters(family):
     expected = layer(u)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = layer(u)
-    found = gradients(layer, y)
+        found = gradients(layer, y)
     assert y.dtype == torch.float32
     assert relative(y, expected) < 1e-5  # bfloat16 products would leave 1e-2
     assert all(relative(g, e) < 1e-5 for g, e in zip(found, gradients(layer, expected), strict=True))

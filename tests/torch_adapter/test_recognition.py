@@ -88,7 +88,7 @@ def test_further_tensors_of_the_states_are_refused_by_name(shape):
 def test_a_kernel_with_complex_matrices_is_refused_before_it_is_read():
     kernel = kernel_class("zoh")()
     kernel.C = nn.Parameter(torch.randn(3, 16, dtype=torch.cfloat))
-    with pytest.raises(hr.InputError, match="S4DKernel must"):
+    with pytest.raises(hr.InputError, match="S4DKernelAdapter must fit"):
         ht.plan(kernel, TO_EIGHT)
 
 

@@ -336,15 +336,16 @@ def test_value_that_is_not_finite_stops_the_cut_before_it_begins(monkeypatch):
 
 
 def _wrong_shape(model, monkeypatch):
-    carried = cut.carried_state
+    carried = cut.carried_states
 
     def one_too_many(*args):
         states = carried(*args)
-        return {
-            name: {k: torch.zeros(5, 3) if k == "exp_avg" else v for k, v in s.items()} for name, s in states.items()
-        }
+        for entries in states.values():
+            for state in entries.values():
+                state["exp_avg"] = torch.zeros(5, 3)
+        return states
 
-    monkeypatch.setattr(cut, "carried_state", one_too_many)
+    monkeypatch.setattr(cut, "carried_states", one_too_many)
 
 
 def _forgotten_holder(model, monkeypatch):

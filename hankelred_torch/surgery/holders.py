@@ -1,0 +1,122 @@
+"""Whoever holds a parameter by identity and is not part of what was given: found, and refused by name, or told of."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hankelred.errors import HankelredWarning, InputError
+
+from ..adapters import state_sizes
+from .averages import inner_of, is_average
+from .exchange import ByTensor
+
+
+def check_holders(tensors: ByTensor, models: Sequence[nn.Module], optimizers: tuple[Any, ...]) -> None:
+    """Look for those who would go on with tensors that are about to be replaced.
+
+    Parameters
+    ----------
+    tensors : dict of torch.Tensor to str
+        Those that are replaced, and what to call them.
+    models : sequence of torch.nn.Module
+        The model and its averaged copies, whose modules are told.
+    optimizers : tuple of torch.optim.Optimizer
+        Those that are told.
+
+    Raises
+    ------
+    InputError
+        If a module outside, an optimizer that was not given, or optimizers kept by parameter hold one: they would
+        train, or use, what is part of the model no more.
+
+    Warns
+    -----
+    HankelredWarning
+        If a list of tensors or a dict by parameter holds one and goes on with it.
+    """
+    told = {id(store) for x in models for m in x.modules() for store in (m._parameters, m._buffers)}
+    told |= {id(group["params"]) for x in optimizers for group in x.param_groups} | {id(x.state) for x in optimizers}
+    refs = {id(ref): p for p in tensors for ref in weakref.getweakrefs(p) if type(ref) is weakref.ref}
+    objects = [*tensors, *(ref for p in tensors for ref in weakref.getweakrefs(p))]
+    found = [x for x in gc.get_referrers(*objects) if id(x) not in told and x is not objects and _is_container(x)]
+    owners = [_attributes(x) for x in gc.get_referrers(*found) if x is not found] if found else []
+    refused: list[str] = []
+    remarks: list[str] = []
+    for x in found:
+        inside = [refs.get(id(y), y) for y in (x if isinstance(x, list) else [*x, *x.values()])]
+        names = [tensors[y] for y in inside if isinstance(y, Tensor) and y in tensors]
+        held = f"which holds {', '.join(names[:2])}{' and others' if len(names) > 2 else ''}"
+        around = [y for y in owners if any(value is x for value in y.values())]
+        if isinstance(x, list) and any(y.get("params") is x for y in around):
+            (refused if optimizers else remarks).append(f"an optimizer that was not given, {held}")
+        elif any(x is y.get(name) for y in around for name in ("_parameters", "_buffers")):
+            refused.append(f"a module outside of the model that was given, {_class_of(around)}, {held}")
+        elif isinstance(x, dict) and any(isinstance(y, Tensor) and y in tensors for y in x):
+            steps = any(isinstance(value, Optimizer) for value in x.values())
+            steps = steps or any(y is o.state or y is vars(o) for o in optimizers for y in around)
+            (refused if steps else remarks).append(f"a {type(x).__name__} by parameter{_called(x, around)}, {held}")
+        elif isinstance(x, list) and _is_of_tensors(x) and not any("_module_parameters" in y for y in around):
+            remarks.append(f"a list of {len(x)} parameters{_called(x, around)}, {held}")
+    if refused:
+        raise InputError(
+            f"Parameters that are to be replaced must be held by the model and optimizers that are given; got "
+            f"{'; '.join(refused)}. Pass the whole model with all of its optimizers, or untie them; optimizers that "
+            f"step in the backward pass are to be made anew after a cut."
+        )
+    _warn(remarks)
+
+
+def check_averages(models: Sequence[nn.Module]) -> None:
+    """Warn of averaged copies of a model that are alive, and were not given along with it."""
+    given, remarks = {id(x) for x in models}, []
+    kinds: dict[type, bool] = {}
+    for x in gc.get_objects():
+        kind = type(x)
+        if kind not in kinds:  # by the class: proxies pretend to be anything
+            kinds[kind] = issubclass(kind, nn.Module) and is_average(kind)
+        found = kinds[kind] and "_modules" in vars(x) and id(inner_of(x)) not in given
+        if found and state_sizes(inner_of(x)) == state_sizes(models[0]):
+            remarks.append(f"{kind.__qualname__}, an averaged copy that was not given as ema")
+    _warn(remarks)
+
+
+def _is_container(x: Any) -> bool:
+    return type(x) is list or (isinstance(x, dict) and not isinstance(x, ByTensor))
+
+
+def _attributes(x: Any) -> dict[Any, Any]:
+    """Give a dict itself, or the attributes of an object."""
+    return x if isinstance(x, dict) else getattr(x, "__dict__", None) or {}
+
+
+def _is_of_tensors(x: list[Any]) -> bool:
+    return all(isinstance(y, Tensor) or type(y) is weakref.ref for y in x)
+
+
+def _warn(remarks: Iterable[str]) -> None:
+    if remarks:
+        warnings.warn(
+            f"Not everyone who holds parameters that are replaced can be given the new ones: {'; '.join(remarks)}. "
+            f"Make these anew after the cut, or pass them.",
+            HankelredWarning,
+            stacklevel=4,
+        )
+
+
+def _class_of(dicts: Iterable[dict[Any, Any]]) -> str:
+    """Name the class of the module whose attributes a dict holds."""
+    modules = [y for x in dicts for y in gc.get_referrers(x) if isinstance(y, nn.Module)]
+    return type(modules[0]).__qualname__ if modules else "nn.Module"
+
+
+def _called(container: Any, dicts: Iterable[dict[Any, Any]]) -> str:
+    """Say under which name a container is known, if any."""
+    names = [name for x in dicts for name, value in x.items() if value is container and isinstance(name, str)]
+    return f" called {names[0]!r}" if names else ""

@@ -1,0 +1,147 @@
+"""Claims about whoever holds parameters and was not given: found, and refused or told of."""
+
+from __future__ import annotations
+
+import weakref
+
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+import hankelred as hr
+import hankelred_torch as ht
+from hankelred_torch.surgery import as_optimizers, check_optimizers
+
+from .adapter_models import assert_unchanged, lru, snapshot
+
+CONFIG = ht.CompressionConfig(order=4)
+
+
+def adam(model):
+    return torch.optim.AdamW(model.parameters())
+
+
+def test_layer_outside_that_shares_a_parameter_is_named():
+    # history: the sharing ended without a word, and the other layer was never trained again
+    outside = torch.nn.Sequential(lru(), lru())
+    outside[1].nu_log = outside[0].nu_log
+    optimizer, before = adam(outside), snapshot(outside)
+    with pytest.raises(
+        hr.InputError, match=r"outside of the model that was given, LRU, which holds nu_log of layer ''"
+    ):
+        ht.compress_(outside[0], CONFIG, optimizer)
+    assert_unchanged(before, outside)
+
+
+def test_module_outside_that_watches_a_parameter_is_named():
+    outside = torch.nn.Linear(1, 1)
+    layer = lru()
+    outside.watched = layer.C_re
+    with pytest.raises(hr.InputError, match="outside of the model that was given, Linear, which holds C_re"):
+        ht.compress_(layer, CONFIG)
+
+
+def test_buffer_held_outside_is_found():
+    layer, outside = lru(), torch.nn.Linear(1, 1)
+    value = layer.nu_log.detach()
+    del layer.nu_log
+    layer.register_buffer("nu_log", value)
+    outside.register_buffer("copied", value)
+    with pytest.raises(hr.InputError, match="outside of the model that was given, Linear, which holds nu_log"):
+        ht.compress_(layer, CONFIG)
+
+
+def test_optimizer_that_was_not_given_is_refused_in_training_and_told_of_outside():
+    layer = lru()
+    first, second = (torch.optim.SGD([p for p in layer.parameters() if p.ndim == k], lr=0.1) for k in (1, 2))
+    third = adam(layer)
+    with pytest.raises(hr.InputError, match="an optimizer that was not given"):
+        ht.compress_(layer, CONFIG, [first, second])
+    with pytest.warns(hr.HankelredWarning, match="an optimizer that was not given"):
+        ht.compress_(layer, CONFIG)
+    assert third is not None
+
+
+def test_optimizers_kept_by_parameter_are_refused():
+    # as in PyTorch's tutorial of steps in the backward pass: KeyError at the next one
+    layer = lru()
+    optimizers = {p: torch.optim.AdamW([p], foreach=False) for p in layer.parameters()}
+    with pytest.raises(hr.InputError, match="a dict by parameter"):
+        ht.compress_(layer, CONFIG, optimizers.values())
+
+
+class Average:
+    """The layout of torch_ema: weak references."""
+
+    def __init__(self, parameters):
+        self.references = [weakref.ref(p) for p in parameters]
+
+
+@pytest.mark.parametrize(
+    ("hold", "message"),
+    [
+        (lambda x: list(x.parameters()), "a list of 8 parameters"),
+        (lambda x: Average(x.parameters()), "a list of 8 parameters called 'references'"),
+        (lambda x: {p: 1.0 for p in x.parameters()}, "a dict by parameter"),
+        (lambda x: {"clipped": [x.B_re, x.B_im]}, "a list of 2 parameters called 'clipped', which holds B_re"),
+    ],
+)
+def test_lists_and_dicts_made_before_the_cut_are_told_of(hold, message):
+    # history: clip_grad_norm_ of such a list left a norm of 1.4e6
+    layer = lru()
+    held = hold(layer)
+    with pytest.warns(hr.HankelredWarning, match=message):
+        ht.compress_(layer, CONFIG, adam(layer))
+    assert held is not None
+
+
+def test_forgotten_average_is_told_of_before_the_first_step():
+    layer = lru()
+    optimizer, average = adam(layer), AveragedModel(layer)
+    with pytest.warns(hr.HankelredWarning, match="AveragedModel, an averaged copy that was not given as ema"):
+        check_optimizers(ht.find_ssm_layers(layer), as_optimizers(optimizer), [layer])
+    check_optimizers(ht.find_ssm_layers(layer), as_optimizers(optimizer), [layer, average.module])  # no warning
+
+
+def test_average_of_ema_pytorch_is_found_and_cut():
+    ema_pytorch = pytest.importorskip("ema_pytorch", reason="ema-pytorch is not installed")
+    layer = lru()
+    optimizer, average = adam(layer), ema_pytorch.EMA(layer, update_every=1)
+    average.update()
+    with pytest.warns(hr.HankelredWarning, match="EMA, an averaged copy that was not given as ema"):
+        check_optimizers(ht.find_ssm_layers(layer), as_optimizers(optimizer), [layer])
+    ht.compress_(layer, CONFIG, optimizer, ema=average)
+    average.update()
+    assert ht.state_sizes(average.ema_model) == {"": 4}
+
+
+def test_meta_tensors_are_named():
+    with pytest.raises(hr.InputError, match="LRU must hold its data"):
+        ht.plan(ht.layers.LRU(4, 16).to("meta"), CONFIG)
+
+
+def test_offloaded_layers_are_named():
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+    model = torch.nn.Sequential(ht.layers.LRU(4, 16))
+    accelerate.cpu_offload(model, execution_device="cpu")
+    with pytest.raises(hr.InputError, match="remove_hook_from_submodules"):
+        ht.plan(model, CONFIG)
+
+
+@pytest.mark.parametrize(
+    "how", [{"target_modules": ["x_proj"]}, {"target_modules": ["in_proj"], "modules_to_save": ["x_proj"]}]
+)
+def test_modules_that_peft_wraps_are_named(how):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    model = torch.nn.Sequential(ht.layers.Mamba(8, 16))
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, **how))
+    with pytest.raises(hr.InputError, match=r"one that PEFT has wrapped in a .* Call merge_and_unload\(\) first"):
+        ht.compress_(wrapped, CONFIG, batches=[torch.randn(2, 12, 8)])
+
+
+def test_quantised_tensors_are_named():
+    layer = lru()
+    del layer.B_re
+    layer.register_buffer("B_re", torch.zeros(8, 3, dtype=torch.int8))
+    with pytest.raises(hr.InputError, match=r"B_re of LRU must be floating point .* dequantize\(\)"):
+        ht.compress_(layer, CONFIG)
