@@ -101,7 +101,7 @@ class LayerCut:
     certified_orders: list[int] | None = field(default=None, repr=False)
     matches: list[list[int]] | None = field(default=None, repr=False)
     reduction: Any = field(default=None, repr=False)
-    values: Mapping[str, Array] = field(default_factory=dict, repr=False)  # the tensors it was planned for
+    _values: Mapping[str, Array] = field(default_factory=dict, repr=False)  # the tensors it was planned for
 
     @property
     def cut(self) -> bool:
@@ -346,7 +346,7 @@ def as_json(content: Any, path: str | os.PathLike[str] | None) -> str:
     return text
 
 
-_SAVED = tuple(x.name for x in fields(LayerCut) if x.name not in ("reduction", "values"))
+_SAVED = tuple(x.name for x in fields(LayerCut) if x.name not in ("reduction", "_values"))
 
 
 def _plain(x: Any) -> Any:

@@ -403,7 +403,7 @@ class InTrainingCompressor:
             name: replace(layer, step=self.steps, seconds=seconds, analysis_seconds=analysis)
             for name, layer in layers.items()
         }
-        self.history += [replace(layer, reduction=None, values={}) for layer in found.values()]
+        self.history += [replace(layer, reduction=None, _values={}) for layer in found.values()]
         return found
 
     def _metric(self) -> float | None:
