@@ -325,7 +325,7 @@ def test_value_that_is_not_finite_stops_the_cut_before_it_begins(monkeypatch):
     rewrite = LRUAdapter.rewrite
 
     def broken(self, values, reduction):
-        return rewrite(self, values, reduction) | {"C_re": np.full((3, reduction[0].system.n), np.nan)}
+        return rewrite(self, values, reduction) | {"C_re": np.full((3, reduction.system.n), np.nan)}
 
     model = Stack()
     before = snapshot(model)
