@@ -43,11 +43,11 @@ def export_form(layer: nn.Module, max_length: int = 4096) -> nn.Module:
     Examples
     --------
     >>> import torch, hankelred_torch as ht
-    >>> layer, u = ht.layers.LRU(channels=2, states=8), torch.randn(1, 100, 2)
+    >>> layer, u = ht.layers.LRU(channels=2, states=8), torch.randn(2, 100, 2)
     >>> torch.allclose(ht.export_form(layer)(u), layer(u), atol=1e-5)
     True
 
-    Both sizes stay open in the exported program:
+    Both sizes stay open in the exported program, which torch makes for a size of 1 alone if the example has it:
 
     >>> auto = torch.export.Dim.AUTO
     >>> program = torch.export.export(ht.export_form(layer), (u,), dynamic_shapes=({0: auto, 1: auto, 2: None},))
