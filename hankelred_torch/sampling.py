@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hankelred.checks import Array
+from hankelred.checks import Array, check_type
 from hankelred.errors import HankelredError, InputError
 from hankelred.selective import SelectiveStatistics
 
@@ -116,6 +116,7 @@ class SampleStatistics:
 
     def merge(self, other: SampleStatistics) -> None:
         """Add what another of the same model at the same sizes has seen; the probe stays."""
+        check_type(other, "other", SampleStatistics)
         if set(self.layers) != set(other.layers):
             raise InputError(
                 f"Statistics must be of the same layers to be merged; got {sorted(self.layers)} and "
@@ -174,6 +175,9 @@ class Watch(AbstractContextManager["Watch"]):
 
 def watch(model: nn.Module, adapters: Mapping[str, Adapter]) -> Watch:
     """Arm hooks in a model without wrappers: `statistics` of the result stand for `batches`, `remove` ends it."""
+    check_type(model, "model", nn.Module)
+    if not isinstance(adapters, Mapping) or not all(hasattr(x, "state_axes") for x in adapters.values()):
+        raise InputError(f"adapters must be those of find_ssm_layers, by name; got {type(adapters).__name__}.")
     return Watch(model, adapters)
 
 
