@@ -21,6 +21,8 @@ from hankelred.checks import Array, check_type
 from hankelred.errors import HankelredError, InputError
 from hankelred.selective import SelectiveStatistics
 
+from .convert import first
+
 if TYPE_CHECKING:
     from .adapters.base import Adapter
     from .adapters.selective import SelectiveAdapter
@@ -285,11 +287,6 @@ def call(model: nn.Module, batch: Any) -> None:
         model(batch)
 
 
-def first(output: Any) -> Tensor:
-    """Return the tensor a layer puts out, or the first of several."""
-    return output[0] if isinstance(output, (tuple, list)) else output
-
-
 @contextmanager
 def holding(
     layer: nn.Module, tensors: Mapping[str, Tensor], attributes: Mapping[str, Any] | None = None
@@ -429,8 +426,8 @@ def _drawn(batches: Any, most: int) -> Iterator[Any]:
     own: Any = copy.copy(loader)
     vars(own)["_iterator"] = None  # persistent workers have one iterator, which a second loop would begin anew
     own.num_workers = min(own.num_workers, 1)
-    samplers = (loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
-    generators = [getattr(x, "generator", None) for x in (loader, *samplers)]
+    drawing = (loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
+    generators = (getattr(x, "generator", None) for x in drawing)
     states = [(x, x.get_state()) for x in generators if isinstance(x, torch.Generator)]
     try:
         yield from islice(own, most)

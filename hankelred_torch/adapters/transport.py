@@ -187,9 +187,10 @@ class Transport:
         for part in self._adapter.parts:
             found |= self._to_tensors(part, carried[part])
         for name in self._adapter.gauge:
-            # terms of the sum over inputs are correlated; the old states say how much
             found[name] = _gauge_squares(new_map, name, carried)
-            if name in moments:
+            if name in moments and not moments.keys() >= {*self._adapter.held}:  # nothing to compare its own with
+                found[name] = self._filled.mean_of(given[name])
+            elif name in moments:  # terms of the sum over inputs are correlated; the old states say how much
                 expected = _gauge_squares(old_map, name, squares)
                 ratio = np.divide(given[name], expected, out=np.zeros_like(expected), where=expected > 0)
                 found[name] = found[name] * self._filled.mean_of(ratio)
@@ -239,32 +240,31 @@ class Transport:
 def raised(
     carried: tuple[Mapping[str, Array], Mapping[str, Array]], before: tuple[Mapping[str, Array], Mapping[str, Array]]
 ) -> dict[str, Array]:
-    """Return carried second moments of a layer, raised to what its first moments allow.
+    """Carried second moments of a layer, raised to what its first moments allow.
 
     Averages m of a gradient and v of its square obey ``m^2 <= c^2 v`` entry by entry, with one c for all entries, 7.3
     for Adam as it comes. Two estimates carried by themselves need not: where v is 0 and m is not, a step of Adam is
-    m / eps. Here c is the largest ratio of the layer before.
+    m / eps. Here c is the largest ratio of the layer before. Tensors of which only one of the two is kept, as by
+    another optimizer, have no such ratio.
 
     Parameters
     ----------
     carried, before : pair of mappings of str to ndarray
         First and second moments by tensor name, for the new tensors and for the old ones.
     """
+    both = before[0].keys() & before[1].keys()
     largest = 0.0
-    for name, v in before[1].items():
-        m = before[0].get(name, np.zeros_like(v))
+    for m, v in ((before[0][name], before[1][name]) for name in both):
         for x, y in ((m.real, v.real), (m.imag, v.imag)):
             sound = y > SMALLEST_SQUARE
             largest = max(largest, float(np.max(x[sound] ** 2 / y[sound], initial=0.0)))
-    if largest == 0:
-        return dict(carried[1])
-    return {
-        name: (np.maximum(v.real, m.real**2 / largest) + 1j * np.maximum(v.imag, m.imag**2 / largest)).astype(v.dtype)
-        if np.iscomplexobj(v)
-        else np.maximum(v, m**2 / largest)
-        for name, v in carried[1].items()
-        for m in [carried[0].get(name, np.zeros_like(v))]
-    }
+    result = dict(carried[1])
+    for name in both & result.keys() if largest > 0 else ():
+        m, v = carried[0][name], result[name]
+        result[name] = np.maximum(v.real, m.real**2 / largest)
+        if np.iscomplexobj(v):
+            result[name] = (result[name] + 1j * np.maximum(v.imag, m.imag**2 / largest)).astype(v.dtype)
+    return result
 
 
 def components(names: tuple[str, ...], values: Mapping[str, Array], part: Tensor) -> list[tuple[str, Any]]:

@@ -184,8 +184,8 @@ def _check(rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None) -> 
     n, m, p = len(rates), u.shape[2], len(C)
     if B.shape != (n, m) or C.shape[1] != n:
         raise InputError(
-            f"B must be ({n}, {m}) and C (outputs, {n}) for {n} rates and {m} inputs; got B {tuple(B.shape)} and "
-            f"C {tuple(C.shape)}. Is one of them transposed?"
+            f"B must be ({n}, {m}) and C (outputs, {n}) for {n} rates and u with {m} inputs; got B {tuple(B.shape)} "
+            f"and C {tuple(C.shape)}. Is one of them transposed?"
         )
     if D is not None and (D.is_complex() or not D.shape == (m,) == (p,)):
         raise InputError(

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from hankelred import DiagonalSystem
 from hankelred.checks import Array, check_type
 from hankelred.errors import DiagonalisationError, InputError, NumericalError, StabilityError
 from hankelred.linalg.threads import one_blas_thread
 
 from ..adapters import Adapter, SelectiveAdapter, find_ssm_layers, refusals
 from ..adapters.analysis import Analysis, LayerReduction
+from ..adapters.base import Systems
 from ..adapters.registry import module_types, refuse_averages
 from ..config import CompressionConfig
 from ..convert import to_array, to_tensor
@@ -176,7 +176,7 @@ def renewed(layer: LayerCut, adapter: Adapter, values: Mapping[str, Array]) -> L
     """Plan a layer that has changed since anew, at the size decided then; one that has not is given back."""
     if layer.reduction is not None and adapter.kind == "selective":
         return layer
-    if layer.reduction is not None and all(np.array_equal(values[name], x) for name, x in layer.values.items()):
+    if layer.reduction is not None and all(np.array_equal(values[name], x) for name, x in layer._values.items()):
         return layer
     return _cut(adapter, layer.n, layer.layer, adapter.analyse(values).reduce(layer.states), layer.reason, values)
 
@@ -283,7 +283,7 @@ def _cut(
         reason=reason,
         rounding=rounding,
         reduction=found.reduction,
-        values=values,
+        _values=values,
     )
 
 
@@ -300,34 +300,29 @@ def _rounding(adapter: Adapter, name: str, reduction: Any, values: Mapping[str, 
     adapter.check(stored, name)
     if all(np.array_equal(stored[x], array) for x, array in exact.items()):
         return 0.0
-    pairs = zip(_systems(adapter.read(exact)), _systems(adapter.read(stored)), strict=True)
-    return max(_distance(*pair) for pair in pairs)
+    return _distance(adapter.read(exact), adapter.read(stored))
 
 
-def _distance(G: DiagonalSystem, H: DiagonalSystem) -> float:
+def _distance(G: Systems, H: Systems) -> float:
     """Bound the H-infinity norm of the difference of two systems whose poles are near one another, one by one.
 
     A mode c b / (s - z) is at most |c| |b| / d with the distance d of its pole from the boundary, and two modes differ
-    by (|c - c'| |b| + |c'| |b - b'|) / d + |c'| |b'| |z - z'| / (d d') at most.
+    by (|c - c'| |b| + |c'| |b - b'|) / d + |c'| |b'| |z - z'| / (d d') at most. Of banks, the largest.
     """
     dG, dH = _margins(G), _margins(H)
     rates = None if G.rates is None or H.rates is None else H.rates - G.rates
     apart = np.abs(G.lam - H.lam) if rates is None else np.abs(G.lam * np.expm1(rates))
-    b, c = np.linalg.norm(H.B, axis=1), np.linalg.norm(H.C, axis=0)
-    db, dc = np.linalg.norm(G.B - H.B, axis=1), np.linalg.norm(G.C - H.C, axis=0)
-    modes = (dc * np.linalg.norm(G.B, axis=1) + c * db) / dG + c * b * apart / (dG * dH)
-    return float(modes.sum() + np.linalg.norm(G.D - H.D))
+    b, c, b0 = np.linalg.norm(H.B, axis=-1), np.linalg.norm(H.C, axis=-2), np.linalg.norm(G.B, axis=-1)
+    db, dc = np.linalg.norm(G.B - H.B, axis=-1), np.linalg.norm(G.C - H.C, axis=-2)
+    modes = (dc * b0 + c * db) / dG + c * b * apart / (dG * dH)
+    return float(np.max(modes.sum(axis=-1) + np.linalg.norm(G.D - H.D, axis=(-2, -1))))
 
 
-def _margins(system: DiagonalSystem) -> Array:
+def _margins(system: Systems) -> Array:
     """How far every pole is from the stability boundary."""
     if system.rates is not None:
         return -np.expm1(system.rates.real)
     return -system.lam.real if system.dt == 0 else 1.0 - np.abs(system.lam)
-
-
-def _systems(found: Any) -> tuple[DiagonalSystem, ...]:
-    return tuple(found) if isinstance(found, (tuple, list)) else (found,)
 
 
 def _rounded(states: int, config: CompressionConfig, step: int) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.optim import Optimizer
 
 from hankelred.errors import HankelredWarning, InputError
@@ -57,7 +58,10 @@ def check_holders(tensors: ByTensor, models: Sequence[nn.Module], optimizers: tu
         if isinstance(x, list) and any(y.get("params") is x for y in around):
             (refused if optimizers else remarks).append(f"an optimizer that was not given, {held}")
         elif any(x is y.get(name) for y in around for name in ("_parameters", "_buffers")):
-            refused.append(f"a module outside of the model that was given, {_class_of(around)}, {held}")
+            modules = [z for y in around for z in gc.get_referrers(y) if isinstance(z, nn.Module)]
+            if not modules or not isinstance(modules[0], GraphModule):  # what was compiled is compiled anew after a cut
+                kind = type(modules[0]).__qualname__ if modules else "nn.Module"
+                refused.append(f"a module outside of the model that was given, {kind}, {held}")
         elif isinstance(x, dict) and any(isinstance(y, Tensor) and y in tensors for y in x):
             steps = any(isinstance(value, Optimizer) for value in x.values())
             steps = steps or any(y is o.state or y is vars(o) for o in optimizers for y in around)
@@ -75,6 +79,7 @@ def check_holders(tensors: ByTensor, models: Sequence[nn.Module], optimizers: tu
 
 def check_averages(models: Sequence[nn.Module]) -> None:
     """Warn of averaged copies of a model that are alive, and were not given along with it."""
+    gc.collect()  # averages of earlier runs may wait for it
     given, remarks = {id(x) for x in models}, []
     kinds: dict[type, bool] = {}
     for x in gc.get_objects():
@@ -108,12 +113,6 @@ def _warn(remarks: Iterable[str]) -> None:
             HankelredWarning,
             stacklevel=4,
         )
-
-
-def _class_of(dicts: Iterable[dict[Any, Any]]) -> str:
-    """Name the class of the module whose attributes a dict holds."""
-    modules = [y for x in dicts for y in gc.get_referrers(x) if isinstance(y, nn.Module)]
-    return type(modules[0]).__qualname__ if modules else "nn.Module"
 
 
 def _called(container: Any, dicts: Iterable[dict[Any, Any]]) -> str:

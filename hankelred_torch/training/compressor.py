@@ -123,14 +123,14 @@ class InTrainingCompressor:
         if not self.optimizers:
             raise InputError("optimizers must hold at least one optimizer; got none. Outside training use compress_.")
         self.ema = as_models(ema)
-        copies = as_copies(self.ema, find_ssm_layers(self.model))
+        as_copies(self.ema, find_ssm_layers(self.model))
         self.restore = as_restorable(restore)
         self._attempts = schedule.attempt_steps()
         if guard is not None:
             check_settling(guard, self._attempts)
         self._targets = target_layers(self.model, config)
         self._batches = tried_batches(self.model, self._targets, batches, len(self._attempts))
-        check_optimizers(self._targets, self.optimizers, (self.model, *copies))
+        check_optimizers(self._targets, self.optimizers)
         if self.ddp is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             warnings.warn(
                 "This process is one of several, and the model is not in a DistributedDataParallel: each of them will "
@@ -412,7 +412,7 @@ class InTrainingCompressor:
             name: replace(layer, step=self.steps, seconds=seconds, analysis_seconds=analysis)
             for name, layer in layers.items()
         }
-        self.history += [replace(layer, reduction=None, values={}) for layer in found.values()]
+        self.history += [replace(layer, reduction=None, _values={}) for layer in found.values()]
         return found
 
     def _metric(self) -> float | None:

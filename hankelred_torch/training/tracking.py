@@ -188,7 +188,8 @@ class Tracker:
     def _measure(self) -> list[LayerCut]:
         """Measure every layer, and compare it with what it was."""
         started = time.perf_counter()
-        now, found = {}, []
+        now: dict[str, dict[str, Array]] = {}
+        found: list[tuple[str, dict[str, Any]]] = []
         for name, adapter in self._layers().items():
             values, n = adapter.values(), adapter.states
             figures: dict[str, Any] = {"n": n, "states": n, "kept_energy": 1.0, "error_bound": 0.0}

@@ -260,7 +260,7 @@ def test_hugging_face_model_comes_back_with_its_sizes(tmp_path):
 
 
 def test_folder_without_a_manifest_is_refused(tmp_path):
-    with pytest.raises(hr.InputError, match=r"must hold a hankelred\.json"):
+    with pytest.raises(hr.InputError, match=r"must hold a model\.pt"):
         ht.from_pretrained(tmp_path, Stack())
 
 

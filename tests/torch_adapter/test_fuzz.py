@@ -5,6 +5,7 @@ One of them again: ``PYTHONPATH=.:tests python -m torch_adapter.test_fuzz ROOM S
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import traceback
@@ -151,7 +152,7 @@ def refusal(outcome: Outcome, error: Exception, mutation: dict[str, str]) -> Out
 
 def judged(name: str, check: Any, result: Any, arguments: dict[str, Any], twin: Call | None, finite: bool) -> str:
     """Say what is wrong with a result, by itself and beside that of the same values in a plain guise."""
-    if finite and name not in OVERFLOWS and not is_finite(result):
+    if finite and name not in OVERFLOWS and not is_finite(result, math.inf):
         return "not finite from finite input"
     try:
         wrong = check(result, **arguments) if check and finite else None
@@ -173,18 +174,18 @@ def tensors(x: Any) -> list[torch.Tensor]:
     return [y for item in x for y in tensors(item)] if isinstance(x, (tuple, list)) else []
 
 
-def is_finite(x: Any) -> bool:
+def is_finite(x: Any, below: float = 1e8) -> bool:
     """Tell whether tensors and parameters are finite, and of a size at which single precision does not overflow."""
     if isinstance(x, nn.Module):
-        return all(is_finite(p) for p in x.parameters() if not nn.parameter.is_lazy(p))
+        return all(is_finite(p, below) for p in x.parameters() if not nn.parameter.is_lazy(p))
     if isinstance(x, torch.Tensor) and (x.is_floating_point() or x.is_complex()) and not x.is_meta:
         x = x.detach()
         x = x.to_dense() if x.layout != torch.strided else x
         x = x.to(torch.complex128 if x.is_complex() else torch.float64)
-        return bool(torch.isfinite(x).all() and (x.abs() < 1e8).all())
+        return bool(torch.isfinite(x).all() and (x.abs() < below).all())
     if isinstance(x, dict):
-        return all(map(is_finite, x.values()))
-    return all(map(is_finite, x)) if isinstance(x, (tuple, list)) else True
+        return all(is_finite(y, below) for y in x.values())
+    return all(is_finite(y, below) for y in x) if isinstance(x, (tuple, list)) else True
 
 
 def frozen(x: Any) -> Any:

@@ -135,7 +135,9 @@ def test_modules_that_peft_wraps_are_named(how):
     peft = pytest.importorskip("peft", reason="peft is not installed")
     model = torch.nn.Sequential(ht.layers.Mamba(8, 16))
     wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, **how))
-    with pytest.raises(hr.InputError, match=r"one that PEFT has wrapped in a .* Call merge_and_unload\(\) first"):
+    with pytest.raises(
+        hr.InputError, match=r"x_proj.weight of Mamba .* wrapped by PEFT. Call merge_and_unload\(\) first"
+    ):
         ht.compress_(wrapped, CONFIG, batches=[torch.randn(2, 12, 8)])
 
 

@@ -17,7 +17,7 @@ def matrices(shape=(3,), n=4, *, discrete=False, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("discrete", [0, True])
 def test_solutions_satisfy_their_equations(dtype, discrete):
     A, Q = matrices((2, 3), discrete=discrete, dtype=dtype)
     X = ops.solve_lyapunov(A, Q, dt=discrete)
@@ -27,7 +27,7 @@ def test_solutions_satisfy_their_equations(dtype, discrete):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("discrete", [0, True])
 def test_gradients_are_those_of_differences_twice(dtype, discrete):
     arguments = [x.requires_grad_() for x in matrices((2,), 3, discrete=discrete, dtype=dtype)]
     assert torch.autograd.gradcheck(lambda A, Q: ops.solve_lyapunov(A, Q, dt=discrete), arguments)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hankelred.errors import InputError
-from hankelred_torch.layers import S4D, s4d
+from hankelred_torch.layers import S4D
+from hankelred_torch.ops import convolution
 
 from .s4_repository import S4DKernel
 
@@ -51,7 +52,7 @@ def relative(y: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("block", [1 << 21, 1])  # all channels at once, and one at a time
 def test_gradients_are_those_of_the_formula(monkeypatch, block):
-    monkeypatch.setattr(s4d, "BLOCK", block)
+    monkeypatch.setattr(convolution, "BLOCK", block)
     bank, u = layer().double(), sequences(3, 40, 3, torch.float64).requires_grad_()
     parameters = [u, *bank.parameters()]
     expected = torch.autograd.grad(formula(bank, u).square().sum(), parameters)
