@@ -17,21 +17,21 @@ def matrices(shape=(3,), n=4, *, discrete=False, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-@pytest.mark.parametrize("discrete", [0, True])
+@pytest.mark.parametrize("discrete", [False, True])
 def test_solutions_satisfy_their_equations(dtype, discrete):
     A, Q = matrices((2, 3), discrete=discrete, dtype=dtype)
-    X = ops.solve_lyapunov(A, Q, dt=discrete)
+    X = ops.solve_lyapunov(A, Q, dt=discrete or 0)
     residual = A @ X @ A.mH - X + Q if discrete else A @ X + X @ A.mH + Q
     assert X.shape == Q.shape
     assert residual.abs().max() < 1e-13 * X.abs().max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-@pytest.mark.parametrize("discrete", [0, True])
+@pytest.mark.parametrize("discrete", [False, True])
 def test_gradients_are_those_of_differences_twice(dtype, discrete):
     arguments = [x.requires_grad_() for x in matrices((2,), 3, discrete=discrete, dtype=dtype)]
-    assert torch.autograd.gradcheck(lambda A, Q: ops.solve_lyapunov(A, Q, dt=discrete), arguments)
-    assert torch.autograd.gradgradcheck(lambda A, Q: ops.solve_lyapunov(A, Q, dt=discrete), arguments)
+    assert torch.autograd.gradcheck(lambda A, Q: ops.solve_lyapunov(A, Q, dt=discrete or 0), arguments)
+    assert torch.autograd.gradgradcheck(lambda A, Q: ops.solve_lyapunov(A, Q, dt=discrete or 0), arguments)
 
 
 def test_leading_axes_broadcast_and_vmap_joins_them():
@@ -93,8 +93,6 @@ def test_backends_are_chosen_for_a_block_or_for_good():
     assert {row.backend for row in ops.backends()} == {"cpu"}
     with ops.use_backend("torch"):
         assert ops.backends()[0].backend == "torch"
-        with ops.use_backend("cpu"), pytest.raises(InputError, match="must be on the CPU"):
-            ops.linear_recurrence(torch.ones(4, device="meta"), torch.ones(1, 3, 4, device="meta"))
         assert ops.backends()[0].backend == "torch"
     assert ops.backends()[0].backend == "cpu"
     with pytest.raises(InputError, match="must be one of auto, cpu, torch; got 'triton'"):
