@@ -427,8 +427,7 @@ def _drawn(batches: Any, most: int) -> Iterator[Any]:
     vars(own)["_iterator"] = None  # persistent workers have one iterator, which a second loop would begin anew
     own.num_workers = min(own.num_workers, 1)
     drawing = (loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
-    generators = (getattr(x, "generator", None) for x in drawing)
-    states = [(x, x.get_state()) for x in generators if isinstance(x, torch.Generator)]
+    states = [(x, x.get_state()) for y in drawing if isinstance(x := getattr(y, "generator", None), torch.Generator)]
     try:
         yield from islice(own, most)
     finally:

@@ -21,7 +21,7 @@ def in_single(*parameters: Tensor) -> list[Tensor]:
     return [p.to(torch.promote_types(p.dtype, torch.float32)) for p in parameters]
 
 
-def check_size(value: Any, name: str, least: int = 1) -> int:
+def check_size(value: Any, name: str, least: int = 1) -> Any:
     """Return a size of a tensor as an int."""
     if isinstance(value, torch.SymInt):
         return value

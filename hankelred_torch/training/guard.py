@@ -188,7 +188,7 @@ def _as_float(value: Any, what: str) -> float:
     try:
         return float(value)
     except OverflowError:
-        return math.inf if value > 0 else -math.inf
+        return math.inf if value == abs(value) else -math.inf
 
 
 def _arguments_of(metric: Callable[..., Any]) -> int:
