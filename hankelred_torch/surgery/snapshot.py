@@ -197,7 +197,7 @@ def _size_attributes(model: nn.Module) -> list[tuple[Any, str, int]]:
 
 
 def _copied(tensor: Tensor | None) -> Any:
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if tensor is not None and nn.parameter.is_lazy(tensor):
         raise InputError("A model must have all of its parameters; got a lazy one. Call it with a batch first.")
     return None if tensor is None else tensor.detach().to("cpu", copy=True)
 

@@ -264,6 +264,7 @@ class InTrainingCompressor:
             If it is none of a compressor, or the layers have not the sizes they had then: resize and load the model
             first. Nothing is changed then.
         """
+        check_type(state, "state", Mapping)  # type: ignore[type-abstract]
         with reading("state", "that of a compressor, from state_dict"):
             self._load(state)
 

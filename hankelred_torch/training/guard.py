@@ -170,7 +170,7 @@ def validation_loss(batches: Iterable[Any], loss: Callable[[Any, Any], Tensor]) 
                 raise InputError(f"batches must hold pairs of tensors, inputs and targets; got {type(pair).__name__}.")
             inputs, targets = pair
             value = loss(model(inputs.to(device)), targets.to(device))
-            total, count = total + float(value) * len(targets), count + len(targets)
+            total, count = total + _as_float(value, "loss must return") * len(targets), count + len(targets)
         if not count:
             raise InputError("batches must hold an example each time it is asked; got none. Pass a list or a loader.")
         return total / count
@@ -181,7 +181,7 @@ def validation_loss(batches: Iterable[Any], loss: Callable[[Any, Any], Tensor]) 
 
 def _as_float(value: Any, what: str) -> float:
     """Give a number as a float, also one that is in a tensor or an array by itself, and one that is none (NaN)."""
-    if isinstance(value, (Tensor, np.ndarray)) and math.prod(value.shape) == 1:
+    if isinstance(value, (Tensor, np.ndarray)) and math.prod(value.shape) == 1 and not getattr(value, "is_meta", 0):
         value = value.item()
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise InputError(f"{what} a real number; got {type(value).__name__}.")

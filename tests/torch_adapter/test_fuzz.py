@@ -33,7 +33,7 @@ from .fuzz_values import changed
 INPUTS = 60 if is_long() else 6
 
 # An argument may be named by what it is.
-LAYER = "model|layer|module|LRU|S4D|S5|Mamba|Linear|parameter|tensor|poles|matrices"
+LAYER = "model|layer|module|LRU|S4D|S5|Mamba|Linear|parameter|tensor|poles|rates|matrices"
 ALSO = {
     "model": LAYER,
     "layer": LAYER,
