@@ -61,7 +61,7 @@ def plot_hsv(hsv: Balancing | Reduction | ArrayLike, order: int | None = None, a
     values = _values(hsv)
     if order is not None:
         order = check_integer(order, "order", 0, len(values), f"There are {len(values)} hsv.", OrderError)
-    ax = _axes(ax)
+    ax = as_axes(ax)
     number = np.arange(1, len(values) + 1)
     unstable = np.isinf(values)
     tiny = values < _logarithmic(ax, values[~unstable])
@@ -120,7 +120,7 @@ def plot_error_bound(
         raise InputError(f"reductions must be a list; got {type(reductions).__name__}. Write reductions=[reduction].")
     for reduction in reductions:
         check_type(reduction, "reductions[...]", Reduction)
-    ax = _axes(ax)
+    ax = as_axes(ax)
     orders = np.arange(int(np.isinf(values).sum()), len(values) + 1)
     rounding = hsv.floor if isinstance(hsv, Balancing) else None
     bounds = np.array([error_bound(values, int(order), rounding) for order in orders])
@@ -181,7 +181,7 @@ def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None,
     if full.size == 0:
         raise InputError(f"A system must have inputs and outputs to be drawn; got {G.m} inputs and {G.p} outputs.")
     gains, gains_small, errors = (np.linalg.svd(x, compute_uv=False) for x in (full, small, full - small))
-    ax = _axes(ax)
+    ax = as_axes(ax)
     _logarithmic(ax, np.concatenate([gains[:, 0], errors[:, 0], [bound or 0.0]]))
     ax.plot(grid, gains[:, 0], color=DROPPED, linewidth=3, label=f"full, {G.n} states")
     if gains.shape[1] > 1:
@@ -232,8 +232,31 @@ def new_axes(columns: int) -> list[Axes]:
     return list(figure.subplots(1, columns, squeeze=False)[0])
 
 
-def _axes(ax: Axes | None) -> Axes:
-    """Return the axes given, or new ones."""
+def as_axes(ax: Axes | None = None) -> Axes:
+    """Return the axes given, or new ones.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes, optional
+        None stands for new ones.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Where to draw.
+
+    Raises
+    ------
+    InputError
+        If `ax` are no axes.
+
+    Examples
+    --------
+    >>> from hankelred.plotting import as_axes
+    >>> axes = as_axes(None)
+    >>> as_axes(axes) is axes
+    True
+    """
     if ax is None:
         return new_axes(1)[0]
     from matplotlib.axes import Axes

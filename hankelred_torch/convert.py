@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -173,3 +175,8 @@ def stored_tensor(layer: nn.Module, name: str) -> torch.Tensor:
     raise InputError(
         f"{name} of {type(layer).__qualname__} must be a parameter or buffer to be replaced; got a plain {kind}."
     )
+
+
+def first(output: Any) -> Tensor:
+    """Return the tensor a layer puts out, or the first of several."""
+    return output[0] if isinstance(output, (tuple, list)) else output

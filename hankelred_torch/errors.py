@@ -1,8 +1,11 @@
-"""Exceptions and warnings of the adapter: classes only, on top of those of `hankelred.errors`."""
+"""Exceptions and warnings of the adapter: on top of those of `hankelred.errors`."""
 
 from __future__ import annotations
 
-from hankelred.errors import HankelredError, HankelredWarning
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hankelred.errors import HankelredError, HankelredWarning, InputError
 
 
 class SurgeryError(HankelredError, RuntimeError):
@@ -15,3 +18,14 @@ class OptimizerStateWarning(HankelredWarning):
 
 class RefusedCutWarning(HankelredWarning):
     """A layer was not cut to the order that was given, because it would have lost too much."""
+
+
+@contextmanager
+def reading(name: str, what: str) -> Iterator[None]:
+    """Turn whatever reading a saved state of another form leads to into one error; nothing is taken over inside."""
+    try:
+        yield
+    except HankelredError:
+        raise
+    except Exception as error:
+        raise InputError(f"{name} must be {what}; got another: {type(error).__name__}: {error}.") from error

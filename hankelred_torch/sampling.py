@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hankelred.checks import Array
+from hankelred.checks import Array, check_type
 from hankelred.errors import HankelredError, InputError
 from hankelred.selective import SelectiveStatistics
+
+from .convert import first
 
 if TYPE_CHECKING:
     from .adapters.base import Adapter
@@ -116,6 +118,7 @@ class SampleStatistics:
 
     def merge(self, other: SampleStatistics) -> None:
         """Add what another of the same model at the same sizes has seen; the probe stays."""
+        check_type(other, "other", SampleStatistics)
         if set(self.layers) != set(other.layers):
             raise InputError(
                 f"Statistics must be of the same layers to be merged; got {sorted(self.layers)} and "
@@ -174,6 +177,9 @@ class Watch(AbstractContextManager["Watch"]):
 
 def watch(model: nn.Module, adapters: Mapping[str, Adapter]) -> Watch:
     """Arm hooks in a model without wrappers: `statistics` of the result stand for `batches`, `remove` ends it."""
+    check_type(model, "model", nn.Module)
+    if not isinstance(adapters, Mapping) or not all(hasattr(x, "state_axes") for x in adapters.values()):
+        raise InputError(f"adapters must be those of find_ssm_layers, by name; got {type(adapters).__name__}.")
     return Watch(model, adapters)
 
 
@@ -279,11 +285,6 @@ def call(model: nn.Module, batch: Any) -> None:
         call(model, batch[0])
     else:
         model(batch)
-
-
-def first(output: Any) -> Tensor:
-    """Return the tensor a layer puts out, or the first of several."""
-    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 @contextmanager
@@ -425,9 +426,8 @@ def _drawn(batches: Any, most: int) -> Iterator[Any]:
     own: Any = copy.copy(loader)
     vars(own)["_iterator"] = None  # persistent workers have one iterator, which a second loop would begin anew
     own.num_workers = min(own.num_workers, 1)
-    samplers = (loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
-    generators = [getattr(x, "generator", None) for x in (loader, *samplers)]
-    states = [(x, x.get_state()) for x in generators if isinstance(x, torch.Generator)]
+    drawing = (loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
+    states = [(x, x.get_state()) for y in drawing if isinstance(x := getattr(y, "generator", None), torch.Generator)]
     try:
         yield from islice(own, most)
     finally:

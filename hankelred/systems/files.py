@@ -72,7 +72,7 @@ def load_system(path: str | os.PathLike[str], dt: Any = None) -> Any:
     """
     if dt is not None:
         dt = check_dt(dt)
-    path = _as_path(path)
+    path = as_path(path)
     suffix = _system_suffix(path)
     try:
         if suffix == "":
@@ -118,7 +118,7 @@ def save_system(sys: Any, path: str | os.PathLike[str]) -> None:
     ...     os.listdir(folder)
     ['lag.mat']
     """
-    path = _as_path(path)
+    path = as_path(path)
     suffix = check_target(path)
     entries = _entries(as_system(sys), suffix, path)
     if suffix == "":
@@ -154,7 +154,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
     ...     os.listdir(folder)
     ['note.txt']
     """
-    path = _as_path(path)
+    path = as_path(path)
     mode = check_place(path)
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".hankelred-{os.urandom(8).hex()}.tmp")  # of a fixed length, whatever the name
@@ -183,7 +183,7 @@ def _system_suffix(path: Path) -> str:
 
 def check_target(path: str | os.PathLike[str]) -> str:
     """Return the suffix of a path that `save_system` can write; found before any work is done."""
-    path = _as_path(path)
+    path = as_path(path)
     suffix = _system_suffix(path)
     if suffix or not path.is_dir():
         mode = check_place(path)
@@ -194,7 +194,7 @@ def check_target(path: str | os.PathLike[str]) -> str:
 
 def check_place(path: str | os.PathLike[str]) -> int | None:
     """Return the permissions of the file that writing would replace, None for a new one; refuse what cannot be."""
-    path = _as_path(path)
+    path = as_path(path)
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise InputError(f"The folder of a file must exist; got {path}. Make {target.parent} first.")
@@ -207,10 +207,11 @@ def check_place(path: str | os.PathLike[str]) -> int | None:
     return stat.S_IMODE(target.stat().st_mode) & 0o777
 
 
-def _as_path(path: Any) -> Path:
+def as_path(path: Any, name: str = "path") -> Path:
+    """Return the name of a file or folder as a path."""
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str) or text == "" or "\0" in text:
-        raise InputError(f"path must be the name of a file, a str or a path; got {path!r}.")
+        raise InputError(f"{name} must be the name of a file or folder, a str or a path; got {path!r}.")
     return Path(text)
 
 

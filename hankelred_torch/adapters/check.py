@@ -17,7 +17,8 @@ from hankelred import DiagonalSystem
 from hankelred.checks import Array
 from hankelred.errors import HankelredError, InputError
 
-from ..sampling import Sequences, first, holding, running
+from ..convert import first
+from ..sampling import Sequences, holding, running
 from .base import Adapter
 
 LENGTH = 32

@@ -10,6 +10,7 @@ from torch import nn
 
 import hankelred as hr
 from hankelred import DiagonalSystem, StateSpace
+from hankelred.checks import check_integer, check_items
 from hankelred.errors import InputError
 from hankelred.parts import Matrices
 from hankelred.reduction.rediagonalise import diagonalised
@@ -57,12 +58,13 @@ def diagonal_layer(systems: Any, *, states: int | None = None) -> nn.Module:
     >>> layer
     S4D(channels=1, states=2)
     """
+    states = None if states is None else check_integer(states, "states", 1)
     if isinstance(systems, StateSpace):
         system = _diagonal(systems, states)
         with torch.random.fork_rng(devices=[]):
             layer: nn.Module = S5(system.m, max(system.n, 1))
         return _filled(layer, S5Adapter(layer), "log_step", system)
-    bank = tuple(_diagonal(system, states) for system in systems)
+    bank = tuple(_diagonal(system, states) for system in check_items(systems, "systems"))
     if not bank:
         raise InputError("systems must hold at least one system; got none. Pass one per channel.")
     with torch.random.fork_rng(devices=[]):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hankelred.checks import Array
+from hankelred.checks import Array, check_type
 from hankelred.errors import InputError
 
 from ..convert import to_array
@@ -23,7 +23,7 @@ class LayerTensors:
     constants: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
+        self.layer = check_type(layer, "layer", nn.Module)
         shapes = {name: tuple(self.tensor(name).shape) for name in self.state_axes}
         sizes = {self.states_on(name, shape) for name, shape in shapes.items()}
         if len(sizes) != 1:

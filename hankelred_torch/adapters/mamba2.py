@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, silu, softplus
 
+from hankelred.errors import InputError
+
 from ..sampling import Sequences
 from .selective import SelectiveAdapter, wide
 from .state_maps import Block, Layout
@@ -195,4 +197,4 @@ def _first_of(layer: nn.Module, *names: str) -> Any:
     for name in names:
         if hasattr(layer, name):
             return getattr(layer, name)
-    raise AttributeError(f"{type(layer).__qualname__} must have {' or '.join(names)}; got neither.")
+    raise InputError(f"layer must have {' or '.join(names)}; got a {type(layer).__qualname__} with neither.")

@@ -14,7 +14,9 @@ from hankelred.errors import InputError
 from ..config import CompressionConfig, Schedule
 from ..saving import resize_
 from ..surgery import as_models
+from ..surgery.snapshot import as_restorable
 from ..training import Guard, History, InTrainingCompressor
+from ..training.rewarm import as_hooks
 from ._window import with_total_steps
 
 __all__ = ["CheckpointMixin", "CompressionCallback", "resize_from_checkpoint"]
@@ -71,8 +73,9 @@ class CompressionCallback(Callback):
     ) -> None:
         self._config = check_type(config, "config", CompressionConfig)
         self._schedule = Schedule() if schedule is None else check_type(schedule, "schedule", Schedule)
-        self._guard, self._ema, self._batches = guard, ema, batches
-        self._restore, self._on_cut = tuple(restore), on_cut
+        self._guard = guard if guard is None else check_type(guard, "guard", Guard)
+        self._ema, self._batches = as_models(ema), batches
+        self._restore, self._on_cut = as_restorable(restore), as_hooks(on_cut)
         self._resumed: Mapping[str, Any] | None = None
         self._steps = self._logged = 0
         self.compressor: InTrainingCompressor | None = None
@@ -131,7 +134,7 @@ class CompressionCallback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep what a checkpoint holds until the compressor is made."""
-        self._resumed = state_dict or None
+        self._resumed = dict(check_type(state_dict, "state_dict", Mapping)) or None  # type: ignore[type-abstract]
 
 
 def resize_from_checkpoint(pl_module: nn.Module, checkpoint: Mapping[str, Any]) -> dict[str, int]:
@@ -162,6 +165,8 @@ def resize_from_checkpoint(pl_module: nn.Module, checkpoint: Mapping[str, Any]) 
     >>> resize_from_checkpoint(ht.layers.LRU(channels=4, states=16), {"state_dict": small.state_dict()})
     {'': 6}
     """
+    if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
+        raise InputError(f"checkpoint must be a mapping with a state_dict; got {type(checkpoint).__name__}.")
     return resize_(pl_module, checkpoint["state_dict"])
 
 

@@ -13,6 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hankelred.checks import check_type
 from hankelred.errors import InputError
+from hankelred.systems.files import as_path
 
 from ..adapters import state_sizes
 from ..config import CompressionConfig, Schedule
@@ -20,7 +21,10 @@ from ..saving import resize_
 from ..saving.files import StrPath, read_content, write_content
 from ..saving.pretrained import is_a, note_sizes
 from ..saving.resize import check_loaded, layers_of, write_layers
+from ..surgery import as_models
+from ..surgery.snapshot import as_restorable
 from ..training import Guard, History, InTrainingCompressor
+from ..training.rewarm import as_hooks
 from ._window import with_total_steps
 
 __all__ = ["CompressionCallback"]
@@ -82,8 +86,9 @@ class CompressionCallback(TrainerCallback):
     ) -> None:
         self._config = check_type(config, "config", CompressionConfig)
         self._schedule = Schedule() if schedule is None else check_type(schedule, "schedule", Schedule)
-        self._guard, self._ema, self._batches = guard, ema, batches
-        self._restore, self._on_cut = tuple(restore), on_cut
+        self._guard = guard if guard is None else check_type(guard, "guard", Guard)
+        self._ema, self._batches = as_models(ema), batches
+        self._restore, self._on_cut = as_restorable(restore), as_hooks(on_cut)
         self._trainer: Any = None
         self._resumed: dict[str, Any] | None = None
         self._sizes: dict[str, int] = {}
@@ -108,7 +113,8 @@ class CompressionCallback(TrainerCallback):
         InputError
             If it has not.
         """
-        if self not in trainer.callback_handler.callbacks:
+        callbacks = getattr(getattr(trainer, "callback_handler", None), "callbacks", ())
+        if not any(x is self for x in callbacks):
             raise InputError(
                 "trainer must have this callback; got one that has not. Pass callbacks=[callback] to the Trainer."
             )
@@ -134,7 +140,7 @@ class CompressionCallback(TrainerCallback):
         InputError
             If the folder is not of a run with this callback, or of another model.
         """
-        folder = Path(checkpoint)
+        folder = as_path(checkpoint, "checkpoint")
         if not (folder / STATE).is_file():
             raise InputError(
                 f"checkpoint must be of a run with a CompressionCallback, with a file {STATE}; got "

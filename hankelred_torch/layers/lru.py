@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from hankelred.checks import check_number
 from hankelred.errors import InputError
 
 from ..ops.state_space import planar_ssm
-from ._inputs import check_sequences, check_step, in_single
+from ._inputs import check_sequences, check_size, check_step, in_single
 
 
 class LRU(nn.Module):
@@ -76,14 +77,15 @@ class LRU(nn.Module):
         self, channels: int, states: int, r_min: float = 0.9, r_max: float = 0.999, max_phase: float = 6.283
     ) -> None:
         super().__init__()
-        if channels < 1 or states < 1:
-            raise InputError(f"channels and states must be at least 1; got {channels} and {states}.")
+        channels, states = check_size(channels, "channels"), check_size(states, "states")
+        r_min, r_max = (check_number(x, name) for x, name in ((r_min, "r_min"), (r_max, "r_max")))
+        max_phase = check_number(max_phase, "max_phase", hint="Pass 6.283 for the whole circle.")
         if not (0 <= r_min <= r_max <= 1 and r_min < 1 and r_max > 0):
             raise InputError(
                 f"r_min and r_max must bound a ring in the unit disk, 0 <= r_min <= r_max <= 1; got {r_min} and "
                 f"{r_max}. The published values for long memory are 0.9 and 0.999."
             )
-        if not 0 < max_phase < math.inf:
+        if max_phase <= 0:
             raise InputError(f"max_phase must be positive; got {max_phase}. Pass 6.283 for the whole circle.")
         self.channels = channels
         self._ring = (r_min, r_max, max_phase)
@@ -143,16 +145,17 @@ class LRU(nn.Module):
         InputError
             If `u` is complex or has another shape.
         """
-        check_sequences(u, self.channels)
+        check_sequences(u, self.channels, self.D)
         logs = self.nu_log, self.theta_log, self.gamma_log
         B_re, B_im, C_re, C_im, D = in_single(self.B_re, self.B_im, self.C_re, self.C_im, self.D)
         rates, B, C = _PlanarSystem.apply(*logs, B_re, B_im, C_re, C_im)
-        y = planar_ssm(rates, B, C, u.to(torch.promote_types(u.dtype, D.dtype)), D)
+        dtype = torch.promote_types(u.dtype, D.dtype)
+        y = planar_ssm(rates, *(x.to(dtype) for x in (B, C, u, D)))
         return y.to(torch.promote_types(self.D.dtype, u.dtype))
 
     def initial_state(self, batch: int) -> Tensor:
         """Return the state of rest for `step`, (batch, states) complex128."""
-        return torch.zeros(batch, self.states, dtype=torch.complex128, device=self.D.device)
+        return torch.zeros(check_size(batch, "batch", 0), self.states, dtype=torch.complex128, device=self.D.device)
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by one time step, as in generation.
@@ -187,7 +190,7 @@ class LRU(nn.Module):
         >>> torch.allclose(y, layer(u)[:, -1], atol=1e-5)
         True
         """
-        check_step(u, state, self.channels, (self.states,), "states")
+        check_step(u, state, self.channels, (self.states,), "states", self.D)
         B, C, D = self.system_matrices()
         state = self.rates().exp() * state + u.to(B.dtype) @ B.T
         y = (state.to(C.dtype) @ C.T).real + D * u

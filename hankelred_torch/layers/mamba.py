@@ -12,7 +12,8 @@ from torch.nn.functional import pad, silu, softplus
 from hankelred.errors import InputError
 
 from ..ops import selective_scan
-from ._inputs import check_sequences, check_step, in_single
+from ..ops._operator import described
+from ._inputs import check_sequences, check_size, check_step, in_single
 
 # Range of the steps at the start, log-uniform, in the layer's unit of time; as published.
 STEP_MIN, STEP_MAX = 1e-3, 1e-1
@@ -91,13 +92,10 @@ class Mamba(nn.Module):
         self, channels: int, states: int, expand: int = 2, conv: int = 4, dt_rank: int | Literal["auto"] = "auto"
     ) -> None:
         super().__init__()
-        if min(channels, states, expand, conv) < 1:
-            raise InputError(
-                f"channels, states, expand and conv must be at least 1; got {channels}, {states}, {expand} and {conv}."
-            )
-        rank = math.ceil(channels / 16) if dt_rank == "auto" else dt_rank
-        if not isinstance(rank, int) or rank < 1:
-            raise InputError(f'dt_rank must be at least 1, or "auto" for channels / 16; got {dt_rank!r}.')
+        channels, states = check_size(channels, "channels"), check_size(states, "states")
+        expand, conv = check_size(expand, "expand"), check_size(conv, "conv")
+        is_auto = isinstance(dt_rank, str) and dt_rank == "auto"
+        rank = math.ceil(channels / 16) if is_auto else check_size(dt_rank, "dt_rank")
         inner = expand * channels
         self.channels = channels
         # registered in the published order, which the states of optimizers go by
@@ -152,7 +150,8 @@ class Mamba(nn.Module):
         InputError
             If `u` is complex or has another shape.
         """
-        check_sequences(u, self.channels)
+        check_sequences(u, self.channels, self.D)
+        self._check_dtype(u)
         x, z = self.in_proj(u).chunk(2, dim=-1)
         x = self._convolve(pad(x, (0, 0, self.conv1d.weight.shape[2] - 1, 0)))
         y = selective_scan(x, *self._selected(x), *in_single(self.D))
@@ -174,6 +173,7 @@ class Mamba(nn.Module):
             States, in float32 at least.
         """
         inner, _, conv = self.conv1d.weight.shape
+        batch = check_size(batch, "batch", 0)
         inputs = self.in_proj.weight.new_zeros(batch, conv - 1, inner)
         return inputs, in_single(self.A_log)[0].new_zeros(batch, *self.A_log.shape)
 
@@ -210,8 +210,13 @@ class Mamba(nn.Module):
         >>> torch.allclose(y, layer(u)[:, -1], atol=1e-5)
         True
         """
+        inner, _, conv = self.conv1d.weight.shape
+        if not isinstance(state, (tuple, list)) or len(state) != 2:
+            raise InputError(f"state must be a pair, as from initial_state; got {described(state)}.")
         inputs, h = state
-        check_step(u, h, self.channels, tuple(self.A_log.shape), "inner, states")
+        check_step(u, h, self.channels, tuple(self.A_log.shape), "inner, states", self.D)
+        check_step(u, inputs, self.channels, (conv - 1, inner), "conv - 1, inner", self.D)
+        self._check_dtype(u)
         x, z = self.in_proj(u).chunk(2, dim=-1)
         inputs = torch.cat([inputs.to(x.dtype), x[:, None]], dim=1)
         x = self._convolve(inputs)[:, 0]
@@ -219,6 +224,12 @@ class Mamba(nn.Module):
         h = torch.exp(delta[..., None] * A) * h + (delta * x)[..., None] * B[:, None]
         y = (h * C[:, None]).sum(-1) + self.D * x
         return self.out_proj(y.to(z.dtype) * silu(z)), (inputs[:, 1:], h)
+
+    def _check_dtype(self, u: Tensor) -> None:
+        """Raise where torch would fail on the first product; what stands in for a linear map may cast."""
+        dtype = self.in_proj.weight.dtype
+        if u.dtype != dtype and type(self.in_proj) is nn.Linear and not torch.is_autocast_enabled(u.device.type):
+            raise InputError(f"u must be of the dtype of the layer, {dtype}; got {u.dtype}. Convert it by u.to.")
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hankelred.errors import InputError
+from hankelred.checks import check_choice
 
 from ..ops.convolution import channel_convolution, product, without_autocast
 from ._continuous import DT_MAX, DT_MIN, held_input
-from ._inputs import check_sequences, check_step, in_single
+from ._inputs import check_sequences, check_size, check_step, in_single
 
 # Steps of the finer table of powers in `_impulse_responses`. Fixed, so that a compiled graph fits every length.
 SHORT = 64
@@ -80,12 +80,9 @@ class S4D(nn.Module):
 
     def __init__(self, channels: int, states: int, init: Literal["lin", "inv"] = "lin") -> None:
         super().__init__()
-        if channels < 1 or states < 1:
-            raise InputError(f"channels and states must be at least 1; got {channels} and {states}.")
-        if init not in ("lin", "inv"):
-            raise InputError(f'init must be "lin" or "inv"; got {init!r}.')
+        channels, states = check_size(channels, "channels"), check_size(states, "states")
         self.channels = channels
-        self._init = init
+        self._init = check_choice(init, "init", ("lin", "inv"))
         self.log_A_real, self.A_imag = (nn.Parameter(torch.empty(channels, states)) for _ in range(2))
         self.log_dt, self.D = (nn.Parameter(torch.empty(channels)) for _ in range(2))
         self.C = nn.Parameter(torch.empty(channels, states, 2))
@@ -136,7 +133,7 @@ class S4D(nn.Module):
         InputError
             If `u` is complex or has another shape.
         """
-        check_sequences(u, self.channels)
+        check_sequences(u, self.channels, self.D)
         (D,) = in_single(self.D)
         dtype = torch.promote_types(u.dtype, D.dtype)
         with without_autocast(u):
@@ -147,7 +144,8 @@ class S4D(nn.Module):
 
     def initial_state(self, batch: int) -> Tensor:
         """Return the state of rest for `step`, (batch, channels, states) complex128."""
-        return torch.zeros(batch, self.channels, self.states, dtype=torch.complex128, device=self.D.device)
+        shape = check_size(batch, "batch", 0), self.channels, self.states
+        return torch.zeros(shape, dtype=torch.complex128, device=self.D.device)
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by one time step, as in generation.
@@ -182,7 +180,7 @@ class S4D(nn.Module):
         >>> torch.allclose(y, layer(u)[:, -1], atol=1e-5)
         True
         """
-        check_step(u, state, self.channels, (self.channels, self.states), "channels, states")
+        check_step(u, state, self.channels, (self.channels, self.states), "channels, states", self.D)
         (D,) = in_single(self.D)
         state = self.rates().exp() * state + u[:, :, None]
         C = self.output_matrix()

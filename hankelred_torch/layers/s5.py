@@ -13,7 +13,7 @@ from hankelred.errors import InputError
 
 from ..ops.state_space import planar_ssm
 from ._continuous import DT_MAX, DT_MIN, held_input
-from ._inputs import check_sequences, check_step, in_single
+from ._inputs import check_sequences, check_size, check_step, in_single
 
 
 class S5(nn.Module):
@@ -75,9 +75,9 @@ class S5(nn.Module):
 
     def __init__(self, channels: int, states: int, blocks: int = 1) -> None:
         super().__init__()
-        if channels < 1 or states < 1:
-            raise InputError(f"channels and states must be at least 1; got {channels} and {states}.")
-        if blocks < 1 or states % blocks:
+        channels, states = check_size(channels, "channels"), check_size(states, "states")
+        blocks = check_size(blocks, "blocks")
+        if states % blocks:
             raise InputError(f"blocks must divide the states; got {blocks} blocks of {states} states.")
         self.channels = channels
         self._blocks = blocks
@@ -135,7 +135,7 @@ class S5(nn.Module):
         InputError
             If `u` is complex or has another shape.
         """
-        check_sequences(u, self.channels)
+        check_sequences(u, self.channels, self.D)
         B, C, D = self.system_matrices()
         rates = torch.view_as_real(self.rates()).T
         B, C = torch.view_as_real(B).movedim(2, 0), torch.stack([C.real, -C.imag], dim=1)
@@ -145,7 +145,7 @@ class S5(nn.Module):
 
     def initial_state(self, batch: int) -> Tensor:
         """Return the state of rest for `step`, (batch, states) complex128."""
-        return torch.zeros(batch, self.states, dtype=torch.complex128, device=self.D.device)
+        return torch.zeros(check_size(batch, "batch", 0), self.states, dtype=torch.complex128, device=self.D.device)
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by one time step, as in generation.
@@ -180,7 +180,7 @@ class S5(nn.Module):
         >>> torch.allclose(y, layer(u)[:, -1], atol=1e-5)
         True
         """
-        check_step(u, state, self.channels, (self.states,), "states")
+        check_step(u, state, self.channels, (self.states,), "states", self.D)
         B, C, D = self.system_matrices()
         state = self.rates().exp() * state + u.to(B.dtype) @ B.T
         y = (state.to(C.dtype) @ C.T).real + D * u

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from hankelred.checks import check_choice
 from hankelred.errors import InputError
 
 BACKENDS = ("auto", "cpu", "torch")
@@ -97,9 +98,7 @@ class use_backend:
 
     def __init__(self, name: str) -> None:
         global _chosen
-        if name not in BACKENDS:
-            raise InputError(f"name must be one of {', '.join(BACKENDS)}; got {name!r}. No other backend is built in.")
-        self._before, _chosen = _chosen, name
+        self._before, _chosen = _chosen, check_choice(name, "name", BACKENDS)
 
     def __enter__(self) -> use_backend:
         return self

@@ -92,6 +92,22 @@ def _batched(made: Any, constants: int, info: Any, in_dims: tuple[int | None, ..
     return tuple(x.unflatten(0, (info.batch_size, -1)) for x in found), (0,) * len(found)
 
 
+REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+NUMBERS = (*REAL, torch.complex32, torch.complex64, torch.complex128)
+
+
+def is_dense(x: Any, dtypes: tuple[torch.dtype, ...]) -> bool:
+    """Tell whether an object is a tensor with its entries in strides and of one of the dtypes, which calculate."""
+    return isinstance(x, Tensor) and x.layout == torch.strided and x.dtype in dtypes
+
+
+def described(x: Any) -> str:
+    """Say what was got in the place of a tensor."""
+    if not isinstance(x, Tensor):
+        return type(x).__name__
+    return f"{x.dtype} of shape {tuple(x.shape)}" + ("" if x.layout == torch.strided else f" ({x.layout})")
+
+
 def check_tensors(**tensors: Any) -> None:
     """Raise unless all are floating point or complex tensors of one device; None stands for an argument left out.
 
@@ -99,10 +115,10 @@ def check_tensors(**tensors: Any) -> None:
     """
     given = {name: x for name, x in tensors.items() if x is not None}
     for name, x in given.items():
-        if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()):
-            got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        if not is_dense(x, NUMBERS):
             raise InputError(
-                f"{name} must be a floating point or complex tensor; got {got}. Convert it, as by .float()."
+                f"{name} must be a dense floating point or complex tensor; got {described(x)}. "
+                f"Convert it, as by .to_dense() and .float()."
             )
     devices = {x.device for x in given.values()}
     if len(devices) > 1:

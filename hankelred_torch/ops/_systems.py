@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from hankelred.checks import check_dt, is_discrete
+from hankelred.checks import check_choice, check_dt, is_discrete
 from hankelred.errors import InputError
 from hankelred.linalg.cauchy import NEARLY_REAL
 
@@ -49,8 +49,7 @@ def check(lam: Tensor | None, B: Tensor, C: Tensor, dt: Any, output: str, rates:
                 f"{argument} must have {axes} or more axes; got shape {tuple(x.shape)}. "
                 f"Shapes: {name} (..., n), B (..., n, m), C (..., p, n)."
             )
-    if output not in ("complex", "real"):
-        raise InputError(f'output must be "complex" or "real"; got {output!r}.')
+    check_choice(output, "output", ("complex", "real"))
     if rates is not None and not is_discrete(dt):
         raise InputError("rates are for discrete systems, lam = exp(rates); got dt=0. Pass the poles as lam.")
     n = poles.shape[-1]

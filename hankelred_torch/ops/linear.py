@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hankelred.checks import check_flag
 from hankelred.errors import InputError
 
 from ._backends import compiled_loops
@@ -76,6 +77,7 @@ def linear_recurrence(
     True
     """
     _check(a, b, initial, reset)
+    reverse = check_flag(reverse, "reverse")
     batch, length, *states = b.shape
     is_complex = any(z is not None and z.is_complex() for z in (a, b, initial))
     initial = b.new_zeros(batch, *states) if initial is None else initial

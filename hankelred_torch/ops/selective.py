@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from hankelred.checks import check_flag
 from hankelred.errors import InputError
 
 from ._backends import compiled_loops
@@ -115,6 +116,7 @@ def selective_scan(
     [1.0, 0.5, 0.25]
     """
     _check(u, delta, A, B, C, D, initial)
+    return_state = check_flag(return_state, "return_state")
     batch, _, channels = u.shape
     D = u.new_zeros(channels) if D is None else D
     initial = u.new_zeros(batch, *A.shape) if initial is None else initial

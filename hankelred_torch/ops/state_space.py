@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hankelred.checks import check_choice
 from hankelred.errors import InputError
 
 from ._operator import check_tensors
@@ -73,8 +74,7 @@ def diagonal_ssm(
     [1.0, 0.5, 0.25]
     """
     _check(rates, B, C, u, D)
-    if method not in ("auto", "recurrence", "convolution"):
-        raise InputError(f'method must be "auto", "recurrence" or "convolution"; got {method!r}.')
+    check_choice(method, "method", ("auto", "recurrence", "convolution"))
     rates, B, C = (torch.view_as_real(z.resolve_conj()) for z in (rates, B, C))
     dtype = torch.promote_types(torch.promote_types(B.dtype, C.dtype), torch.promote_types(u.dtype, torch.float32))
     sign = torch.tensor([[1.0], [-1.0]], dtype=dtype, device=C.device)
@@ -184,8 +184,8 @@ def _check(rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None) -> 
     n, m, p = len(rates), u.shape[2], len(C)
     if B.shape != (n, m) or C.shape[1] != n:
         raise InputError(
-            f"B must be ({n}, {m}) and C (outputs, {n}) for {n} rates and {m} inputs; got B {tuple(B.shape)} and "
-            f"C {tuple(C.shape)}. Is one of them transposed?"
+            f"B must be ({n}, {m}) and C (outputs, {n}) for {n} rates and u with {m} inputs; got B {tuple(B.shape)} "
+            f"and C {tuple(C.shape)}. Is one of them transposed?"
         )
     if D is not None and (D.is_complex() or not D.shape == (m,) == (p,)):
         raise InputError(

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
 
-from hankelred.checks import Array
+from hankelred.checks import Array, check_flag, check_integer, check_number, check_type
 from hankelred.errors import OrderError
 from hankelred.systems.files import write_atomically
 
 from ..config import CompressionConfig
+from ..errors import reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,13 +185,16 @@ class LayerCut:
         LayerCut
             Without its reduction.
         """
-        found = {name: x for name, x in record.items() if name in _SAVED}
-        found["hsv"] = np.array([math.inf if x is None else x for x in found["hsv"]], dtype=np.float64)
-        if found["error_bound"] is None:
-            found["error_bound"] = math.inf
-        if found.get("metric") is not None:
-            found["metric"] = {key: math.nan if x is None else x for key, x in found["metric"].items()}
-        return cls(**found)
+        with reading("record", "that of a layer, as from to_dict"):
+            found = {name: x for name, x in record.items() if name in _SAVED}
+            found["hsv"] = np.array([math.inf if x is None else x for x in found["hsv"]], dtype=np.float64)
+            if found["error_bound"] is None:
+                found["error_bound"] = math.inf
+            if found.get("metric") is not None:
+                found["metric"] = {key: math.nan if x is None else float(x) for key, x in found["metric"].items()}
+            for name in found.keys() & _CHECKS.keys():
+                found[name] = _CHECKS[name](found[name], name)
+            return cls(**found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,6 +351,16 @@ def as_json(content: Any, path: str | os.PathLike[str] | None) -> str:
     return text
 
 
+def _figure(value: Any, name: str) -> float:
+    """Give a number of a record, which may be infinite."""
+    return math.inf if isinstance(value, float) and value == math.inf else check_number(value, name, least=0)
+
+
+# What entries of a saved record are; the others are None where they were not measured.
+_CHECKS: dict[str, Callable[[Any, str], Any]] = {"rolled_back": check_flag, "error_bound": _figure}
+_CHECKS |= dict.fromkeys(("n", "states", "order", "step"), partial(check_integer, least=0))
+_CHECKS |= dict.fromkeys(("kept_energy", "rounding", "seconds", "analysis_seconds"), _figure)
+_CHECKS |= dict.fromkeys(("layer", "reason", "method"), partial(check_type, kind=str))
 _SAVED = tuple(x.name for x in fields(LayerCut) if x.name not in ("reduction", "_values"))
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from torch import nn
 
+from hankelred.checks import check_type
 from hankelred.errors import HankelredError, InputError
 
 from ..surgery import as_models, as_optimizers, refresh_ddp_
 from ..surgery.ranks import unwrapped, wrapper_of
-from ..surgery.snapshot import Snapshot, load_state, random_state, set_random_state, state_of
+from ..surgery.snapshot import Snapshot, as_restorable, load_state, random_state, set_random_state, state_of
 from .files import StrPath, read_content, write_content
 from .resize import resize_
 
@@ -76,8 +77,8 @@ def save_checkpoint(
         "model": unwrapped(model).state_dict(),
         "ema": [x.state_dict() for x in as_models(ema)],
         "optimizers": [(type(x).__qualname__, x.state_dict()) for x in as_optimizers(optimizers)],
-        "compressor": None if compressor is None else compressor.state_dict(),
-        "restore": [(type(x).__qualname__, state_of(x)) for x in restore],
+        "compressor": None if compressor is None else _checked(compressor).state_dict(),
+        "restore": [(type(x).__qualname__, state_of(x)) for x in as_restorable(restore)],
         "random": random_state(),
         "extra": extra,
     }
@@ -138,7 +139,7 @@ def load_checkpoint(
     {'': 4}
     """
     saved = read_content(path, FORMAT, ADVICE)
-    given = {"ema": as_models(ema), "optimizers": as_optimizers(optimizers), "restore": tuple(restore)}
+    given = {"ema": as_models(ema), "optimizers": as_optimizers(optimizers), "restore": as_restorable(restore)}
     for name, objects in given.items():
         if len(objects) != len(saved[name]):
             raise InputError(
@@ -152,6 +153,7 @@ def load_checkpoint(
     if (compressor is None) != (saved["compressor"] is None):
         holds = "no" if saved["compressor"] is None else "a"
         raise InputError(f"compressor must be what was saved; the checkpoint holds {holds} compressor.")
+    compressor = None if compressor is None else _checked(compressor)
     ddp, model = wrapper_of(model), unwrapped(model)
     before = Snapshot((model, *given["ema"]), given["optimizers"], given["restore"])
     counters = None if compressor is None else compressor.state_dict()
@@ -169,6 +171,12 @@ def load_checkpoint(
             f"model and optimizers must be made as those that were saved; got others: {error}. Nothing was changed."
         ) from error
     return saved["extra"]
+
+
+def _checked(compressor: Any) -> Any:
+    from ..training import InTrainingCompressor  # which saves checkpoints
+
+    return check_type(compressor, "compressor", InTrainingCompressor)
 
 
 def _load(saved: Mapping[str, Any], model: nn.Module, given: Mapping[str, tuple[Any, ...]], compressor: Any) -> None:

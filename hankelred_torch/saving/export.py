@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ class _Form(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """Apply the layer to sequences (batch, length, channels) from rest."""
         if not torch.compiler.is_compiling():
-            check_sequences(u, self.channels)
+            check_sequences(u, self.channels, next(chain(self.parameters(), self.buffers())))
             if u.shape[1] > self.max_length:
                 raise InputError(
                     f"u must have at most {self.max_length} steps; got {u.shape[1]}. Raise max_length of export_form."

@@ -11,7 +11,6 @@ import hashlib
 import io
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hankelred.errors import InputError
-from hankelred.systems.files import write_atomically
+from hankelred.systems.files import as_path, write_atomically
 
 StrPath = str | os.PathLike[str]
 
@@ -47,7 +46,7 @@ def read_content(path: StrPath, kind: str, advice: str) -> dict[str, Any]:
     OSError
         If it is not there or may not be read.
     """
-    path = Path(path)
+    path = as_path(path)
     data = path.read_bytes()
     try:
         saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -73,16 +72,18 @@ def plain_value(value: Any, place: str) -> Any:
     InputError
         If it holds something that a reader who runs no code from files does not take.
     """
+    if nn.parameter.is_lazy(value):
+        raise _refused(value, place)
     if value is None or type(value) in (bool, int, float, complex, str, bytes):
         return value
     if isinstance(value, np.generic):
         return plain_value(value.item(), place)
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         return torch.from_numpy(np.array(value))
-    if isinstance(value, nn.Parameter) and type(value.data) is Tensor:
+    if isinstance(value, nn.Parameter) and type(value.data) is Tensor and not value.is_meta:
         return value.detach()
     if isinstance(value, Tensor):
-        if type(value) is not Tensor:
+        if type(value) is not Tensor or value.is_meta:
             raise _refused(value, place)
         return value
     if isinstance(value, dict):

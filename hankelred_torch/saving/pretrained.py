@@ -15,11 +15,13 @@ import torch
 from torch import nn
 
 import hankelred as hr
+from hankelred.checks import check_type
 from hankelred.errors import InputError
-from hankelred.systems.files import write_atomically
+from hankelred.systems.files import as_path, write_atomically
 
 from ..adapters import find_ssm_layers, state_sizes
 from ..convert import to_tensor
+from ..layers._inputs import check_size
 from ..surgery import write_system
 from ..surgery.ranks import unwrapped
 from .files import StrPath, read_content, write_content
@@ -68,7 +70,7 @@ def save_pretrained(model: nn.Module, directory: StrPath) -> None:
             "model must be saved with the tensors that were cut, which adapters of PEFT leave out; got a "
             f"{type(inner).__name__}. Save model.merge_and_unload(), or model.get_base_model() beside the adapter."
         )
-    folder = Path(directory)
+    folder = as_path(directory, "directory")
     folder.mkdir(parents=True, exist_ok=True)
     if note_sizes(inner):
         inner.save_pretrained(folder)
@@ -113,7 +115,7 @@ def from_pretrained(
     >>> torch.equal(loaded.nu_log, layer.nu_log)
     True
     """
-    folder = Path(directory)
+    folder = as_path(directory, "directory")
     if (folder / WEIGHTS).is_file():
         saved = read_content(folder / WEIGHTS, FORMAT, "Save the model again with save_pretrained of this edition.")
         manifest = saved["manifest"]
@@ -121,7 +123,9 @@ def from_pretrained(
             raise InputError(
                 f"model must be given to load a {manifest['class']}; got none. Pass one as before its cuts."
             )
-        built = model if isinstance(model, nn.Module) else model()
+        if not callable(model):
+            raise InputError(f"model must be a module, or what makes one; got {type(model).__name__}.")
+        built = check_type(model if isinstance(model, nn.Module) else model(), "model", nn.Module)
         resize_(built, saved["state_dict"])
         try:
             unwrapped(built).load_state_dict(saved["state_dict"])
@@ -249,7 +253,7 @@ def export_padded(model: nn.Module, states: int | None = None) -> nn.Module:
     """
     model = unwrapped(model)
     sizes = state_sizes(model)
-    wanted = max(sizes.values(), default=0) if states is None else states
+    wanted = max(sizes.values(), default=0) if states is None else check_size(states, "states")
     result = copy.deepcopy(model)
     for name, adapter in find_ssm_layers(result).items():
         if sizes[name] > wanted:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from hankelred import DiagonalBank, DiagonalSystem, Reduction
-from hankelred.checks import Array
+from hankelred.checks import Array, check_items
 from hankelred.errors import InputError
 from hankelred.training import follow
 
@@ -35,7 +35,14 @@ def as_copies(ema: Any, adapters: Mapping[str, Adapter]) -> tuple[nn.Module, ...
 
 def as_models(ema: Any) -> tuple[Any, ...]:
     """Return one averaged copy or several as a tuple, with their wrappers."""
-    return tuple(ema) if isinstance(ema, Iterable) and not isinstance(ema, nn.Module) else (ema,)
+    found = check_items(ema, "ema") if isinstance(ema, Iterable) and not isinstance(ema, nn.Module) else [ema]
+    for copy in found:
+        if not isinstance(copy, nn.Module):
+            raise InputError(
+                f"ema must be one averaged model or several, modules of the structure of the model; got "
+                f"{type(copy).__name__}. Wrap the model in torch.optim.swa_utils.AveragedModel."
+            )
+    return tuple(found)
 
 
 def is_average(kind: type) -> bool:
@@ -83,11 +90,6 @@ def _as_tuple(one_or_more: Any) -> tuple[Any, ...]:
 
 
 def _checked(copy: Any, adapters: Mapping[str, Adapter]) -> nn.Module:
-    if not isinstance(copy, nn.Module):
-        raise InputError(
-            f"ema must be one averaged model or several, modules of the structure of the model; got "
-            f"{type(copy).__name__}. Wrap the model in torch.optim.swa_utils.AveragedModel."
-        )
     inner = inner_of(copy)
     found = find_ssm_layers(inner)
     wanted, got = ({name: (type(x.layer).__qualname__, x.states) for name, x in y.items()} for y in (adapters, found))

@@ -286,7 +286,7 @@ def _assembled(
                 state[key] = torch.zeros_like(new.detach(), dtype=value.dtype)
         elif isinstance(value, Tensor) and TABLE.get((None, key)) == "square" and value.numel() > 1:
             finite = value[torch.isfinite(value)] if not is_packed(value) else value.dequantize()
-            state[key] = torch.full_like(new.detach(), float(finite.mean()) if finite.numel() else 0.0)
+            state[key] = torch.full_like(new.detach(), float(finite.double().mean()) if finite.numel() else 0.0)
         elif key in fresh:
             state[key] = fresh[key]
         elif whole:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hankelred.checks import Array
+from hankelred.checks import Array, check_choice
 from hankelred.errors import InputError
 
 from ..convert import to_array
@@ -90,9 +90,7 @@ def register_optimizer_state(optimizer_class_or_name: Any, key: str, role: str) 
         )
     if not isinstance(key, str):
         raise InputError(f"key must be the name of an entry, a string; got {key!r}.")
-    if role not in ROLES:
-        raise InputError(f"role must be one of {', '.join(ROLES)}; got {role!r}.")
-    TABLE[name, key] = role
+    TABLE[name, key] = check_choice(role, "role", ROLES)
 
 
 class Notes:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hankelred.checks import check_items
 from hankelred.errors import InputError
 
 from ..adapters import find_ssm_layers
@@ -135,6 +136,14 @@ class Snapshot:
         return [(p, group) for groups in self._groups for group, params in groups for p in params]
 
 
+def as_restorable(restore: Any) -> tuple[Any, ...]:
+    """Return what else is put back, each of which has a state."""
+    found = tuple(check_items(restore, "restore", "Put a single object into a list."))
+    for target in found:
+        state_of(target)  # raises if it has none
+    return found
+
+
 def state_of(target: Any) -> Any:
     """Return the state of an object that has one; raise if it has none."""
     if isinstance(target, torch.Generator):
@@ -188,6 +197,8 @@ def _size_attributes(model: nn.Module) -> list[tuple[Any, str, int]]:
 
 
 def _copied(tensor: Tensor | None) -> Any:
+    if tensor is not None and nn.parameter.is_lazy(tensor):
+        raise InputError("A model must have all of its parameters; got a lazy one. Call it with a batch first.")
     return None if tensor is None else tensor.detach().to("cpu", copy=True)
 
 

@@ -12,16 +12,16 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch.distributed as dist
 from torch import nn
 
-from hankelred.checks import check_items, check_type
+from hankelred.checks import check_flag, check_integer, check_type
 from hankelred.errors import InputError
 
 from ..adapters import find_ssm_layers, state_sizes
 from ..config import CompressionConfig, Schedule
-from ..errors import RefusedCutWarning
+from ..errors import RefusedCutWarning, reading
 from ..planning import LayerCut, Plan, decide, target_layers
 from ..surgery import Snapshot, as_copies, as_models, as_optimizers, check_optimizers, compress_, refresh_ddp_
 from ..surgery.ranks import averaged, decided, unwrapped, wrapper_of
-from ..surgery.snapshot import state_of
+from ..surgery.snapshot import as_restorable
 from .guard import Guard, check_schedules, check_settling
 from .history import History
 from .listening import CountOfSteps, Ear, tried_batches
@@ -124,9 +124,7 @@ class InTrainingCompressor:
             raise InputError("optimizers must hold at least one optimizer; got none. Outside training use compress_.")
         self.ema = as_models(ema)
         as_copies(self.ema, find_ssm_layers(self.model))
-        self.restore = tuple(check_items(restore, "restore", "Put a single object into a list."))
-        for target in self.restore:
-            state_of(target)  # raises if it has none
+        self.restore = as_restorable(restore)
         self._attempts = schedule.attempt_steps()
         if guard is not None:
             check_settling(guard, self._attempts)
@@ -263,8 +261,14 @@ class InTrainingCompressor:
         Raises
         ------
         InputError
-            If the layers have not the sizes they had then: resize and load the model first.
+            If it is none of a compressor, or the layers have not the sizes they had then: resize and load the model
+            first. Nothing is changed then.
         """
+        check_type(state, "state", Mapping)  # type: ignore[type-abstract]
+        with reading("state", "that of a compressor, from state_dict"):
+            self._load(state)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         sizes = state_sizes(self.model)
         if sizes != state["sizes"]:
             raise InputError(
@@ -277,18 +281,24 @@ class InTrainingCompressor:
                 f"on_cut must hold what it held when the state was saved, {len(state['hooks'])} objects with a "
                 f"state; got {len(hooks)}. Pass the same in the same order."
             )
-        trial = state["trial"]
-        self._trial = self._snapshot = None
+        trial, going, snapshot, cut_at = state["trial"], None, None, self._cut_at
         if trial is not None:
-            snapshot = self._snapshot_now()
+            snapshot, cut_at = self._snapshot_now(), int(trial["cut_at"])
             snapshot.load_state_dict(trial["snapshot"])
             smaller = None if trial["smaller"] is None else CompressionConfig.from_dict(trial["smaller"])
-            self._trial = _Trial(int(trial["due"]), float(trial["before"]), smaller, dict(trial["failed"]))
-            self._snapshot, self._cut_at = snapshot, int(trial["cut_at"])
-        self.steps, self._stopped = int(state["steps"]), bool(state["stopped"])
-        for hook, saved in zip(hooks, state["hooks"], strict=True):
-            hook.load_state_dict(saved)
-        self.history, self._start = History.from_list(state["history"]), dict(state["start"])
+            going = _Trial(int(trial["due"]), float(trial["before"]), smaller, dict(trial["failed"]))
+        steps, stopped = check_integer(state["steps"], "state steps", 0), check_flag(state["stopped"], "state stopped")
+        history, start = History.from_list(state["history"]), {x: int(state["start"][x]) for x in sizes}
+        before = [hook.state_dict() for hook in hooks]
+        try:
+            for hook, saved in zip(hooks, state["hooks"], strict=True):
+                hook.load_state_dict(saved)
+        except BaseException:
+            for hook, own in zip(hooks, before, strict=True):
+                hook.load_state_dict(own)
+            raise
+        self._trial, self._snapshot, self._cut_at = going, snapshot, cut_at
+        self.steps, self._stopped, self.history, self._start = steps, stopped, history, start
         self._listen()
 
     def _attempt(self, smaller: CompressionConfig | None = None, failed: Mapping[str, int] = _NONE) -> Plan | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hankelred.checks import check_choice, check_integer, check_number
+from hankelred.checks import check_choice, check_integer, check_number, check_type
 from hankelred.errors import InputError
 
 from ..surgery.snapshot import random_state, set_random_state
@@ -94,13 +97,19 @@ class Guard:
         -------
         float
             What the metric returned.
+
+        Raises
+        ------
+        InputError
+            If `model` is no module, or the metric returns no number.
         """
+        check_type(model, "model", nn.Module)
         training = [(module, module.training) for module in model.modules()]
         randomness = random_state()
         model.eval()
         try:
             with torch.no_grad():
-                return float(self.metric(*[model][: _arguments_of(self.metric)]))
+                return _as_float(self.metric(*[model][: _arguments_of(self.metric)]), "metric must return")
         finally:
             for module, mode in training:
                 module.training = mode
@@ -119,6 +128,7 @@ class Guard:
         bool
             False also if one of them is not a number.
         """
+        before, after = _as_float(before, "before must be"), _as_float(after, "after must be")
         loss = before - after if self.mode == "max" else after - before
         return loss <= self.tolerance
 
@@ -146,19 +156,39 @@ def validation_loss(batches: Iterable[Any], loss: Callable[[Any, Any], Tensor]) 
     >>> round(metric(torch.nn.Identity()), 3)
     0.667
     """
+    if not callable(loss) or isinstance(loss, type):
+        raise InputError(f"loss must be callable with outputs and targets; got {type(loss).__name__}.")
+    if isinstance(batches, (Tensor, Mapping, str, bytes)) or not hasattr(batches, "__iter__"):
+        raise InputError(f"batches must be an iterable of pairs of inputs and targets; got {type(batches).__name__}.")
 
     def metric(model: nn.Module) -> float:
+        check_type(model, "model", nn.Module)
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         total, count = 0.0, 0
-        for inputs, targets in batches:
+        for pair in batches:
+            if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(x, Tensor) for x in pair)):
+                raise InputError(f"batches must hold pairs of tensors, inputs and targets; got {type(pair).__name__}.")
+            inputs, targets = pair
             value = loss(model(inputs.to(device)), targets.to(device))
-            total, count = total + float(value) * len(targets), count + len(targets)
+            total, count = total + _as_float(value, "loss must return") * len(targets), count + len(targets)
         if not count:
             raise InputError("batches must hold an example each time it is asked; got none. Pass a list or a loader.")
         return total / count
 
     metric.better = "min"  # type: ignore[attr-defined]
     return metric
+
+
+def _as_float(value: Any, what: str) -> float:
+    """Give a number as a float, also one that is in a tensor or an array by itself, and one that is none (NaN)."""
+    if isinstance(value, (Tensor, np.ndarray)) and math.prod(value.shape) == 1 and not getattr(value, "is_meta", 0):
+        value = value.item()
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        raise InputError(f"{what} a real number; got {type(value).__name__}.")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value == abs(value) else -math.inf
 
 
 def _arguments_of(metric: Callable[..., Any]) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hankelred.checks import check_items
+from hankelred.checks import check_flag, check_items
 from hankelred.errors import InputError
 
 from ..planning.cuts import LayerCut, as_json, check_order, columns
@@ -90,7 +90,7 @@ class History(list[LayerCut]):
         History
             Equal to the one they came from.
         """
-        return cls(LayerCut.from_dict(record) for record in check_items(records, "records"))
+        return cls([LayerCut.from_dict(record) for record in check_items(records, "records")])
 
     def table(self) -> str:
         """Lay the records out as a table for people.
@@ -169,6 +169,7 @@ class History(list[LayerCut]):
         ...
         hankelred.errors.InputError: history must hold two measurements of '' ...
         """
+        proven = check_flag(proven, "proven")
         records = self._of_layer(layer)
         order = check_order(order, min(len(record.hsv) for record in records))
         compared = [
@@ -202,10 +203,10 @@ class History(list[LayerCut]):
         InputError
             If nothing was measured yet.
         """
-        from hankelred.plotting import new_axes
+        from hankelred.plotting import as_axes
 
         self._require_records()
-        ax = ax or new_axes(1)[0]
+        ax = as_axes(ax)
         for k, layer in enumerate(dict.fromkeys(record.layer for record in self)):
             records = [record for record in self if record.layer == layer]
             steps = [x for record in records for x in (record.step, record.step)]
@@ -244,10 +245,10 @@ class History(list[LayerCut]):
         OrderError
             If none of the measurements has so many values.
         """
-        from hankelred.plotting import DROPPED, ERROR, KEPT, new_axes
+        from hankelred.plotting import DROPPED, ERROR, KEPT, as_axes
 
         records = [record for record in self._of_layer(layer) if not record.rolled_back]
-        ax = ax or new_axes(1)[0]
+        ax = as_axes(ax)
         steps = [record.step for record in records]
         longest = max(len(record.hsv) for record in records)
         curves, bars = np.full((longest, len(records)), np.nan), np.full((longest, len(records)), np.nan)

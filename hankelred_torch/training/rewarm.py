@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from hankelred.checks import check_integer, check_items
 from hankelred.errors import InputError
+from hankelred.systems.files import as_path
 
 from ..saving import save_checkpoint
 from ..surgery.ranks import leads
@@ -113,7 +113,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._folder = Path(folder)
+        self._folder = as_path(folder, "folder")
 
     def before(self, plan: Any, compressor: Any) -> None:
         """Write the run as it is without the cut.

@@ -21,6 +21,7 @@ from ..adapters import Adapter
 from ..adapters.registry import unwrapped
 from ..config import CompressionConfig
 from ..convert import to_array
+from ..errors import reading
 from ..planning import LayerCut, target_layers
 from .history import History
 
@@ -167,16 +168,18 @@ class Tracker:
         Raises
         ------
         InputError
-            If it followed other layers.
+            If it is none of a tracker, or of one that followed other layers.
         """
-        here, there = (list(dict.fromkeys(x["layer"] for x in y)) for y in (self.history.to_list(), state["history"]))
+        with reading("state", "that of a tracker, from state_dict"):
+            steps, measured = check_integer(state["steps"], "state steps", 0), from_tensors(state["measured"])
+            history = History.from_list(state["history"])
+        here, there = (list(dict.fromkeys(x.layer for x in y)) for y in (self.history, history))
         if here != there:
             raise InputError(
                 f"state must be of a tracker of the same layers, {', '.join(map(repr, here))}; got "
                 f"{', '.join(map(repr, there))}. Pass the same model and target_modules."
             )
-        self._steps, self._measured = int(state["steps"]), from_tensors(state["measured"])
-        self.history = History.from_list(state["history"])
+        self._steps, self._measured, self.history = steps, measured, history
 
     def _layers(self) -> dict[str, Adapter]:
         found = target_layers(self._model, self._config)

@@ -1014,6 +1014,11 @@ def _(draw: Draw) -> Call:
     return Call(plotting.new_axes, {"columns": draw.one_of(1, 2)})
 
 
+@target("plotting.as_axes", "plotting")
+def _(draw: Draw) -> Call:
+    return Call(plotting.as_axes, {"ax": draw.one_of(None, plotting.new_axes(1)[0])})
+
+
 checks = hankelred.checks
 _CHECKS: dict[str, Callable[[Draw], dict[str, Any]]] = {
     "check_array": lambda draw: {"x": draw.array(2, 2), "name": "x", "ndim": draw.one_of(2, None)},

@@ -193,12 +193,12 @@ def test_layer_on_the_meta_device_gets_its_values_later():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"channels": 0, "states": 4}, "must be at least 1; got 0, 4, 2 and 4"),
+        ({"channels": 0, "states": 4}, "channels must be at least 1; got 0"),
         ({"channels": 4, "states": 0}, "must be at least 1"),
         ({"channels": 4, "states": 4, "conv": 0}, "must be at least 1"),
         ({"channels": 4, "states": 4, "expand": 0}, "must be at least 1"),
         ({"channels": 4, "states": 4, "dt_rank": 0}, "dt_rank must be at least 1"),
-        ({"channels": 4, "states": 4, "dt_rank": "half"}, "dt_rank must be at least 1"),
+        ({"channels": 4, "states": 4, "dt_rank": "half"}, "dt_rank must be an integer"),
     ],
 )
 def test_empty_sizes_are_refused(arguments, message):

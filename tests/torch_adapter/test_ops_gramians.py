@@ -367,8 +367,8 @@ def test_truncation_to_no_states_and_to_all_works():
     [
         ({"B": torch.ones(4, 2)}, r"B, C must be"),
         ({"C": torch.ones(3, 4)}, r"B, C must be"),
-        ({"lam": [-1.0]}, "lam must be a floating point or complex tensor"),
-        ({"B": torch.ones(5, 2, dtype=torch.int64)}, "B must be a floating point or complex tensor"),
+        ({"lam": [-1.0]}, "lam must be a dense floating point or complex tensor"),
+        ({"B": torch.ones(5, 2, dtype=torch.int64)}, "B must be a dense floating point or complex tensor"),
         ({"C": torch.full((3, 5), math.nan)}, "must be finite"),
         ({"output": "imaginary"}, "output must be"),
         ({"rates": -torch.ones(5)}, "rates are for discrete systems"),
