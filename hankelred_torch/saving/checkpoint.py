@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import nn
 
-from hankelred.checks import check_type
 from hankelred.errors import HankelredError, InputError
 
+from ..randomness import random_state, set_random_state
 from ..surgery import as_models, as_optimizers, refresh_ddp_
 from ..surgery.ranks import unwrapped, wrapper_of
-from ..surgery.snapshot import Snapshot, as_restorable, load_state, random_state, set_random_state, state_of
+from ..surgery.snapshot import Snapshot, as_restorable, load_state, state_of
 from .files import StrPath, read_content, write_content
 from .resize import resize_
 
@@ -174,9 +174,9 @@ def load_checkpoint(
 
 
 def _checked(compressor: Any) -> Any:
-    from ..training import InTrainingCompressor  # which saves checkpoints
-
-    return check_type(compressor, "compressor", InTrainingCompressor)
+    if not all(callable(getattr(compressor, name, None)) for name in ("rollback", "state_dict", "load_state_dict")):
+        raise InputError(f"compressor must be an InTrainingCompressor; got {type(compressor).__name__}.")
+    return compressor
 
 
 def _load(saved: Mapping[str, Any], model: nn.Module, given: Mapping[str, tuple[Any, ...]], compressor: Any) -> None:

@@ -19,6 +19,7 @@ from ..adapters.base import Systems
 from ..config import CompressionConfig
 from ..convert import stored_tensor, tensor_in_place_of, to_array, to_tensor
 from ..errors import SurgeryError
+from ..guard import Guard
 from ..planning import LayerCut, Plan, plan, renewed
 from .averages import as_copies, as_models, followed_values
 from .exchange import ByTensor, Exchange
@@ -100,7 +101,6 @@ def compress_(
     adapters = find_ssm_layers(model)
     copies = as_copies(ema, adapters)
     if metric is not None or tolerance is not None:
-        from ..training.guard import Guard  # which takes snapshots
         from .smallest import smallest
 
         guard = Guard(metric, tolerance, mode)  # type: ignore[arg-type]

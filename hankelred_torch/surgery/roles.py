@@ -23,8 +23,8 @@ from hankelred.errors import InputError
 
 from ..convert import to_array
 from ..errors import OptimizerStateWarning
+from ..randomness import random_state, set_random_state
 from .exchange import State
-from .snapshot import random_state, set_random_state
 
 ROLES = ("parameter", "gradient", "square", "root", "factored", "counter", "start", "basis")
 

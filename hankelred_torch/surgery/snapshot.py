@@ -7,13 +7,11 @@ places, so that whoever held on to them, a graph, a hook, another optimizer, fin
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +20,7 @@ from hankelred.errors import InputError
 
 from ..adapters import find_ssm_layers
 from ..convert import tensor_in_place_of, to_array
+from ..randomness import random_state, set_random_state
 from .exchange import Exchange
 
 
@@ -162,28 +161,6 @@ def load_state(target: Any, state: Any) -> None:
         target.set_state(state)
     else:
         target.load_state_dict(state)
-
-
-def random_state() -> dict[str, Any]:
-    """Return the state of the random generators of Python, NumPy and torch on every device, as plain values."""
-    kind, keys, *position = np.random.get_state()  # noqa: NPY002 (the global state is what users' code draws from)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    return {
-        "python": random.getstate(),
-        "numpy": (kind, [int(x) for x in keys], *position),
-        "torch": torch.get_rng_state(),
-        "cuda": cuda,
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put the random generators where they were."""
-    kind, keys, *position = state["numpy"]
-    random.setstate(state["python"])
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *position))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _size_attributes(model: nn.Module) -> list[tuple[Any, str, int]]:

@@ -18,14 +18,14 @@ from hankelred.errors import InputError
 from ..adapters import find_ssm_layers, state_sizes
 from ..config import CompressionConfig, Schedule
 from ..errors import RefusedCutWarning, reading
+from ..guard import Guard
 from ..planning import LayerCut, Plan, decide, target_layers
 from ..surgery import Snapshot, as_copies, as_models, as_optimizers, check_optimizers, compress_, refresh_ddp_
 from ..surgery.ranks import averaged, decided, unwrapped, wrapper_of
 from ..surgery.snapshot import as_restorable
-from .guard import Guard, check_schedules, check_settling
 from .history import History
 from .listening import CountOfSteps, Ear, tried_batches
-from .policy import halved, smaller_cuts, towards_order, without_large_tails
+from .policy import check_schedules, check_settling, halved, smaller_cuts, towards_order, without_large_tails
 from .rewarm import as_hooks, stepping
 
 _NONE: Mapping[str, int] = {}

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from hankelred.errors import InputError
 
 from ..config import CompressionConfig, Schedule
+from ..guard import Guard
 from ..planning import LayerCut, Plan
+from .rewarm import stepping
 
 
 def towards_order(config: CompressionConfig, sizes: Mapping[str, int], attempts: int) -> CompressionConfig:
@@ -61,3 +67,32 @@ def _without(todo: Plan, refused: Callable[[LayerCut], str]) -> Plan:
         for name, layer in todo.layers.items()
     }
     return replace(todo, layers=layers)
+
+
+def check_settling(guard: Guard, attempts: tuple[int, ...]) -> None:
+    """Refuse a settling time in which the next attempt falls."""
+    distances = [later - earlier for earlier, later in pairwise(attempts)]
+    if distances and guard.settle_steps >= min(distances):
+        raise InputError(
+            f"settle_steps must be below the distance of two attempts; got {guard.settle_steps} and {min(distances)} "
+            f"steps. Lower it, make fewer attempts or widen the window."
+        )
+
+
+def check_schedules(optimizers: Iterable[Any], restore: Iterable[Any]) -> None:
+    """Refuse to go on where a rollback would leave a learning-rate schedule where it is."""
+    restored = [stepping(getattr(_scheduler(x), "optimizer", None)) for x in restore]
+    for optimizer in map(stepping, optimizers):
+        scheduled = getattr(optimizer.step, "_wrapped_by_lr_sched", False)
+        if scheduled and not any(x is optimizer for x in restored):
+            raise InputError(
+                f"restore must hold the learning-rate schedulers, which a rollback puts back; got none for a "
+                f"{type(optimizer).__name__} that has one. Pass restore=[scheduler], and the scaler if you use one."
+            )
+
+
+def _scheduler(wrapped: Any) -> Any:
+    """The scheduler inside those of accelerate and others."""
+    while not hasattr(wrapped, "optimizer") and hasattr(wrapped, "scheduler"):
+        wrapped = wrapped.scheduler
+    return wrapped

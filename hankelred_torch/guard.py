@@ -6,7 +6,6 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from numbers import Real
 from typing import Any, Literal
 
@@ -17,8 +16,7 @@ from torch import Tensor, nn
 from hankelred.checks import check_choice, check_integer, check_number, check_type
 from hankelred.errors import InputError
 
-from ..surgery.snapshot import random_state, set_random_state
-from .rewarm import stepping
+from .randomness import random_state, set_random_state
 
 
 @dataclass(frozen=True)
@@ -207,32 +205,3 @@ def _arguments_of(metric: Callable[..., Any]) -> int:
         )
     open_ended = not positional and any(x.kind is x.VAR_POSITIONAL for x in parameters)
     return 1 if needed or open_ended else 0
-
-
-def check_settling(guard: Guard, attempts: tuple[int, ...]) -> None:
-    """Refuse a settling time in which the next attempt falls."""
-    distances = [later - earlier for earlier, later in pairwise(attempts)]
-    if distances and guard.settle_steps >= min(distances):
-        raise InputError(
-            f"settle_steps must be below the distance of two attempts; got {guard.settle_steps} and {min(distances)} "
-            f"steps. Lower it, make fewer attempts or widen the window."
-        )
-
-
-def check_schedules(optimizers: Iterable[Any], restore: Iterable[Any]) -> None:
-    """Refuse to go on where a rollback would leave a learning-rate schedule where it is."""
-    restored = [stepping(getattr(_scheduler(x), "optimizer", None)) for x in restore]
-    for optimizer in map(stepping, optimizers):
-        scheduled = getattr(optimizer.step, "_wrapped_by_lr_sched", False)
-        if scheduled and not any(x is optimizer for x in restored):
-            raise InputError(
-                f"restore must hold the learning-rate schedulers, which a rollback puts back; got none for a "
-                f"{type(optimizer).__name__} that has one. Pass restore=[scheduler], and the scaler if you use one."
-            )
-
-
-def _scheduler(wrapped: Any) -> Any:
-    """The scheduler inside those of accelerate and others."""
-    while not hasattr(wrapped, "optimizer") and hasattr(wrapped, "scheduler"):
-        wrapped = wrapped.scheduler
-    return wrapped
