@@ -145,13 +145,13 @@ def refusals(model: nn.Module) -> dict[str, str]:
     Examples
     --------
     >>> import torch, hankelred_torch as ht
-    >>> class MyLRU(torch.nn.Module):
+    >>> class NewLRU(torch.nn.Module):
     ...     def __init__(self):
     ...         super().__init__()
     ...         for name, tensor in ht.layers.LRU(4, 16).named_parameters():
     ...             self.register_parameter(name, tensor)
-    >>> ht.adapters.refusals(MyLRU())
-    {'': 'MyLRU has the tensors of LRUAdapter: try register_adapter(MyLRU, hankelred_torch.adapters.LRUAdapter).'}
+    >>> ht.adapters.refusals(NewLRU())
+    {'': 'NewLRU has the tensors of LRUAdapter: try register_adapter(NewLRU, hankelred_torch.adapters.LRUAdapter).'}
     """
     named = dict(unwrapped(model).named_modules())
     found = {name: _about_place(name, x) or refusal(x) or _hint(x) for name, x in named.items()}
