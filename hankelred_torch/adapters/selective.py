@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hankelred.checks import Array
+from hankelred.checks import Array, check_type
 from hankelred.errors import InputError, OrderError
 from hankelred.selective import rotate, select
 
@@ -96,7 +96,7 @@ class SelectiveAdapter(Adapter):
     kind: ClassVar[Literal["lti", "selective"]] = "selective"
 
     def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
+        self.layer = check_type(layer, "layer", nn.Module)
         self.layouts = self.layout_of(layer)
         # which tensors there are depends on the layer: biases and norms are optional
         self.state_axes = {name: layout.axis for name, layout in self.layouts.items()}  # type: ignore[misc]

@@ -125,12 +125,21 @@ def from_pretrained(
             )
         if not callable(model):
             raise InputError(f"model must be a module, or what makes one; got {type(model).__name__}.")
-        built = check_type(model if isinstance(model, nn.Module) else model(), "model", nn.Module)
-        resize_(built, saved["state_dict"])
         try:
+            made = model if isinstance(model, nn.Module) else model()
+        except TypeError as error:
+            raise InputError(
+                f"model must make a model when it is called with nothing; got from it: {error} Pass a model, or a "
+                f"function that knows the arguments."
+            ) from error
+        built = check_type(made, "model", nn.Module)
+        try:
+            resize_(built, saved["state_dict"])
             unwrapped(built).load_state_dict(saved["state_dict"])
-        except RuntimeError as error:
-            raise InputError(f"model must be of the structure that was saved; got another: {error}") from error
+        except (RuntimeError, InputError) as error:
+            raise InputError(
+                f"model must be of the structure that was saved in {os.fspath(directory)!r}; got another: {error}"
+            ) from error
     else:
         config = folder / "config.json"
         settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}

@@ -331,6 +331,22 @@ def test_models_in_adapters_of_peft_are_refused_where_the_cut_would_be_lost(tmp_
     assert set(ht.state_sizes(ht.from_pretrained(tmp_path)).values()) == {4}
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Linear, "must make a model when it is called with nothing"),
+        (lambda: 3, "model must be"),
+        (3, "must be a module, or what makes one"),
+        (nn.Linear(2, 2), "must be of the structure that was saved in"),
+        (Stack(channels=4), "must be of the structure that was saved in"),
+    ],
+)
+def test_other_models_are_refused_with_the_folder(tmp_path, model, message):
+    ht.save_pretrained(Stack((5, 3)), tmp_path)
+    with pytest.raises(hr.InputError, match=message):
+        ht.from_pretrained(tmp_path, model)
+
+
 def test_contents_are_written_and_read(tmp_path):
     content = {
         "a": torch.zeros(0),
