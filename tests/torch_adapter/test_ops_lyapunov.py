@@ -95,7 +95,7 @@ def test_backends_are_chosen_for_a_block_or_for_good():
         assert ops.backends()[0].backend == "torch"
         assert ops.backends()[0].backend == "torch"
     assert ops.backends()[0].backend == "cpu"
-    with pytest.raises(InputError, match="must be one of auto, cpu, torch; got 'triton'"):
+    with pytest.raises(InputError, match="must be one of 'auto', 'cpu', 'torch'; got 'triton'"):
         ops.use_backend("triton")
     ops.use_backend("torch")
     try:

@@ -159,7 +159,7 @@ def test_known_entries_are_carried_beside_unknown_ones(monkeypatch):
         ((3, "x", "square"), "optimizer_class_or_name must be a class"),
         (("SOAP", "x", "square"), "its package and name joined by a dot"),
         ((None, 3, "square"), "key must be the name"),
-        ((None, "x", "moment"), "role must be one of parameter, gradient"),
+        ((None, "x", "moment"), "role must be one of 'parameter', 'gradient'"),
     ],
 )
 def test_roles_of_another_kind_are_refused(arguments, message):
