@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -22,7 +21,6 @@ from hankelred.systems.files import as_path, write_atomically
 from ..adapters import find_ssm_layers, state_sizes
 from ..convert import to_tensor
 from ..layers._inputs import check_size
-from ..surgery import write_system
 from ..surgery.ranks import unwrapped
 from .files import StrPath, read_content, write_content
 from .resize import resize_
@@ -232,7 +230,7 @@ def _from_transformers(folder: Path, model_class: Any, sizes: dict[str, int], op
 def export_padded(model: nn.Module, states: int | None = None) -> nn.Module:
     """A copy of a model whose layers all store the same number of states, for code that knows no other.
 
-    States are added that nothing drives and nothing reads: the outputs stay, to the rounding of writing a layer anew.
+    States are added that nothing drives and nothing reads: the tensors of the others stay, and so do the outputs.
     The configuration of a model of transformers gets the number, so that what its ``save_pretrained`` writes is loaded
     by its class without hankelred.
 
@@ -271,30 +269,11 @@ def export_padded(model: nn.Module, states: int | None = None) -> nn.Module:
             )
         if sizes[name] == wanted:
             continue
-        if adapter.kind == "selective":
-            tensors = adapter.pad(adapter.values(), wanted)
-            resize_(result, {name: wanted})
-            with torch.no_grad():
-                for tensor_name, value in tensors.items():
-                    tensor = adapter.tensor(tensor_name)
-                    tensor.copy_(to_tensor(value, tensor))
-        else:
-            write_system(adapter.layer, _padded(adapter.read(adapter.values()), wanted - sizes[name]))
+        tensors = adapter.pad(adapter.values(), wanted)
+        resize_(result, {name: wanted})
+        with torch.no_grad():
+            for tensor_name, value in tensors.items():
+                tensor = adapter.tensor(tensor_name)
+                tensor.copy_(to_tensor(value, tensor))
     note_sizes(result)
     return result
-
-
-def _padded(system: Any, extra: int) -> Any:
-    """The system, or every one of a bank, with states without input and output, at a pole that it has already."""
-    if isinstance(system, tuple):
-        return tuple(_padded(each, extra) for each in system)
-
-    def padded(x: Any, axis: int) -> Any:
-        shape = list(x.shape)
-        shape[axis] = extra
-        return np.concatenate([x, np.zeros(shape)], axis)
-
-    poles = {
-        name: np.concatenate([x, np.repeat(x[..., :1], extra, axis=-1)], -1) for name, x in system.spectrum.data.items()
-    }
-    return system.with_(**poles, B=padded(system.B, -2), C=padded(system.C, -1))

@@ -48,7 +48,7 @@ class Outcome:
     seed: int
     callable: str
     mutation: str
-    kind: str
+    kind: str = "returned"
     detail: str = ""
 
     @property

@@ -11,13 +11,14 @@ import sys
 import traceback
 import warnings
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fuzz.engine import Outcome
 from fuzz.values import Call, Draw
 from sizes import is_long
 from torch import nn
@@ -67,27 +68,6 @@ ALSO = {
 OVERFLOWS = {"ht.hankel_penalty"}  # as powers do
 OF_THE_CALLER = ("no items", "no length", "no float")  # what hostile objects raise
 OURS = (hr.HankelredError, SurgeryError)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one input ended: "returned", "refused", or what is wrong."""
-
-    room: str
-    seed: int
-    callable: str
-    mutation: str
-    kind: str = "returned"
-    detail: str = ""
-
-    @property
-    def is_bad(self) -> bool:
-        """Whether it must not have ended so."""
-        return self.kind not in ("returned", "refused")
-
-    def __str__(self) -> str:
-        """Return one line."""
-        return f"{self.room:9} {self.seed:5} {self.callable:34} {self.kind:16} {self.mutation}: {self.detail[:260]}"
 
 
 def run(room: str, seed: int, show: bool = False) -> Outcome:
