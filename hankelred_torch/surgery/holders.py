@@ -14,8 +14,6 @@ from torch.optim import Optimizer
 
 from hankelred.errors import HankelredWarning, InputError
 
-from ..adapters import state_sizes
-from .averages import inner_of, is_average
 from .exchange import ByTensor
 
 
@@ -74,21 +72,6 @@ def check_holders(tensors: ByTensor, models: Sequence[nn.Module], optimizers: tu
             f"{'; '.join(refused)}. Pass the whole model with all of its optimizers, or untie them; optimizers that "
             f"step in the backward pass are to be made anew after a cut."
         )
-    _warn(remarks)
-
-
-def check_averages(models: Sequence[nn.Module]) -> None:
-    """Warn of averaged copies of a model that are alive, and were not given along with it."""
-    gc.collect()  # averages of earlier runs may wait for it
-    given, remarks = {id(x) for x in models}, []
-    kinds: dict[type, bool] = {}
-    for x in gc.get_objects():
-        kind = type(x)
-        if kind not in kinds:  # by the class: proxies pretend to be anything
-            kinds[kind] = issubclass(kind, nn.Module) and is_average(kind)
-        found = kinds[kind] and "_modules" in vars(x) and id(inner_of(x)) not in given
-        if found and state_sizes(inner_of(x)) == state_sizes(models[0]):
-            remarks.append(f"{kind.__qualname__}, an averaged copy that was not given as ema")
     _warn(remarks)
 
 

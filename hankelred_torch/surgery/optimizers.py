@@ -7,7 +7,7 @@ what is not understood starts anew. Whether an optimizer can go on after a cut i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,7 @@ from ..adapters import Adapter
 from ..adapters.transport import raised
 from ..convert import stored_tensor, to_array, to_tensor
 from .averages import followed_values
-from .exchange import ByTensor, Slot, State, find_slot
-from .holders import check_averages, check_holders
+from .exchange import Slot, State, find_slot
 from .roles import ROLES, TABLE, Notes, as_array, is_number, is_packed, is_trusted, names_of, roles_of, tried
 
 _INNER = ("optimizer", "_optimizer", "base_optimizer", "inner_optimizer")
@@ -89,9 +88,7 @@ def check_trained(adapter: Adapter, name: str, optimizers: tuple[Any, ...]) -> d
     return slots
 
 
-def check_optimizers(
-    adapters: Mapping[str, Adapter], optimizers: tuple[Any, ...], models: Sequence[nn.Module] = ()
-) -> None:
+def check_optimizers(adapters: Mapping[str, Adapter], optimizers: tuple[Any, ...]) -> None:
     """Try on copies whether optimizers can go on after a cut, before the first step too; warn of what they will lose.
 
     Parameters
@@ -100,8 +97,6 @@ def check_optimizers(
         Of the layers that may be cut.
     optimizers : tuple of torch.optim.Optimizer
         From `as_optimizers`.
-    models : sequence of torch.nn.Module, optional
-        The model and its averaged copies, of which everyone who holds parameters is looked for, see `check_holders`.
 
     Raises
     ------
@@ -109,12 +104,6 @@ def check_optimizers(
         If one misses a trainable parameter, or a copy that was cut could not make its next step.
     """
     notes, seen = Notes(), set()
-    if models:
-        held = ByTensor()
-        for name, adapter in adapters.items():
-            held.update({adapter.tensor(x): f"{x} of layer {name!r}" for x in adapter.replaced})
-        check_holders(held, models, optimizers)
-        check_averages(models)
     for name, adapter in adapters.items():
         for tensor_name, slot in check_trained(adapter, name, optimizers).items():
             parameter = slot.parameter

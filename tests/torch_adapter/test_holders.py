@@ -6,11 +6,9 @@ import weakref
 
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 import hankelred as hr
 import hankelred_torch as ht
-from hankelred_torch.surgery import as_optimizers, check_optimizers
 
 from .adapter_models import assert_unchanged, lru, snapshot
 
@@ -95,21 +93,11 @@ def test_lists_and_dicts_made_before_the_cut_are_told_of(hold, message):
     assert held is not None
 
 
-def test_forgotten_average_is_told_of_before_the_first_step():
-    layer = lru()
-    optimizer, average = adam(layer), AveragedModel(layer)
-    with pytest.warns(hr.HankelredWarning, match="AveragedModel, an averaged copy that was not given as ema"):
-        check_optimizers(ht.find_ssm_layers(layer), as_optimizers(optimizer), [layer])
-    check_optimizers(ht.find_ssm_layers(layer), as_optimizers(optimizer), [layer, average.module])  # no warning
-
-
-def test_average_of_ema_pytorch_is_found_and_cut():
+def test_average_of_ema_pytorch_is_cut():
     ema_pytorch = pytest.importorskip("ema_pytorch", reason="ema-pytorch is not installed")
     layer = lru()
     optimizer, average = adam(layer), ema_pytorch.EMA(layer, update_every=1)
     average.update()
-    with pytest.warns(hr.HankelredWarning, match="EMA, an averaged copy that was not given as ema"):
-        check_optimizers(ht.find_ssm_layers(layer), as_optimizers(optimizer), [layer])
     ht.compress_(layer, CONFIG, optimizer, ema=average)
     average.update()
     assert ht.state_sizes(average.ema_model) == {"": 4}
