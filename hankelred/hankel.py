@@ -83,7 +83,6 @@ def factored(system: LinearSystem, offset: float = 0.0) -> Factored:
     with one_blas_thread(system.order):
         parts = parts_of(system, offset)
         svd = HankelSVD(parts.S, parts.R)
-        check_result("Hankel singular values", svd.values)
         floor, rank, on_schur_form = parts.accuracy(svd)
         hsv = padded(svd.values, system.order - parts.kept)
         if parts.kept:

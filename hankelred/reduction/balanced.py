@@ -322,12 +322,12 @@ def _of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, orde
     system, parts, hsv = found.system, found.parts, found.hsv
     if parts.kept or found.floor == 0.0 or order == 0:
         return 0.0
-    values = hsv[:order]
-    moved = 4 * np.abs(small.A).max() * found.floor * values / (np.abs(small.B) ** 2).sum(axis=1)
+    values, inflow = hsv[:order], (np.abs(small.B) ** 2).sum(axis=1)
+    moved = 4 * float(np.abs(small.A).max()) * found.floor
     few = system.order <= MEASURED_UP_TO
     splits_a_pair = few and order < len(hsv) and hsv[order - 1] - hsv[order] < NEARLY_EQUAL * hsv[order - 1]
-    if not (splits_a_pair or (moved > 2 * WEAKLY_DAMPED * values).any()):
-        return float(moved.max())
+    if not (splits_a_pair or moved > 2 * WEAKLY_DAMPED * inflow.min()):
+        return float(moved * (values / inflow).max())
     if not reduced.is_stable():
         return np.inf
     if few:
