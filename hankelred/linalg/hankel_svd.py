@@ -8,7 +8,6 @@ QR driver (gesvd) keep the digits of every value, divide and conquer those of th
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import scipy.linalg as sla

@@ -6,7 +6,7 @@ The unstable and marginal poles of a form come first; `marginality` says which p
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg as sla
@@ -88,14 +88,15 @@ def balanced_units(A: Array, B: Array, C: Array) -> Units:
     size, spread, same = kernels.unit_sizes(balanced, w)
     graded = spread > GRADED
     order = np.argsort(-size, kind="stable") if graded else np.arange(n)
-    size_B, size_C = (_largest(B), _largest(C)) if same else (_largest(B / w[:, None]), _largest(C * w))
+    size_B, size_C = (_norm("M", X) for X in ((B, C) if same else (B / w[:, None], C * w)))
     gain = 2.0 ** round((math.log2(size_C) - math.log2(size_B)) / 2) if min(size_B, size_C) > 0 else 1.0
     return Units(w, order, gain, same and not graded)
 
 
-def _largest(X: Array) -> float:
-    """Return the size of the largest entry."""
-    return float((lapack.zlange if X.dtype.kind == "c" else lapack.dlange)("M", X)) if X.size else 0.0
+def _norm(kind: str, X: Array) -> float:
+    """Return the largest modulus ("M") or the Frobenius norm ("F")."""
+    lange: Any = lapack.zlange if X.dtype.kind == "c" else lapack.dlange
+    return float(lange(kind, X)) if X.size else 0.0
 
 
 def _symmetric_units(A: Array) -> Array | None:
@@ -181,7 +182,7 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
         T, Z, poles = _schur(A)
     except np.linalg.LinAlgError as failure:
         raise NumericalError(f"The Schur form of A ({n}, {n}) must converge; got {failure} Rescale A.") from failure
-    margin, size = _margins(poles, discrete), float((lapack.zlange if A.dtype.kind == "c" else lapack.dlange)("F", A))
+    margin, size = _margins(poles, discrete), _norm("F", A)
     if margin.min() > max(CLEAR * size, offset):
         return SchurForm(T, Z, poles, np.full(n, BACKWARD * EPS * size), 0)
     error, refined = error_bars(A, T, poles, margin, discrete)
