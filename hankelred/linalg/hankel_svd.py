@@ -39,7 +39,7 @@ BLOCK = 32
 TINY, POWER_STEPS = 12, 6
 
 
-def graded(S: Array) -> Array:
+def graded(S: Array, noise: float = NOISE) -> Array:
     """Return a factor of the same Gramian with columns of falling size, those that are rounding noise left out.
 
     A pivoted QR of ``S^H``: without it the product ``R S`` buries the small Hankel singular values under the
@@ -49,8 +49,8 @@ def graded(S: Array) -> Array:
         return S
     triangle, pivots = _pivoted_triangle(S.conj().T)
     sizes = np.abs(triangle.diagonal())
-    if sizes[-1] <= NOISE * sizes[0]:
-        triangle = triangle[: int(np.sum(sizes > NOISE * sizes[0]))]
+    if sizes[-1] <= noise * sizes[0]:
+        triangle = triangle[: int(np.sum(sizes > noise * sizes[0]))]
     factor = np.empty((len(S), len(triangle)), dtype=S.dtype)
     factor[pivots] = triangle.conj().T  # S^H P = Q triangle, hence S S^H = P triangle^H triangle P^H
     return factor
