@@ -22,7 +22,7 @@ from .linalg.threads import one_blas_thread
 from .parts import Matrices, in_own_time, parts_of
 from .systems import DiagonalBank, DiagonalSystem, LinearSystem, as_system
 from .weighting import Weighting
-from .weighting.guaranteed import guaranteed
+from .weighting.guaranteed import guaranteed_pair
 
 # Hankel singular values that are less certain than this, relative to the largest, come with a warning.
 WARN_FROM = 1e-6
@@ -123,7 +123,7 @@ def _weighted(system: LinearSystem, offset: float, weighting: Weighting) -> Fact
     parts = parts_of(system, offset, weighting.splits)
     pair, gain = weighting.pair(parts), np.inf
     if weighting.guaranteed:
-        pair, gain = guaranteed(factored(system, offset), pair, parts)
+        pair, gain = guaranteed_pair(factored(system, offset), pair, parts)
     svd = HankelSVD(pair.S, pair.R)
     check_result("Hankel singular values", svd.values)
     rank = int(np.count_nonzero(svd.values > pair.floor))

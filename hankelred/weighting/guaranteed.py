@@ -32,7 +32,7 @@ NOISE = 1e-12
 OUTSIDE = 1e-8
 
 
-def guaranteed(white: Any, pair: Pair, parts: Any) -> tuple[Pair, float]:
+def guaranteed_pair(white: Any, pair: Pair, parts: Any) -> tuple[Pair, float]:
     """Return the guaranteed pair in the coordinates of the part, and the factor of its bound.
 
     It is formed in the balanced coordinates of the system itself, so that no unit of a state changes it; states that
