@@ -358,11 +358,11 @@ def _of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, orde
         return 0.0
     few = system.order <= MEASURED_UP_TO
     if found.weighting is None:
-        values = hsv[:order]
-        moved = 4 * np.abs(small.A).max() * found.floor * values / (np.abs(small.B) ** 2).sum(axis=1)
+        values, inflow = hsv[:order], (np.abs(small.B) ** 2).sum(axis=1)
+        moved = 4 * float(np.abs(small.A).max()) * found.floor
         splits_a_pair = few and order < len(hsv) and hsv[order - 1] - hsv[order] < NEARLY_EQUAL * hsv[order - 1]
-        if not (splits_a_pair or (moved > 2 * WEAKLY_DAMPED * values).any()):
-            return float(moved.max())
+        if not (splits_a_pair or moved > 2 * WEAKLY_DAMPED * inflow.min()):
+            return float(moved * (values / inflow).max())
     if not reduced.is_stable():
         return np.inf
     if few:
