@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hankelred.checks import Array, check_type
 from hankelred.errors import InputError
 
-from ..convert import to_array
+from ..convert import stored_tensors, to_arrays
 
 
 class LayerTensors:
@@ -142,6 +142,14 @@ class LayerTensors:
             )
         return tensor
 
+    def places(self, names: Iterable[str] | None = None) -> dict[str, tuple[nn.Module, str, Tensor]]:
+        """Return where tensors, those of `state_axes`, lie now: the module, the name there, and the tensor itself."""
+        return {x: (*self.owner(x), self.tensor(x)) for x in (self.state_axes if names is None else names)}
+
+    def stored(self) -> dict[str, Tensor]:
+        """Return the parameters and buffers that a cut replaces, by name; raise where one of them cannot be."""
+        return stored_tensors(self.layer, self.replaced)
+
     def values(self) -> dict[str, Array]:
         """Return copies of all tensors the system is read from, in double precision.
 
@@ -161,7 +169,7 @@ class LayerTensors:
                 f"{holder} must hold its data to be read; got meta tensors for {', '.join(without)}. Load the weights "
                 f"first; of an offloaded model bring them back by accelerate.hooks.remove_hook_from_submodules(model)."
             )
-        values = {name: to_array(self.tensor(name), f"{name} of {holder}") for name in names}
+        values = to_arrays({name: self.tensor(name) for name in names}, holder)
         for name, value in values.items():
             if not np.isfinite(value).all():
                 bad = int(value.size - np.isfinite(value).sum())

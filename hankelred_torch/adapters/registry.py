@@ -21,7 +21,7 @@ from .check import RTOL, difference
 from .lru import LRUAdapter
 from .mamba import MambaAdapter
 from .mamba2 import GatedLinearAttentionAdapter, Mamba2Adapter
-from .refused import foreign, refused
+from .refused import refused
 from .s4_kernel import SSMKernelDiagAdapter
 from .s4d import S4DAdapter, S4DKernelAdapter
 from .s5 import S5Adapter, S5PytorchAdapter
@@ -126,7 +126,7 @@ def find_ssm_layers(model: nn.Module) -> dict[str, Adapter]:
     {'1': 16}
     """
     known = {name: x for name, x in unwrapped(model).named_modules() if _adapter_class(type(x)) is not None}
-    return {name: _bound(x) for name, x in known.items() if not (_about_place(name, x) or refusal(x))}
+    return {name: adapter for name, x in known.items() if isinstance(adapter := _recognised(x, name), Adapter)}
 
 
 def refusals(model: nn.Module) -> dict[str, str]:
@@ -153,9 +153,8 @@ def refusals(model: nn.Module) -> dict[str, str]:
     >>> ht.adapters.refusals(NewLRU())
     {'': 'NewLRU has the tensors of LRUAdapter: try register_adapter(NewLRU, hankelred_torch.adapters.LRUAdapter).'}
     """
-    named = dict(unwrapped(model).named_modules())
-    found = {name: _about_place(name, x) or refusal(x) or _hint(x) for name, x in named.items()}
-    return {name: why for name, why in found.items() if why}
+    found = {name: _recognised(x, name) or _hint(x) for name, x in unwrapped(model).named_modules()}
+    return {name: why for name, why in found.items() if why and isinstance(why, str)}
 
 
 def state_sizes(model: nn.Module) -> dict[str, int]:
@@ -241,10 +240,10 @@ def adapter_of(layer: nn.Module) -> Adapter:
     >>> ht.adapters.adapter_of(ht.layers.LRU(channels=4, states=16)).kind
     'lti'
     """
-    layer = unwrapped(layer)
-    if why := refusal(layer):
-        raise InputError(why)
-    return _bound(layer)
+    found = _recognised(unwrapped(layer))
+    if isinstance(found, str):
+        raise InputError(found)
+    return _bound(layer) if found is None else found
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -278,11 +277,16 @@ def refuse_averages(adapters: Mapping[str, Adapter]) -> None:
             )
 
 
-def refusal(layer: nn.Module) -> str:
-    """Return why a layer that has states cannot be reduced, in a sentence; empty if it can or is none."""
+def _recognised(layer: nn.Module, name: str = "") -> Adapter | str | None:
+    """Return the adapter of a layer, or in a sentence why it cannot be reduced; None if its class is unknown."""
     adapter_class, holder = _adapter_class(type(layer)), type(layer).__qualname__
     if adapter_class is None:
-        return refused(type(layer))
+        return refused(type(layer)) or None
+    if re.search(r"(^|\.)(original_module|modules_to_save\.\w+)(\.|$)", name):
+        return (
+            f"{name} must be the only one in its place to be reduced; got one of two that PEFT keeps for "
+            f"modules_to_save. Call merge_and_unload() first, or reduce the model before it is wrapped."
+        )
     if what := adapter_class.refusal(layer):
         return f"{holder} must be a fixed diagonal system to be reduced; got one with {what}."
     try:
@@ -291,7 +295,7 @@ def refusal(layer: nn.Module) -> str:
         if _known_by_name(type(layer)):
             return str(error)
         raise
-    return _about_tensors(adapter) or _about_behaviour(adapter)
+    return _about_tensors(adapter) or _about_behaviour(adapter) or adapter
 
 
 def _bound(layer: nn.Module) -> Adapter:
@@ -303,30 +307,16 @@ def _bound(layer: nn.Module) -> Adapter:
     return adapter(layer)
 
 
-def _about_place(name: str, layer: nn.Module) -> str:
-    """Return what is wrong with where a layer of a known class stands: in a wrapper that keeps two of it."""
-    if _adapter_class(type(layer)) is None or not re.search(
-        r"(^|\.)(original_module|modules_to_save\.\w+)(\.|$)", name
-    ):
-        return ""
-    return (
-        f"{name} must be the only one in its place to be reduced; got one of two that PEFT keeps for modules_to_save. "
-        f"Call merge_and_unload() first, or reduce the model before it is wrapped."
-    )
-
-
 def _about_tensors(adapter: Adapter) -> str:
     """Return what is wrong with the tensors of a layer: held by others, or of the states and unknown to the adapter."""
-    holder = type(adapter.layer).__qualname__
-    for name in adapter.state_axes:
-        what = foreign(adapter.owner(name)[0], adapter.tensor(name))
-        if what:
+    holder, sizes = type(adapter.layer).__qualname__, {adapter.states}
+    for name, (module, _, x) in adapter.places().items():
+        if what := _foreign(module, x):
             return f"{name} of {holder} must be a plain parameter to be reduced; got one that is {what}."
-    shapes = {name: tuple(adapter.tensor(name).shape) for name in adapter.state_axes}
-    sizes = {adapter.states, *(shapes[name][axis] for name, axis in adapter.state_axes.items())} - {1}
+        sizes.add(x.shape[adapter.state_axes[name]])
     unrelated = _UNRELATED.setdefault(type(adapter.layer), set())
     for name, x in _unknown_tensors(adapter):
-        if not sizes.intersection(x.shape):
+        if not (sizes - {1}).intersection(x.shape):
             unrelated.add(name)
         elif name not in unrelated:
             return (
@@ -334,6 +324,15 @@ def _about_tensors(adapter: Adapter) -> str:
                 f"{tuple(x.shape)} in a layer of {adapter.states} states. Name it in the adapter: in state_axes, or in "
                 f"others if it has nothing to do with states."
             )
+    return ""
+
+
+def _foreign(module: nn.Module, tensor: Tensor) -> str:
+    """Return what keeps a tensor from being read and replaced where it is, and the call that helps."""
+    if type(module).__module__.startswith("peft."):
+        return "wrapped by PEFT. Call merge_and_unload() first, or adapt other modules"
+    if tensor.is_quantized or type(tensor).__module__.startswith(("torchao.", "bitsandbytes.")):
+        return f"quantised ({type(tensor).__name__}). Reduce the model first and quantise it afterwards"
     return ""
 
 
@@ -388,7 +387,7 @@ def _is_trusted(layer: nn.Module) -> bool:
 def _hint(layer: nn.Module) -> str:
     """Return which adapter the tensors of a layer of an unknown class fit, and the line to write; empty if none."""
     names = {name for name, _ in (*layer.named_parameters(), *layer.named_buffers())}
-    if _adapter_class(type(layer)) is not None or not names:
+    if not names:
         return ""
     for adapter_class in dict.fromkeys((*_BY_NAME.values(), *_KNOWN.values())):
         try:

@@ -18,7 +18,7 @@ from hankelred.checks import Array, check_type
 from hankelred.errors import InputError, OrderError
 from hankelred.selective import rotate, select
 
-from ..convert import stored_tensor, tensor_in_place_of
+from ..convert import tensors_in_place_of
 from ..sampling import LayerStatistics, Sequences
 from .analysis import Analysis, LayerReduction
 from .base import Adapter
@@ -144,7 +144,7 @@ class SelectiveAdapter(Adapter):
         if len(shape) <= layout.axis:
             return -1
         blocks = self.groups * sum(block.role != "fixed" for block in layout.blocks)
-        states, rest = divmod(shape[layout.axis] - layout.fixed, blocks)
+        states, rest = divmod(shape[layout.axis] - sum(block.size for block in layout.blocks), blocks)
         return states if states > 0 and not rest else -1
 
     def entries(self, name: str, kept: Array) -> Array:
@@ -232,8 +232,7 @@ class SelectiveAdapter(Adapter):
     def after(self, reduction: StateMap) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and sizes that the layer has after a reduction, by name."""
         values = self.rewrite(self.values(), reduction)
-        tensors = {name: tensor_in_place_of(stored_tensor(*self.owner(name)), x) for name, x in values.items()}
-        return tensors, self.sizes(reduction.core.T.shape[2])
+        return tensors_in_place_of(self.stored(), values), self.sizes(reduction.core.T.shape[2])
 
     def check(self, values: Mapping[str, Array], name: str) -> None:
         """Accept every finite value: rates are negative by their form, and finiteness is checked on conversion."""

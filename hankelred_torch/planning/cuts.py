@@ -104,6 +104,7 @@ class LayerCut:
     matches: list[list[int]] | None = field(default=None, repr=False)
     reduction: Any = field(default=None, repr=False)
     _values: Mapping[str, Array] = field(default_factory=dict, repr=False)  # the tensors it was planned for
+    _written: Mapping[str, Array] = field(default_factory=dict, repr=False)  # and those it is to have
 
     @property
     def cut(self) -> bool:
@@ -361,7 +362,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {"rolled_back": check_flag, "err
 _CHECKS |= dict.fromkeys(("n", "states", "order", "step"), partial(check_integer, least=0))
 _CHECKS |= dict.fromkeys(("kept_energy", "rounding", "seconds", "analysis_seconds"), _figure)
 _CHECKS |= dict.fromkeys(("layer", "reason", "method"), partial(check_type, kind=str))
-_SAVED = tuple(x.name for x in fields(LayerCut) if x.name not in ("reduction", "_values"))
+_SAVED = tuple(x.name for x in fields(LayerCut) if x.name not in ("reduction", "_values", "_written"))
 
 
 def _plain(x: Any) -> Any:

@@ -19,7 +19,7 @@ from ..adapters.analysis import Analysis, LayerReduction
 from ..adapters.base import Systems
 from ..adapters.registry import module_types, refuse_averages
 from ..config import CompressionConfig
-from ..convert import to_array, to_tensor
+from ..convert import rounded
 from ..sampling import LayerStatistics, gather, output_errors
 from .allocation import Allocation, allocate
 from .cuts import LayerCut, Plan
@@ -172,13 +172,13 @@ def _named(name: str, modules: str | Sequence[str]) -> bool:
     return any(name == each or name.endswith(f".{each}") for each in modules)
 
 
-def renewed(layer: LayerCut, adapter: Adapter, values: Mapping[str, Array]) -> LayerCut:
-    """Plan a layer that has changed since anew, at the size decided then; one that has not is given back."""
-    if layer.reduction is not None and adapter.kind == "selective":
-        return layer
-    if layer.reduction is not None and all(np.array_equal(values[name], x) for name, x in layer._values.items()):
-        return layer
-    return _cut(adapter, layer.n, layer.layer, adapter.analyse(values).reduce(layer.states), layer.reason, values)
+def renewed(layer: LayerCut, adapter: Adapter, values: Mapping[str, Array]) -> tuple[LayerCut, dict[str, Array]]:
+    """Return a planned layer with its new tensors; planned anew, at the size decided then, if it has changed since."""
+    if adapter.kind == "selective" and layer.reduction is not None:
+        return layer, adapter.rewrite(values, layer.reduction)
+    if layer.reduction is None or not all(np.array_equal(values[name], x) for name, x in layer._values.items()):
+        layer = _cut(adapter, layer.n, layer.layer, adapter.analyse(values).reduce(layer.states), layer.reason, values)
+    return layer, dict(layer._written)
 
 
 def _largest(adapters: Mapping[str, Adapter]) -> int:
@@ -271,7 +271,10 @@ def _plan_layer(
 def _cut(
     adapter: Adapter, n: int, name: str, found: LayerReduction, reason: str, values: Mapping[str, Array]
 ) -> LayerCut:
-    rounding = 0.0 if isinstance(adapter, SelectiveAdapter) else _rounding(adapter, name, found.reduction, values)
+    written, rounding = {}, 0.0
+    if not isinstance(adapter, SelectiveAdapter):
+        written = adapter.rewrite(values, found.reduction)
+        rounding = _rounding(adapter, name, dict(values), written)
     return LayerCut(
         layer=name,
         n=n,
@@ -284,10 +287,11 @@ def _cut(
         rounding=rounding,
         reduction=found.reduction,
         _values=values,
+        _written=written,
     )
 
 
-def _rounding(adapter: Adapter, name: str, reduction: Any, values: Mapping[str, Array]) -> float:
+def _rounding(adapter: Adapter, name: str, values: dict[str, Array], written: Mapping[str, Array]) -> float:
     """Bound what rounding a reduced layer to the dtype it is stored in changes, of a bank the largest change.
 
     Raises
@@ -295,12 +299,11 @@ def _rounding(adapter: Adapter, name: str, reduction: Any, values: Mapping[str, 
     NumericalError
         If the layer as stored would not be finite and stable.
     """
-    exact = dict(values) | adapter.rewrite(values, reduction)
-    stored = {x: to_array(to_tensor(array, adapter.tensor(x))) for x, array in exact.items()}
-    adapter.check(stored, name)
-    if all(np.array_equal(stored[x], array) for x, array in exact.items()):
+    stored = rounded(written, {x: tensor for x, (*_, tensor) in adapter.places(written).items()})
+    adapter.check(values | stored, name)
+    if all(np.array_equal(stored[x], array) for x, array in written.items()):
         return 0.0
-    return _distance(adapter.read(exact), adapter.read(stored))
+    return _distance(adapter.read(values | written), adapter.read(values | stored))
 
 
 def _distance(G: Systems, H: Systems) -> float:

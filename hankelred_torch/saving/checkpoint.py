@@ -16,7 +16,7 @@ from hankelred.errors import HankelredError, InputError
 
 from ..randomness import random_state, set_random_state
 from ..surgery import as_models, as_optimizers, refresh_ddp_
-from ..surgery.ranks import unwrapped, wrapper_of
+from ..surgery.ranks import opened, unwrapped
 from ..surgery.snapshot import Snapshot, as_restorable, load_state, state_of
 from .files import StrPath, read_content, write_content
 from .resize import resize_
@@ -154,7 +154,7 @@ def load_checkpoint(
         holds = "no" if saved["compressor"] is None else "a"
         raise InputError(f"compressor must be what was saved; the checkpoint holds {holds} compressor.")
     compressor = None if compressor is None else _checked(compressor)
-    ddp, model = wrapper_of(model), unwrapped(model)
+    ddp, model, _ = opened(model)
     before = Snapshot((model, *given["ema"]), given["optimizers"], given["restore"])
     counters = None if compressor is None else compressor.state_dict()
     try:

@@ -12,7 +12,7 @@ from hankelred.checks import check_integer
 from hankelred.errors import InputError
 
 from ..adapters import Adapter, find_ssm_layers, state_sizes
-from ..convert import standing_in, stored_tensor
+from ..convert import standing_in, stored_tensors
 from ..surgery import Exchange, as_optimizers
 from ..surgery.ranks import unwrapped
 
@@ -66,13 +66,12 @@ def resize_(
     exchange = Exchange([model], as_optimizers(optimizers))
     for name, tensors in wanted.items():
         adapter = adapters[name]
-        for tensor_name, tensor in tensors.items():
-            old = stored_tensor(*adapter.owner(tensor_name))
-            if tensor.shape != old.shape:
-                exchange.replace(old, standing_in(old, tensor), name=f"{tensor_name} of layer {name!r}")
+        olds = stored_tensors(adapter.layer, tensors)
+        news = {x: standing_in(olds[x], new) for x, new in tensors.items() if new.shape != olds[x].shape}
+        exchange.replace(olds, news, owner=f"layer {name!r}")
         first = next(iter(tensors))
-        for size_name, size in adapter.sizes(adapter.states_on(first, tuple(tensors[first].shape))).items():
-            exchange.attribute(*adapter.owner(size_name), size)
+        sizes = adapter.sizes(adapter.states_on(first, tuple(tensors[first].shape)))
+        exchange.attributes(adapter.layer, sizes)
     with exchange:
         for name in wanted:
             type(adapters[name])(adapters[name].layer)  # raises if the shapes do not fit each other
@@ -139,20 +138,19 @@ def _wanted(adapters: Mapping[str, Adapter], like: Any) -> dict[str, dict[str, T
 def _empty(adapter: Adapter, states: int) -> dict[str, Tensor]:
     """Tensors of a size, NaN where a state dict holds values for them."""
     tensors = adapter.resize(states)
-    for name, tensor in tensors.items():
-        module, attribute = adapter.owner(name)
-        if attribute not in module._non_persistent_buffers_set and (tensor.is_floating_point() or tensor.is_complex()):
-            tensors[name] = torch.full_like(tensor, torch.nan)
+    for name, (module, attribute, _) in adapter.places().items():
+        x = tensors[name]
+        if attribute not in module._non_persistent_buffers_set and (x.is_floating_point() or x.is_complex()):
+            tensors[name] = torch.full_like(x, torch.nan)
     return tensors
 
 
 def _saved_tensors(adapter: Adapter, state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Tensors of the shapes in a state dict; buffers that it does not hold are of the size of the others."""
-    shapes = {}
-    for name in adapter.state_axes:
-        module, attribute = adapter.owner(name)
+    shapes, olds = {}, adapter.stored()
+    for name, (module, attribute, _) in adapter.places().items():
         if prefix + name in state_dict or attribute not in module._non_persistent_buffers_set:
-            shapes[name] = _saved_shape(state_dict, prefix + name, stored_tensor(module, attribute))
+            shapes[name] = _saved_shape(state_dict, prefix + name, olds[name])
     sizes = {adapter.states_on(name, shape) for name, shape in shapes.items()}
     if len(sizes) != 1:
         raise InputError(f"The tensors of a layer must agree on the number of states; got {shapes} in the state dict.")

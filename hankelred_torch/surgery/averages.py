@@ -22,8 +22,8 @@ from hankelred.training import follow
 from ..adapters import Adapter, find_ssm_layers
 
 
-def as_copies(ema: Any, adapters: Mapping[str, Adapter]) -> tuple[nn.Module, ...]:
-    """Return the averaged copies of a model, unwrapped and checked against the layers of the model.
+def as_copies(ema: Any, adapters: Mapping[str, Adapter]) -> tuple[tuple[nn.Module, dict[str, Adapter]], ...]:
+    """Return the averaged copies of a model, unwrapped and checked against the layers of the model, with their layers.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def _as_tuple(one_or_more: Any) -> tuple[Any, ...]:
     return tuple(one_or_more) if isinstance(one_or_more, (tuple, DiagonalBank)) else (one_or_more,)
 
 
-def _checked(copy: Any, adapters: Mapping[str, Adapter]) -> nn.Module:
+def _checked(copy: Any, adapters: Mapping[str, Adapter]) -> tuple[nn.Module, dict[str, Adapter]]:
     inner = inner_of(copy)
     found = find_ssm_layers(inner)
     wanted, got = ({name: (type(x.layer).__qualname__, x.states) for name, x in y.items()} for y in (adapters, found))
@@ -98,4 +98,4 @@ def _checked(copy: Any, adapters: Mapping[str, Adapter]) -> nn.Module:
             f"An averaged model must have the state space layers of the model, {wanted}; got {got}. "
             f"Pass the copy of this model, made or resized at its present sizes."
         )
-    return inner
+    return inner, found
