@@ -114,36 +114,27 @@ def rounded(arrays: Mapping[str, Array], likes: Mapping[str, Tensor]) -> dict[st
 def tensors_in_place_of(olds: Mapping[str, Tensor], arrays: Mapping[str, Array]) -> dict[str, Tensor]:
     """Make new parameters or buffers of arrays, of any shape, that can stand where old ones stood, by name.
 
-    They have the dtypes, devices, ``requires_grad``, attributes and hooks of the old ones, and no gradients; hooks are
-    shared, so that a handle the user kept still removes its hook. A `NumericalError` says that a value is not finite in
-    the dtype of the old tensor.
+    A `NumericalError` says that a value is not finite in the dtype of the old tensor.
     """
-    return {name: standing_in(old, to_tensor(arrays[name], old)) for name, old in olds.items()}
+    return standing_in(olds, {name: to_tensor(arrays[name], old) for name, old in olds.items()})
 
 
-def standing_in(old: Tensor, tensor: Tensor) -> Tensor:
-    """Return a tensor with all that hangs on a parameter or buffer, to stand where that one stood.
+def standing_in(olds: Mapping[K, Tensor], tensors: Mapping[K, Tensor]) -> dict[K, Tensor]:
+    """Make parameters or buffers of tensors, with all that hangs on old ones in whose places they are to stand.
 
-    Parameters
-    ----------
-    old : torch.Tensor
-        A parameter or buffer; unchanged.
-    tensor : torch.Tensor
-        The new value, of the dtype and device of `old`.
-
-    Returns
-    -------
-    torch.Tensor
-        One of `tensors_in_place_of`.
+    The tensors are of the dtype and device of the old ones, whose ``requires_grad``, attributes and hooks the new ones
+    have, and no gradients; hooks are shared, so that a handle the user kept still removes its hook.
     """
-    if not isinstance(old, nn.Parameter):
-        return tensor
-    new = nn.Parameter(tensor, requires_grad=old.requires_grad)
-    new.__dict__.update(old.__dict__)  # torch keeps users' attributes there: learning rate, weight decay, ...
-    for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
-        if getattr(old, hooks) is not None:
-            setattr(new, hooks, getattr(old, hooks))
-    return new
+    made = {}
+    for key, tensor in tensors.items():
+        old = olds[key]
+        made[key] = new = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+        if new is not tensor:
+            new.__dict__.update(old.__dict__)  # torch keeps users' attributes there: learning rate, weight decay, ...
+            for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+                if getattr(old, hooks) is not None:
+                    setattr(new, hooks, getattr(old, hooks))
+    return made
 
 
 def stored_tensors(root: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:

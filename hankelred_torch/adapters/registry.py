@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -59,7 +59,6 @@ _REGISTERED: dict[str, type[Adapter]] = {}  # by users, whose word goes first
 
 # By class, or by layer where its forward is its own: what was found against layers of one adapter and form.
 _VERDICTS: WeakKeyDictionary[Any, dict[Any, str]] = WeakKeyDictionary()
-_UNRELATED: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()  # tensors seen where they had no axis of the states
 
 
 def register_adapter(class_or_qualified_name: type[nn.Module] | str, adapter: type[Adapter]) -> None:
@@ -210,7 +209,7 @@ def check(layer: nn.Module) -> float:
     True
     """
     adapter = _bound(unwrapped(layer))
-    why = _about_tensors(adapter) or _about(adapter, found := difference(adapter))
+    why = adapter.unfit() or _about(adapter, found := difference(adapter))
     if why:
         raise InputError(why)
     return found
@@ -295,7 +294,7 @@ def _recognised(layer: nn.Module, name: str = "") -> Adapter | str | None:
         if _known_by_name(type(layer)):
             return str(error)
         raise
-    return _about_tensors(adapter) or _about_behaviour(adapter) or adapter
+    return adapter.unfit() or _about_behaviour(adapter) or adapter
 
 
 def _bound(layer: nn.Module) -> Adapter:
@@ -305,45 +304,6 @@ def _bound(layer: nn.Module) -> Adapter:
         hint = _hint(layer) or "Write an adapter for it and name both to register_adapter."
         raise InputError(f"layer must be of a class with an adapter; got {_qualified_name(type(layer))}. {hint}")
     return adapter(layer)
-
-
-def _about_tensors(adapter: Adapter) -> str:
-    """Return what is wrong with the tensors of a layer: held by others, or of the states and unknown to the adapter."""
-    holder, sizes = type(adapter.layer).__qualname__, {adapter.states}
-    for name, (module, _, x) in adapter.places().items():
-        if what := _foreign(module, x):
-            return f"{name} of {holder} must be a plain parameter to be reduced; got one that is {what}."
-        sizes.add(x.shape[adapter.state_axes[name]])
-    unrelated = _UNRELATED.setdefault(type(adapter.layer), set())
-    for name, x in _unknown_tensors(adapter):
-        if not (sizes - {1}).intersection(x.shape):
-            unrelated.add(name)
-        elif name not in unrelated:
-            return (
-                f"{holder} must have no tensors of its states that {type(adapter).__name__} does not know; got {name} "
-                f"{tuple(x.shape)} in a layer of {adapter.states} states. Name it in the adapter: in state_axes, or in "
-                f"others if it has nothing to do with states."
-            )
-    return ""
-
-
-def _foreign(module: nn.Module, tensor: Tensor) -> str:
-    """Return what keeps a tensor from being read and replaced where it is, and the call that helps."""
-    if type(module).__module__.startswith("peft."):
-        return "wrapped by PEFT. Call merge_and_unload() first, or adapt other modules"
-    if tensor.is_quantized or type(tensor).__module__.startswith(("torchao.", "bitsandbytes.")):
-        return f"quantised ({type(tensor).__name__}). Reduce the model first and quantise it afterwards"
-    return ""
-
-
-def _unknown_tensors(adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a layer that its adapter does not name; pruned and parametrized ones go by their name."""
-    known = {*adapter.state_axes, *adapter.constants, *adapter.others}
-    for name, x in [*adapter.layer.named_parameters(), *adapter.layer.named_buffers()]:
-        plain = re.sub(r"parametrizations\.(\w+)\.\w+$|(\w+)_(?:orig|mask)$", r"\1\2", name)
-        parts = plain.split(".")
-        if not known.intersection(".".join(parts[: k + 1]) for k in range(len(parts))):
-            yield name, x
 
 
 def _about_behaviour(adapter: Adapter) -> str:
@@ -392,7 +352,7 @@ def _hint(layer: nn.Module) -> str:
     for adapter_class in dict.fromkeys((*_BY_NAME.values(), *_KNOWN.values())):
         try:
             adapter = adapter_class(layer)
-            fits = not adapter_class.refusal(layer) and not _about_tensors(adapter)
+            fits = not adapter_class.refusal(layer) and not adapter.unfit()
         except Exception:  # tensors of other names and shapes
             continue
         if fits and names.issuperset((*adapter.state_axes, *adapter.constants)):

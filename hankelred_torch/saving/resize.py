@@ -61,21 +61,23 @@ def resize_(
     <All keys matched successfully>
     """
     model = unwrapped(model)
-    adapters = find_ssm_layers(model)
-    wanted = _wanted(adapters, like)
-    exchange = Exchange([model], as_optimizers(optimizers))
-    for name, tensors in wanted.items():
+    return resize_layers(model, find_ssm_layers(model), like, as_optimizers(optimizers))
+
+
+def resize_layers(
+    model: nn.Module, adapters: Mapping[str, Adapter], like: Any, optimizers: tuple[Any, ...]
+) -> dict[str, int]:
+    """Resize a model without wrappers, whose layers were found, as `resize_` does."""
+    exchange = Exchange([model], optimizers)
+    for name, tensors in _wanted(adapters, like).items():
         adapter = adapters[name]
         olds = stored_tensors(adapter.layer, tensors)
-        news = {x: standing_in(olds[x], new) for x, new in tensors.items() if new.shape != olds[x].shape}
+        news = standing_in(olds, {x: new for x, new in tensors.items() if new.shape != olds[x].shape})
         exchange.replace(olds, news, owner=f"layer {name!r}")
-        first = next(iter(tensors))
-        sizes = adapter.sizes(adapter.states_on(first, tuple(tensors[first].shape)))
-        exchange.attributes(adapter.layer, sizes)
-    with exchange:
-        for name in wanted:
-            type(adapters[name])(adapters[name].layer)  # raises if the shapes do not fit each other
-    return state_sizes(model)
+        states = adapter.states_of({x: tuple(new.shape) for x, new in tensors.items()})
+        exchange.attributes(adapter.layer, adapter.sizes(states))
+    with exchange:  # whose block raises if the shapes do not fit each other
+        return {name: type(x)(x.layer).states for name, x in adapters.items()}
 
 
 def check_loaded(model: nn.Module) -> None:
@@ -147,14 +149,11 @@ def _empty(adapter: Adapter, states: int) -> dict[str, Tensor]:
 
 def _saved_tensors(adapter: Adapter, state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Tensors of the shapes in a state dict; buffers that it does not hold are of the size of the others."""
-    shapes, olds = {}, adapter.stored()
-    for name, (module, attribute, _) in adapter.places().items():
+    shapes = {}
+    for name, (module, attribute, old) in adapter.places().items():
         if prefix + name in state_dict or attribute not in module._non_persistent_buffers_set:
-            shapes[name] = _saved_shape(state_dict, prefix + name, olds[name])
-    sizes = {adapter.states_on(name, shape) for name, shape in shapes.items()}
-    if len(sizes) != 1:
-        raise InputError(f"The tensors of a layer must agree on the number of states; got {shapes} in the state dict.")
-    return _empty(adapter, *sizes)
+            shapes[name] = _saved_shape(state_dict, prefix + name, old)
+    return _empty(adapter, adapter.states_of(shapes))
 
 
 def _saved_shape(state_dict: Mapping[str, Tensor], key: str, old: Tensor) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ..config import CompressionConfig
 from ..convert import stored_tensors, tensors_in_place_of, to_arrays, to_tensor
 from ..errors import SurgeryError
 from ..guard import Guard
-from ..planning import LayerCut, Plan, plan, renewed
+from ..planning import LayerCut, Plan, check_stable, plan, renewed
 from .averages import as_copies, as_models, followed_values
 from .exchange import Exchange
 from .holders import check_holders
@@ -196,7 +197,7 @@ class _Cut:
                     f"{ {x: adapter.states for x, adapter in adapters.items()} } in the model. Call plan again."
                 )
         if cuts:
-            _refuse_tied(cuts, {name: x.stored() if name in cuts else _tensors(x) for name, x in adapters.items()})
+            _refuse_tied(cuts, adapters)
         for name, layer in cuts.items():
             self._cut(name, layer)
 
@@ -227,13 +228,11 @@ class _Cut:
         slots = check_trained(olds, name, self._optimizers)
         layer, written = renewed(layer, adapter, values)
         news = tensors_in_place_of(olds, written)
-        stored = to_arrays(news)
-        adapter.check(values | stored, name)
-        states = carried_states(self._policy, adapter, values, layer.reduction, slots, news, self.notes)
+        states = carried_states(self._policy, adapter, values, layer.reduction, slots, news, written, self.notes)
         self._exchange(adapter, layer, olds, news, states)
         for each in copied:
             old = each.stored()
-            self._exchange(each, layer, old, self._followed(each, adapter, layer, old, values, stored), {})
+            self._exchange(each, layer, old, self._followed(each, adapter, layer, old, values, to_arrays(news)), {})
         self.layers[name] = layer
 
     def _followed(
@@ -251,7 +250,7 @@ class _Cut:
         if followed is not None:
             news = tensors_in_place_of(olds, followed)
             try:
-                copied.check(old | to_arrays(news), layer.layer)
+                check_stable(copied, layer.layer, old | to_arrays(news))
             except NumericalError:  # unstable only when rounded to the dtype of the copy
                 pass
             else:
@@ -271,20 +270,17 @@ class _Cut:
         self.exchange.attributes(adapter.layer, adapter.sizes(layer.states))
 
 
-def _refuse_tied(cuts: Mapping[str, LayerCut], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+def _refuse_tied(cuts: Mapping[str, LayerCut], adapters: Mapping[str, Adapter]) -> None:
     """Refuse a layer that shares a tensor with the state axis of another: one cut cannot serve both."""
-    for name, other in ((x, y) for x in cuts for y in tensors if x != y):
-        own = {x: key for key, x in tensors[name].items()}
-        shared = [own[x] for x in tensors[other].values() if x in own]
-        if shared:
+    own = {name: {tensor: x for x, (*_, tensor) in y.places(y.replaced).items()} for name, y in adapters.items()}
+    for name, other in product(cuts, adapters):
+        shared = own[name].keys() & own[other].keys()
+        if shared and name != other:
             raise InputError(
-                f"A layer to be cut must not share state space parameters with another; got {', '.join(shared)} in "
+                f"A layer to be cut must not share state space parameters with another; got "
+                f"{', '.join(x for tensor, x in own[name].items() if tensor in shared)} in "
                 f"{name!r} and {other!r}. Untie them, or leave both out by target_modules."
             )
-
-
-def _tensors(adapter: Adapter) -> dict[str, Tensor]:
-    return {name: x for name, (*_, x) in adapter.places().items()}
 
 
 def _state_bytes(adapters: Mapping[str, Adapter]) -> int:

@@ -21,7 +21,7 @@ from hankelred.errors import InputError, NumericalError
 
 from ..adapters import Adapter
 from ..adapters.transport import raised
-from ..convert import to_array, to_arrays, to_tensors
+from ..convert import to_array, to_tensors
 from .averages import followed_values
 from .exchange import Slot, State, find_slots
 from .roles import TABLE, Entry, Kept, Notes, is_trusted, read_states, tried
@@ -140,6 +140,7 @@ def carried_states(
     reduction: Reduction,
     slots: Mapping[str, Slot],
     news: Mapping[str, Tensor],
+    written: Mapping[str, Array],
     notes: Notes,
 ) -> dict[str, dict[Any, State]]:
     """Compute what optimizers keep for the new tensors of one layer: by tensor name, by optimizer.
@@ -156,8 +157,8 @@ def carried_states(
         The aligned reduction.
     slots : mapping of str to Slot
         Where the old parameters are held, by tensor name.
-    news : mapping of str to Tensor
-        The new tensors of the layer.
+    news, written : mapping of str to Tensor and to ndarray
+        The new tensors of the layer, and their values before they were rounded.
     notes : Notes
         Collects what is lost.
     """
@@ -170,7 +171,7 @@ def carried_states(
             for name, x in keepers.items()
         }
         kept = read_states(held, notes, reset=policy == "reset")
-        carried = _carried(adapter, values, reduction, kept, news, notes)
+        carried = _carried(adapter, values, reduction, kept, written, notes)
         for name, state in _assembled(kept, carried, news, notes).items():
             result[name][keepers[name]] = state
     return result
@@ -181,7 +182,7 @@ def _carried(
     values: Mapping[str, Array],
     reduction: Reduction,
     kept: Mapping[str, Kept],
-    news: Mapping[str, Tensor],
+    written: Mapping[str, Array],
     notes: Notes,
 ) -> dict[tuple[str, str], Array]:
     """Carry averages by the change of basis, all tensors of the layer together: by tensor name and key."""
@@ -192,17 +193,17 @@ def _carried(
         if entry.array is not None
     }
     old: dict[tuple[str, str], dict[str, Array]] = {}  # by kind and label, by tensor name
-    for (name, key), kind in places.items():
-        old.setdefault(kind, {}).setdefault(name, _moment(kept[name].entries, key))
+    for (name, key), place in places.items():
+        old.setdefault(place, {}).setdefault(name, _moment(kept[name].entries, key))
     new: dict[tuple[str, str], Mapping[str, Array]] = {}
+    way: Any = adapter.transport(values, reduction, written) if old else None
     for (kind, label), given in old.items():
         try:
             if kind == "parameter":
                 followed = followed_values(adapter, values, {**values, **given}, reduction)
-                new[kind, label] = followed or to_arrays(news)
+                new[kind, label] = followed or written
             else:
-                carry = adapter.carry_first if kind == "gradient" else adapter.carry_second
-                new[kind, label] = carry(values, reduction, given)
+                new[kind, label] = (way.first if kind == "gradient" else way.second)(given)
         except NumericalError:
             for name in given:
                 notes.add(kept[name].optimizer, f"{label} overflows and starts anew", name)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -144,7 +144,7 @@ def opened(model: nn.Module) -> tuple[DistributedDataParallel | None, nn.Module,
 
     What cannot be cut inside is refused.
     """
-    inner, outer = unwrapped(model), model
+    inner, outer = unwrapped(model), cast(Any, model)
     while not isinstance(outer, DistributedDataParallel) and isinstance(getattr(outer, "_orig_mod", None), nn.Module):
         outer = outer._orig_mod
     for module in inner.modules():

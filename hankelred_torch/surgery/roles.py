@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hankelred.checks import Array, check_choice
+from hankelred.checks import check_choice
 from hankelred.errors import InputError
 
 from ..convert import to_array, to_arrays
@@ -122,7 +122,7 @@ class Entry(NamedTuple):
 
     value: Any
     role: str
-    array: Array | None
+    array: Any  # None where it starts anew
     named: bool  # in the table, for this class
     packed: bool  # quantised; it can be read and written as numbers nevertheless
 

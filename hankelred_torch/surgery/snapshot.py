@@ -172,7 +172,8 @@ def _copied(tensor: Tensor | None) -> Any:
 def _revived(kept: _Kept, exchange: Exchange) -> Tensor:
     """List the value and gradient of then for a tensor, or make a new one where it is of another run."""
     if not kept.same:
-        return standing_in(kept.tensor, kept.value.to(kept.tensor.device, kept.tensor.dtype, copy=True))
+        value = kept.value.to(kept.tensor.device, kept.tensor.dtype, copy=True)
+        return standing_in({"": kept.tensor}, {"": value})[""]
     exchange.contents(kept.tensor, kept.value)
     grad = None if kept.grad is None else kept.grad.to(kept.tensor.device, copy=True)
     exchange.attributes(kept.tensor, {"grad": grad})

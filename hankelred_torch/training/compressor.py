@@ -382,10 +382,10 @@ class InTrainingCompressor:
     def _plan(self) -> Plan:
         """Decide what this attempt of the schedule is to cut."""
         left = sum(step >= self.steps for step in self._attempts)
-        config = self._config
+        config, layers = self._config, target_layers(self.model, self._config)
         if config.order is not None:
-            config = towards_order(config, state_sizes(self.model), left)
-        asked = self._planned(config)
+            config = towards_order(config, {name: x.states for name, x in layers.items()}, left)
+        asked = decide(self.model, layers, config, self._ear.batches, patient=True)
         todo = without_large_tails(asked, self._schedule)
         refused = [name for name, layer in todo.layers.items() if asked.layers[name].cut and not layer.cut]
         if refused and left == 1:
@@ -394,7 +394,7 @@ class InTrainingCompressor:
         return todo
 
     def _planned(self, config: CompressionConfig) -> Plan:
-        return decide(self.model, config, self._ear.batches, patient=True)
+        return decide(self.model, target_layers(self.model, config), config, self._ear.batches, patient=True)
 
     def _warn_of_unknown(self, todo: Plan) -> None:
         """Warn, once per layer, of layers that cannot be analysed; they are asked again at the next attempt."""
