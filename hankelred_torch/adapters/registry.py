@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hankelred.checks import check_type
@@ -267,13 +267,23 @@ def refuse_averages(adapters: Mapping[str, Adapter]) -> None:
     """Raise if one layer is a frozen average of another, as the teacher of a student: each would get its own states."""
     frozen = {name for name, x in adapters.items() if not any(p.requires_grad for p in x.layer.parameters())}
     for teacher, student in product(frozen, adapters.keys() - frozen):
-        a, b = adapters[student], adapters[teacher]
-        if type(a.layer) is type(b.layer) and all(_are_near(a.tensor(x), b.tensor(x)) for x in a.state_axes):
+        if are_near(adapters[student], adapters[teacher]):
             raise InputError(
                 f"A layer and its averaged copy must be cut by one map; got {student!r} in training and {teacher!r}, "
                 f"frozen and nearly equal, as layers of one model. Pass the module with {student!r} as the model and "
                 f"that with {teacher!r} as ema=, or leave {teacher!r} out by target_modules if it is no average."
             )
+
+
+def are_near(a: Adapter, b: Adapter) -> bool:
+    """Tell whether all tensors of the states of two layers point the same way; independent ones are at right angles."""
+    if type(a.layer) is not type(b.layer) or a.states != b.states:
+        return False
+    for name in a.state_axes:
+        x, y = a.tensor(name).detach(), b.tensor(name).detach()
+        if not bool((x - y.to(x.device)).norm() <= 0.7 * torch.maximum(x.norm(), y.norm().to(x.device))):
+            return False
+    return True
 
 
 def _recognised(layer: nn.Module, name: str = "") -> Adapter | str | None:
@@ -359,12 +369,6 @@ def _hint(layer: nn.Module) -> str:
             known, mine = adapter_class.__name__, type(layer).__qualname__
             return f"{mine} has the tensors of {known}: try register_adapter({mine}, hankelred_torch.adapters.{known})."
     return ""
-
-
-def _are_near(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors point the same way; independent ones are at right angles."""
-    size = torch.maximum(a.detach().norm(), b.detach().norm())
-    return a.shape == b.shape and bool((a - b).detach().norm() <= 0.7 * size)
 
 
 def _adapter_class(layer_class: type) -> type[Adapter] | None:

@@ -22,7 +22,7 @@ from ..convert import stored_tensors, tensors_in_place_of, to_arrays, to_tensor
 from ..errors import SurgeryError
 from ..guard import Guard
 from ..planning import LayerCut, Plan, check_stable, plan, renewed
-from .averages import as_copies, as_models, followed_values
+from .averages import as_copies, as_models, followed_values, warn_of_forgotten
 from .exchange import Exchange
 from .holders import check_holders
 from .optimizers import as_optimizers, carried_states, check_trained
@@ -111,6 +111,8 @@ def compress_(
     prepared = agreed(ddp, lambda: _Cut(model, adapters, todo, optimizers, copies), lambda cut: digest(cut.parts()))
     before = sum(p.numel() for p in model.parameters()), _state_bytes(adapters)
     check_holders(prepared.exchange.names(), [model, *(x for x, _ in copies)], optimizers)
+    if prepared.layers:
+        warn_of_forgotten(model, adapters, [x for x, _ in copies])
     prepared.notes.warn(stacklevel=4)
     with prepared.exchange:
         prepared.check_sizes()
