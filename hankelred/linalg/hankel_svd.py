@@ -37,7 +37,7 @@ SMALL = 64
 BLOCK = 32
 
 
-def graded(S: Array) -> Array:
+def graded(S: Array, noise: float = NOISE) -> Array:
     """Return a factor of the same Gramian with columns of falling size, those that are rounding noise left out.
 
     A pivoted QR of ``S^H``: without it the product ``R S`` buries the small Hankel singular values under the
@@ -48,7 +48,7 @@ def graded(S: Array) -> Array:
     n = len(S)
     geqp3 = lapack.zgeqp3 if S.dtype.kind == "c" else lapack.dgeqp3
     triangle, pivots, *_ = geqp3(S.conj().T, lwork=2 * n + BLOCK * (n + 1))
-    return np.asarray(kernels.graded_factor(triangle, pivots, NOISE))  # S S^H = P triangle^H triangle P^H
+    return np.asarray(kernels.graded_factor(triangle, pivots, noise))  # S S^H = P triangle^H triangle P^H
 
 
 class HankelSVD:

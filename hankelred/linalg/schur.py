@@ -178,10 +178,7 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
     n = len(A)
     if n == 0:
         return SchurForm(A, A, np.zeros(0, np.complex128), np.zeros(0), 0)
-    try:
-        T, Z, poles = _schur(A)
-    except np.linalg.LinAlgError as failure:
-        raise NumericalError(f"The Schur form of A ({n}, {n}) must converge; got {failure} Rescale A.") from failure
+    T, Z, poles = _converged(A)
     margin, size = _margins(poles, discrete), _norm("F", A)
     if margin.min() > max(CLEAR * size, offset):
         return SchurForm(T, Z, poles, np.full(n, BACKWARD * EPS * size), 0)
@@ -204,6 +201,43 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
             f"across the boundary when they are reordered. Choose an offset that does not cut through a cluster."
         )
     return SchurForm(T, Z, poles, error, kept)
+
+
+def whole_schur(A: Array) -> SchurForm:
+    """Compute a Schur form that puts no pole aside.
+
+    Parameters
+    ----------
+    A : (n, n) ndarray
+        State matrix in balanced units, float64 or complex128.
+
+    Returns
+    -------
+    SchurForm
+        With ``kept = 0`` and no error bars.
+
+    Raises
+    ------
+    NumericalError
+        If the Schur form fails.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> whole_schur(np.array([[-1.0, 1.0], [0.0, 2.0]])).kept
+    0
+    """
+    if len(A) == 0:
+        return SchurForm(A, A, np.zeros(0, np.complex128), np.zeros(0), 0)
+    T, Z, poles = _converged(A)
+    return SchurForm(T, Z, poles, np.zeros(len(A)), 0)
+
+
+def _converged(A: Array) -> tuple[Array, Array, Array]:
+    try:
+        return _schur(A)
+    except np.linalg.LinAlgError as failure:
+        raise NumericalError(f"The Schur form of A {A.shape} must converge; got {failure} Rescale A.") from failure
 
 
 def _margins(poles: Array, discrete: bool) -> Array:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 from torch import nn
@@ -77,7 +79,6 @@ class Adapter(LayerTensors, ABC):
     """
 
     kind: ClassVar[Literal["lti", "selective"]] = "lti"
-    others: ClassVar[tuple[str, ...]] = ()
     round_to: ClassVar[int] = 1
 
     @classmethod
@@ -209,23 +210,6 @@ class Adapter(LayerTensors, ABC):
         """
 
     @abstractmethod
-    def check(self, values: Mapping[str, Array], name: str) -> None:
-        """Raise unless tensors of these values make a layer that can run.
-
-        Parameters
-        ----------
-        values : mapping of str to ndarray
-            The tensors as they are to be stored, rounded to the dtype of the layer.
-        name : str
-            Module name of the layer, for the message.
-
-        Raises
-        ------
-        NumericalError
-            If the layer would not be stable.
-        """
-
-    @abstractmethod
     def carry_first(
         self, values: Mapping[str, Array], reduction: Any, moments: Mapping[str, Array]
     ) -> dict[str, Array]:
@@ -266,6 +250,20 @@ class Adapter(LayerTensors, ABC):
         dict of str to ndarray
             For every name in `state_axes`, not negative.
         """
+
+    def transport(self, values: Mapping[str, Array], reduction: Any, written: Mapping[str, Array]) -> Any:
+        """Return what has `carry_first` and `carry_second` for one reduction as its methods `first` and `second`.
+
+        Parameters
+        ----------
+        values, written : mapping of str to ndarray
+            The tensors before and after the reduction.
+        reduction : Reduction or tuple of them
+            As in `LayerReduction.reduction`.
+        """
+        return SimpleNamespace(
+            first=partial(self.carry_first, values, reduction), second=partial(self.carry_second, values, reduction)
+        )
 
     def pad(self, values: Mapping[str, Array], states: int) -> dict[str, Array]:
         """Return the values of the tensors with further states that change no output.

@@ -18,7 +18,7 @@ from torch import Tensor
 import hankelred as hr
 from hankelred import BankReduction, DiagonalBank, DiagonalSystem, Reduction
 from hankelred.checks import Array
-from hankelred.errors import InputError, NumericalError, StabilityError
+from hankelred.errors import InputError, StabilityError
 from hankelred.training import align_states
 
 from .analysis import Analysis, LinearAnalysis
@@ -30,8 +30,8 @@ from .transport import (
     as_arrays,
     as_tensors,
     as_tuple,
-    components,
     inverse_at,
+    row_factors,
     unwrapped,
 )
 
@@ -232,33 +232,36 @@ class LinearAdapter(Adapter):
 
     def analyse(self, values: Mapping[str, Array], statistics: Any = None) -> Analysis:
         """Return the analysis by balanced truncation of stable systems; it needs no statistics."""
-        return LinearAnalysis(self._stable_bank(values), lambda reductions: self.align(values, reductions))
+        bank = self._stable_bank(values)
+        return LinearAnalysis(bank, lambda reductions: self._aligned(bank, values, reductions))
 
-    def align(self, values: Mapping[str, Array], reductions: tuple[Reduction, ...]) -> Any:
-        """Return reductions of all systems in coordinates that suit the layer, as `align_states` does."""
-        systems = tuple(self.bank(values))
-        old = new = np.empty(0)
-        if "B" in self.parts:  # norms are compared as B is stored
-            old, new = (self._row_factors(x) for x in (values, {**values, **self._rewritten(values, reductions)}))
+    def _aligned(self, bank: DiagonalBank, values: Mapping[str, Array], reductions: tuple[Reduction, ...]) -> Any:
+        """Return reductions of all systems in coordinates that suit the layer: norms are compared as B is stored."""
+        systems, factors = tuple(bank), dict[bool, Array]()
+        if names := self.parts.get("B"):
+            before = inverse_at(self, {"rates": self._rates_of(bank), "B": bank.B, "C": bank.C}, values)
+            after, _ = self._inverse_of(bank, values, reductions)
+            factors = {True: row_factors(before, names), False: row_factors(after, names)}
 
         def stored_rows(k: int) -> Any:
-            return None if not old.size else lambda x: (old if x is systems[k] else new)[k, : x.n]
+            return None if not factors else lambda x: factors[x is systems[k]][k, : x.n]
 
         found = tuple(align_states(x, reductions[k], stored_rows(k)) for k, x in enumerate(systems))
         return found if self.is_bank else found[0]
 
     def rewrite(self, values: Mapping[str, Array], reduction: Any) -> dict[str, Array]:
         """Return the tensors after a reduction, with phases per step and gauge of the states they came from."""
-        return self._rewritten(values, as_tuple(reduction))
+        inverse, gauge = self._inverse_of(self.bank(values), values, as_tuple(reduction))
+        return as_arrays(inverse.outputs) | gauge
 
-    def _rewritten(self, values: Mapping[str, Array], reductions: tuple[Reduction, ...]) -> dict[str, Array]:
-        bank = self.bank(values)
-        filled = Filled(bank, reductions)
-        rates, B, C = filled.systems(lambda system: self._rates_of(system))
-        old_rates = self._rates_of(bank)
-        if self.dt != 0:
-            rates = unwrapped(rates, filled.mean(old_rates.imag, odd=True))
-        return self._tensors(rates, B, C, values, self._gauge(values, old_rates, rates, filled.mean_of))
+    def _inverse_of(
+        self, bank: DiagonalBank, values: Mapping[str, Array], reductions: tuple[Reduction, ...]
+    ) -> tuple[Differentiated, dict[str, Array]]:
+        """Return `tensors` at the reduced systems, and the gauge tensors of their states."""
+        filled, old = Filled(bank, reductions), self._rates_of(bank)
+        rates, B, C = filled.systems(self._rates_of, None if self.dt == 0 else old.imag)
+        gauge = self._gauge(values, old, rates, filled.mean_of)
+        return inverse_at(self, {"rates": rates, "B": B, "C": C}, {**values, **gauge}), gauge
 
     def write(self, system: Any) -> dict[str, Array]:
         """Return the tensors that make a system; with another number of states, all get the mean gauge of the old ones.
@@ -294,30 +297,27 @@ class LinearAdapter(Adapter):
 
         gauge = self._gauge(values, self._rates_of(bank), rates, mean)
         D = self._feedthrough(np.stack([x.D for x in systems]), values)
-        return self._tensors(rates, B, C, values, gauge) | D
-
-    def check(self, values: Mapping[str, Array], name: str) -> None:
-        """Raise unless every system is stable."""
-        bank = self.bank(values)
-        excess = bank.spectrum.excess(bank.is_discrete).max(axis=1, initial=-np.inf)
-        if not np.all(excess < 0):
-            channel = int(np.argmax(excess))
-            raise NumericalError(
-                f"The reduced layer {name!r} must stay stable in {self.tensor(next(iter(self.state_axes))).dtype}; got "
-                f"a pole {excess[channel]:.2e} beyond the boundary{self._where(channel)}. Choose another order."
-            )
+        inverse = inverse_at(self, {"rates": rates, "B": B, "C": C}, {**values, **gauge})
+        return as_arrays(inverse.outputs) | gauge | D
 
     def carry_first(
         self, values: Mapping[str, Array], reduction: Any, moments: Mapping[str, Array]
     ) -> dict[str, Array]:
         """Return first moments through the map, the change of basis and the inverse, as in `Adapter.carry_first`."""
-        return Transport(self, values, as_tuple(reduction)).first(moments)
+        return self.transport(values, reduction).first(moments)
 
     def carry_second(
         self, values: Mapping[str, Array], reduction: Any, moments: Mapping[str, Array]
     ) -> dict[str, Array]:
         """Return second moments by the squares of the same slopes, as in `Adapter.carry_second`."""
-        return Transport(self, values, as_tuple(reduction)).second(moments)
+        return self.transport(values, reduction).second(moments)
+
+    def transport(
+        self, values: Mapping[str, Array], reduction: Any, written: Mapping[str, Array] | None = None
+    ) -> Transport:
+        """Return the way of all moments through one reduction; the new tensors may be given."""
+        new = self.rewrite(values, reduction) if written is None else written
+        return Transport(self, self.bank(values), dict(values), dict(new), as_tuple(reduction))
 
     def pad(self, values: Mapping[str, Array], states: int) -> dict[str, Array]:
         """Return the tensors with further states that repeat the last one, without input and output."""
@@ -343,22 +343,9 @@ class LinearAdapter(Adapter):
 
     def _gauge(self, values: Mapping[str, Array], old: Array, new: Array, mean: Any) -> dict[str, Array]:
         """Return the gauge tensors of states with new rates: what is normal for them, and as far from it as it was."""
-        before, after = (as_arrays(self.normal(torch.from_numpy(x))) for x in (old, new))
-        return {name: after.get(name, 0.0) + mean(values[name] - before.get(name, 0.0)) for name in self.gauge}
-
-    def _tensors(
-        self, rates: Array, B: Array, C: Array, values: Mapping[str, Array], gauge: dict[str, Array]
-    ) -> dict[str, Array]:
-        like = as_tensors({name: values[name] for name in self.constants} | gauge)
-        with torch.no_grad():
-            z, B_, C_ = (torch.from_numpy(x) for x in (rates, B, C))
-            return as_arrays(self.tensors(z, B_, C_, like)) | gauge
-
-    def _row_factors(self, values: Mapping[str, Array]) -> Array:
-        """Return by how much rows of B are larger in the tensors than in the systems, (b, n)."""
-        inverse = inverse_at(self, values)
-        name, unit = components(self.parts["B"], values, inverse.inputs["B"])[0]
-        return np.abs(inverse.pull({name: unit * np.ones_like(values[name])})["B"])[..., 0]
+        normal = [self.normal(torch.from_numpy(x)) for x in (old, new)] if self.gauge else []
+        found = as_arrays({(k, name): x for k, tensors in enumerate(normal) for name, x in tensors.items()})
+        return {x: found.get((1, x), 0.0) + mean(values[x] - found.get((0, x), 0.0)) for x in self.gauge}
 
     def _feedthrough(self, D: Array, values: Mapping[str, Array]) -> dict[str, Array]:
         """Return the constants that make a feedthrough, each entry of which is one of theirs times a number."""

@@ -104,6 +104,8 @@ class LayerCut:
     matches: list[list[int]] | None = field(default=None, repr=False)
     reduction: Any = field(default=None, repr=False)
     _values: Mapping[str, Array] = field(default_factory=dict, repr=False)  # the tensors it was planned for
+    _written: Mapping[str, Array] = field(default_factory=dict, repr=False)  # those it is to have
+    _dtypes: tuple[Any, ...] = field(default=(), repr=False)  # in which its rounding was bounded
 
     @property
     def cut(self) -> bool:
@@ -216,7 +218,7 @@ class Plan:
     state_bytes : tuple of int, or None
         Memory for the states of all time-invariant layers, for one sequence, before and after.
     forward_seconds : tuple of float, or None
-        Shortest of a few forward passes of the model on a sample batch before and after; where there was one.
+        Shorter of two forward passes of the model on a sample batch before and after; where there was one.
     ema_restarted : tuple of str
         Layers whose averaged copy could not follow the cut and starts anew from the live layer.
     metric : dict of str to float
@@ -361,7 +363,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {"rolled_back": check_flag, "err
 _CHECKS |= dict.fromkeys(("n", "states", "order", "step"), partial(check_integer, least=0))
 _CHECKS |= dict.fromkeys(("kept_energy", "rounding", "seconds", "analysis_seconds"), _figure)
 _CHECKS |= dict.fromkeys(("layer", "reason", "method"), partial(check_type, kind=str))
-_SAVED = tuple(x.name for x in fields(LayerCut) if x.name not in ("reduction", "_values"))
+_SAVED = tuple(x.name for x in fields(LayerCut) if x.name != "reduction" and not x.name.startswith("_"))
 
 
 def _plain(x: Any) -> Any:

@@ -19,7 +19,7 @@ from ..adapters.analysis import Analysis, LayerReduction
 from ..adapters.base import Systems
 from ..adapters.registry import module_types, refuse_averages
 from ..config import CompressionConfig
-from ..convert import to_array, to_tensor
+from ..convert import rounded
 from ..sampling import LayerStatistics, gather, output_errors
 from .allocation import Allocation, allocate
 from .cuts import LayerCut, Plan
@@ -59,12 +59,13 @@ def plan(model: nn.Module, config: CompressionConfig, batches: Any = None) -> Pl
     >>> layer.states < 32, layer.kept_energy >= 0.9
     (True, True)
     """
-    return decide(model, config, batches)
+    return decide(model, target_layers(model, config), config, batches)
 
 
-def decide(model: nn.Module, config: CompressionConfig, batches: Any = None, *, patient: bool = False) -> Plan:
-    """Decide as `plan` does; where patient, a layer that cannot be analysed now is left alone with the reason."""
-    adapters = target_layers(model, config)
+def decide(
+    model: nn.Module, adapters: dict[str, Adapter], config: CompressionConfig, batches: Any, *, patient: bool = False
+) -> Plan:
+    """Decide on target layers; where patient, one that cannot be analysed now is left alone with the reason."""
     if config.method not in ("auto", "balanced_truncation") and all(x.kind == "lti" for x in adapters.values()):
         raise InputError(
             f"method chooses how selective layers lose states; got {config.method!r} and time-invariant ones only, "
@@ -172,13 +173,18 @@ def _named(name: str, modules: str | Sequence[str]) -> bool:
     return any(name == each or name.endswith(f".{each}") for each in modules)
 
 
-def renewed(layer: LayerCut, adapter: Adapter, values: Mapping[str, Array]) -> LayerCut:
-    """Plan a layer that has changed since anew, at the size decided then; one that has not is given back."""
-    if layer.reduction is not None and adapter.kind == "selective":
-        return layer
-    if layer.reduction is not None and all(np.array_equal(values[name], x) for name, x in layer._values.items()):
-        return layer
-    return _cut(adapter, layer.n, layer.layer, adapter.analyse(values).reduce(layer.states), layer.reason, values)
+def renewed(layer: LayerCut, adapter: Adapter, values: Mapping[str, Array]) -> tuple[LayerCut, dict[str, Array]]:
+    """Return a planned layer with its new tensors; planned anew, at the size decided then, if it has changed since."""
+    if adapter.kind == "selective" and layer.reduction is not None:
+        return layer, adapter.rewrite(values, layer.reduction)
+    same = layer.reduction is not None and all(np.array_equal(values[name], x) for name, x in layer._values.items())
+    if not same or layer._dtypes != _dtypes(adapter):
+        layer = _cut(adapter, layer.n, layer.layer, adapter.analyse(values).reduce(layer.states), layer.reason, values)
+    return layer, dict(layer._written)
+
+
+def _dtypes(adapter: Adapter) -> tuple[Any, ...]:
+    return tuple(x.dtype for *_, x in adapter.places().values())
 
 
 def _largest(adapters: Mapping[str, Adapter]) -> int:
@@ -271,7 +277,10 @@ def _plan_layer(
 def _cut(
     adapter: Adapter, n: int, name: str, found: LayerReduction, reason: str, values: Mapping[str, Array]
 ) -> LayerCut:
-    rounding = 0.0 if isinstance(adapter, SelectiveAdapter) else _rounding(adapter, name, found.reduction, values)
+    written, rounding = {}, 0.0
+    if not isinstance(adapter, SelectiveAdapter):
+        written = adapter.rewrite(values, found.reduction)
+        rounding = _rounding(adapter, name, dict(values), written)
     return LayerCut(
         layer=name,
         n=n,
@@ -284,10 +293,12 @@ def _cut(
         rounding=rounding,
         reduction=found.reduction,
         _values=values,
+        _written=written,
+        _dtypes=_dtypes(adapter),
     )
 
 
-def _rounding(adapter: Adapter, name: str, reduction: Any, values: Mapping[str, Array]) -> float:
+def _rounding(adapter: Adapter, name: str, values: dict[str, Array], written: dict[str, Array]) -> float:
     """Bound what rounding a reduced layer to the dtype it is stored in changes, of a bank the largest change.
 
     Raises
@@ -295,12 +306,31 @@ def _rounding(adapter: Adapter, name: str, reduction: Any, values: Mapping[str, 
     NumericalError
         If the layer as stored would not be finite and stable.
     """
-    exact = dict(values) | adapter.rewrite(values, reduction)
-    stored = {x: to_array(to_tensor(array, adapter.tensor(x))) for x, array in exact.items()}
-    adapter.check(stored, name)
-    if all(np.array_equal(stored[x], array) for x, array in exact.items()):
+    stored = rounded(written, {x: tensor for x, (*_, tensor) in adapter.places(written).items()})
+    system = check_stable(adapter, name, values | stored)
+    if all(np.array_equal(stored[x], array) for x, array in written.items()):
         return 0.0
-    return _distance(adapter.read(exact), adapter.read(stored))
+    return _distance(adapter.read(values | written), system)
+
+
+def check_stable(adapter: Adapter, name: str, values: Mapping[str, Array]) -> Any:
+    """Return the system of a reduced layer from its values as they are stored; raise where it would not be stable.
+
+    A selective layer has none, and rates that are negative by their form.
+    """
+    if adapter.kind == "selective":
+        return None
+    system = adapter.read(values)
+    excess = np.atleast_2d(system.spectrum.excess(system.is_discrete)).max(axis=1, initial=-np.inf)
+    if not np.all(excess < 0):
+        channel = int(np.argmax(excess))
+        where = f" in channel {channel}" if len(excess) > 1 else ""
+        dtype = adapter.tensor(next(iter(adapter.state_axes))).dtype
+        raise NumericalError(
+            f"The reduced layer {name!r} must stay stable in {dtype}; got a pole {excess[channel]:.2e} beyond the "
+            f"boundary{where}. Choose another order."
+        )
+    return system
 
 
 def _distance(G: Systems, H: Systems) -> float:

@@ -13,7 +13,7 @@ from hankelred.errors import InputError
 
 from ..config import CompressionConfig
 from ..planning import Plan, plan
-from .ranks import averaged, decided, refresh_ddp_, unwrapped, wrapper_of
+from .ranks import averaged, decided, opened, refresh_ddp_
 from .snapshot import Snapshot
 
 MOST_STEPS = 12  # doublings or halvings of tau, and as many bisections
@@ -31,7 +31,7 @@ def smallest(
     given = [x for x in ("order", "fraction", "max_error") if getattr(config, x) is not None]
     if given:
         raise InputError(f"{given[0]} must not be given with a metric, which decides on the sizes; leave it out.")
-    ddp, inner = wrapper_of(model), unwrapped(model)
+    ddp, inner, _ = opened(model)
     start = Snapshot((inner, *ema), optimizers)
     before = averaged(ddp, lambda: guard.measure(inner))
     tried: dict[tuple[int, ...], float] = {}

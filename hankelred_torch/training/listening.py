@@ -68,13 +68,13 @@ class Ear:
             self.batches, self._watch = self._watch.statistics(), None
 
     def forward_seconds(self) -> float | None:
-        """Shortest of a few forward passes of the model on a call of the training; None where none was heard."""
+        """Shorter of two forward passes of the model on a call of the training; None where none was heard."""
         if not self._calls:
             return None
         times = []
         try:
             with running(self._model):
-                for _ in range(3):
+                for _ in range(2):
                     started = time.perf_counter()
                     call(self._model, self._calls)
                     if torch.cuda.is_available() and torch.cuda.is_initialized():
