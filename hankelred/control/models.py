@@ -14,7 +14,7 @@ from ..checks import Array, check_choice, check_flag, check_integer, check_numbe
 from ..errors import NonMinimalWarning, OrderError
 from ..hankel import gramian_factors, gramians, hankel_singular_values
 from ..reduction import balance
-from ..reduction.balanced import OFFSET
+from ..reduction.balanced import OFFSET, reduced_model
 from ..reduction.realisation import without_idle_states
 from ..systems import as_container, as_system
 from .elimination import METHODS
@@ -75,7 +75,7 @@ def balred(sys: Any, orders: Any, method: str = "truncate", alpha: float | None 
                 stacklevel=2,
             )
             order = bal.rank
-        reduced.append(as_container(bal.reduce(order, match_dc=match_dc).system, sys))
+        reduced.append(as_container(reduced_model(bal, order, match_dc), sys))
     return reduced[0] if len(reduced) == 1 else reduced
 
 

@@ -74,7 +74,7 @@ class HankelSVD:
         else:
             self._form = bidiagonalised(product.conj().T if self._wide else product)
             self.values = self._form.values()
-        check_result("Hankel singular values", self.values[0])
+        check_result("Hankel singular values", self.values[:1])
 
     def triples(self, count: int) -> Triples:
         """Return ``U, hsv, V^H`` for the first `count` singular values, or for more.

@@ -96,7 +96,7 @@ def balanced_units(A: Array, B: Array, C: Array) -> Units:
 def _norm(kind: str, X: Array) -> float:
     """Return the largest modulus ("M") or the Frobenius norm ("F")."""
     lange: Any = lapack.zlange if X.dtype.kind == "c" else lapack.dlange
-    return float(lange(kind, X)) if X.size else 0.0
+    return float(lange(kind, X if X.flags.f_contiguous else X.T)) if X.size else 0.0  # X.T costs no copy
 
 
 def _symmetric_units(A: Array) -> Array | None:

@@ -17,9 +17,10 @@ from ..checks import SINGLE as SINGLE_PRECISION
 from ..checks import Array, check_flag, check_number, check_result, exactly_one, in_family, single
 from ..errors import DiagonalisationError, InputError, OrderError
 from ..hankel import Factored, check_weighting, factored, warn_if_inaccurate
+from ..linalg.gain import largest_gain
 from ..linalg.threads import one_blas_thread
 from ..parts import Matrices
-from ..rounding import largest_gain, sample_frequencies
+from ..rounding import sample_frequencies
 from ..systems import Poles, StateSpace, as_container, as_system, one_system, real_output
 from ..weighting import Weighting
 from .bank import reduce_bank
@@ -268,7 +269,7 @@ class Balancing:
         """Return bases and matrices of the reduced stable part."""
         stable_order = order - self.unstable
         T, Ti, small = residualised(self._found, stable_order) if match_dc else self._found.reduced(stable_order)
-        check_result("The reduced model", *small[:4])
+        check_result("The reduced model", *small[: 4 if match_dc else 3])
         return T, Ti, small
 
     def _diagonalise(self, small: Matrices, order: int, match_dc: bool) -> Diagonalised:
@@ -315,16 +316,19 @@ class Balancing:
 
     def _dense_result(self, order: int, T: Array, Ti: Array, small: Matrices, method: str) -> Reduction:
         G, parts = self.system, self._found.parts
-        A, B, C, D = parts.whole(small)[:4]
-        pair = None
+        reduced, pair = self._whole(small), None
         if parts.kept:
             fixed_T, fixed_Ti = parts.fixed_bases()
             T, Ti = np.hstack([fixed_T, T]), np.vstack([fixed_Ti, Ti])
             full = StateSpace.trusted(parts.T, parts.B, parts.C, G.D, G.dt)
             pair = full, StateSpace.trusted(small.A, small.B, small.C, small.D, G.dt)
-        reduced = StateSpace.trusted(A, B, C, D, G.dt, G.outer_names)
         added = _of_weak_damping(self._found, small, reduced, order)
         return self._result(reduced, order, T, Ti, method, pair, added)
+
+    def _whole(self, small: Matrices) -> Any:
+        """Return a dense model of the stable part with the unstable and marginal poles beside it."""
+        A, B, C, D, *_ = self._found.parts.whole(small)
+        return StateSpace.trusted(A, B, C, D, self.system.dt, self.system.outer_names)
 
     def _diagonal_result(self, order: int, T: Array, Ti: Array, found: Diagonalised, method: str) -> Reduction:
         parts = self._found.parts
@@ -343,6 +347,16 @@ class Balancing:
             bound, T, Ti = bound + changed, single(T), single(Ti)
         system = as_container(reduced, self._container)
         return Reduction(system, self.system, order, self.hsv, bound, T, Ti, self.unstable, method, reduced, pair)
+
+
+def reduced_model(bal: Balancing, order: int, match_dc: bool) -> Any:
+    """Return the model that `Balancing.reduce` makes, without the work for its bound where that is apart."""
+    system = bal.system
+    if system.is_diagonal or system.dtype in SINGLE_PRECISION or bal._found.weighting or order == len(bal.hsv):
+        return bal.reduce(order, match_dc=match_dc).system
+    order = orders.check_order(order, bal.hsv, bal.rank, bal._found.uncertain)
+    with one_blas_thread(len(bal.hsv)):
+        return as_container(bal._whole(bal._reduce_stable(order, match_dc)[2]), bal._container)
 
 
 def _of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, order: int) -> float:
