@@ -178,7 +178,7 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
     n = len(A)
     if n == 0:
         return SchurForm(A, A, np.zeros(0, np.complex128), np.zeros(0), 0)
-    T, Z, poles = _converged(A)
+    T, Z, poles = _schur(A)
     margin, size = _margins(poles, discrete), _norm("F", A)
     if margin.min() > max(CLEAR * size, offset):
         return SchurForm(T, Z, poles, np.full(n, BACKWARD * EPS * size), 0)
@@ -229,15 +229,8 @@ def whole_schur(A: Array) -> SchurForm:
     """
     if len(A) == 0:
         return SchurForm(A, A, np.zeros(0, np.complex128), np.zeros(0), 0)
-    T, Z, poles = _converged(A)
+    T, Z, poles = _schur(A)
     return SchurForm(T, Z, poles, np.zeros(len(A)), 0)
-
-
-def _converged(A: Array) -> tuple[Array, Array, Array]:
-    try:
-        return _schur(A)
-    except np.linalg.LinAlgError as failure:
-        raise NumericalError(f"The Schur form of A {A.shape} must converge; got {failure} Rescale A.") from failure
 
 
 def _margins(poles: Array, discrete: bool) -> Array:
@@ -328,7 +321,7 @@ def _schur(A: Array) -> tuple[Array, Array, Array]:
     gees = lapack.zgees if A.dtype.kind == "c" else lapack.dgees
     T, _, *poles, Z, _, info = gees(lambda *_: None, A, lwork=(BLOCK + 1) * len(A))
     if info:
-        raise np.linalg.LinAlgError(f"LAPACK's gees must converge; got info={info}.")
+        raise NumericalError(f"The Schur form of A {A.shape} must converge; got info={info} of LAPACK. Rescale A.")
     return T, Z, poles[0] if len(poles) == 1 else poles[0] + 1j * poles[1]
 
 
