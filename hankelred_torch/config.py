@@ -101,8 +101,10 @@ class CompressionConfig(_Settings):
         batches or in the steps of a training that are watched; ``"white"`` noise, the only one with an error bound.
         ``"auto"`` is sampled where data can be seen and `max_error` does not ask for a bound, otherwise white.
         Selective layers always go by data.
-    refit : {"auto"}, default "auto"
-        Whether what a reduced layer has left is fitted again: nothing is.
+    refit : {"auto", True, False}, default "auto"
+        Whether C of a reduced time-invariant layer is fitted again to the outputs it had, on a sample batch: True
+        keeps the fit where the outputs of the other half of the batch come closer; ``"auto"`` tries it where
+        `compress_` has a metric to judge by, and not at all else.
     optimizer_state : {"transport", "reset"}, default "transport"
         What becomes of the averages an optimizer keeps: carried over by the change of basis, or started anew.
     target_modules : str or sequence of str, optional
@@ -134,7 +136,7 @@ class CompressionConfig(_Settings):
     budget: Literal["per_layer", "global"] = "per_layer"
     method: Literal["auto", "balanced_truncation", "rotation", "selection", "selection_without_fold"] = "auto"
     weighting: Literal["auto", "white", "sampled"] = "auto"
-    refit: Literal["auto"] = "auto"
+    refit: Literal["auto"] | bool = "auto"
     optimizer_state: Literal["transport", "reset"] = "transport"
     target_modules: str | Sequence[str] | None = None
     exclude_modules: str | Sequence[str] | None = None
@@ -164,7 +166,7 @@ class CompressionConfig(_Settings):
         if self.round_to is not None:
             self._set(round_to=check_integer(self.round_to, "round_to", 1))
         if self.refit != "auto":
-            raise InputError(f"refit must be 'auto', the only choice so far; got {self.refit!r}.")
+            self._set(refit=check_flag(self.refit, "refit"))
         if self.weighting == "sampled" and self.max_error is not None:
             raise InputError("max_error is a bound, which holds for weighting='white' only; got 'sampled'. Use tau.")
         given = [name for name in ("order", "fraction", "max_error") if getattr(self, name) is not None]

@@ -7,7 +7,7 @@ import inspect
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, pairwise
@@ -239,6 +239,31 @@ def gather(
     return SampleStatistics(layers, drawn[0])
 
 
+def layer_inputs(model: nn.Module, adapters: Mapping[str, Adapter], probe: Any) -> dict[str, Tensor]:
+    """Return what layers receive on one batch of the model, (batch, length, channels), of those that tell."""
+    found: dict[str, Tensor] = {}
+
+    def listen(name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        with suppress(InputError):
+            u = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
+            found.setdefault(name, adapters[name].sequence(u, _named(layer, args, kwargs)).detach())
+
+    with running(model), ExitStack() as stack:
+        for name, adapter in adapters.items():
+            handle = adapter.layer.register_forward_pre_hook(partial(listen, name), with_kwargs=True)
+            stack.callback(handle.remove)
+        call(model, probe)
+    return found
+
+
+def _named(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name, as far as the signature tells."""
+    try:
+        return {**inspect.signature(layer.forward).bind_partial(*args, **kwargs).arguments, **kwargs}
+    except (TypeError, ValueError):
+        return kwargs
+
+
 def output_errors(
     model: nn.Module, candidates: Mapping[str, tuple[Any, Iterable[Any]]], probe: Any
 ) -> dict[str, list[float]]:
@@ -390,10 +415,7 @@ def _listen(stack: ExitStack, adapters: Mapping[str, Any], layers: Mapping[str, 
 
 def _add(layer: Statistics, adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any], normed: Any) -> None:
     """Add one call of a layer, document by document where several are packed into a sequence."""
-    try:
-        named = {**inspect.signature(adapter.layer.forward).bind_partial(*args, **kwargs).arguments, **kwargs}
-    except (TypeError, ValueError):  # the signature does not tell
-        named = kwargs
+    named = _named(adapter.layer, args, kwargs)
     u = adapter.sequence(next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None), named)
     mask = named.get("attention_mask")
     mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None

@@ -225,6 +225,8 @@ class Plan:
         Layers whose averaged copy could not follow the cut and starts anew from the live layer.
     metric : dict of str to float
         Value of the metric before and after, where `compress_` was given one.
+    trials : tuple of (int, float)
+        What it tried: states of all layers together, and the metric; for `hankelred.plotting.plot_tradeoff`.
 
     Examples
     --------
@@ -244,6 +246,7 @@ class Plan:
     forward_seconds: tuple[float, float] | None = None
     ema_restarted: tuple[str, ...] = ()
     metric: dict[str, float] | None = None
+    trials: tuple[tuple[int, float], ...] = ()
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -23,6 +23,7 @@ from ..convert import rounded
 from ..sampling import LayerStatistics, gather, output_errors
 from .allocation import Allocation, allocate
 from .cuts import LayerCut, Plan
+from .refit import refitted
 
 
 def plan(model: nn.Module, config: CompressionConfig, batches: Any = None) -> Plan:
@@ -94,14 +95,21 @@ def decide(
         if config.max_error is not None:
             planned = _within_error(planned, cuts, config.max_error, config.budget)
     planned = {name: replace(x, _statistics=sampled.layers.get(name)) if x.method else x for name, x in planned.items()}
+    if config.refit is True:
+        planned |= _refitted(model, adapters, planned, sampled.probe)
     layers |= _measured(model, adapters, planned, sampled.probe)
     return Plan({name: layers[name] for name in adapters}, config)
 
 
 def looked_at(adapters: Mapping[str, Adapter], config: CompressionConfig) -> dict[str, Adapter]:
-    """Give those of the layers that are cut by what they do with data, where it can be seen."""
-    white = config.weighting == "white" or config.max_error is not None
-    return {name: x for name, x in adapters.items() if x.kind == "selective" or not white}
+    """Give those of the layers that are cut, or fitted again, by what they do with data, where it can be seen."""
+    lti = config.refit is True or not _is_white(config)
+    return {name: x for name, x in adapters.items() if x.kind == "selective" or lti}
+
+
+def _is_white(config: CompressionConfig) -> bool:
+    """Tell whether time-invariant layers are weighed by white noise, which alone has a bound."""
+    return config.weighting == "white" or config.max_error is not None
 
 
 def hankel_singular_values(model_or_layer: nn.Module, batches: Any = None) -> dict[str, Array]:
@@ -204,6 +212,8 @@ def _analysed(adapter: Adapter, values: Mapping[str, Array], statistics: Any, co
     """Return what a cut of one layer could lose, by the method of the configuration where the layer leaves a choice."""
     if isinstance(adapter, SelectiveAdapter):
         return adapter.analyse(values, statistics, config.method)
+    if _is_white(config):
+        return adapter.analyse(values)
     if config.weighting == "sampled" and (statistics is None or not statistics.seen):
         why = "no inputs of it were seen" if statistics is None or not statistics.reason else statistics.reason
         raise NumericalError(f"weighting='sampled' needs inputs of {type(adapter.layer).__qualname__}: {why}.")
@@ -253,6 +263,24 @@ def _measured(
         method = layers[name].method or maps[best].core.method
         decided[name] = replace(layers[name], reduction=maps[best], method=method, output_error=error)
     return decided
+
+
+def _refitted(
+    model: nn.Module, adapters: Mapping[str, Adapter], layers: Mapping[str, LayerCut], probe: Any
+) -> dict[str, LayerCut]:
+    """Give the cuts whose outputs come closer to those of the layer before when C is fitted again."""
+    if probe is None:
+        raise InputError("refit=True needs batches, on which outputs are fitted; got none. Pass some, or drop it.")
+    found = {}
+    for name, reduction in refitted(model, adapters, layers, probe).items():
+        adapter, layer = adapters[name], layers[name]
+        method = f"{layer.method or 'balanced truncation'}, outputs fitted again"
+        written = adapter.rewrite(layer._values, reduction)
+        rounding = _rounding(adapter, name, dict(layer._values), written)
+        found[name] = replace(
+            layer, reduction=reduction, method=method, error_bound=np.inf, rounding=rounding, _written=written
+        )
+    return found
 
 
 def _plan_layer(
