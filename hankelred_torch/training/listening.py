@@ -61,11 +61,13 @@ class Ear:
         if layers:
             self._watch = self._hooks.enter_context(watch(self._model, layers))
 
-    def stop(self) -> None:
-        """Take the hooks away, and keep what they heard."""
+    def stop(self) -> bool:
+        """Take the hooks away, and keep what they heard; tell whether layers were watched."""
         self._hooks.close()
-        if self._watch is not None:
-            self.batches, self._watch = self._watch.statistics(), None
+        if self._watch is None:
+            return False
+        self.batches, self._watch = self._watch.statistics(), None
+        return True
 
     def forward_seconds(self) -> float | None:
         """Shorter of two forward passes of the model on a call of the training; None where none was heard."""
