@@ -21,7 +21,7 @@ from ..errors import RefusedCutWarning, reading
 from ..guard import Guard
 from ..planning import LayerCut, Plan, decide, target_layers
 from ..surgery import Snapshot, as_copies, as_models, as_optimizers, check_optimizers, compress_, refresh_ddp_
-from ..surgery.ranks import averaged, decided, opened
+from ..surgery.ranks import averaged, decided, merged, opened
 from ..surgery.snapshot import as_restorable
 from .history import History
 from .listening import CountOfSteps, Ear, tried_batches
@@ -305,7 +305,8 @@ class InTrainingCompressor:
         """Measure, plan and cut, by the schedule or by the configuration of a smaller cut than one that failed."""
         started = time.perf_counter()
         if smaller is None:
-            self._ear.stop()
+            if self._ear.stop():
+                self._ear.batches = merged(self.ddp, self._ear.batches)
             todo = decided(self.ddp, self._plan)
             self._warn_of_unknown(todo)
         else:
