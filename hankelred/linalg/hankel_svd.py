@@ -155,7 +155,7 @@ def norm_estimate(S: Array) -> float:
 
     Infinite where an entry is not finite.
     """
-    return float(kernels.norm_estimate(np.ascontiguousarray(S), np.ascontiguousarray(S.T))) if S.size else 0.0
+    return float(kernels.power_norm(np.ascontiguousarray(S), np.ascontiguousarray(S.T))) if S.size else 0.0
 
 
 def real_pair(S: Array, R: Array, divide_and_conquer: bool) -> tuple[Array, Array]:

@@ -88,12 +88,12 @@ def balanced_units(A: Array, B: Array, C: Array) -> Units:
     size, spread, same = kernels.unit_sizes(balanced, w)
     graded = spread > GRADED
     order = np.argsort(-size, kind="stable") if graded else np.arange(n)
-    size_B, size_C = (_norm("M", X) for X in ((B, C) if same else (B / w[:, None], C * w)))
+    size_B, size_C = (_lapack_norm("M", X) for X in ((B, C) if same else (B / w[:, None], C * w)))
     gain = 2.0 ** round((math.log2(size_C) - math.log2(size_B)) / 2) if min(size_B, size_C) > 0 else 1.0
     return Units(w, order, gain, same and not graded)
 
 
-def _norm(kind: str, X: Array) -> float:
+def _lapack_norm(kind: str, X: Array) -> float:
     """Return the largest modulus ("M") or the Frobenius norm ("F")."""
     lange: Any = lapack.zlange if X.dtype.kind == "c" else lapack.dlange
     return float(lange(kind, X if X.flags.f_contiguous else X.T)) if X.size else 0.0  # X.T costs no copy
@@ -179,7 +179,7 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
     if n == 0:
         return SchurForm(A, A, np.zeros(0, np.complex128), np.zeros(0), 0)
     T, Z, poles = _schur(A)
-    margin, size = _margins(poles, discrete), _norm("F", A)
+    margin, size = _margins(poles, discrete), _lapack_norm("F", A)
     if margin.min() > max(CLEAR * size, offset):
         return SchurForm(T, Z, poles, np.full(n, BACKWARD * EPS * size), 0)
     error, refined = error_bars(A, T, poles, margin, discrete)
