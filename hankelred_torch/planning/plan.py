@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,12 +20,14 @@ from ..adapters.base import Systems
 from ..adapters.registry import module_types, refuse_averages
 from ..config import CompressionConfig
 from ..convert import rounded
-from ..sampling import LayerStatistics, gather, output_errors
+from ..sampling import LayerStatistics, SampleStatistics, gather, output_errors
 from .allocation import Allocation, allocate
 from .cuts import LayerCut, Plan
 
+Batches = Iterable[Any] | SampleStatistics | None
 
-def plan(model: nn.Module, config: CompressionConfig, batches: Any = None) -> Plan:
+
+def plan(model: nn.Module, config: CompressionConfig, batches: Batches = None) -> Plan:
     """Decide how many states every state space layer keeps; change nothing.
 
     Parameters
@@ -97,7 +99,7 @@ def decide(
     return Plan({name: layers[name] for name in adapters}, config)
 
 
-def hankel_singular_values(model_or_layer: nn.Module, batches: Any = None) -> dict[str, Array]:
+def hankel_singular_values(model_or_layer: nn.Module, batches: Batches = None) -> dict[str, Array]:
     """Compute the Hankel singular values of every state space layer.
 
     Parameters
