@@ -20,6 +20,7 @@ from ..surgery.ranks import unwrapped
 WRAPPERS = ("module", "_orig_mod")
 
 
+@torch.inference_mode(False)  # else what is made inside inference mode could never be trained
 def resize_(
     model: nn.Module, like: Mapping[str, Tensor] | Mapping[str, int] | nn.Module, optimizers: Any = ()
 ) -> dict[str, int]:

@@ -427,6 +427,16 @@ def test_plans_and_histories_are_strict_json(made, tmp_path):
     assert plan["config"]["tau"] == 0.1
 
 
+def test_history_of_a_layer_that_cannot_be_measured_is_strict_json():
+    layer = ht.layers.S5(2, 4)
+    tracker = ht.Tracker(layer, every=1)
+    torch.nn.init.constant_(layer.Lambda_re, 0.1)
+    tracker.step()
+    text = tracker.history.to_json()
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))[1]["hsv"] == []
+    assert ht.History.from_list(json.loads(text)) == tracker.history
+
+
 def test_compressor_plan_and_history_print_what_a_person_wants():
     model = Stack()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
