@@ -125,7 +125,10 @@ def _rehearse(optimizer: Any, group: Any, parameter: Tensor, name: str, axis: in
     kept = parameter.detach().narrow(axis, 0, parameter.shape[axis] - 1)
     new = nn.Parameter(kept.clone())
     read = read_states({name: (optimizer, group, parameter, state)}, notes)
-    averages = dict.fromkeys(((name, x) for x in state), to_array(kept.abs()) * 0.1)
+    held = read[name].entries if name in read else {}
+    averages = dict.fromkeys(
+        ((name, key) for key, x in held.items() if x.array is not None), to_array(kept.abs()) * 0.1
+    )
     carried = _assembled(read, averages, {name: new}, notes).get(name)
     try:
         tried(optimizer, group, new, (1.0, 1.0), state=carried)
