@@ -1,4 +1,4 @@
-"""Running a model, or watching it run, without a trace; what its selective layers do, in running sums per layer."""
+"""Running a model, or watching it run, without a trace; what its layers do, in running sums per layer."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from hankelred.errors import HankelredError, InputError
 from hankelred.selective import SelectiveStatistics
 
 from .convert import first
+from .driven import StateStatistics
 
 if TYPE_CHECKING:
     from .adapters.base import Adapter
-    from .adapters.selective import SelectiveAdapter
 
 MOST_BATCHES = 8  # drawn of what is given, or seen of what a layer is called with: enough for n² averages
 
@@ -78,9 +78,14 @@ class LayerStatistics:
             self.powers[k] += _on_cpu((squares / means.where(means > 0, 1.0)).sum(dim=0))
             self.counts[k] += int((means > 0).sum())
 
+    @property
+    def seen(self) -> bool:
+        """Whether any step was seen."""
+        return self.sums.steps > 0
+
     def hankel_singular_values(self) -> Array:
         """Return what stands in for them, (n,), or (groups, n) of several groups; all zero where nothing was seen."""
-        found = self.sums.hankel_singular_values() if self.sums.steps else np.zeros((self.sums.groups, self.sums.n))
+        found = self.sums.hankel_singular_values() if self.seen else np.zeros((self.sums.groups, self.sums.n))
         return found[0] if len(found) == 1 else found
 
     def gains(self, kept: Array | None) -> tuple[float, float]:
@@ -98,22 +103,25 @@ class LayerStatistics:
         self.reason = self.reason or other.reason
 
 
+Statistics = LayerStatistics | StateStatistics
+
+
 @dataclass(eq=False)
 class SampleStatistics:
-    """What the selective layers of a model did with sample batches; made by `collect_statistics`.
+    """What the layers of a model did with sample batches; made by `collect_statistics`.
 
     It stands wherever `batches` are asked for, until the next cut. Ranks of a distributed run collect on their own
     batches, pass the objects to each other, and `merge` what they have: all of them then decide alike.
 
     Attributes
     ----------
-    layers : dict of str to LayerStatistics
-        By module name.
+    layers : dict of str to LayerStatistics or StateStatistics
+        By module name; of time-invariant layers the covariance of their states.
     probe : object or None
         Inputs of the first batch, on which changes of the output are measured.
     """
 
-    layers: dict[str, LayerStatistics]
+    layers: dict[str, Statistics]
     probe: Any = field(default=None, repr=False)
 
     def merge(self, other: SampleStatistics) -> None:
@@ -125,7 +133,7 @@ class SampleStatistics:
                 f"{sorted(other.layers)}. Collect both on the same model, between the same cuts."
             )
         for name, layer in self.layers.items():
-            layer.merge(other.layers[name])
+            layer.merge(other.layers[name])  # type: ignore[arg-type]
 
 
 class Call(NamedTuple):
@@ -137,7 +145,7 @@ class Call(NamedTuple):
 
 
 class Watch(AbstractContextManager["Watch"]):
-    """What the selective layers of a model do while others run it, until `remove` or the end of a with block.
+    """What the layers of a model do while others run it, until `remove` or the end of a with block.
 
     Only the first `MOST_BATCHES` calls of a layer with gradients count, no evaluations. What goes wrong is the reason
     in that layer's statistics and never reaches the forward pass.
@@ -159,7 +167,7 @@ class Watch(AbstractContextManager["Watch"]):
     def statistics(self) -> SampleStatistics:
         """Return what was seen until now; a layer that saw nothing has the reason why."""
         for layer in self._layers.values():
-            if not layer.sums.steps and not layer.reason:
+            if not layer.seen and not layer.reason:
                 layer.reason = "no forward pass with gradients called it while the training was watched"
         return SampleStatistics(dict(self._layers), list(self._calls.values()) or None)
 
@@ -186,22 +194,23 @@ def watch(model: nn.Module, adapters: Mapping[str, Adapter]) -> Watch:
 def gather(
     model: nn.Module, adapters: Mapping[str, Adapter], batches: Any, *, most: int = MOST_BATCHES
 ) -> SampleStatistics:
-    """Run a model on at most so many batches and return what its selective layers did; statistics go as they are.
+    """Run a model on at most so many batches and return what its layers did; statistics go as they are.
 
     Raises
     ------
     InputError
-        If there are selective layers and no batches, the model cannot be called with one, or a layer was not called.
+        If there are selective layers and no batches or one of them is not called, or the model cannot be called.
     """
-    selective = {name: x for name, x in adapters.items() if x.kind == "selective"}
-    check_batches(selective, batches)
+    check_batches(adapters, batches)
     layers, drawn = _empty(adapters), []
-    if not layers:
+    if not layers or batches is None:
         return SampleStatistics({})
     if isinstance(batches, SampleStatistics):
         for name, new in layers.items():
             found = batches.layers.get(name)
-            if found is None or (found.sums.n, found.sums.groups) != (new.sums.n, new.sums.groups):
+            if found is None and adapters[name].kind == "lti":
+                continue
+            if found is None or _sizes(found) != _sizes(new):
                 raise InputError(
                     f"Statistics must be of this model at its present sizes; got {found and found.sums!r} for layer "
                     f"{name!r} with {new.sums.n} states. Collect them anew after every cut."
@@ -221,7 +230,7 @@ def gather(
                     f"batches must hold inputs of the model: tensors, dicts of its keyword arguments, or tuples that "
                     f"begin with one; got a {type(batch).__name__}, and from the model {type(error).__name__}: {error}"
                 ) from error
-    unseen = [name or "(model)" for name, layer in layers.items() if layer.sums.steps == 0]
+    unseen = [name or "(model)" for name, x in layers.items() if not x.seen and adapters[name].kind == "selective"]
     if unseen:
         raise InputError(
             f"batches must make the model call all of its selective layers; got none for {', '.join(unseen)} in "
@@ -344,8 +353,15 @@ def _restore(buffer: Tensor, version: int, value: Tensor) -> None:
         buffer.resize_(value.shape).copy_(value)
 
 
-def _empty(adapters: Mapping[str, Any]) -> dict[str, LayerStatistics]:
-    return {name: LayerStatistics(x.states, x.groups) for name, x in adapters.items() if x.kind == "selective"}
+def _empty(adapters: Mapping[str, Any]) -> dict[str, Statistics]:
+    """Return empty sums for the layers that can be seen at work."""
+    found = {name: x.statistics() for name, x in adapters.items()}
+    return {name: x for name, x in found.items() if x is not None}
+
+
+def _sizes(statistics: Any) -> tuple[Any, ...]:
+    sums = statistics.sums
+    return type(sums), sums.n, getattr(sums, "groups", None), getattr(sums, "systems", None)
 
 
 def _listen(stack: ExitStack, adapters: Mapping[str, Any], layers: Mapping[str, Any], *, watched: bool = False) -> None:
@@ -367,26 +383,24 @@ def _listen(stack: ExitStack, adapters: Mapping[str, Any], layers: Mapping[str, 
         normed: list[Tensor] = []
         handle = adapters[name].layer.register_forward_hook(partial(listen, name, normed), with_kwargs=True)
         stack.callback(handle.remove)
-        if (norm := adapters[name].output_norm) is not None:
+        if (norm := getattr(adapters[name], "output_norm", None)) is not None:
             keep = partial(lambda normed, module, args: normed.__setitem__(slice(None), args[:1]), normed)
             stack.callback(norm.register_forward_pre_hook(keep).remove)
 
 
-def _add(
-    layer: LayerStatistics, adapter: SelectiveAdapter, args: tuple[Any, ...], kwargs: dict[str, Any], normed: Any
-) -> None:
+def _add(layer: Statistics, adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any], normed: Any) -> None:
     """Add one call of a layer, document by document where several are packed into a sequence."""
     try:
         named = {**inspect.signature(adapter.layer.forward).bind_partial(*args, **kwargs).arguments, **kwargs}
     except (TypeError, ValueError):  # the signature does not tell
         named = kwargs
-    u = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+    u = adapter.sequence(next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None), named)
     mask = named.get("attention_mask")
     mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
     with running(adapter.layer):
         for place in _documents(named, u) if u.numel() else ():
             seen: Any = (None if x is None else x.detach()[place] for x in (u, mask, normed))
-            layer.update(adapter.sequences(*seen))
+            adapter.observe(layer, *seen)
 
 
 def _documents(named: Mapping[str, Any], u: Tensor) -> list[tuple[slice, slice]]:

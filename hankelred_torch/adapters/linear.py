@@ -20,7 +20,9 @@ from hankelred import BankReduction, DiagonalBank, DiagonalSystem, Reduction
 from hankelred.checks import Array
 from hankelred.errors import InputError, StabilityError
 from hankelred.training import align_states
+from hankelred.weighting import Sampled
 
+from ..driven import StateStatistics
 from .analysis import Analysis, LinearAnalysis
 from .base import Adapter
 from .transport import (
@@ -220,9 +222,7 @@ class LinearAdapter(Adapter):
         SystemTensors
             The same numbers as ``bank(values())`` has.
         """
-        tensors = {name: self.tensor(name) for name in (*self.state_axes, *self.constants)}
-        wide = {name: x.to(torch.complex128 if x.is_complex() else torch.float64) for name, x in tensors.items()}
-        found = self.matrices(wide)
+        found = self._wide()
         return SystemTensors(found["rates"], found["B"], found["C"], self.dt, self.output)
 
     def hankel_singular_values(self, values: Mapping[str, Array]) -> Array:
@@ -230,10 +230,50 @@ class LinearAdapter(Adapter):
         bank = self._stable_bank(values)
         return hr.hankel_singular_values(bank if self.is_bank else bank[0])
 
-    def analyse(self, values: Mapping[str, Array], statistics: Any = None) -> Analysis:
-        """Return the analysis by balanced truncation of stable systems; it needs no statistics."""
+    def statistics(self) -> StateStatistics | None:
+        """Return empty sums over the states; None in continuous time, where a layer is a kernel without inputs."""
+        if self.dt == 0:
+            return None
+        with torch.no_grad():
+            return StateStatistics(self.states, len(self._wide()["rates"]))
+
+    def sequence(self, u: Tensor | None, named: Mapping[str, Any]) -> Tensor:
+        """Return the inputs of a call, (batch, length, channels)."""
+        u = super().sequence(u, named)
+        handed = [name for name, x in named.items() if "state" in name and x is not None]
+        if handed:
+            raise InputError(f"The layer must run from rest; got {handed[0]}. What it remembers is not seen.")
+        systems, _, m = self._wide()["B"].shape
+        u = u[None] if u.ndim == 2 else u
+        if u.ndim == 3 and u.shape[2] != systems * m and u.shape[1] == systems * m:
+            u = u.mT
+        if u.ndim != 3 or u.shape[2] != systems * m or u.is_complex():
+            raise InputError(
+                f"{type(self.layer).__qualname__} must be called with real sequences of {systems * m} channels; got "
+                f"{tuple(u.shape)}, {u.dtype}."
+            )
+        return u
+
+    def observe(self, statistics: StateStatistics, u: Tensor, mask: Tensor | None, normed: Tensor | None) -> None:
+        """Add the states of a call of the layer to its sums."""
+        found = self._wide()
+        statistics.update(found["rates"], found["B"], u, mask)
+
+    def _wide(self) -> dict[str, Tensor]:
+        """Return the matrices of the layer now in double precision."""
+        tensors = {name: self.tensor(name) for name in (*self.state_axes, *self.constants)}
+        return self.matrices(
+            {name: x.to(torch.complex128 if x.is_complex() else torch.float64) for name, x in tensors.items()}
+        )
+
+    def analyse(self, values: Mapping[str, Array], statistics: StateStatistics | None = None) -> Analysis:
+        """Return the analysis by balanced truncation of stable systems, weighed by the states that were seen, if any.
+
+        Otherwise by those that white noise would drive.
+        """
         bank = self._stable_bank(values)
-        return LinearAnalysis(bank, lambda reductions: self._aligned(bank, values, reductions))
+        weighting = Sampled(states=statistics.sums) if statistics is not None and statistics.seen else None
+        return LinearAnalysis(bank, lambda reductions: self._aligned(bank, values, reductions), weighting)
 
     def _aligned(self, bank: DiagonalBank, values: Mapping[str, Array], reductions: tuple[Reduction, ...]) -> Any:
         """Return reductions of all systems in coordinates that suit the layer: norms are compared as B is stored."""

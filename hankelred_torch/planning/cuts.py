@@ -42,7 +42,7 @@ class LayerCut:
     error_bound : float
         Bound on the H-infinity norm of the difference between the layer before and the layer as it is stored
         afterwards, rounding to its dtype included, in units of output per unit of input; 0 where nothing is cut,
-        infinite for a selective layer, which has none.
+        infinite where a cut goes by data, which bounds nothing for others.
     hsv : (k,) ndarray
         Hankel singular values before the cut, decreasing, in the same units; of a bank, at every place the largest of
         its systems. Of a selective layer, what stands in for them; empty where it could not be told.
@@ -51,10 +51,11 @@ class LayerCut:
     reason : str
         Why the layer is left alone, or why the order is not the one asked for; empty otherwise.
     method : str
-        How the states of a selective layer become fewer: "rotation", "folded selection" or "selection".
+        How the states become fewer: of a selective layer "rotation", "folded selection" or "selection"; of a
+        time-invariant one that was weighed by data "sampled balanced truncation"; else empty, balanced truncation.
     output_error : float or None
-        Root mean square change that the cut makes to the output of a selective layer, relative to it, measured on a
-        batch.
+        Root mean square change that the cut makes to the output of the layer, relative to it, measured on a batch where
+        the cut went by data.
     step : int
         Optimizer steps made so far, where a compressor or tracker made the record; else 0.
     seconds, analysis_seconds : float
@@ -103,6 +104,7 @@ class LayerCut:
     certified_orders: list[int] | None = field(default=None, repr=False)
     matches: list[list[int]] | None = field(default=None, repr=False)
     reduction: Any = field(default=None, repr=False)
+    _statistics: Any = field(default=None, repr=False)  # of the data it was planned by
     _values: Mapping[str, Array] = field(default_factory=dict, repr=False)  # the tensors it was planned for
     _written: Mapping[str, Array] = field(default_factory=dict, repr=False)  # those it is to have
     _dtypes: tuple[Any, ...] = field(default=(), repr=False)  # in which its rounding was bounded

@@ -38,8 +38,8 @@ def plan(model: nn.Module, config: CompressionConfig, batches: Batches = None) -
         Criterion and limits.
     batches : iterable or SampleStatistics, optional
         Sample inputs of the model, as it is called with: tensors, tuples of positional or mappings of keyword
-        arguments. Needed for layers whose matrices depend on their input, and only for them. The model runs on them
-        without gradients and in evaluation mode; nothing about it changes.
+        arguments. Needed for layers whose matrices depend on their input; time-invariant ones are weighed by them, or
+        else by white noise. The model runs on them without gradients and in evaluation mode; nothing about it changes.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def decide(
             f"method chooses how selective layers lose states; got {config.method!r} and time-invariant ones only, "
             f"{', '.join(map(repr, adapters))}. Leave it out."
         )
-    sampled = gather(model, adapters, batches)
+    sampled = gather(model, looked_at(adapters, config), batches)
     with one_blas_thread(_largest(adapters)):
         values = {name: adapter.values() for name, adapter in adapters.items()}
         analyses: dict[str, Analysis] = {}
@@ -95,8 +95,15 @@ def decide(
         planned = cuts({})
         if config.max_error is not None:
             planned = _within_error(planned, cuts, config.max_error, config.budget)
+    planned = {name: replace(x, _statistics=sampled.layers.get(name)) if x.method else x for name, x in planned.items()}
     layers |= _measured(model, adapters, planned, sampled.probe)
     return Plan({name: layers[name] for name in adapters}, config)
+
+
+def looked_at(adapters: Mapping[str, Adapter], config: CompressionConfig) -> dict[str, Adapter]:
+    """Give those of the layers that are cut by what they do with data, where it can be seen."""
+    white = config.weighting == "white" or config.max_error is not None
+    return {name: x for name, x in adapters.items() if x.kind == "selective" or not white}
 
 
 def hankel_singular_values(model_or_layer: nn.Module, batches: Batches = None) -> dict[str, Array]:
@@ -129,11 +136,11 @@ def hankel_singular_values(model_or_layer: nn.Module, batches: Batches = None) -
     (32,)
     """
     adapters = _ssm_layers(model_or_layer)
-    sampled = gather(model_or_layer, adapters, batches)
+    sampled = gather(model_or_layer, {name: x for name, x in adapters.items() if x.kind == "selective"}, batches)
     with one_blas_thread(_largest(adapters)):
         return {
-            name: sampled.layers[name].hankel_singular_values()
-            if name in sampled.layers
+            name: found.hankel_singular_values()
+            if isinstance(found := sampled.layers.get(name), LayerStatistics)
             else x.hankel_singular_values(x.values())
             for name, x in adapters.items()
         }
@@ -181,7 +188,8 @@ def renewed(layer: LayerCut, adapter: Adapter, values: Mapping[str, Array]) -> t
         return layer, adapter.rewrite(values, layer.reduction)
     same = layer.reduction is not None and all(np.array_equal(values[name], x) for name, x in layer._values.items())
     if not same or layer._dtypes != _dtypes(adapter):
-        layer = _cut(adapter, layer.n, layer.layer, adapter.analyse(values).reduce(layer.states), layer.reason, values)
+        found = adapter.analyse(values, layer._statistics).reduce(layer.states)
+        layer = replace(_cut(adapter, layer.n, layer.layer, found, layer.reason, values), _statistics=layer._statistics)
     return layer, dict(layer._written)
 
 
@@ -194,13 +202,14 @@ def _largest(adapters: Mapping[str, Adapter]) -> int:
     return 2 * max((adapter.states for adapter in adapters.values()), default=0)
 
 
-def _analysed(
-    adapter: Adapter, values: Mapping[str, Array], statistics: LayerStatistics | None, config: CompressionConfig
-) -> Analysis:
+def _analysed(adapter: Adapter, values: Mapping[str, Array], statistics: Any, config: CompressionConfig) -> Analysis:
     """Return what a cut of one layer could lose, by the method of the configuration where the layer leaves a choice."""
     if isinstance(adapter, SelectiveAdapter):
         return adapter.analyse(values, statistics, config.method)
-    return adapter.analyse(values)
+    if config.weighting == "sampled" and (statistics is None or not statistics.seen):
+        why = "no inputs of it were seen" if statistics is None or not statistics.reason else statistics.reason
+        raise NumericalError(f"weighting='sampled' needs inputs of {type(adapter.layer).__qualname__}: {why}.")
+    return adapter.analyse(values, statistics)
 
 
 def _within_error(
@@ -228,18 +237,23 @@ def _within_error(
 def _measured(
     model: nn.Module, adapters: Mapping[str, Adapter], layers: dict[str, LayerCut], probe: Any
 ) -> dict[str, LayerCut]:
-    """Choose the reduction of a selective layer with the smallest output error on the probe, or the first without."""
-    ways = {
-        name: (adapter, layer.reduction)
-        for name, layer in layers.items()
-        if isinstance(adapter := adapters[name], SelectiveAdapter) and layer.reduction is not None
-    }
+    """Measure what cuts that go by data change; of the ways to cut a selective layer, choose the best.
+
+    Without a probe it is the first.
+    """
+    ways: dict[str, tuple[Adapter, Any]] = {}
+    for name, layer in layers.items():
+        if isinstance(adapters[name], SelectiveAdapter) and layer.reduction is not None:
+            ways[name] = adapters[name], layer.reduction
+        elif layer.method:
+            ways[name] = adapters[name], (layer.reduction,)
     errors = output_errors(model, ways, probe) if ways and probe is not None else {}
     decided = dict(layers)
     for name, (_, maps) in ways.items():
         best = int(np.argmin(errors[name])) if name in errors else 0
         error = errors[name][best] if name in errors else None
-        decided[name] = replace(layers[name], reduction=maps[best], method=maps[best].core.method, output_error=error)
+        method = layers[name].method or maps[best].core.method
+        decided[name] = replace(layers[name], reduction=maps[best], method=method, output_error=error)
     return decided
 
 
@@ -292,6 +306,7 @@ def _cut(
         error_bound=found.error_bound + rounding,
         hsv=found.hsv,
         reason=reason,
+        method=found.method,
         rounding=rounding,
         reduction=found.reduction,
         _values=values,
