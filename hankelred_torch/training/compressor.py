@@ -414,7 +414,7 @@ class InTrainingCompressor:
             name: replace(layer, step=self.steps, seconds=seconds, analysis_seconds=analysis)
             for name, layer in layers.items()
         }
-        self.history += [replace(layer, reduction=None, _values={}, _written={}) for layer in found.values()]
+        self.history += [x.without_tensors() for x in found.values()]
         return found
 
     def _metric(self) -> float | None:
