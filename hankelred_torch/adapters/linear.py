@@ -266,7 +266,7 @@ class LinearAdapter(Adapter):
         return self.matrices(wide)
 
     def analyse(self, values: Mapping[str, Array], statistics: StateStatistics | None = None) -> Analysis:
-        """Return the analysis by balanced truncation, weighed by the states that were seen or white noise would drive."""
+        """Return the analysis by balanced truncation, weighed by states that were seen or white noise would drive."""
         bank = self._stable_bank(values)
         weighting = Sampled(states=statistics.sums) if statistics is not None and statistics.seen else None
         return LinearAnalysis(bank, lambda reductions: self._aligned(bank, values, reductions), weighting)
