@@ -269,11 +269,12 @@ def output_errors(
 ) -> dict[str, list[float]]:
     """Measure how much the output of layers changes with every one of several cuts, in the layers themselves.
 
-    The new tensors and sizes stand in the layer while its own forward runs again, compiled, patched or not, on the
-    arguments of a call by the model; what comes before and behind the layer, its own hooks included, is left out.
+    Candidates are adapters, each with what its tensors would be. These and the new sizes stand in the layer while its
+    own forward runs again, compiled, patched or not, on the arguments of a call by the model; what comes before and
+    behind the layer, its own hooks included, is left out.
     Returned are root mean squares relative to that of the output, of those layers that the model called.
     """
-    cuts = {name: [({}, {}), *(adapter.after(x) for x in maps)] for name, (adapter, maps) in candidates.items()}
+    cuts = {name: [({}, {}), *(adapter.after(x) for x in written)] for name, (adapter, written) in candidates.items()}
     squares = {name: np.zeros(len(x)) for name, x in cuts.items()}
 
     def listen(name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:

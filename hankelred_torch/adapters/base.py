@@ -207,11 +207,10 @@ class Adapter(LayerTensors, ABC):
             raise InputError(f"{type(self.layer).__qualname__} must be called with a sequence; got no tensor.")
         return u
 
-    def after(self, reduction: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the tensors and sizes that the layer has after a reduction, by name."""
-        values = self.rewrite(self.values(), reduction)
-        states = self.states_of({name: values[name].shape for name in self.state_axes})
-        return tensors_in_place_of(self.stored(), values), self.sizes(states)
+    def after(self, written: Mapping[str, Array]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and sizes that the layer has when values from `rewrite` are written, by name."""
+        states = self.states_of({name: written[name].shape for name in self.state_axes})
+        return tensors_in_place_of(self.stored(), written), self.sizes(states)
 
     @abstractmethod
     def rewrite(self, values: Mapping[str, Array], reduction: Any) -> dict[str, Array]:

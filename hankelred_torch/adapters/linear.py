@@ -261,16 +261,12 @@ class LinearAdapter(Adapter):
 
     def _wide(self) -> dict[str, Tensor]:
         """Return the matrices of the layer now in double precision."""
-        tensors = {name: self.tensor(name) for name in (*self.state_axes, *self.constants)}
-        return self.matrices(
-            {name: x.to(torch.complex128 if x.is_complex() else torch.float64) for name, x in tensors.items()}
-        )
+        tensors = {name: x for name, (*_, x) in self.places((*self.state_axes, *self.constants)).items()}
+        wide = {name: x.to(torch.complex128 if x.is_complex() else torch.float64) for name, x in tensors.items()}
+        return self.matrices(wide)
 
     def analyse(self, values: Mapping[str, Array], statistics: StateStatistics | None = None) -> Analysis:
-        """Return the analysis by balanced truncation of stable systems, weighed by the states that were seen, if any.
-
-        Otherwise by those that white noise would drive.
-        """
+        """Return the analysis by balanced truncation, weighed by states that were seen or white noise would drive."""
         bank = self._stable_bank(values)
         weighting = Sampled(states=statistics.sums) if statistics is not None and statistics.seen else None
         return LinearAnalysis(bank, lambda reductions: self._aligned(bank, values, reductions), weighting)
@@ -331,11 +327,9 @@ class LinearAdapter(Adapter):
         for k, x in enumerate(systems):
             rates[k, : x.n], B[k, : x.n], C[k, :, : x.n] = self._rates_of(x), x.B, x.C
         rates = rates if self.dt == 0 else unwrapped(rates, np.zeros(rates.shape))
-
-        def mean(x: Array) -> Array:
-            return x if n == bank.n else np.repeat(x.mean(-1, keepdims=True), n, -1)
-
-        gauge = self._gauge(values, self._rates_of(bank), rates, mean)
+        gauge = self._gauge(
+            values, self._rates_of(bank), rates, lambda x: x if n == bank.n else x.mean(-1, keepdims=True).repeat(n, -1)
+        )
         D = self._feedthrough(np.stack([x.D for x in systems]), values)
         inverse = inverse_at(self, {"rates": rates, "B": B, "C": C}, {**values, **gauge})
         return as_arrays(inverse.outputs) | gauge | D

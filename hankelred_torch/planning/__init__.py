@@ -2,6 +2,7 @@
 
 from .cuts import LayerCut as LayerCut
 from .cuts import Plan as Plan
+from .plan import Batches as Batches
 from .plan import check_stable as check_stable
 from .plan import decide as decide
 from .plan import hankel_singular_values as hankel_singular_values

@@ -164,6 +164,16 @@ class LayerCut:
         whole["rounding"] = 0.0
         return replace(self, **whole, reason=reason, method="", output_error=None, reduction=None)
 
+    def without_tensors(self) -> LayerCut:
+        """Give the record without the reduction and what else belongs to a plan only.
+
+        Returns
+        -------
+        LayerCut
+            As histories keep it.
+        """
+        return replace(self, reduction=None, _statistics=None, _values={}, _written={}, _dtypes=())
+
     def to_dict(self) -> dict[str, Any]:
         """Give everything but the reduction as plain values, ready for strict JSON.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,13 +20,15 @@ from ..adapters.base import Systems
 from ..adapters.registry import module_types, refuse_averages
 from ..config import CompressionConfig
 from ..convert import rounded
-from ..sampling import LayerStatistics, gather, output_errors
+from ..sampling import LayerStatistics, SampleStatistics, gather, output_errors
 from .allocation import Allocation, allocate
 from .cuts import LayerCut, Plan
 from .refit import refitted
 
+Batches = Iterable[Any] | SampleStatistics | None
 
-def plan(model: nn.Module, config: CompressionConfig, batches: Any = None) -> Plan:
+
+def plan(model: nn.Module, config: CompressionConfig, batches: Batches = None) -> Plan:
     """Decide how many states every state space layer keeps; change nothing.
 
     Parameters
@@ -112,7 +114,7 @@ def _is_white(config: CompressionConfig) -> bool:
     return config.weighting == "white" or config.max_error is not None
 
 
-def hankel_singular_values(model_or_layer: nn.Module, batches: Any = None) -> dict[str, Array]:
+def hankel_singular_values(model_or_layer: nn.Module, batches: Batches = None) -> dict[str, Array]:
     """Compute the Hankel singular values of every state space layer.
 
     Parameters
@@ -190,9 +192,9 @@ def _named(name: str, modules: str | Sequence[str]) -> bool:
 
 def renewed(layer: LayerCut, adapter: Adapter, values: Mapping[str, Array]) -> tuple[LayerCut, dict[str, Array]]:
     """Return a planned layer with its new tensors; planned anew, at the size decided then, if it has changed since."""
-    if adapter.kind == "selective" and layer.reduction is not None:
-        return layer, adapter.rewrite(values, layer.reduction)
     same = layer.reduction is not None and all(np.array_equal(values[name], x) for name, x in layer._values.items())
+    if adapter.kind == "selective" and layer.reduction is not None:  # a function of whatever tensors there are
+        return layer, dict(layer._written) if same else adapter.rewrite(values, layer.reduction)
     if not same or layer._dtypes != _dtypes(adapter):
         found = adapter.analyse(values, layer._statistics).reduce(layer.states)
         layer = replace(_cut(adapter, layer.n, layer.layer, found, layer.reason, values), _statistics=layer._statistics)
@@ -249,19 +251,23 @@ def _measured(
 
     Without a probe it is the first.
     """
-    ways: dict[str, tuple[Adapter, Any]] = {}
+    ways: dict[str, Any] = {}
+    written: dict[str, tuple[Adapter, list[Mapping[str, Array]]]] = {}
     for name, layer in layers.items():
-        if isinstance(adapters[name], SelectiveAdapter) and layer.reduction is not None:
-            ways[name] = adapters[name], layer.reduction
+        adapter = adapters[name]
+        if isinstance(adapter, SelectiveAdapter) and layer.reduction is not None:
+            ways[name] = layer.reduction
+            written[name] = adapter, [adapter.rewrite(layer._values, x) for x in layer.reduction]
         elif layer.method:
-            ways[name] = adapters[name], (layer.reduction,)
-    errors = output_errors(model, ways, probe) if ways and probe is not None else {}
+            ways[name], written[name] = (layer.reduction,), (adapter, [layer._written])
+    errors = output_errors(model, written, probe) if ways and probe is not None else {}
     decided = dict(layers)
-    for name, (_, maps) in ways.items():
+    for name, maps in ways.items():
         best = int(np.argmin(errors[name])) if name in errors else 0
         error = errors[name][best] if name in errors else None
         method = layers[name].method or maps[best].core.method
-        decided[name] = replace(layers[name], reduction=maps[best], method=method, output_error=error)
+        new = {"reduction": maps[best], "_written": written[name][1][best]}
+        decided[name] = replace(layers[name], method=method, output_error=error, **new)
     return decided
 
 

@@ -47,7 +47,8 @@ class Ear:
 
     def listen(self, due: bool) -> None:
         """Arm the hooks, or take them away."""
-        self.stop()
+        self._hooks.close()
+        self._watch = None
         if not due:
             return
         calls = self._calls = list[Call]()
