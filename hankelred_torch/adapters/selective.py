@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from hankelred.checks import Array, check_type
-from hankelred.errors import InputError, OrderError
+from hankelred.errors import InputError, NumericalError, OrderError
 from hankelred.selective import rotate, select
 
 from ..convert import stored_tensor, tensor_in_place_of
-from ..sampling import LayerStatistics, Sequences
+from ..sampling import NOT_HEARD, LayerStatistics, Sequences
 from .analysis import Analysis, LayerReduction
 from .base import Adapter
 from .state_maps import Block, Layout, StateMap, mapped
@@ -199,6 +199,8 @@ class SelectiveAdapter(Adapter):
                 f"{holder} must be seen at work to be reduced, since its matrices depend on its input; got no sample "
                 f"data. Pass batches, an iterable of inputs of the model."
             )
+        if statistics.reason not in ("", NOT_HEARD) and not statistics.sums.steps:
+            raise NumericalError(statistics.reason)
         if method == "balanced_truncation" or (method == "rotation" and not self.rotates):
             raise InputError(
                 f"method must be one that {holder} can represent; got {method!r}. "
@@ -219,7 +221,10 @@ class SelectiveAdapter(Adapter):
                 core = select(statistics.sums, states, fold=fold)
             kept = None if core.kept is None else core.kept[0]
             found.append(StateMap(core, statistics.gains(kept)))
-        return tuple(found)
+        stored = [x for x in found if all(np.isfinite(new).all() for new in self.rewrite(values, x).values())]
+        if not stored:
+            raise NumericalError(f"The tensors of a layer of {states} states must be finite; got NaN or infinity.")
+        return tuple(stored)
 
     def rewrite(self, values: Mapping[str, Array], reduction: StateMap) -> dict[str, Array]:
         """Return the tensors after a reduction: rows mapped or selected, rates mixed, the rest rescaled."""

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from hankelred.checks import Array, check_type
-from hankelred.errors import DiagonalisationError, InputError, NumericalError, StabilityError
+from hankelred.errors import DiagonalisationError, HankelredError, InputError
 from hankelred.linalg.threads import one_blas_thread
 
 from ..adapters import Adapter, SelectiveAdapter, find_ssm_layers, refusals
@@ -70,19 +70,19 @@ def decide(model: nn.Module, config: CompressionConfig, batches: Any = None, *, 
             f"method chooses how selective layers lose states; got {config.method!r} and time-invariant ones only, "
             f"{', '.join(map(repr, adapters))}. Leave it out."
         )
-    sampled = gather(model, adapters, batches)
+    sampled = gather(model, adapters, batches, patient=patient)
     with one_blas_thread(_largest(adapters)):
-        values = {name: adapter.values() for name, adapter in adapters.items()}
+        values: dict[str, dict[str, Array]] = {}
         analyses: dict[str, Analysis] = {}
         layers: dict[str, LayerCut] = {}
         for name, x in adapters.items():
             try:
+                values[name] = x.values()
                 analyses[name] = _analysed(x, values[name], sampled.layers.get(name), config)
-            except (StabilityError, NumericalError) as error:
+            except HankelredError as error:
                 if not patient:
                     raise
-                n = x.states
-                layers[name] = LayerCut(name, n, n, n, 1.0, 0.0, np.empty(0), f"cannot be reduced now: {error}")
+                layers[name] = _not_now(name, x.states, error)
 
         def cuts(rounding: Mapping[str, float]) -> dict[str, LayerCut]:
             wanted = allocate(analyses, config, rounding)
@@ -178,7 +178,10 @@ def renewed(layer: LayerCut, adapter: Adapter, values: Mapping[str, Array]) -> L
         return layer
     if layer.reduction is not None and all(np.array_equal(values[name], x) for name, x in layer._values.items()):
         return layer
-    return _cut(adapter, layer.n, layer.layer, adapter.analyse(values).reduce(layer.states), layer.reason, values)
+    found = adapter.analyse(values).reduce(layer.states)
+    if not found.states:
+        return layer.left_alone(found.reason or "no state links inputs to outputs")
+    return _cut(adapter, layer.n, layer.layer, found, layer.reason, values)
 
 
 def _largest(adapters: Mapping[str, Adapter]) -> int:
@@ -262,10 +265,17 @@ def _plan_layer(
             few = f"only {found.states} states link inputs to outputs, fewer than min_order={config.min_order}"
             return replace(whole, reason=found.reason or few)
         return _cut(adapter, n, name, found, found.reason or wanted.reason, values)
-    except NumericalError as error:
-        if patient or isinstance(error, DiagonalisationError):
-            return replace(whole, reason=str(error))
-        raise
+    except DiagonalisationError as error:
+        return replace(whole, reason=str(error))
+    except HankelredError as error:
+        if not patient:
+            raise
+        return _not_now(name, n, error)
+
+
+def _not_now(name: str, n: int, error: HankelredError) -> LayerCut:
+    """Leave alone a layer of which nothing can be said, which its missing Hankel singular values tell."""
+    return LayerCut(name, n, n, n, 1.0, 0.0, np.empty(0), f"cannot be reduced now: {error}")
 
 
 def _cut(
