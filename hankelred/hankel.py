@@ -7,18 +7,22 @@ touch, factors both Gramians of the rest, decomposes their product, and says how
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .checks import Array, check_result, double, in_family, is_discrete
+from . import order as orders
+from .checks import Array, check_result, check_type, double, in_family, is_discrete
 from .errors import AccuracyWarning, StabilityError
 from .linalg import cauchy_bank
 from .linalg.hankel_svd import HankelSVD, padded
 from .linalg.threads import one_blas_thread
 from .parts import Matrices, in_own_time, parts_of
-from .systems import DiagonalBank, LinearSystem, as_system
+from .systems import DiagonalBank, DiagonalSystem, LinearSystem, as_system
+from .weighting import Weighting
+from .weighting.guaranteed import guaranteed_pair
 
 # Hankel singular values that are less certain than this, relative to the largest, come with a warning.
 WARN_FROM = 1e-6
@@ -44,6 +48,10 @@ class Factored:
         How many link inputs to outputs, those kept included.
     on_schur_form : bool
         Whether a model of the stable part loses less if its Schur form is projected instead of the system given.
+    weighting : Weighting or None
+        Which pair of matrices is in the place of the Gramians.
+    gain : float
+        The error bound, in what it is for the Gramians themselves; infinite where none holds.
     """
 
     system: Any
@@ -53,6 +61,20 @@ class Factored:
     floor: float
     rank: int
     on_schur_form: bool
+    weighting: Weighting | None = None
+    gain: float = 1.0
+
+    def error_bound(self, order: int) -> float:
+        """Return the H-infinity error bound at an order, its rounding floor included."""
+        bound = orders.error_bound(self.hsv, order, self.floor)
+        if order == len(self.hsv) and self.keeps_poles:
+            return bound
+        return self.gain * bound if np.isfinite(self.gain) else np.inf
+
+    @property
+    def keeps_poles(self) -> bool:
+        """Whether unstable and marginal poles were put aside, or there are none."""
+        return self.weighting is None or self.weighting.splits or bool(self.system.is_stable())
 
     def reduced(self, order: int) -> tuple[Array, Array, Matrices]:
         """Return bases of `order` balanced states of the stable part and the system projected with them."""
@@ -63,7 +85,7 @@ class Factored:
     def gramian_factors(self) -> tuple[Array, Array]:
         """Return factors of the Gramians of the stable part in the coordinates of the system."""
         with np.errstate(over="ignore", invalid="ignore"):
-            S, R = self.parts.lift(self.parts.S, self.parts.R)
+            S, R = self.parts.lift(self.svd.S, self.svd.R)
         check_result("Gramian factors", S, R)
         return S, R
 
@@ -78,25 +100,47 @@ class Factored:
         return self.floor if not self.system.is_diagonal else 0.0
 
 
-def factored(system: LinearSystem, offset: float = 0.0) -> Factored:
+def factored(system: LinearSystem, offset: float = 0.0, weighting: Weighting | None = None) -> Factored:
     """Factor a system of this library; poles within `offset` of the stability boundary are kept aside."""
     with one_blas_thread(system.order):
+        if weighting is not None:
+            return _weighted(system, offset, weighting)
         parts = parts_of(system, offset)
-        svd = HankelSVD(parts.S, parts.R)
-        check_result("Hankel singular values", svd.values)
-        floor, rank, on_schur_form = parts.accuracy(svd)
-        hsv = padded(svd.values, system.order - parts.kept)
-        if parts.kept:
-            hsv = np.concatenate([np.full(parts.kept, np.inf), hsv])
-    return Factored(system, parts, svd, hsv, floor, parts.kept + rank, on_schur_form)
+        svd = HankelSVD(*parts.factors)
+        return _with_hsv(system, parts, svd, *parts.accuracy(svd))
 
 
-def stable(system: LinearSystem) -> Factored:
-    """Factor a system all of whose poles must be stable."""
-    found = factored(system)
+def _with_hsv(system: LinearSystem, parts: Any, svd: HankelSVD, floor: float, rank: int, *details: Any) -> Factored:
+    hsv = padded(svd.values, system.order - parts.kept)
+    if parts.kept:
+        hsv = np.concatenate([np.full(parts.kept, np.inf), hsv])
+    return Factored(system, parts, svd, hsv, floor, parts.kept + rank, *details)
+
+
+def _weighted(system: LinearSystem, offset: float, weighting: Weighting) -> Factored:
+    """Factor the pair of a weighting, or its guaranteed form."""
+    parts = parts_of(system, offset, weighting.splits)
+    pair, gain = weighting.pair(parts), np.inf
+    if weighting.guaranteed:
+        pair, gain = guaranteed_pair(factored(system, offset), pair, parts)
+    svd = HankelSVD(pair.S, pair.R)
+    check_result("Hankel singular values", svd.values)
+    rank = int(np.count_nonzero(svd.values > pair.floor))
+    return _with_hsv(system, parts, svd, pair.floor, rank, False, weighting, gain)
+
+
+def stable(system: LinearSystem, weighting: Weighting | None = None) -> Factored:
+    """Factor a system all of whose poles must be stable, unless the weighting makes no difference of them."""
+    found = factored(system, weighting=weighting)
     if found.kept:
         raise unstable_error(found.parts.poles[: found.kept], system.dt)
     return found
+
+
+def check_weighting(weighting: Any) -> Weighting | None:
+    """Return a weighting, or None."""
+    hint = "hankelred.weighting has TimeLimited, FrequencyLimited, FrequencyWeighted and Sampled."
+    return None if weighting is None else check_type(weighting, "weighting", Weighting, hint)
 
 
 def unstable_error(poles: Array, dt: Any, what: str = "The system") -> StabilityError:
@@ -113,7 +157,7 @@ def unstable_error(poles: Array, dt: Any, what: str = "The system") -> Stability
     )
 
 
-def gramian_factors(sys: Any) -> tuple[Array, Array]:
+def gramian_factors(sys: Any, weighting: Weighting | None = None) -> tuple[Array, Array]:
     """Compute factors of both Gramians.
 
     In continuous time ``A P + P A^H + B B^H = 0`` and ``A^H Q + Q A + C^H C = 0``; in discrete time
@@ -122,7 +166,9 @@ def gramian_factors(sys: Any) -> tuple[Array, Array]:
     Parameters
     ----------
     sys : StateSpace, DiagonalSystem, DiagonalBank or anything `as_system` accepts
-        Stable system.
+        Stable system; any one for `TimeLimited`.
+    weighting : Weighting, optional
+        What takes the place of the Gramians, see `hankelred.weighting`.
 
     Returns
     -------
@@ -148,19 +194,19 @@ def gramian_factors(sys: Any) -> tuple[Array, Array]:
     >>> bool(np.linalg.norm(residual) < 1e-14)
     True
     """
-    system = as_system(sys)
+    system, weighting = as_system(sys), check_weighting(weighting)
     if system.is_bank:
-        factors = [gramian_factors(one) for one in system]
+        factors = [gramian_factors(one, w) for one, w in each(system, weighting)]
         k, l = max((S.shape[1] for S, _ in factors), default=0), max((len(R) for _, R in factors), default=0)
         padded_S = [np.pad(S, ((0, 0), (0, k - S.shape[1]))) for S, _ in factors]
         padded_R = [np.pad(R, ((0, l - len(R)), (0, 0))) for _, R in factors]
         count, n = len(system), system.order
         return np.reshape(padded_S, (count, n, k)), np.reshape(padded_R, (count, l, n))
-    S, R = stable(system).gramian_factors()
+    S, R = stable(system, weighting).gramian_factors()
     return in_family(S, system.dtype), in_family(R, system.dtype)
 
 
-def gramians(sys: Any) -> tuple[Array, Array]:
+def gramians(sys: Any, weighting: Weighting | None = None) -> tuple[Array, Array]:
     """Compute the controllability and the observability Gramian.
 
     Prefer `gramian_factors`, or `hankel_singular_values`, where they do: a product of factors has lost half of the
@@ -169,7 +215,9 @@ def gramians(sys: Any) -> tuple[Array, Array]:
     Parameters
     ----------
     sys : StateSpace, DiagonalSystem, DiagonalBank or anything `as_system` accepts
-        Stable system.
+        Stable system; any one for `TimeLimited`.
+    weighting : Weighting, optional
+        What takes the place of the Gramians, see `hankelred.weighting`.
 
     Returns
     -------
@@ -191,20 +239,22 @@ def gramians(sys: Any) -> tuple[Array, Array]:
     0.2500 2.2500
     """
     system = as_system(sys)
-    S, R = (double(x) for x in gramian_factors(system))
+    S, R = (double(x) for x in gramian_factors(system, weighting))
     with np.errstate(over="ignore", invalid="ignore"):
         P, Q = S @ S.conj().swapaxes(-1, -2), R.conj().swapaxes(-1, -2) @ R
     check_result("Gramians", P, Q)
     return in_family(P, system.dtype), in_family(Q, system.dtype)
 
 
-def hankel_singular_values(sys: Any) -> Array:
+def hankel_singular_values(sys: Any, weighting: Weighting | None = None) -> Array:
     """Compute all Hankel singular values of a stable system, or of a bank of them.
 
     Parameters
     ----------
     sys : StateSpace, DiagonalSystem, DiagonalBank or anything `as_system` accepts
-        Stable system, continuous or discrete, real or complex.
+        Stable system, continuous or discrete, real or complex; any one for `TimeLimited`.
+    weighting : Weighting, optional
+        What takes the place of the Gramians, see `hankelred.weighting`.
 
     Returns
     -------
@@ -237,11 +287,11 @@ def hankel_singular_values(sys: Any) -> Array:
     >>> print(f"{hr.hankel_singular_values(hilbert)[-1]:.13e}")  # least eigenvalue of the 6 x 6 Hilbert matrix
     1.0827994845655e-07
     """
-    system = as_system(sys)
+    system, weighting = as_system(sys), check_weighting(weighting)
     if system.is_bank:
-        hsv = bank_hsv(system)
+        hsv = bank_hsv(system, weighting)
     else:
-        found = stable(system)
+        found = stable(system, weighting)
         hsv = found.hsv
         warn_if_inaccurate(found)
     return in_family(hsv, system.dtype)
@@ -272,8 +322,16 @@ def _bank(bank: DiagonalBank, lam: Array, B: Array, C: Array) -> cauchy_bank.Ban
         return cauchy_bank.make_bank(lam, logarithms, B, C, bank.is_discrete, bank.order, bank.stores_pairs)
 
 
-def bank_hsv(bank: DiagonalBank) -> Array:
+def each(bank: DiagonalBank, weighting: Weighting | None) -> Iterator[tuple[DiagonalSystem, Weighting | None]]:
+    """Yield each system of a bank with its own weighting."""
+    for i, one in enumerate(bank):
+        yield one, None if weighting is None else weighting.of(i, len(bank))
+
+
+def bank_hsv(bank: DiagonalBank, weighting: Weighting | None = None) -> Array:
     """Return the Hankel singular values of a bank of stable systems, (batch, order)."""
+    if weighting is not None:
+        return np.reshape([stable(one, w).hsv for one, w in each(bank, weighting)], (len(bank), bank.order))
     with one_blas_thread(bank.order):
         hsv = _bank(bank, *in_own_time(bank)).hankel_singular_values()
     check_result("Hankel singular values", hsv)

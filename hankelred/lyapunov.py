@@ -125,4 +125,4 @@ def lyapunov_factor(A: ArrayLike, F: ArrayLike, dt: Any = 0) -> Array:
         parts = DenseParts(StateSpace.trusted(A, F, C, D, dt), 0.0)
         if parts.kept:
             raise unstable_error(parts.poles[: parts.kept], dt, "A")
-        return parts.lift(parts.S, parts.R)[0].astype(dtype)
+        return parts.lift(*parts.factors)[0].astype(dtype)

@@ -68,7 +68,8 @@ def _h2_norm(system: Any) -> float:
         if parts.kept or (not system.is_discrete and feedthrough > 0):
             return np.inf
         with np.errstate(over="ignore", invalid="ignore"):
-            norm = float(np.hypot(_norm(parts.projected(parts.S, parts.R[:0])[2].C), feedthrough))
+            S, R = parts.factors
+            norm = float(np.hypot(_norm(parts.projected(S, R[:0])[2].C), feedthrough))
     check_result("The H2 norm", norm)
     return norm
 
@@ -196,7 +197,7 @@ def _compact(system: LinearSystem, parts: Any, rtol: float) -> tuple[Array, Arra
     norm, unless rounding forbids so small an error or it would not be much smaller.
     """
     if parts:
-        svd = HankelSVD(parts.S, parts.R)
+        svd = HankelSVD(*parts.factors)
         most = min(len(svd.values), system.order // 2)
         small = rtol / 4 * float(svd.values.max(initial=0.0))
         order = next((k for k in range(most + 1) if error_bound(svd.values, k) <= small), None)

@@ -142,7 +142,9 @@ def check_count(count: Any, most: int, name: str = "order") -> int:
     return check_integer(count, name, 0, most, f"The system has {most}.", OrderError)
 
 
-def check_order(order: Any, hsv: Array, rank: int, uncertain: float = 0.0, stacklevel: int = 4) -> int:
+def check_order(
+    order: Any, hsv: Array, rank: int, uncertain: float = 0.0, weighted: bool = False, stacklevel: int = 4
+) -> int:
     """Return `order` as an int if a model of that order exists, and warn if the cut splits a repeated value.
 
     Values that differ by no more than twice `uncertain` are one value to rounding.
@@ -155,9 +157,10 @@ def check_order(order: Any, hsv: Array, rank: int, uncertain: float = 0.0, stack
             f"got {order}. Raise order, or lower offset if those poles count as stable for you."
         )
     if rank < order < full:
+        of, why = ("pair", "are what rounding made of it") if weighted else ("system", "link no input to any output")
         raise OrderError(
-            f"order must be at most {rank}, the numerical rank of the system, or {full}, all of it; got {order}. "
-            f"States past the rank link no input to any output: ask for order={rank}."
+            f"order must be at most {rank}, the numerical rank of the {of}, or {full}, all of it; got {order}. "
+            f"States past the rank {why}: ask for order={rank}."
         )
     if kept < order < rank and hsv[order - 1] - hsv[order] <= max(REPEATED * hsv[order - 1], 2 * uncertain):
         warnings.warn(

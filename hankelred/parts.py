@@ -6,6 +6,7 @@ marginal poles, which balanced truncation must not touch, are put aside.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from .linalg import cauchy
 from .linalg.hammarling import schur_factors
 from .linalg.hankel_svd import HankelSVD, norm_estimate, real_pair
 from .linalg.response import boundary_points, dense_response
-from .linalg.schur import apply_units, balanced_units, decouple, inverse_norm, ordered_schur
+from .linalg.schur import apply_units, balanced_units, decouple, inverse_norm, ordered_schur, whole_schur
 from .rounding import measured
 from .systems import DiagonalBank, DiagonalSystem, StateSpace, real_output
 
@@ -65,16 +66,13 @@ class DenseParts:
         All poles, those kept first.
     T, B, C : ndarray
         The stable part in its own coordinates.
-    S, R : ndarray
-        Graded factors of its Gramians.
     """
 
-    def __init__(self, system: StateSpace, offset: float) -> None:
+    def __init__(self, system: StateSpace, offset: float, splits: bool = True) -> None:
         self.system = G = system.dense()
         self.units = balanced_units(G.A, G.B, G.C)
         A, B, C = apply_units(self.units, G.A, G.B, G.C)
-        self._form = form = ordered_schur(A, G.is_discrete, offset)
-        self._size = norm_estimate(A)
+        self._form = form = ordered_schur(A, G.is_discrete, offset) if splits else whole_schur(A)
         self.poles, self.kept = form.poles, form.kept
         k = self.kept
         self.T, self._right, self._left = form.T[k:, k:], form.Z[:, k:], form.Z[:, k:].conj().T
@@ -83,7 +81,11 @@ class DenseParts:
             self._fixed_left = form.Z[:, :k].conj().T - Y @ self._left
             self._right = self._right + form.Z[:, :k] @ Y
         self.B, self.C = self._left @ B, C @ self._right
-        self.S, self.R = schur_factors(self.T, self.B, self.C, G.is_discrete)
+
+    @cached_property
+    def factors(self) -> tuple[Array, Array]:
+        """Graded factors S and R of the Gramians of the stable part."""
+        return schur_factors(self.T, self.B, self.C, self.discrete)
 
     @property
     def discrete(self) -> bool:
@@ -107,21 +109,27 @@ class DenseParts:
 
     def _out(self, T: Array) -> Array:
         w, order, gain, given = self.units
-        if given:
-            return T
-        out = np.empty_like(T)
-        out[order] = T
-        out *= w[:, None]
+        out = T
+        if not given:
+            out = np.empty_like(T)
+            out[order] = T
+            out *= w[:, None]
         return out if gain == 1.0 else out / gain
 
     def _in(self, Ti: Array) -> Array:
         w, order, gain, given = self.units
-        if given:
-            return Ti
-        out = np.empty_like(Ti)
-        out[:, order] = Ti
-        out /= w
+        out = Ti
+        if not given:
+            out = np.empty_like(Ti)
+            out[:, order] = Ti
+            out /= w
         return out if gain == 1.0 else out * gain
+
+    def stable_response(self, omega: Array) -> Array:
+        """Return the response of the stable part at frequencies in rad per unit of time."""
+        if self.kept == 0:
+            return self.system._response(omega)
+        return Matrices(self.T, self.B, self.C, self.system.D).response(omega, self.discrete)
 
     def projected(self, X: Array, Y: Array) -> tuple[Array, Array, Matrices]:
         """Return bases in the coordinates of the system for bases of its stable part, and the given system in them."""
@@ -151,11 +159,11 @@ class DenseParts:
         the Gramians by a relative ``2 eps |A| |L^-1|``, L the Lyapunov operator, and |L^-1| is attained at the
         identity. Where that is much, or a part was split off, the error is measured.
         """
-        product = norm_estimate(self.S) * norm_estimate(self.R)
+        product = norm_estimate(svd.S) * norm_estimate(svd.R)
         floor, on_schur_form = EPS * self.system.n * product, False
         if product == 0.0:
             return 0.0, 0, False
-        size = self._size**2 if self.discrete else self._size
+        size = norm_estimate(self._form.T) ** (2 if self.discrete else 1)
         roundings = BACKWARD if self.system.n <= MANY_STATES else BACKWARD_OF_MANY
         estimate = roundings * EPS * size * inverse_norm(self.T, self.discrete) * product
         limit = MEASURE_SMALL_FROM if self.system.n <= FEW_STATES else MEASURE_FROM
@@ -174,23 +182,30 @@ class DiagonalParts:
         Hankel singular values of the states put aside.
     fixed, rest : (k,) int ndarray
         Which states are put aside, and which are not.
-    S, R : ndarray
-        Graded factors of the Gramians of the rest, in real coordinates where the output is real.
     """
 
-    def __init__(self, system: DiagonalSystem, offset: float) -> None:
+    def __init__(self, system: DiagonalSystem, offset: float, splits: bool = True) -> None:
         self.system = system
-        unstable = system.spectrum.excess(system.is_discrete) >= (-offset if offset > 0 else 0.0)
+        limit = -offset if offset > 0 else 0.0
+        unstable = system.spectrum.excess(system.is_discrete) >= (limit if splits else np.inf)
         self.fixed, self.rest = np.flatnonzero(unstable), np.flatnonzero(~unstable)
         self.fixed_system = system.take(self.fixed)
         self.stable = system.take(self.rest) if len(self.fixed) else system
         self.kept = self.fixed_system.order
         self.poles = np.concatenate([self.fixed_system.poles(), self.stable.poles()])
-        self.S, self.R = _diagonal_factors(self.stable)
+
+    @cached_property
+    def factors(self) -> tuple[Array, Array]:
+        """Graded factors S and R of the Gramians of the rest, in real coordinates where the output is real."""
+        return _diagonal_factors(self.stable)
 
     def lift(self, T: Array, Ti: Array) -> tuple[Array, Array]:
         """Return the bases as they are: those of the stable part."""
         return T, Ti
+
+    def stable_response(self, omega: Array) -> Array:
+        """Return the response of the stable part at frequencies in rad per unit of time."""
+        return self.stable._response(omega)
 
     def projected(self, T: Array, Ti: Array) -> tuple[Array, Array, Matrices]:
         """Return bases of the stable part, real ones where the output is real, and the stable part in them."""
@@ -212,9 +227,9 @@ class DiagonalParts:
         return ROUNDINGS * len(values) * EPS * float(values.max(initial=0.0)), int(np.sum(values > 0)), False
 
 
-def parts_of(system: Any, offset: float) -> Any:
-    """The parts of one system; poles within `offset` of the stability boundary are put aside."""
-    return DiagonalParts(system, offset) if system.is_diagonal else DenseParts(system, offset)
+def parts_of(system: Any, offset: float, splits: bool = True) -> Any:
+    """The parts of one system; poles within `offset` of the stability boundary are put aside, unless none shall be."""
+    return (DiagonalParts if system.is_diagonal else DenseParts)(system, offset, splits)
 
 
 def in_own_time(system: DiagonalSystem | DiagonalBank) -> tuple[Array, Array, Array]:

@@ -1,4 +1,4 @@
-"""Running a model, or watching it run, without a trace; what its selective layers do, in running sums per layer."""
+"""Running a model, or watching it run, without a trace; what its layers do, in running sums per layer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, pairwise
@@ -22,10 +22,10 @@ from hankelred.errors import HankelredError, InputError, NumericalError
 from hankelred.selective import SelectiveStatistics
 
 from .convert import first
+from .driven import StateStatistics
 
 if TYPE_CHECKING:
     from .adapters.base import Adapter
-    from .adapters.selective import SelectiveAdapter
 
 MOST_BATCHES = 8  # drawn of what is given, or seen of what a layer is called with: enough for n² averages
 
@@ -81,9 +81,14 @@ class LayerStatistics:
             self.powers[k] += _on_cpu((squares / means.where(means > 0, 1.0)).sum(dim=0))
             self.counts[k] += int((means > 0).sum())
 
+    @property
+    def seen(self) -> bool:
+        """Whether any step was seen."""
+        return self.sums.steps > 0
+
     def hankel_singular_values(self) -> Array:
         """Return what stands in for them, (n,), or (groups, n) of several groups; all zero where nothing was seen."""
-        found = self.sums.hankel_singular_values() if self.sums.steps else np.zeros((self.sums.groups, self.sums.n))
+        found = self.sums.hankel_singular_values() if self.seen else np.zeros((self.sums.groups, self.sums.n))
         return found[0] if len(found) == 1 else found
 
     def gains(self, kept: Array | None) -> tuple[float, float]:
@@ -101,22 +106,25 @@ class LayerStatistics:
         self.reason = self.reason or other.reason
 
 
+Statistics = LayerStatistics | StateStatistics
+
+
 @dataclass(eq=False)
 class SampleStatistics:
-    """What the selective layers of a model did with sample batches; made by `collect_statistics`.
+    """What the layers of a model did with sample batches; made by `collect_statistics`.
 
     It stands wherever `batches` are asked for, until the next cut. Ranks of a distributed run collect on their own
     batches, pass the objects to each other, and `merge` what they have: all of them then decide alike.
 
     Attributes
     ----------
-    layers : dict of str to LayerStatistics
-        By module name.
+    layers : dict of str to LayerStatistics or StateStatistics
+        By module name; of time-invariant layers the covariance of their states.
     probe : object or None
         Inputs of the first batch, on which changes of the output are measured.
     """
 
-    layers: dict[str, LayerStatistics]
+    layers: dict[str, Statistics]
     probe: Any = field(default=None, repr=False)
 
     def merge(self, other: SampleStatistics) -> None:
@@ -128,7 +136,7 @@ class SampleStatistics:
                 f"{sorted(other.layers)}. Collect both on the same model, between the same cuts."
             )
         for name, layer in self.layers.items():
-            layer.merge(other.layers[name])
+            layer.merge(other.layers[name])  # type: ignore[arg-type]
 
 
 class Call(NamedTuple):
@@ -140,7 +148,7 @@ class Call(NamedTuple):
 
 
 class Watch(AbstractContextManager["Watch"]):
-    """What the selective layers of a model do while others run it, until `remove` or the end of a with block.
+    """What the layers of a model do while others run it, until `remove` or the end of a with block.
 
     Only the first `MOST_BATCHES` calls of a layer with gradients count, no evaluations. What goes wrong is the reason
     in that layer's statistics and never reaches the forward pass.
@@ -162,7 +170,7 @@ class Watch(AbstractContextManager["Watch"]):
     def statistics(self) -> SampleStatistics:
         """Return what was seen until now; a layer that saw nothing has the reason why."""
         for layer in self._layers.values():
-            if not layer.sums.steps and not layer.reason:
+            if not layer.seen and not layer.reason:
                 layer.reason = NOT_HEARD
         return SampleStatistics(dict(self._layers), list(self._calls.values()) or None)
 
@@ -194,26 +202,27 @@ def gather(
     most: int = MOST_BATCHES,
     patient: bool = False,
 ) -> SampleStatistics:
-    """Run a model on at most so many batches and return what its selective layers did; statistics go as they are.
+    """Run a model on at most so many batches and return what its layers did; statistics go as they are.
 
     Where patient, a layer whose sums fail has the reason in its statistics.
 
     Raises
     ------
     InputError
-        If there are selective layers and no batches, the model cannot be called with one, or a layer was not called.
+        If there are selective layers and no batches or one of them is not called, or the model cannot be called.
     NumericalError
-        If a layer puts out NaN or infinity, or its sums overflow; with the name of the first that does.
+        If what a layer gets or puts out is not finite, or its sums overflow; with the name of the first.
     """
-    selective = {name: x for name, x in adapters.items() if x.kind == "selective"}
-    check_batches(selective, batches)
+    check_batches(adapters, batches)
     layers, drawn = _empty(adapters), []
-    if not layers:
+    if not layers or batches is None:
         return SampleStatistics({})
     if isinstance(batches, SampleStatistics):
         for name, new in layers.items():
             found = batches.layers.get(name)
-            if found is None or (found.sums.n, found.sums.groups) != (new.sums.n, new.sums.groups):
+            if found is None and adapters[name].kind == "lti":
+                continue
+            if found is None or _sizes(found) != _sizes(new):
                 raise InputError(
                     f"Statistics must be of this model at its present sizes; got {found and found.sums!r} for layer "
                     f"{name!r} with {new.sums.n} states. Collect them anew after every cut."
@@ -237,13 +246,39 @@ def gather(
                     f"batches must hold inputs of the model: tensors, dicts of its keyword arguments, or tuples that "
                     f"begin with one; got a {type(batch).__name__}, and from the model {type(error).__name__}: {error}"
                 ) from error
-    unseen = [name or "(model)" for name, layer in layers.items() if layer.sums.steps == 0 and not layer.reason]
+    selective = {name: layer for name, layer in layers.items() if adapters[name].kind == "selective"}
+    unseen = [name or "(model)" for name, layer in selective.items() if not layer.seen and not layer.reason]
     if unseen:
         raise InputError(
             f"batches must make the model call all of its selective layers; got none for {', '.join(unseen)} in "
             f"{len(drawn)} batches. Pass inputs as in training, or leave the layers out by target_modules."
         )
     return SampleStatistics(layers, drawn[0])
+
+
+def layer_inputs(model: nn.Module, adapters: Mapping[str, Adapter], probe: Any) -> dict[str, Tensor]:
+    """Return what layers receive on one batch of the model, (batch, length, channels), of those that tell."""
+    found: dict[str, Tensor] = {}
+
+    def listen(name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        with suppress(InputError):
+            u = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
+            found.setdefault(name, adapters[name].sequence(u, _named(layer, args, kwargs)).detach())
+
+    with running(model), ExitStack() as stack:
+        for name, adapter in adapters.items():
+            handle = adapter.layer.register_forward_pre_hook(partial(listen, name), with_kwargs=True)
+            stack.callback(handle.remove)
+        call(model, probe)
+    return found
+
+
+def _named(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name, as far as the signature tells."""
+    try:
+        return {**inspect.signature(layer.forward).bind_partial(*args, **kwargs).arguments, **kwargs}
+    except (TypeError, ValueError):
+        return kwargs
 
 
 def output_errors(
@@ -360,8 +395,15 @@ def _restore(buffer: Tensor, version: int, value: Tensor) -> None:
         buffer.resize_(value.shape).copy_(value)
 
 
-def _empty(adapters: Mapping[str, Any]) -> dict[str, LayerStatistics]:
-    return {name: LayerStatistics(x.states, x.groups) for name, x in adapters.items() if x.kind == "selective"}
+def _empty(adapters: Mapping[str, Any]) -> dict[str, Statistics]:
+    """Return empty sums for the layers that can be seen at work."""
+    found = {name: x.statistics() for name, x in adapters.items()}
+    return {name: x for name, x in found.items() if x is not None}
+
+
+def _sizes(statistics: Any) -> tuple[Any, ...]:
+    sums = statistics.sums
+    return type(sums), sums.n, getattr(sums, "groups", None), getattr(sums, "systems", None)
 
 
 def _listen(
@@ -393,25 +435,17 @@ def _listen(
         normed: list[Tensor] = []
         handle = adapters[name].layer.register_forward_hook(partial(listen, name, normed), with_kwargs=True)
         stack.callback(handle.remove)
-        if (norm := adapters[name].output_norm) is not None:
+        if (norm := getattr(adapters[name], "output_norm", None)) is not None:
             keep = partial(lambda normed, module, args: normed.__setitem__(slice(None), args[:1]), normed)
             stack.callback(norm.register_forward_pre_hook(keep).remove)
 
 
 def _add(
-    layer: LayerStatistics,
-    adapter: SelectiveAdapter,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    normed: Any,
-    output: Tensor,
+    layer: Statistics, adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any], normed: Any, output: Tensor
 ) -> None:
     """Add one call of a layer, document by document where several are packed into a sequence."""
-    try:
-        named = {**inspect.signature(adapter.layer.forward).bind_partial(*args, **kwargs).arguments, **kwargs}
-    except (TypeError, ValueError):  # the signature does not tell
-        named = kwargs
-    u = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+    named = _named(adapter.layer, args, kwargs)
+    u = adapter.sequence(next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None), named)
     for what, x, source in (("inputs", u, "what comes before it"), ("outputs", output, "finite inputs")):
         if not bool(torch.isfinite(x).all()):
             raise NumericalError(f"its {what} must be finite; got NaN or infinity from {source}.")
@@ -420,7 +454,7 @@ def _add(
     with running(adapter.layer):
         for place in _documents(named, u) if u.numel() else ():
             seen: Any = (None if x is None else x.detach()[place] for x in (u, mask, normed))
-            layer.update(adapter.sequences(*seen))
+            adapter.observe(layer, *seen)
 
 
 def _documents(named: Mapping[str, Any], u: Tensor) -> list[tuple[slice, slice]]:

@@ -29,7 +29,7 @@ def structured_hsv(system):
 
 def factor_pair(system):
     parts = factored(system).parts
-    return parts.S, parts.R
+    return parts.factors
 
 
 def factor_of(lam, B, dt, rates=None, rtol=0.0):

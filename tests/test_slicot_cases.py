@@ -17,6 +17,7 @@ import pytest
 import hankelred as hr
 from hankelred.control import lyap
 from hankelred.linalg.schur import apply_units, balanced_units
+from hankelred.weighting import FrequencyWeighted
 
 FILE = Path(os.environ.get("HANKELRED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "slicot_cases.json"
 PRINTED = 6e-5
@@ -59,6 +60,15 @@ def test_reduced_models_respond_like_those_printed(name, match_dc, alpha):
     bal = hr.balance(plant(data), offset=-alpha)
     reduction = bal.reduce(printed["nr"], match_dc=match_dc)
     assert_same_response(reduction.system, printed)
+
+
+def test_weighted_values_and_models_are_those_printed():
+    """The plant has an unstable pole, which both keep; the weight stands behind it."""
+    data, printed = case("AB09ID")
+    weight = hr.StateSpace(data["AV"], data["BV"], data["CV"], data["DV"])
+    bal = hr.balance(plant(data), weighting=FrequencyWeighted(output=weight))
+    np.testing.assert_allclose(bal.hsv[1:], printed["hsv"], atol=PRINTED)
+    assert_same_response(bal.reduce(printed["nr"]).system, printed)
 
 
 def test_orders_by_tolerance_are_those_printed():

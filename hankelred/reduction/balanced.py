@@ -16,11 +16,12 @@ from .. import order as orders
 from ..checks import SINGLE as SINGLE_PRECISION
 from ..checks import Array, check_flag, check_number, check_result, exactly_one, in_family, single
 from ..errors import DiagonalisationError, InputError, OrderError
-from ..hankel import Factored, factored, warn_if_inaccurate
+from ..hankel import Factored, check_weighting, factored, warn_if_inaccurate
 from ..linalg.threads import one_blas_thread
 from ..parts import Matrices
 from ..rounding import largest_gain, sample_frequencies
-from ..systems import StateSpace, as_container, as_system, one_system, real_output
+from ..systems import Poles, StateSpace, as_container, as_system, one_system, real_output
+from ..weighting import Weighting
 from .bank import reduce_bank
 from .bases import residualised
 from .rediagonalise import Diagonalised, diagonalised, eigenpairs, working_orders
@@ -38,7 +39,7 @@ WEAKLY_DAMPED, MEASURED_UP_TO, SAMPLED = 0.1, 150, 0.01
 NEARLY_EQUAL = 1e-3
 
 
-def balance(sys: Any, offset: float = OFFSET) -> Balancing:
+def balance(sys: Any, offset: float = OFFSET, weighting: Weighting | None = None) -> Balancing:
     """Factor both Gramians of a system once, for reductions to any order.
 
     Parameters
@@ -49,6 +50,8 @@ def balance(sys: Any, offset: float = OFFSET) -> Balancing:
         Poles closer than this to the stability boundary, or beyond it, are split off and kept: a distance to the
         imaginary axis in continuous time, to the unit circle in discrete time. So are, whatever the offset, poles
         that lie within their own rounding error of it, as the rigid-body modes of a structure do.
+    weighting : Weighting, optional
+        What takes the place of the Gramians, see `hankelred.weighting`; by default white noise reaches the inputs.
 
     Returns
     -------
@@ -75,14 +78,14 @@ def balance(sys: Any, offset: float = OFFSET) -> Balancing:
     >>> [bal.order(rtol=rtol) for rtol in (0.1, 0.02, 1e-3)]
     [1, 2, 3]
     """
-    return _balance(one_system(sys), sys, offset)
+    return _balance(one_system(sys), sys, offset, check_weighting(weighting))
 
 
-def _balance(system: Any, container: Any, offset: float) -> Balancing:
+def _balance(system: Any, container: Any, offset: float, weighting: Weighting | None = None) -> Balancing:
     offset = check_number(offset, "offset", least=0.0, hint="It is a distance from the stability boundary.")
-    found = factored(system, offset)
+    found = factored(system, offset, weighting)
     warn_if_inaccurate(found, stacklevel=4)
-    return Balancing(system, found.hsv, found.kept, found.rank, found.floor, container, found)
+    return Balancing(system, found.hsv, found.kept, found.rank, found.floor, container, found, offset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +115,7 @@ class Balancing:
     floor: float
     _container: Any = field(repr=False)
     _found: Factored = field(repr=False)
+    _offset: float = field(repr=False)
 
     def error_bound(self, order: int) -> float:
         """Return the H-infinity error bound at an order, its rounding floor included.
@@ -124,14 +128,14 @@ class Balancing:
         Returns
         -------
         float
-            In units of y per unit of u.
+            In units of y per unit of u; infinite where no bound holds, as for the plain pair of a weighting.
 
         Raises
         ------
         OrderError
             If `order` is outside 0 to the order of the system.
         """
-        return orders.error_bound(self.hsv, orders.check_count(order, len(self.hsv)), self.floor)
+        return self._found.error_bound(orders.check_count(order, len(self.hsv)))
 
     def order(
         self,
@@ -164,6 +168,14 @@ class Balancing:
         name, value = exactly_one(rtol=rtol, energy=energy, max_error=max_error, states=states)
         if name == "states":
             return self._order_of_states(value)
+        gain = self._found.gain
+        if name == "max_error" and gain != 1.0:
+            if np.isinf(gain):
+                raise OrderError(
+                    f"max_error must be a bound that holds; got {value!r}, and none holds for {self._found.weighting}. "
+                    f"Pass order, rtol or energy, or guaranteed=True to the weighting."
+                )
+            value = check_number(value, "max_error", least=0.0) / gain if gain else np.finfo(float).max
         return orders.least_order(self.hsv, self.rank, **{name: value}, floor=self.floor)
 
     def reduce(
@@ -206,10 +218,13 @@ class Balancing:
             If the cut separates equal Hankel singular values.
         """
         name, value = exactly_one(order=order, states=states, rtol=rtol, energy=energy, max_error=max_error)
-        check_flag(match_dc, "match_dc")
+        if check_flag(match_dc, "match_dc") and not self._found.keeps_poles:
+            raise InputError(
+                "match_dc needs a stable system where unstable poles are not split off; got one with some."
+            )
         if order is None:
             order = self.order(**{name: value})
-        order = orders.check_order(order, self.hsv, self.rank, self._found.uncertain)
+        order = orders.check_order(order, self.hsv, self.rank, self._found.uncertain, self._found.weighting is not None)
         reduction = self._reduce(order, match_dc)
         while max_error is not None and reduction.error_bound > max_error:  # what rounding to the result adds
             if order == len(self.hsv):
@@ -226,10 +241,28 @@ class Balancing:
             return self._unchanged()
         with one_blas_thread(len(self.hsv)):
             T, Ti, small = self._reduce_stable(order, match_dc)
-            method = "singular perturbation" if match_dc else "balanced truncation"
+            method, weighting = "singular perturbation" if match_dc else "balanced truncation", self._found.weighting
+            if weighting is not None:
+                if weighting.guaranteed is None and self._found.keeps_poles and not self._is_stable(small):
+                    return self._guaranteed(order, weighting)._reduce(order, match_dc)
+                method = f"{weighting.name} {method}{', guaranteed form' if weighting.guaranteed else ''}"
             if self.system.is_diagonal:
                 return self._diagonal_result(order, T, Ti, self._diagonalise(small, order, match_dc), method)
             return self._dense_result(order, T, Ti, small, method)
+
+    def _is_stable(self, small: Matrices) -> bool:
+        poles = Poles(np.linalg.eigvals(small.A) + small.shift)
+        return bool(np.all(poles.excess(self.system.is_discrete) < 0))
+
+    def _guaranteed(self, order: int, weighting: Weighting) -> Balancing:
+        """Balance the guaranteed form for an order at which the plain one is unstable."""
+        found = _balance(self.system, self._container, self._offset, weighting.with_guarantee())
+        if order > found.rank:
+            raise OrderError(
+                f"order must be at most {found.rank} where the plain model is unstable, the rank of the guaranteed "
+                f"form; got {order}. Pass guaranteed=False to the weighting for the unstable model."
+            )
+        return found
 
     def _reduce_stable(self, order: int, match_dc: bool) -> tuple[Array, Array, Matrices]:
         """Return bases and matrices of the reduced stable part."""
@@ -274,7 +307,8 @@ class Balancing:
         """Return the system itself as its only model of full order."""
         identity = in_family(np.eye(len(self.hsv)), self.system.dtype)
         order, method = len(self.hsv), "none (full order keeps the system as it is)"
-        system, bound = as_container(self.system, self._container), self.error_bound(order)
+        system = as_container(self.system, self._container)
+        bound = self.error_bound(order) if self._found.weighting is None else 0.0
         return Reduction(
             system, self.system, order, self.hsv, bound, identity, identity, self.unstable, method, self.system
         )
@@ -320,14 +354,15 @@ def _of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, orde
     at the frequencies of the poles.
     """
     system, parts, hsv = found.system, found.parts, found.hsv
-    if parts.kept or found.floor == 0.0 or order == 0:
+    if parts.kept or found.floor == 0.0 or order == 0 or np.isinf(found.gain):
         return 0.0
-    values = hsv[:order]
-    moved = 4 * np.abs(small.A).max() * found.floor * values / (np.abs(small.B) ** 2).sum(axis=1)
     few = system.order <= MEASURED_UP_TO
-    splits_a_pair = few and order < len(hsv) and hsv[order - 1] - hsv[order] < NEARLY_EQUAL * hsv[order - 1]
-    if not (splits_a_pair or (moved > 2 * WEAKLY_DAMPED * values).any()):
-        return float(moved.max())
+    if found.weighting is None:
+        values, inflow = hsv[:order], (np.abs(small.B) ** 2).sum(axis=1)
+        moved = 4 * float(np.abs(small.A).max()) * found.floor
+        splits_a_pair = few and order < len(hsv) and hsv[order - 1] - hsv[order] < NEARLY_EQUAL * hsv[order - 1]
+        if not (splits_a_pair or moved > 2 * WEAKLY_DAMPED * inflow.min()):
+            return float(moved * (values / inflow).max())
     if not reduced.is_stable():
         return np.inf
     if few:
@@ -336,7 +371,7 @@ def _of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, orde
         poles = np.concatenate([parts.poles, reduced.poles()])
         omega = sample_frequencies(poles, parts.discrete, system.dtype.kind == "c")
         error = largest_gain(system._response(omega) - reduced._response(omega))
-    return max(0.0, (1 + SAMPLED) * error - orders.error_bound(hsv, order, found.floor))
+    return max(0.0, (1 + SAMPLED) * error - found.error_bound(order))
 
 
 def balanced_truncation(
@@ -349,6 +384,7 @@ def balanced_truncation(
     max_error: float | None = None,
     match_dc: bool = False,
     offset: float = OFFSET,
+    weighting: Weighting | None = None,
 ) -> Any:
     """Reduce a system, or a bank of them, by balanced truncation; for several orders of one system use `balance`.
 
@@ -371,6 +407,8 @@ def balanced_truncation(
         Match the system exactly at s = 0 or z = 1; not for banks.
     offset : float, default 1e-8
         Distance from the stability boundary within which poles are split off and kept; not for banks.
+    weighting : Weighting, optional
+        What takes the place of the Gramians, see `hankelred.weighting`; by default white noise reaches the inputs.
 
     Returns
     -------
@@ -403,9 +441,9 @@ def balanced_truncation(
         "energy": energy,
         "max_error": max_error,
     }
-    system = as_system(sys)
+    system, weighting = as_system(sys), check_weighting(weighting)
     if system.is_bank:
         if match_dc or offset != OFFSET:
             raise InputError("match_dc and offset are for one system; got a bank. Reduce bank[i] with them.")
-        return reduce_bank(system, lambda one: _balance(one, one, 0.0), **criteria)
-    return _balance(system, sys, offset).reduce(**criteria, match_dc=match_dc)
+        return reduce_bank(system, lambda one, own: _balance(one, one, 0.0, own), weighting, **criteria)
+    return _balance(system, sys, offset, weighting).reduce(**criteria, match_dc=match_dc)

@@ -15,17 +15,18 @@ import numpy as np
 from .. import order as orders
 from ..checks import SINGLE, Array, check_result, exactly_one, in_family
 from ..errors import DiagonalisationError, NumericalError
-from ..hankel import bank_hsv, bank_of
+from ..hankel import bank_hsv, bank_of, each
 from ..linalg.cauchy import NEARLY_REAL
 from ..linalg.cauchy_bank import Bank, factors
 from ..linalg.hankel_svd import batched_products, batched_vectors
 from ..linalg.threads import one_blas_thread
 from ..parts import ROUNDINGS
 from ..systems import DiagonalBank, DiagonalSystem, Poles
+from ..weighting import Weighting
 from .rediagonalise import CONDITION_LIMIT, ROUNDING, balancing_scale
 from .result import Reduction
 
-Alone = Callable[[DiagonalSystem], Any]
+Alone = Callable[[DiagonalSystem, Weighting | None], Any]
 
 # Systems whose poles lie at distances from the stability boundary that differ by more than this are reduced one by one,
 # where eigenpairs of graded matrices are corrected.
@@ -114,7 +115,7 @@ class BankReduction:
         return [self[i].system for i in range(len(self))]
 
 
-def reduce_bank(system: DiagonalBank, alone: Alone, **criteria: Any) -> BankReduction:
+def reduce_bank(system: DiagonalBank, alone: Alone, weighting: Weighting | None, **criteria: Any) -> BankReduction:
     """Reduce the systems of a bank, all of them stable, by one criterion; `alone` balances one that needs care."""
     name, value = exactly_one(**criteria)
     whole = {"order": system.order, "states": system.n}.get(name)
@@ -131,15 +132,21 @@ def reduce_bank(system: DiagonalBank, alone: Alone, **criteria: Any) -> BankRedu
                 f"{worst:.3g}. Change the unit of time, or reduce bank[i]."
             )
     bank = bank_of(system)
+    if weighting is not None:
+        own = enumerate(each(system, weighting))
+        found = [_reduce_alone(one, alone, i, name, value, weights) for i, (one, weights) in own]
+        hsv = np.reshape([values for values, _ in found], (len(system), system.order))
+        return _assembled(system, bank, [part for _, part in found], hsv)
     if value == whole:
         return _assembled(system, bank, [_unchanged(system)], bank_hsv(system))
-    hsv, parts = np.zeros((len(system), system.order)), []
+    parts: list[_Part] = []
+    hsv = np.zeros((len(system), system.order))
     if not bank.is_silent:
         with one_blas_thread(system.order):
             for piece in bank.pieces():
                 systems = np.arange(len(system))[piece]
-                hsv[piece], found = _reduce_piece(system, bank, systems, alone, name, value)
-                parts += found
+                hsv[piece], some = _reduce_piece(system, bank, systems, alone, name, value)
+                parts += some
         _refuse_failed(parts)
     check_result("Hankel singular values", hsv)
     return _assembled(system, bank, parts, hsv)
@@ -211,12 +218,16 @@ def _reduce_piece(
     return hsv, parts
 
 
-def _reduce_alone(one: DiagonalSystem, alone: Alone, i: int, name: str, value: Any) -> tuple[Array, _Part]:
+def _reduce_alone(
+    one: DiagonalSystem, alone: Alone, i: int, name: str, value: Any, weighting: Weighting | None = None
+) -> tuple[Array, _Part]:
     """Return the Hankel singular values of one system and what `_diagonalised` returns for many."""
-    balancing = alone(one)
-    found = balancing.reduce(**{name: min(value, balancing.rank) if name == "order" else value})
+    balancing = alone(one, weighting)
+    if name == "order" and value < one.order:
+        value = min(value, balancing.rank)
+    found = balancing.reduce(**{name: value})
     system, poles = found.system, found.system.spectrum.data_like(one.spectrum)
-    change = found.error_bound - balancing.error_bound(found.order)
+    change = found.error_bound - _bound(found.hsv, found.order)
     arrays = (poles, system.B, system.C, found.T, found.Ti, np.array(system.n), np.array(False), np.array(change))
     return found.hsv, _Part(np.array([i]), *(x[None] for x in arrays))
 
@@ -314,13 +325,17 @@ def _assembled(system: DiagonalBank, bank: Bank, parts: list[_Part], hsv: Array)
         B[i, :k] = np.where(kept[:, :, None], part.B[:, :k], 0.0)
         C[i, :, :k] = np.where(kept[:, None, :], part.C[:, :, :k], 0.0)
         T[i, :, : part.T.shape[2]], Ti[i, : part.T.shape[2]] = part.T, part.Ti
-    floors = [ROUNDINGS * orders.rounding_floor(values) for values in hsv]
-    bound = np.array([orders.error_bound(*row) for row in zip(hsv, order, floors, strict=True)]) + change
+    bound = np.array([_bound(values, k) for values, k in zip(hsv, order, strict=True)]) + change
     if system.dtype in SINGLE and order.max(initial=0) < full:
         bound += _rounding(system.spectrum.rebuilt(poles), system.is_discrete, mask, B, C)
     poles, B, C, T, Ti = (in_family(x, system.dtype) for x in (poles, B, C, T, Ti))
     hsv = in_family(hsv, system.dtype)
     return BankReduction(system.spectrum.rebuilt(poles), B, C, mask, order, hsv, bound, T, Ti, system)
+
+
+def _bound(hsv: Array, order: int) -> float:
+    """Return the bound of one system on what truncation and its own rounding do."""
+    return orders.error_bound(hsv, order, ROUNDINGS * orders.rounding_floor(hsv))
 
 
 def _rounding(poles: Poles, discrete: bool, mask: Array, B: Array, C: Array) -> Array:

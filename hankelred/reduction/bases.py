@@ -23,13 +23,20 @@ def residualised(found: Factored, order: int) -> tuple[Array, Array, Matrices]:
        50, 1989, pp. 1379-1405.
     """
     rank = found.rank - found.kept
-    T, Ti, minimal = found.reduced(rank)
-    if order == rank:
-        return T, Ti, minimal
-    A, B, C, D, shift, terms = minimal
-    one = 1.0 - shift if found.system.is_discrete else 0.0
-    small = without_delay(A, B, C, D, range(order), range(order, rank), one)
-    return T[:, :order], Ti[:order], Matrices(*small, shift, None if terms is None else terms[:order, :order])
+    T, Ti, small = found.reduced(rank)
+    discrete = found.system.is_discrete
+    if order < rank:
+        A, B, C, D, shift, terms = small
+        slow = without_delay(A, B, C, D, range(order), range(order, rank), 1.0 - shift if discrete else 0.0)
+        small = Matrices(*slow, shift, None if terms is None else terms[:order, :order])
+        T, Ti = T[:, :order], Ti[:order]
+    if (
+        found.weighting is not None and found.rank < found.system.order
+    ):  # what the weighting does not see has a gain too
+        zero = np.zeros(1)
+        missing = (found.parts.stable_response(zero) - small.response(zero, discrete))[0]
+        small = small._replace(D=small.D + (missing.real if small.D.dtype.kind != "c" else missing))
+    return T, Ti, small
 
 
 def without_delay(

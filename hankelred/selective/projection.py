@@ -7,8 +7,8 @@ import numpy as np
 from ..checks import check_result, check_type
 from ..errors import OrderError
 from ..linalg.hankel_svd import HankelSVD, padded
+from ..linalg.semidefinite import covariance_factors
 from ..order import rounding_floor
-from .covariances import covariance_factors
 from .result import SelectiveReduction, check_kept_states, predicted_error
 from .statistics import SCALE, SelectiveStatistics
 

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from ..checks import Array, check_number, check_real_array, check_result, check_type, double
 from ..errors import InputError
-from .covariances import psd_factor, state_scale
+from ..linalg.semidefinite import psd_factor, state_scale
 from .data import check_rates
 from .result import SelectiveReduction, check_kept_states, predicted_error
 from .statistics import Method, SelectiveStatistics

@@ -21,7 +21,7 @@ from ..checks import (
     double,
 )
 from ..errors import InputError, OrderError
-from .covariances import psd_factor
+from ..linalg.semidefinite import psd_factor
 from .result import SelectiveReduction, check_kept_states, predicted_error, root_share
 from .statistics import SelectiveStatistics
 

@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike
 from ..checks import Array, check_array, check_choice, check_flag, check_integer, check_result, check_type, double
 from ..errors import InputError
 from ..linalg.hankel_svd import HankelSVD, padded
+from ..linalg.semidefinite import covariance_factors
 from ..linalg.threads import one_blas_thread
 from .averages import METHODS, StepMoments, mean_gramians, second_moment_gramians
-from .covariances import covariance_factors
 from .data import Sequences, Steps, check_steps, head_sequences, mamba_sequences
 from .sums import GRAMIANS, MOMENTS, Sums, add_sequences, add_steps, empty_sums
 

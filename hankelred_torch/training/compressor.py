@@ -15,13 +15,13 @@ from torch import nn
 from hankelred.checks import check_flag, check_integer, check_type
 from hankelred.errors import InputError
 
-from ..adapters import find_ssm_layers, state_sizes
+from ..adapters import state_sizes
 from ..config import CompressionConfig, Schedule
 from ..errors import RefusedCutWarning, reading
 from ..guard import Guard
 from ..planning import LayerCut, Plan, decide, target_layers
 from ..surgery import Snapshot, as_copies, as_models, as_optimizers, check_optimizers, compress_, refresh_ddp_
-from ..surgery.ranks import averaged, decided, unwrapped, wrapper_of
+from ..surgery.ranks import averaged, decided, opened
 from ..surgery.snapshot import as_restorable
 from .history import History
 from .listening import CountOfSteps, Ear, tried_batches
@@ -115,7 +115,7 @@ class InTrainingCompressor:
         restore: Iterable[Any] = (),
         on_cut: Any = (),
     ) -> None:
-        self.ddp, self._outer, self.model = wrapper_of(model), model, unwrapped(model)
+        self._outer, (self.ddp, self.model, layers) = model, opened(model)
         self._config = check_type(config, "config", CompressionConfig)
         self._schedule = check_type(schedule, "schedule", Schedule, "It says when: Schedule(total_steps=...).")
         self._guard = guard if guard is None else check_type(guard, "guard", Guard)
@@ -123,7 +123,7 @@ class InTrainingCompressor:
         if not self.optimizers:
             raise InputError("optimizers must hold at least one optimizer; got none. Outside training use compress_.")
         self.ema = as_models(ema)
-        as_copies(self.ema, find_ssm_layers(self.model))
+        as_copies(self.ema, layers)
         self.restore = as_restorable(restore)
         self._attempts = schedule.attempt_steps()
         if guard is not None:
@@ -382,10 +382,10 @@ class InTrainingCompressor:
     def _plan(self) -> Plan:
         """Decide what this attempt of the schedule is to cut."""
         left = sum(step >= self.steps for step in self._attempts)
-        config = self._config
+        config, layers = self._config, target_layers(self.model, self._config)
         if config.order is not None:
-            config = towards_order(config, state_sizes(self.model), left)
-        asked = self._planned(config)
+            config = towards_order(config, {name: x.states for name, x in layers.items()}, left)
+        asked = decide(self.model, layers, config, self._ear.batches, patient=True)
         todo = without_large_tails(asked, self._schedule)
         refused = [name for name, layer in todo.layers.items() if asked.layers[name].cut and not layer.cut]
         if refused and left == 1:
@@ -394,7 +394,7 @@ class InTrainingCompressor:
         return todo
 
     def _planned(self, config: CompressionConfig) -> Plan:
-        return decide(self.model, config, self._ear.batches, patient=True)
+        return decide(self.model, target_layers(self.model, config), config, self._ear.batches, patient=True)
 
     def _warn_of_unknown(self, todo: Plan) -> None:
         """Warn, once per layer, of layers that cannot be analysed; they are asked again at the next attempt."""
@@ -413,7 +413,7 @@ class InTrainingCompressor:
             name: replace(layer, step=self.steps, seconds=seconds, analysis_seconds=analysis)
             for name, layer in layers.items()
         }
-        self.history += [replace(layer, reduction=None, _values={}) for layer in found.values()]
+        self.history += [replace(layer, reduction=None, _values={}, _written={}) for layer in found.values()]
         return found
 
     def _metric(self) -> float | None:

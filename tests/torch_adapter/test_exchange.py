@@ -162,8 +162,7 @@ def test_undo_puts_everything_back():
     train(layer, optimizer, 2)
     before = remembered(layer, optimizer)
     swap = exchange.Exchange([layer], (optimizer,))
-    for name in STATE_TENSORS:
-        swap.replace(getattr(layer, name), getattr(other, name))
+    swap.replace(*({name: getattr(x, name) for name in STATE_TENSORS} for x in (layer, other)))
     swap.commit()
     assert layer.states == 4
     swap.undo()
@@ -173,15 +172,15 @@ def test_undo_puts_everything_back():
 def test_tensor_that_no_module_holds_is_refused():
     swap = exchange.Exchange([lru()])
     with pytest.raises(ht.SurgeryError, match="must be held by a module"):
-        swap.replace(torch.zeros(2), torch.zeros(1))
+        swap.replace({"weight": torch.zeros(2)}, {"weight": torch.zeros(1)})
 
 
 def test_new_tensor_of_another_dtype_is_refused_and_undone():
     layer = lru()
     before = remembered(layer)
     swap = exchange.Exchange([layer])
-    swap.replace(layer.nu_log, torch.nn.Parameter(torch.zeros(4)), name="nu_log")
-    with pytest.raises(ht.SurgeryError, match="The new nu_log must have dtype"):
+    swap.replace({"nu_log": layer.nu_log}, {"nu_log": torch.nn.Parameter(torch.zeros(4))})
+    with pytest.raises(ht.SurgeryError, match="The new nu_log of the model must have dtype"):
         swap.commit()
     assert_unchanged(before, layer)
     assert issubclass(ht.SurgeryError, hr.HankelredError)

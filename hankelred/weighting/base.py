@@ -1,0 +1,84 @@
+"""What a weighting is: it makes a pair of factors, and nothing after that knows it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from ..checks import EPS, Array, check_flag, check_result
+from ..linalg.hankel_svd import norm_estimate
+from ..linalg.semidefinite import covariance_factors, equal_sizes
+from ..parts import DenseParts, DiagonalParts
+from .coordinates import HINT, Coordinates
+
+W = TypeVar("W", bound="Weighting")
+
+
+class Pair(NamedTuple):
+    """Factors ``P = S S^H`` and ``Q = R^H R`` in the coordinates of a part, and the rounding error of an hsv."""
+
+    S: Array
+    R: Array
+    floor: float
+
+
+class Weighting:
+    """Which pair of matrices takes the place of the two Gramians.
+
+    Attributes
+    ----------
+    guaranteed : bool or None
+        True balances a pair near by that keeps every reduced model stable and has an error bound, False never does,
+        and None does where the model would be unstable otherwise.
+    """
+
+    guaranteed: bool | None = None
+    name = "weighted"
+    splits = True  # whether unstable and marginal poles are put aside
+
+    def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
+        """Return the factors for the stable part of a system."""
+        raise NotImplementedError
+
+    def of(self: W, i: int, count: int) -> W:
+        """Return the weighting of system i of a bank of so many."""
+        return self
+
+    def with_guarantee(self: W) -> W:
+        """Return the same weighting, always in its guaranteed form."""
+        copy = object.__new__(type(self))
+        vars(copy).update(vars(self), guaranteed=True)
+        return copy
+
+    def _set(self, guaranteed: Any, **values: Any) -> None:
+        """Set checked values."""
+        guaranteed = None if guaranteed is None else check_flag(guaranteed, "guaranteed")
+        vars(self).update(values, guaranteed=guaranteed)
+
+    def __repr__(self) -> str:
+        """Return the name; what it was made of may be long."""
+        return f"{type(self).__name__}({self.name}, guaranteed={self.guaranteed})"
+
+
+def pair_of_factors(S: Array, R: Array) -> Pair:
+    """Return factors that were never squared: an hsv is right to the rounding of their product."""
+    return Pair(S, R, len(S) * EPS * _product_size(S, R))
+
+
+def pair_of_matrices(coordinates: Coordinates, P: Array, Q: Array | None = None, R: Array | None = None) -> Pair:
+    """Return factors of two matrices, or of one beside a factor R: an hsv is right to the root of their rounding."""
+    known = R
+    if Q is None:
+        assert R is not None
+        Q = R.conj().T @ R
+    check_result("Weighted Gramians", P, Q, hint=HINT)
+    S, R = covariance_factors(P, Q)
+    R = R if known is None else known
+    return Pair(*coordinates.whole(S, R), float(np.sqrt(len(S) * EPS)) * _product_size(S, R))
+
+
+def _product_size(S: Array, R: Array) -> float:
+    """Return ``|S| |R|`` in units in which inputs drive every state as much as outputs see it."""
+    d = equal_sizes(np.linalg.norm(S, axis=1), np.linalg.norm(R, axis=0))
+    return norm_estimate(S / d[:, None]) * norm_estimate(R * d)
