@@ -18,7 +18,7 @@ from hankelred.checks import Array, check_type
 from hankelred.errors import InputError, NumericalError, OrderError
 from hankelred.selective import rotate, select
 
-from ..sampling import NOT_HEARD, LayerStatistics, Sequences
+from ..sampling import LayerStatistics, Sequences
 from .analysis import Analysis, LayerReduction
 from .base import Adapter
 from .state_maps import Block, Layout, StateMap, mapped
@@ -202,8 +202,6 @@ class SelectiveAdapter(Adapter):
                 f"{holder} must be seen at work to be reduced, since its matrices depend on its input; got no sample "
                 f"data. Pass batches, an iterable of inputs of the model."
             )
-        if statistics.reason not in ("", NOT_HEARD) and not statistics.sums.steps:
-            raise NumericalError(statistics.reason)
         if method == "balanced_truncation" or (method == "rotation" and not self.rotates):
             raise InputError(
                 f"method must be one that {holder} can represent; got {method!r}. "

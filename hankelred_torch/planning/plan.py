@@ -20,7 +20,7 @@ from ..adapters.base import Systems
 from ..adapters.registry import module_types, refuse_averages
 from ..config import CompressionConfig
 from ..convert import rounded
-from ..sampling import LayerStatistics, gather, output_errors
+from ..sampling import NOT_HEARD, LayerStatistics, gather, output_errors
 from .allocation import Allocation, allocate
 from .cuts import LayerCut, Plan
 from .refit import refitted
@@ -78,9 +78,12 @@ def decide(
         analyses: dict[str, Analysis] = {}
         layers: dict[str, LayerCut] = {}
         for name, x in adapters.items():
+            seen: Any = sampled.layers.get(name)
             try:
+                if patient and x.kind == "selective" and not seen.seen and seen.reason not in ("", NOT_HEARD):
+                    raise NumericalError(seen.reason)
                 values[name] = x.values()
-                analyses[name] = _analysed(x, values[name], sampled.layers.get(name), config)
+                analyses[name] = _analysed(x, values[name], seen, config)
             except HankelredError as error:
                 if not patient:
                     raise

@@ -47,7 +47,7 @@ def optimizers():
         found += sorted(importlib.import_module("pytorch_optimizer").get_supported_optimizers())
     for package in ("torchao", "bitsandbytes"):  # those with states of few bits, and their twins
         names = dir(importlib.import_module(f"{package}.optim")) if has(package) else []
-        found += [f"{package}.{x}" for x in names if x.endswith(("8bit", "4bit", "32bit", "Fp8")) and "Paged" not in x]
+        found += [f"{package}.{x}" for x in names if x[0].isupper() and x.endswith(("bit", "Fp8")) and "Paged" not in x]
     return found
 
 

@@ -23,6 +23,7 @@ DOZEN += ["torchao.AdamW4bit", "bitsandbytes.AdamW8bit"]
 
 # These do not train this model at all, without a cut: they want other parameters, or a group of processes.
 NOT_HERE = "adalomo bsam demo distributedmuon lomo lorarite spectralsphere bitsandbytes.AdEMAMix32bit".split()
+NOT_HERE += ["adahessian", "sophiah"]  # these differentiate twice, which the scan does not
 
 # Refused when a compressor is made, and by a cut.
 REFUSED = "lbfgs sara spam".split()
