@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hankelred.checks import Array, check_type
-from hankelred.errors import HankelredError, InputError
+from hankelred.errors import HankelredError, InputError, NumericalError
 from hankelred.selective import SelectiveStatistics
 
 from .convert import first
@@ -34,6 +34,9 @@ CACHES = ("cache_params", "past_key_values", "inference_params", "cache", "use_c
 
 # Arguments that say where documents begin that are packed into one sequence: cumulative lengths, and others.
 LENGTHS = ("cu_seqlens", "cu_seq_lens", "cu_seq_lens_q", "cu_seqlens_q")
+
+
+NOT_HEARD = "no forward pass with gradients called it while the training was watched"
 
 
 class Sequences(NamedTuple):
@@ -161,14 +164,14 @@ class Watch(AbstractContextManager["Watch"]):
             for name in ancestors:
                 module = model.get_submodule(name)
                 stack.callback(module.register_forward_pre_hook(partial(self._keep, name), with_kwargs=True).remove)
-            _listen(stack, adapters, self._layers, watched=True)
+            _listen(stack, adapters, self._layers, watched=True, patient=True)
             self._stack = stack.pop_all()
 
     def statistics(self) -> SampleStatistics:
         """Return what was seen until now; a layer that saw nothing has the reason why."""
         for layer in self._layers.values():
             if not layer.seen and not layer.reason:
-                layer.reason = "no forward pass with gradients called it while the training was watched"
+                layer.reason = NOT_HEARD
         return SampleStatistics(dict(self._layers), list(self._calls.values()) or None)
 
     def remove(self, *_: object) -> None:
@@ -192,14 +195,23 @@ def watch(model: nn.Module, adapters: Mapping[str, Adapter]) -> Watch:
 
 
 def gather(
-    model: nn.Module, adapters: Mapping[str, Adapter], batches: Any, *, most: int = MOST_BATCHES
+    model: nn.Module,
+    adapters: Mapping[str, Adapter],
+    batches: Any,
+    *,
+    most: int = MOST_BATCHES,
+    patient: bool = False,
 ) -> SampleStatistics:
     """Run a model on at most so many batches and return what its layers did; statistics go as they are.
+
+    Where patient, a layer whose sums fail has the reason in its statistics.
 
     Raises
     ------
     InputError
         If there are selective layers and no batches or one of them is not called, or the model cannot be called.
+    NumericalError
+        If what a layer gets or puts out is not finite, or its sums overflow; with the name of the first.
     """
     check_batches(adapters, batches)
     layers, drawn = _empty(adapters), []
@@ -217,20 +229,25 @@ def gather(
                 )
         return batches
     with running(model), ExitStack() as stack:
-        _listen(stack, adapters, layers)
+        _listen(stack, adapters, layers, patient=patient)
         device = next((x.device for x in model.parameters()), torch.device("cpu"))
         for batch in _drawn(batches, most):
             drawn.append(_on(device, batch))
             try:
                 call(model, drawn[-1])
-            except HankelredError:
+            except NumericalError:
                 raise
             except Exception as error:
+                if patient:
+                    for layer in layers.values():
+                        layer.reason = f"the model could not be called with batches: {type(error).__name__}: {error}"
+                    break
                 raise InputError(
                     f"batches must hold inputs of the model: tensors, dicts of its keyword arguments, or tuples that "
                     f"begin with one; got a {type(batch).__name__}, and from the model {type(error).__name__}: {error}"
                 ) from error
-    unseen = [name or "(model)" for name, x in layers.items() if not x.seen and adapters[name].kind == "selective"]
+    selective = {name: layer for name, layer in layers.items() if adapters[name].kind == "selective"}
+    unseen = [name or "(model)" for name, layer in selective.items() if not layer.seen and not layer.reason]
     if unseen:
         raise InputError(
             f"batches must make the model call all of its selective layers; got none for {', '.join(unseen)} in "
@@ -303,7 +320,7 @@ def check_batches(adapters: Mapping[str, Adapter], batches: Any) -> None:
             f"{', '.join(selective)}. Pass a list of some sample inputs of the model, tensors or what else it is "
             f"called with; or leave these layers out by target_modules."
         )
-    if isinstance(batches, (Tensor, Mapping, str, bytes)) or not hasattr(batches, "__iter__"):
+    if isinstance(batches, (Tensor, np.ndarray, Mapping, str, bytes)) or not hasattr(batches, "__iter__"):
         raise InputError(
             f"batches must be an iterable of inputs of the model; got one {type(batches).__name__}. Put it into a list."
         )
@@ -390,20 +407,30 @@ def _sizes(statistics: Any) -> tuple[Any, ...]:
     return type(sums), sums.n, getattr(sums, "groups", None), getattr(sums, "systems", None)
 
 
-def _listen(stack: ExitStack, adapters: Mapping[str, Any], layers: Mapping[str, Any], *, watched: bool = False) -> None:
+def _listen(
+    stack: ExitStack,
+    adapters: Mapping[str, Any],
+    layers: Mapping[str, Any],
+    *,
+    watched: bool = False,
+    patient: bool = False,
+) -> None:
     """Register the hooks that fill statistics, and on a stack, how they are removed."""
 
     def listen(name: str, normed: list[Tensor], _: Any, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
         layer, seen = layers[name], normed.pop() if normed else None
-        if watched and (layer.reason or layer.calls == MOST_BATCHES or not torch.is_grad_enabled()):
+        if layer.reason or watched and (layer.calls == MOST_BATCHES or not torch.is_grad_enabled()):
             return
         layer.calls += 1
         try:
-            _add(layer, adapters[name], args, kwargs, seen)
+            _add(layer, adapters[name], args, kwargs, seen, first(output))
         except Exception as error:  # whatever it is, it is no reason to end a training
-            if not watched:
+            if patient:
+                layer.reason = f"what it does could not be added up: {type(error).__name__}: {error}"
+            elif isinstance(error, HankelredError):
+                raise type(error)(f"Layer {name or '(model)'}: {error}") from error
+            else:
                 raise
-            layer.reason = f"what it does could not be added up: {type(error).__name__}: {error}"
 
     for name in layers:
         normed: list[Tensor] = []
@@ -414,10 +441,15 @@ def _listen(stack: ExitStack, adapters: Mapping[str, Any], layers: Mapping[str, 
             stack.callback(norm.register_forward_pre_hook(keep).remove)
 
 
-def _add(layer: Statistics, adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any], normed: Any) -> None:
+def _add(
+    layer: Statistics, adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any], normed: Any, output: Tensor
+) -> None:
     """Add one call of a layer, document by document where several are packed into a sequence."""
     named = _named(adapter.layer, args, kwargs)
     u = adapter.sequence(next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None), named)
+    for what, x, source in (("inputs", u, "what comes before it"), ("outputs", output, "finite inputs")):
+        if not bool(torch.isfinite(x).all()):
+            raise NumericalError(f"its {what} must be finite; got NaN or infinity from {source}.")
     mask = named.get("attention_mask")
     mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
     with running(adapter.layer):

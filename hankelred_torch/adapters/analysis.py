@@ -177,7 +177,7 @@ class LinearAnalysis(Analysis):
             hsv=self.hsv,
             kept_energy=kept / total if total > 0 else 1.0,
             error_bound=max(reduction.error_bound for reduction in reductions),
-            reduction=self._align(tuple(reductions)),
+            reduction=self._align(tuple(reductions)) if most else None,
             reason="".join(detours[:1]) + others,
             method="" if self._weighting is None else reductions[0].method,
         )

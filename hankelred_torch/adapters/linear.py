@@ -17,7 +17,7 @@ from torch import Tensor
 
 import hankelred as hr
 from hankelred import BankReduction, DiagonalBank, DiagonalSystem, Reduction
-from hankelred.checks import Array
+from hankelred.checks import Array, check_result
 from hankelred.errors import InputError, StabilityError
 from hankelred.training import align_states
 from hankelred.weighting import Sampled
@@ -206,6 +206,7 @@ class LinearAdapter(Adapter):
         """Return the systems that tensors of these values make, also where there is one, by rates where discrete."""
         with torch.no_grad():
             found = as_arrays(self.matrices(as_tensors(values)))
+        check_result(f"The system of a {type(self.layer).__qualname__} layer", *found.values(), hint="Is a pole 0?")
         make = DiagonalBank if self.dt == 0 else DiagonalBank.from_rates
         return make(*found.values(), dt=self.dt, output=self.output)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hankelred.checks import Array, check_type
-from hankelred.errors import InputError, OrderError
+from hankelred.errors import InputError, NumericalError, OrderError
 from hankelred.selective import rotate, select
 
 from ..sampling import LayerStatistics, Sequences
@@ -230,7 +230,10 @@ class SelectiveAdapter(Adapter):
                 core = select(statistics.sums, states, fold=fold)
             kept = None if core.kept is None else core.kept[0]
             found.append(StateMap(core, statistics.gains(kept)))
-        return tuple(found)
+        stored = [x for x in found if all(np.isfinite(new).all() for new in self.rewrite(values, x).values())]
+        if not stored:
+            raise NumericalError(f"The tensors of a layer of {states} states must be finite; got NaN or infinity.")
+        return tuple(stored)
 
     def rewrite(self, values: Mapping[str, Array], reduction: StateMap) -> dict[str, Array]:
         """Return the tensors after a reduction: rows mapped or selected, rates mixed, the rest rescaled."""

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from hankelred.checks import Array, check_type
-from hankelred.errors import DiagonalisationError, InputError, NumericalError, StabilityError
+from hankelred.errors import DiagonalisationError, HankelredError, InputError, NumericalError
 from hankelred.linalg.threads import one_blas_thread
 
 from ..adapters import Adapter, SelectiveAdapter, find_ssm_layers, refusals
@@ -20,7 +20,7 @@ from ..adapters.base import Systems
 from ..adapters.registry import module_types, refuse_averages
 from ..config import CompressionConfig
 from ..convert import rounded
-from ..sampling import LayerStatistics, SampleStatistics, gather, output_errors
+from ..sampling import NOT_HEARD, LayerStatistics, SampleStatistics, gather, output_errors
 from .allocation import Allocation, allocate
 from .cuts import LayerCut, Plan
 from .refit import refitted
@@ -74,19 +74,22 @@ def decide(
             f"method chooses how selective layers lose states; got {config.method!r} and time-invariant ones only, "
             f"{', '.join(map(repr, adapters))}. Leave it out."
         )
-    sampled = gather(model, looked_at(adapters, config), batches)
+    sampled = gather(model, looked_at(adapters, config), batches, patient=patient)
     with one_blas_thread(_largest(adapters)):
-        values = {name: adapter.values() for name, adapter in adapters.items()}
+        values: dict[str, dict[str, Array]] = {}
         analyses: dict[str, Analysis] = {}
         layers: dict[str, LayerCut] = {}
         for name, x in adapters.items():
+            seen: Any = sampled.layers.get(name)
             try:
-                analyses[name] = _analysed(x, values[name], sampled.layers.get(name), config)
-            except (StabilityError, NumericalError) as error:
+                if patient and x.kind == "selective" and not seen.seen and seen.reason not in ("", NOT_HEARD):
+                    raise NumericalError(seen.reason)
+                values[name] = x.values()
+                analyses[name] = _analysed(x, values[name], seen, config)
+            except HankelredError as error:
                 if not patient:
                     raise
-                n = x.states
-                layers[name] = LayerCut(name, n, n, n, 1.0, 0.0, np.empty(0), f"cannot be reduced now: {error}")
+                layers[name] = _not_now(name, x.states, error)
 
         def cuts(rounding: Mapping[str, float]) -> dict[str, LayerCut]:
             wanted = allocate(analyses, config, rounding)
@@ -197,6 +200,11 @@ def renewed(layer: LayerCut, adapter: Adapter, values: Mapping[str, Array]) -> t
         return layer, dict(layer._written) if same else adapter.rewrite(values, layer.reduction)
     if not same or layer._dtypes != _dtypes(adapter):
         found = adapter.analyse(values, layer._statistics).reduce(layer.states)
+        if not found.states:
+            raise NumericalError(
+                f"Layer {layer.layer!r} must link inputs to outputs to be cut; got none that do since it was planned. "
+                f"Plan it anew."
+            )
         layer = replace(_cut(adapter, layer.n, layer.layer, found, layer.reason, values), _statistics=layer._statistics)
     return layer, dict(layer._written)
 
@@ -316,10 +324,17 @@ def _plan_layer(
             few = f"only {found.states} states link inputs to outputs, fewer than min_order={config.min_order}"
             return replace(whole, reason=found.reason or few)
         return _cut(adapter, n, name, found, found.reason or wanted.reason, values)
-    except NumericalError as error:
-        if patient or isinstance(error, DiagonalisationError):
-            return replace(whole, reason=str(error))
-        raise
+    except DiagonalisationError as error:
+        return replace(whole, reason=str(error))
+    except HankelredError as error:
+        if not patient:
+            raise
+        return _not_now(name, n, error)
+
+
+def _not_now(name: str, n: int, error: HankelredError) -> LayerCut:
+    """Leave alone a layer of which nothing can be said, which its missing Hankel singular values tell."""
+    return LayerCut(name, n, n, n, 1.0, 0.0, np.empty(0), f"cannot be reduced now: {error}")
 
 
 def _cut(

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from sizes import is_long
 from torch import nn
 
 import hankelred as hr
@@ -21,6 +22,7 @@ import hankelred_torch as ht
 from hankelred.linalg import threads as blas
 
 from .adapter_models import Stack, lru, make_inert, train
+from .continuous_layers import CHANNELS, FAMILIES, ssm_kernel_with_shared_poles
 
 
 def compressor_of(model, optimizer=None, *, guard=None, order=None, end_step=1, attempts=1, **options):
@@ -238,6 +240,66 @@ def test_layer_that_cannot_be_reduced_now_is_left_alone_and_the_others_are_cut(f
     assert all("cannot be reduced now" in reason for reason in reasons)
     assert len([x for x in caught if issubclass(x.category, ht.RefusedCutWarning)]) == 1
     assert "cannot be reduced now" in repr(compressor)
+
+
+class FirstOnly(nn.Module):
+    """Two layers, of which the forward pass calls the first."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.first, self.second = first, ht.layers.LRU(4, 8)
+
+    def forward(self, u):
+        return self.first(u)
+
+
+def with_defect(family, tensor, value, everywhere):
+    """Return what two attempts make of a model after a tensor of a layer has got a value: sizes, records, warnings."""
+    torch.manual_seed(0)
+    model = FirstOnly(family())
+    adapter = ht.adapters.adapter_of(model.first)
+    batches = [torch.randn(2, 12, CHANNELS)] if adapter.kind == "selective" else None
+    compressor = compressor_of(model, order=4, end_step=2, attempts=2, batches=batches)
+    tracker = ht.Tracker(model, every=1)
+    with torch.no_grad(), warnings.catch_warnings(record=True) as caught:
+        (adapter.tensor(tensor) if everywhere else adapter.tensor(tensor).view(-1)[:1]).fill_(value)
+        warnings.simplefilter("always", hr.HankelredWarning)  # equal channels have repeated values
+        for _ in range(2):
+            compressor.step()
+            tracker.step()
+    count = sum(issubclass(x.category, ht.RefusedCutWarning) for x in caught)
+    return ht.state_sizes(model), {x.reason for x in compressor.history if x.layer == "first"}, count
+
+
+DEFECTIVE = [lambda: ht.layers.LRU(3, 8), lambda: ht.layers.Mamba(3, 8), *FAMILIES, ssm_kernel_with_shared_poles]
+
+
+VALUES = [float("nan"), 0.0, -1e30, *([float("inf"), 800.0, -800.0, 1e30] if is_long() else [])]
+
+
+@pytest.mark.parametrize("family", DEFECTIVE)
+@pytest.mark.parametrize("value", VALUES)
+def test_no_value_of_any_tensor_ends_a_run(family, value):
+    # history: a NaN in any tensor, B or C of zeros in S5 and in SSMKernelDiag, and rates of 0 in Mamba ended runs
+    adapter = ht.adapters.adapter_of(family())
+    for name in (*adapter.state_axes, *adapter.constants) if is_long() else [*adapter.state_axes][:2]:
+        for everywhere in (True, False)[: 1 + is_long()]:
+            sizes, reasons, count = with_defect(family, name, value, everywhere)
+            assert sizes["second"] == 4
+            assert sizes["first"] <= 8 if np.isfinite(value) else sizes["first"] == 8, name
+            now = any("cannot be reduced now" in reason for reason in reasons)
+            assert count == now, f"{name}: {count} warnings for {reasons}"
+            assert now or np.isfinite(value), f"{name}: {reasons}"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("where", ["before", "inside"])
+def test_statistics_name_the_layer_that_is_not_finite(where, value):
+    model = nn.Sequential(nn.Linear(3, 3), ht.layers.Mamba(3, 8))
+    with torch.no_grad():
+        (model[0].bias if where == "before" else model[1].x_proj.weight).fill_(value)
+    with pytest.raises(hr.NumericalError, match=r"Layer 1: .* must be finite"):
+        ht.adapters.collect_statistics(model, [torch.randn(2, 12, 3)])
 
 
 def test_layer_that_has_become_stable_again_is_cut():
