@@ -33,6 +33,7 @@ ALSO = {
     "z": "poles|rates",
     "columns": "axes",
     "copy": "system",
+    "another band": "band",
     "hsv": "Hankel singular values",
 }
 MATRICES = "A|B|C|D|E|lam|rates|poles|dt|inputs|outputs|states|output|name"
