@@ -1,10 +1,10 @@
 """What do cuts gain that go by the layer's real inputs, and outputs that are fitted again?
 
-    python -m benchmarks.studies.weighting                     # digits, after and in training; about two hours on one core
+    python -m benchmarks.studies.weighting                     # digits, after and in training: two hours
     python -m benchmarks.studies.weighting --part after --seeds 5
     python -m benchmarks.studies.weighting --seeds 1 --steps 200 --out quick.json
 
-The classifier of the demo learns the digits with 64 complex states, 128 real ones. *After* training copies of it are cut
+The classifier of the demo learns the digits with 64 complex states. *After* training copies of it are cut
 to few states and not trained again. *In* training it is cut once, at a tenth, a quarter or half of the steps, to four
 states, and learns on. Arms are white noise (the published method) and the inputs the layer gets, each with and without
 outputs that are fitted again on sample batches, and four states from the start. Runs of one seed start from the same
