@@ -97,7 +97,9 @@ def check_square(A: ArrayLike, name: str = "A") -> Array:
 
 def check_dt(dt: Any) -> Any:
     """Return the sampling time, a Python number or True: 0 is continuous, a positive number or True is discrete."""
-    if isinstance(dt, (bool, np.bool_)) and bool(dt):
+    if type(dt) is int and dt == 0:
+        return 0
+    if isinstance(dt, (bool, np.bool_)) and dt:
         return True
     if dt is None:
         raise InputError(
@@ -118,7 +120,7 @@ def check_number(
     value: Any, name: str, *, least: float = -math.inf, below: float = math.inf, most: float = math.inf, hint: str = ""
 ) -> float:
     """Return a finite real number from `least` to `most` and less than `below` as a float."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+    if type(value) is not float and (isinstance(value, (bool, np.bool_)) or not isinstance(value, Real)):
         raise InputError(f"{name} must be a real number; got {value!r}. {hint}".rstrip())
     try:
         number = float(value)
@@ -135,7 +137,7 @@ def check_integer(
     value: Any, name: str, least: int, most: int | None = None, hint: str = "", error: type[InputError] = InputError
 ) -> int:
     """Return an integer from `least` to `most` as an int."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
+    if type(value) is not int and (isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral)):
         raise error(f"{name} must be an integer; got {value!r}. {hint}".rstrip())
     number = int(value)
     if number < least or (most is not None and number > most):
@@ -153,7 +155,7 @@ def check_choice(value: Any, name: str, choices: Sequence[Any]) -> Any:
 
 def check_flag(value: Any, name: str) -> bool:
     """Return a truth value that is one: the string "false" is none."""
-    if not isinstance(value, (np.bool_, Integral)) or value not in (0, 1):
+    if type(value) is not bool and (not isinstance(value, (np.bool_, Integral)) or value not in (0, 1)):
         raise InputError(f"{name} must be True or False; got {value!r}.")
     return bool(value)
 

@@ -107,7 +107,6 @@ def factored(system: LinearSystem, offset: float = 0.0, weighting: Weighting | N
             return _weighted(system, offset, weighting)
         parts = parts_of(system, offset)
         svd = HankelSVD(*parts.factors)
-        check_result("Hankel singular values", svd.values)
         return _with_hsv(system, parts, svd, *parts.accuracy(svd))
 
 
@@ -125,7 +124,6 @@ def _weighted(system: LinearSystem, offset: float, weighting: Weighting) -> Fact
     if weighting.guaranteed:
         pair, gain = guaranteed_pair(factored(system, offset), pair, parts)
     svd = HankelSVD(pair.S, pair.R)
-    check_result("Hankel singular values", svd.values)
     rank = int(np.count_nonzero(svd.values > pair.floor))
     return _with_hsv(system, parts, svd, pair.floor, rank, False, weighting, gain)
 

@@ -73,7 +73,6 @@ class DenseParts:
         self.units = balanced_units(G.A, G.B, G.C)
         A, B, C = apply_units(self.units, G.A, G.B, G.C)
         self._form = form = ordered_schur(A, G.is_discrete, offset) if splits else whole_schur(A)
-        self._size = norm_estimate(A)
         self.poles, self.kept = form.poles, form.kept
         k = self.kept
         self.T, self._right, self._left = form.T[k:, k:], form.Z[:, k:], form.Z[:, k:].conj().T
@@ -110,20 +109,20 @@ class DenseParts:
 
     def _out(self, T: Array) -> Array:
         w, order, gain, given = self.units
-        if given:
-            return T
-        out = np.empty_like(T)
-        out[order] = T
-        out *= w[:, None]
+        out = T
+        if not given:
+            out = np.empty_like(T)
+            out[order] = T
+            out *= w[:, None]
         return out if gain == 1.0 else out / gain
 
     def _in(self, Ti: Array) -> Array:
         w, order, gain, given = self.units
-        if given:
-            return Ti
-        out = np.empty_like(Ti)
-        out[:, order] = Ti
-        out /= w
+        out = Ti
+        if not given:
+            out = np.empty_like(Ti)
+            out[:, order] = Ti
+            out /= w
         return out if gain == 1.0 else out * gain
 
     def stable_response(self, omega: Array) -> Array:
@@ -164,7 +163,7 @@ class DenseParts:
         floor, on_schur_form = EPS * self.system.n * product, False
         if product == 0.0:
             return 0.0, 0, False
-        size = self._size**2 if self.discrete else self._size
+        size = norm_estimate(self._form.T) ** (2 if self.discrete else 1)
         roundings = BACKWARD if self.system.n <= MANY_STATES else BACKWARD_OF_MANY
         estimate = roundings * EPS * size * inverse_norm(self.T, self.discrete) * product
         limit = MEASURE_SMALL_FROM if self.system.n <= FEW_STATES else MEASURE_FROM

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -10,6 +11,13 @@ from torch import Tensor, nn
 
 from hankelred.checks import Array
 from hankelred.errors import InputError, NumericalError
+
+K = TypeVar("K")
+
+
+def to_arrays(tensors: Mapping[K, Tensor], holder: str = "the model") -> dict[K, Array]:
+    """Copy tensors as float64 or complex128 arrays on the CPU, by name, as `to_array` does one."""
+    return {name: to_array(x, f"{name} of {holder}") for name, x in tensors.items()}
 
 
 def to_array(tensor: Tensor, name: str = "A tensor of the model") -> Array:
@@ -32,26 +40,18 @@ def to_array(tensor: Tensor, name: str = "A tensor of the model") -> Array:
     InputError
         If the tensor holds neither real nor complex floating point numbers, has no data, or is spread over ranks.
     """
-    check_whole(tensor, name)
+    _check_whole(tensor, name)
     wide = torch.complex128 if tensor.is_complex() else torch.float64
     return np.array(tensor.detach().to("cpu", wide).numpy())
 
 
-def check_whole(tensor: Tensor, name: str = "A tensor of the model") -> None:
-    """Refuse a tensor that is not all here as plain numbers: spread over ranks, offloaded, or quantised.
+def check_whole(tensors: Mapping[str, Tensor], holder: str) -> None:
+    """Refuse tensors that are not all here as plain numbers: spread over ranks, offloaded, or quantised."""
+    for name, x in tensors.items():
+        _check_whole(x, f"{name} of {holder}")
 
-    Parameters
-    ----------
-    tensor : torch.Tensor
-        A parameter or buffer.
-    name : str
-        What to call it.
 
-    Raises
-    ------
-    InputError
-        If it is, with the way round it.
-    """
+def _check_whole(tensor: Tensor, name: str) -> None:
     kind = type(tensor).__name__
     if hasattr(tensor, "device_mesh"):
         raise InputError(
@@ -69,6 +69,12 @@ def check_whole(tensor: Tensor, name: str = "A tensor of the model") -> None:
             f"{name} must be floating point or complex; got {tensor.dtype} in a {kind}. If it is quantised, cut the "
             f"model before, or load it without quantisation or call its dequantize()."
         )
+
+
+def to_tensors(arrays: Mapping[K, Array], likes: Mapping[K, Tensor]) -> dict[K, Tensor]:
+    """Make tensors of arrays, each of the dtype and device of another; without those that are not finite there."""
+    made = {key: torch.from_numpy(np.array(x, order="C")).to(likes[key].dtype) for key, x in arrays.items()}
+    return {key: x.to(likes[key].device) for key, x in made.items() if bool(torch.isfinite(x).all())}
 
 
 def to_tensor(array: Array, like: Tensor) -> Tensor:
@@ -91,66 +97,56 @@ def to_tensor(array: Array, like: Tensor) -> Tensor:
     NumericalError
         If a value is not finite, or not in that dtype.
     """
-    tensor = torch.from_numpy(np.array(array, order="C")).to(like.dtype).to(like.device)
-    if not bool(torch.isfinite(tensor).all()):
+    made = to_tensors({"": array}, {"": like})
+    if not made:
         raise NumericalError(
             f"A new value must be finite in {like.dtype}; got {np.abs(array).max():.3g} as the largest of an array "
             f"of shape {array.shape}."
         )
-    return tensor
+    return made[""]
 
 
-def tensor_in_place_of(old: Tensor, array: Array) -> Tensor:
-    """Return a new parameter or buffer that can stand where an old one stood.
+def rounded(arrays: Mapping[str, Array], likes: Mapping[str, Tensor]) -> dict[str, Array]:
+    """Return arrays as they are when they are stored in the dtypes of tensors; raise where they are not finite then."""
+    return {name: to_array(to_tensor(x, likes[name])) for name, x in arrays.items()}
 
-    Parameters
-    ----------
-    old : torch.Tensor
-        A parameter or buffer; unchanged.
-    array : ndarray
-        The new value, of any shape.
 
-    Returns
-    -------
-    torch.Tensor
-        A new object with the dtype, device, ``requires_grad``, attributes and hooks of `old`, and no gradient. The
-        hooks are shared, so that a handle the user kept still removes its hook.
+def tensors_in_place_of(olds: Mapping[str, Tensor], arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+    """Make new parameters or buffers of arrays, of any shape, that can stand where old ones stood, by name.
 
-    Raises
-    ------
-    NumericalError
-        If a value is not finite in the dtype of `old`.
+    A `NumericalError` says that a value is not finite in the dtype of the old tensor.
     """
-    return standing_in(old, to_tensor(array, old))
+    return standing_in(olds, {name: to_tensor(arrays[name], old) for name, old in olds.items()})
 
 
-def standing_in(old: Tensor, tensor: Tensor) -> Tensor:
-    """Return a tensor with all that hangs on a parameter or buffer, to stand where that one stood.
+def standing_in(olds: Mapping[K, Tensor], tensors: Mapping[K, Tensor]) -> dict[K, Tensor]:
+    """Make parameters or buffers of tensors, with all that hangs on old ones in whose places they are to stand.
 
-    Parameters
-    ----------
-    old : torch.Tensor
-        A parameter or buffer; unchanged.
-    tensor : torch.Tensor
-        The new value, of the dtype and device of `old`.
-
-    Returns
-    -------
-    torch.Tensor
-        As `tensor_in_place_of` returns it.
+    The tensors are of the dtype and device of the old ones, whose ``requires_grad``, attributes and hooks the new ones
+    have, and no gradients; hooks are shared, so that a handle the user kept still removes its hook.
     """
-    if not isinstance(old, nn.Parameter):
-        return tensor
-    new = nn.Parameter(tensor, requires_grad=old.requires_grad)
-    new.__dict__.update(old.__dict__)  # torch keeps users' attributes there: learning rate, weight decay, ...
-    for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
-        if getattr(old, hooks) is not None:
-            setattr(new, hooks, getattr(old, hooks))
-    return new
+    made = {}
+    for key, tensor in tensors.items():
+        old = olds[key]
+        made[key] = new = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+        if new is not tensor:
+            new.__dict__.update(old.__dict__)  # torch keeps users' attributes there: learning rate, weight decay, ...
+            for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+                if getattr(old, hooks) is not None:
+                    setattr(new, hooks, getattr(old, hooks))
+    return made
 
 
-def stored_tensor(layer: nn.Module, name: str) -> torch.Tensor:
-    """Return a parameter or buffer that can be replaced, or raise with what to do first."""
+def stored_tensors(root: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Find parameters and buffers that can be replaced, by their names from a module; raise with what to do first."""
+    found = {}
+    for name in names:
+        path, _, attribute = name.rpartition(".")
+        found[name] = _stored(root.get_submodule(path), attribute)
+    return found
+
+
+def _stored(layer: nn.Module, name: str) -> Tensor:
     for store in (layer._parameters, layer._buffers):
         tensor = store.get(name)
         if tensor is not None:

@@ -40,7 +40,7 @@ OVERFLOW = "A pole lies so close to the stability boundary that its energy overf
 def gramian_factor(T: Array, B: Array, discrete: bool) -> Array:
     """Return the upper triangular U with ``P = U U^H``; T is a stable Schur form of B's dtype."""
     n, m = B.shape
-    if not B.any():
+    if m == 0:
         return np.zeros((n, n), dtype=T.dtype)
     if m > n:
         B = sla.qr(B.conj().T, mode="r", check_finite=False)[0][:n].conj().T  # the L of B = L Q: L L^H = B B^H
@@ -49,12 +49,11 @@ def gramian_factor(T: Array, B: Array, discrete: bool) -> Array:
 
 def schur_factors(T: Array, B: Array, C: Array, discrete: bool) -> tuple[Array, Array]:
     """Return graded factors S and R of both Gramians on a stable Schur form T, in its coordinates."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        S = gramian_factor(T, B, discrete)
-        J = slice(None, None, -1)  # the dual system A^H, C^H has the Schur form J T^H J
-        R = gramian_factor(flipped(T), np.ascontiguousarray(C.conj().T[J]), discrete)[J]
-        check_result("The Gramian", S, R, hint=OVERFLOW)
-        return graded(S), graded(R).conj().T
+    S = gramian_factor(T, B, discrete)
+    J = slice(None, None, -1)  # the dual system A^H, C^H has the Schur form J T^H J
+    R = gramian_factor(flipped(T), np.ascontiguousarray(C.conj().T[J]), discrete)[J]
+    check_result("The Gramian", S, R, hint=OVERFLOW)
+    return graded(S), graded(R).conj().T
 
 
 def _continuous(T: Array, B: Array) -> tuple[Array, Array, Array]:

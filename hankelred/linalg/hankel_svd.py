@@ -7,9 +7,7 @@ QR driver (gesvd) keep the digits of every value, divide and conquer those of th
 
 from __future__ import annotations
 
-import math
-from functools import cache, cached_property
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import scipy.linalg as sla
@@ -17,6 +15,9 @@ from scipy.linalg import lapack
 
 from ..checks import EPS, Array, check_result
 from .bidiagonal import Triples, bidiagonalised
+from .compiled import Kernels
+
+kernels = Kernels("hankelred.linalg._dense_kernels")
 
 # Columns of a dense factor below this share of the largest are noise: an entry's own rounding error is half of eps.
 # With both factors cut here, Hankel singular values down to 1e-34 of the largest are still resolved.
@@ -35,9 +36,6 @@ SMALL = 64
 # Columns that LAPACK's QR takes at once.
 BLOCK = 32
 
-# Up to this size all singular values cost less than so many power steps.
-TINY, POWER_STEPS = 12, 6
-
 
 def graded(S: Array, noise: float = NOISE) -> Array:
     """Return a factor of the same Gramian with columns of falling size, those that are rounding noise left out.
@@ -47,30 +45,10 @@ def graded(S: Array, noise: float = NOISE) -> Array:
     """
     if S.size == 0:
         return S
-    triangle, pivots = _pivoted_triangle(S.conj().T)
-    sizes = np.abs(triangle.diagonal())
-    if sizes[-1] <= noise * sizes[0]:
-        triangle = triangle[: int(np.sum(sizes > noise * sizes[0]))]
-    factor = np.empty((len(S), len(triangle)), dtype=S.dtype)
-    factor[pivots] = triangle.conj().T  # S^H P = Q triangle, hence S S^H = P triangle^H triangle P^H
-    return factor
-
-
-def _pivoted_triangle(M: Array) -> tuple[Array, Array]:
-    """Return the triangle and the pivots of a QR with column pivoting."""
-    geqp3 = lapack.zgeqp3 if M.dtype.kind == "c" else lapack.dgeqp3
-    n = M.shape[1]
-    found, pivots, *_ = geqp3(M, lwork=2 * n + BLOCK * (n + 1))
-    triangle = found[: min(M.shape)]
-    if len(triangle) > SMALL:
-        return np.triu(triangle), pivots - 1
-    triangle[_below_diagonal(*triangle.shape)] = 0.0
-    return triangle, pivots - 1
-
-
-@cache
-def _below_diagonal(rows: int, columns: int) -> Array:
-    return np.tri(rows, columns, -1, dtype=bool)
+    n = len(S)
+    geqp3 = lapack.zgeqp3 if S.dtype.kind == "c" else lapack.dgeqp3
+    triangle, pivots, *_ = geqp3(S.conj().T, lwork=2 * n + BLOCK * (n + 1))
+    return np.asarray(kernels.graded_factor(triangle, pivots, noise))  # S S^H = P triangle^H triangle P^H
 
 
 class HankelSVD:
@@ -84,26 +62,25 @@ class HankelSVD:
 
     def __init__(self, S: Array, R: Array) -> None:
         self.S, self.R = S, R
-        with np.errstate(over="ignore", invalid="ignore"):
-            product = R @ S
+        product = R @ S
         check_result("Hankel singular values", product)
         self._small = max(product.shape, default=0) <= SMALL
         self._wide = product.shape[0] < product.shape[1]
-        self._form: Any = None
         if product.size == 0:
             self.values = np.zeros(0)
-        elif self._small:
+            return
+        if self._small:
             self.values = self._implicit(product)[1]
         else:
             self._form = bidiagonalised(product.conj().T if self._wide else product)
             self.values = self._form.values()
+        check_result("Hankel singular values", self.values[:1])
 
     def triples(self, count: int) -> Triples:
         """Return ``U, hsv, V^H`` for the first `count` singular values, or for more.
 
         Vectors of values above `GRADED_BELOW` are right to rounding relative to the largest value; where smaller
-        ones are asked for, all are right relative to their own. The largest entry of each column of U is positive,
-        so that equal questions have equal answers whatever was asked before.
+        ones are asked for, all are right relative to their own.
         """
         hsv = self.values
         if not hsv.size or count == 0:
@@ -114,30 +91,30 @@ class HankelSVD:
         if found is None:
             return self._fast
         U, hsv, Vh = found
-        return _signed(Vh.conj().T, hsv, U.conj().T) if self._wide else _signed(*found)
+        return (Vh.conj().T, hsv, U.conj().T) if self._wide else found
 
     @cached_property
     def _graded(self) -> Triples:
-        product = self.R @ self.S
-        return _signed(*sla.svd(product, full_matrices=False, lapack_driver="gesvd"))
+        return self._implicit(self.R @ self.S)
 
     def _implicit(self, product: Array) -> Triples:
-        """Return the triples, and keep them, without SciPy's checks."""
+        """Return the triples that implicit QR finds, and keep them."""
         gesvd = lapack.zgesvd if product.dtype.kind == "c" else lapack.dgesvd
         U, hsv, Vh, info = gesvd(product, full_matrices=0)
         if info:
             raise np.linalg.LinAlgError(f"LAPACK's gesvd must converge; got info={info}.")
-        self._graded = _signed(U, hsv, Vh)
+        self._graded = U, hsv, Vh
         return self._graded
 
     @cached_property
     def _fast(self) -> Triples:
-        return _signed(*sla.svd(self.R @ self.S, full_matrices=False, lapack_driver="gesdd"))  # divide and conquer
+        return sla.svd(self.R @ self.S, full_matrices=False, lapack_driver="gesdd")  # divide and conquer
 
     def bases(self, kept: slice, count: int) -> tuple[Array, Array]:
         """Compute the two bases of square-root balanced truncation for some of the first `count` states.
 
-        ``T = S V hsv^-1/2`` and ``Ti = hsv^-1/2 U^H R``, so that ``Ti T = I`` [1]_.
+        ``T = S V hsv^-1/2`` and ``Ti = hsv^-1/2 U^H R``, so that ``Ti T = I`` [1]_. The largest entry of each column
+        of U is positive, so that equal questions have equal answers whatever was asked before.
 
         References
         ----------
@@ -145,19 +122,9 @@ class HankelSVD:
            system", Int. J. Control 46, 1987, pp. 1319-1330.
         """
         U, hsv, Vh = self.triples(count)
-        root = np.sqrt(hsv[kept])
-        return self.S @ (Vh[kept].conj().T / root), (U[:, kept] / root).conj().T @ self.R
-
-
-def _signed(U: Array, hsv: Array, Vh: Array) -> Triples:
-    """Return the triples whose largest entries of U are positive."""
-    largest = U[np.abs(U).argmax(axis=0), np.arange(U.shape[1])]
-    if U.dtype.kind != "c":
-        signs = np.where(largest < 0.0, -1.0, 1.0)
-        return U * signs, hsv, Vh * signs[:, None]
-    size = np.abs(largest)
-    phase = np.divide(largest, size, out=np.ones_like(largest), where=size > 0)
-    return U * phase.conj(), hsv, Vh * phase[:, None]
+        U = U[:, kept]
+        unit = kernels.phases(U) / np.sqrt(hsv[kept])
+        return self.S @ (Vh[kept].conj().T * unit), (U * unit).conj().T @ self.R
 
 
 def batched_products(S: Array, R: Array, real: bool) -> Array:
@@ -184,21 +151,11 @@ def padded(values: Array, order: int) -> Array:
 
 
 def norm_estimate(S: Array) -> float:
-    """Compute the spectral norm of a small factor; estimate it by a few power steps, from below, of a larger one."""
-    if S.size == 0:
-        return 0.0
-    if max(S.shape) <= TINY:
-        return float((lapack.zgesdd if S.dtype.kind == "c" else lapack.dgesdd)(S, compute_uv=0)[1][0])
-    scale = float(np.abs(S).max())
-    if scale == 0.0:
-        return 0.0
-    S = S / scale  # its norm is from 1 to its size now: no power of it leaves the range
-    adjoint = S.conj().T
-    x = S[:, np.argmax(np.einsum("ij,ij->j", S, S.conj()).real)]
-    for _ in range(POWER_STEPS):
-        last, y = x, adjoint @ x
-        x = S @ y
-    return scale * math.sqrt(np.vdot(y, y).real / np.vdot(last, last).real)
+    """Estimate the spectral norm of a factor from below, to four digits of a small one and to some per cent of others.
+
+    Infinite where an entry is not finite.
+    """
+    return float(kernels.power_norm(np.ascontiguousarray(S), np.ascontiguousarray(S.T))) if S.size else 0.0
 
 
 def real_pair(S: Array, R: Array, divide_and_conquer: bool) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ The unstable and marginal poles of a form come first; `marginality` says which p
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg as sla
@@ -14,7 +14,7 @@ from scipy.linalg import lapack
 
 from ..checks import EPS, Array, is_finite
 from ..errors import NumericalError
-from .hankel_svd import norm_estimate
+from .hankel_svd import kernels, norm_estimate
 from .marginality import BACKWARD, CLEAR, error_bars
 from .triangular import flipped, schur_eigenvalues, solve_hermitian_stein, solve_hermitian_sylvester, solve_sylvester
 
@@ -23,17 +23,19 @@ RIDGE = 1e-6
 # States are sorted where the sizes of their rows and columns differ by more than this factor. Sorting leaves a tenth of
 # the error in poles of RC ladders, and a thousandth where rates of a full matrix spread over 12 decades.
 GRADED = 1e3
-# Up to this size LAPACK is called directly.
-SMALL = 40
+# Up to this size all eigenvalues cost less than power steps.
+TINY = 12
+# Columns that LAPACK's Hessenberg reduction takes at once.
+BLOCK = 32
 
 
 class Units(NamedTuple):
-    """Units: ``x = W x_b`` with ``W = diag(w)[:, order]``, ``u = gain u_b``, ``y = gain y_b``; `given`: no change."""
+    """Units: ``x = W x_b`` with ``W = diag(w)[:, order]``, ``u = gain u_b``, ``y = gain y_b``; `given`: ``W = I``."""
 
     w: Array
     order: Array
     gain: float
-    given: bool = False
+    given: bool
 
 
 class SchurForm(NamedTuple):
@@ -78,20 +80,23 @@ def balanced_units(A: Array, B: Array, C: Array) -> Units:
     """
     n = len(A)
     if n == 0:
-        return Units(np.ones(0), np.arange(0), 1.0)
+        return Units(np.ones(0), np.arange(0), 1.0, True)
     gebal = lapack.zgebal if A.dtype.kind == "c" else lapack.dgebal
     start = _symmetric_units(A) if n > 2 and 2 * np.count_nonzero(A) <= n * n + n else None
     balanced, _, _, w, _ = gebal(A if start is None else A * start / start[:, None], scale=1, permute=0)
     w = w if start is None else w * start
-    size = np.abs(balanced)
-    size = size.sum(axis=0) + size.sum(axis=1)
-    graded = size.max() > GRADED * size.min()
+    size, spread, same = kernels.unit_sizes(balanced, w)
+    graded = spread > GRADED
     order = np.argsort(-size, kind="stable") if graded else np.arange(n)
-    same = bool((w == 1.0).all())
-    size_B = float(np.abs(B if same else B / w[:, None]).max()) if B.size else 0.0
-    size_C = float(np.abs(C if same else C * w).max()) if C.size else 0.0
+    size_B, size_C = (_lapack_norm("M", X) for X in ((B, C) if same else (B / w[:, None], C * w)))
     gain = 2.0 ** round((math.log2(size_C) - math.log2(size_B)) / 2) if min(size_B, size_C) > 0 else 1.0
-    return Units(w, order, gain, same and not graded and gain == 1.0)
+    return Units(w, order, gain, same and not graded)
+
+
+def _lapack_norm(kind: str, X: Array) -> float:
+    """Return the largest modulus ("M") or the Frobenius norm ("F")."""
+    lange: Any = lapack.zlange if X.dtype.kind == "c" else lapack.dlange
+    return float(lange(kind, X if X.flags.f_contiguous else X.T)) if X.size else 0.0  # X.T costs no copy
 
 
 def _symmetric_units(A: Array) -> Array | None:
@@ -130,10 +135,10 @@ def apply_units(units: Units, A: Array, B: Array, C: Array) -> tuple[Array, Arra
     A, B, C : ndarray
         ``W^-1 A W``, ``W^-1 B gain`` and ``C W / gain`` with ``W = diag(w)[:, order]``: the same transfer function.
     """
-    w, order, gain, _ = units
-    if units.given:
-        return A, B, C
-    return (A * w / w[:, None])[np.ix_(order, order)], (B / w[:, None] * gain)[order], (C * w / gain)[:, order]
+    w, order, gain, given = units
+    if not given:
+        A, B, C = (A * w / w[:, None])[np.ix_(order, order)], (B / w[:, None])[order], (C * w)[:, order]
+    return (A, B, C) if gain == 1.0 else (A, B * gain, C / gain)
 
 
 def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
@@ -173,8 +178,8 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
     n = len(A)
     if n == 0:
         return SchurForm(A, A, np.zeros(0, np.complex128), np.zeros(0), 0)
-    T, Z, poles = _converged(A)
-    margin, size = _margins(poles, discrete), float(np.linalg.norm(A))
+    T, Z, poles = _schur(A)
+    margin, size = _margins(poles, discrete), _lapack_norm("F", A)
     if margin.min() > max(CLEAR * size, offset):
         return SchurForm(T, Z, poles, np.full(n, BACKWARD * EPS * size), 0)
     error, refined = error_bars(A, T, poles, margin, discrete)
@@ -224,15 +229,8 @@ def whole_schur(A: Array) -> SchurForm:
     """
     if len(A) == 0:
         return SchurForm(A, A, np.zeros(0, np.complex128), np.zeros(0), 0)
-    T, Z, poles = _converged(A)
+    T, Z, poles = _schur(A)
     return SchurForm(T, Z, poles, np.zeros(len(A)), 0)
-
-
-def _converged(A: Array) -> tuple[Array, Array, Array]:
-    try:
-        return _schur(A)
-    except np.linalg.LinAlgError as failure:
-        raise NumericalError(f"The Schur form of A {A.shape} must converge; got {failure} Rescale A.") from failure
 
 
 def _margins(poles: Array, discrete: bool) -> Array:
@@ -310,24 +308,20 @@ def inverse_norm(T: Array, discrete: bool) -> float:
         return 0.0
     X = np.zeros((n, n), dtype=T.dtype)
     X.flat[:: n + 1] = 1.0 if discrete else -1.0
-    with np.errstate(all="ignore"):
-        (solve_hermitian_stein if discrete else solve_hermitian_sylvester)(T, X)
+    (solve_hermitian_stein if discrete else solve_hermitian_sylvester)(T, X)
+    if n > TINY:
+        return norm_estimate(X)
     if not is_finite(X):
         return np.inf
-    if n > SMALL:
-        return norm_estimate(X)
     return float((lapack.zheevd if X.dtype.kind == "c" else lapack.dsyevd)(X, compute_v=0)[0][-1])
 
 
 def _schur(A: Array) -> tuple[Array, Array, Array]:
-    """Return T, Z and eigenvalues; of small matrices straight from LAPACK, where checks take longer than the work."""
-    if len(A) > SMALL:
-        T, Z = sla.schur(A, output="complex" if A.dtype.kind == "c" else "real")
-        return T, Z, schur_eigenvalues(T)
+    """Return T, Z and eigenvalues straight from LAPACK: SciPy's checks take longer than the work on a few states."""
     gees = lapack.zgees if A.dtype.kind == "c" else lapack.dgees
-    T, _, *poles, Z, _, info = gees(lambda *_: None, A, lwork=8 * len(A))
+    T, _, *poles, Z, _, info = gees(lambda *_: None, A, lwork=(BLOCK + 1) * len(A))
     if info:
-        raise np.linalg.LinAlgError(f"LAPACK's gees must converge; got info={info}.")
+        raise NumericalError(f"The Schur form of A {A.shape} must converge; got info={info} of LAPACK. Rescale A.")
     return T, Z, poles[0] if len(poles) == 1 else poles[0] + 1j * poles[1]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
@@ -26,13 +26,21 @@ SERIAL_FROM, SERIAL_BELOW = 24, 1000
 _taken = threading.Lock()
 
 
-@contextmanager
-def one_blas_thread(n: int) -> Iterator[None]:
+def one_blas_thread(n: int) -> AbstractContextManager[None]:
     """Run the block with one BLAS thread if its matrices have from `SERIAL_FROM` to below `SERIAL_BELOW` rows.
 
     NumPy's warnings of overflow are off inside; the result is checked instead.
     """
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"), serial(SERIAL_FROM <= n < SERIAL_BELOW):
+    return _quiet_and_serial() if SERIAL_FROM <= n < SERIAL_BELOW else _quiet()
+
+
+def _quiet() -> AbstractContextManager[None]:
+    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
+
+
+@contextmanager
+def _quiet_and_serial() -> Iterator[None]:
+    with _quiet(), serial(True):
         yield
 
 

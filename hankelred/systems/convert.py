@@ -6,6 +6,7 @@ import first.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,13 @@ def scipy_model(G: StateSpace) -> Any:
 
 def _is_a(obj: Any, package: str, *names: str) -> bool:
     """Tell whether obj is of a class of these names from that package, or of one derived from it."""
-    return any(c.__name__ in names and f"{c.__module__}.".startswith(f"{package}.") for c in type(obj).__mro__)
+    kind: Any = type(obj)
+    return _is_one_of(kind, package, names)
+
+
+@cache
+def _is_one_of(kind: type, package: str, names: tuple[str, ...]) -> bool:
+    return any(c.__name__ in names and f"{c.__module__}.".startswith(f"{package}.") for c in kind.__mro__)
 
 
 def _from_tuple(parts: tuple[Any, ...]) -> StateSpace:

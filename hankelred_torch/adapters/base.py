@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from hankelred import DiagonalBank, DiagonalSystem
 from hankelred.checks import Array
 from hankelred.errors import InputError
 
+from ..convert import tensors_in_place_of
 from .analysis import Analysis
 from .layer_tensors import LayerTensors
 
@@ -77,7 +80,6 @@ class Adapter(LayerTensors, ABC):
     """
 
     kind: ClassVar[Literal["lti", "selective"]] = "lti"
-    others: ClassVar[tuple[str, ...]] = ()
     round_to: ClassVar[int] = 1
 
     @classmethod
@@ -191,6 +193,25 @@ class Adapter(LayerTensors, ABC):
             Answers with a `LayerReduction`, whose `reduction` the methods below take.
         """
 
+    def statistics(self) -> Any:
+        """Return empty sums over what the layer does with data; None, the default, where it cannot be seen at work."""
+        return None
+
+    def observe(self, statistics: Any, u: Tensor, mask: Tensor | None, normed: Tensor | None) -> None:
+        """Add a call of the layer to its sums: inputs, what is no padding, and inputs of an output norm."""
+        raise NotImplementedError
+
+    def sequence(self, u: Tensor | None, named: Mapping[str, Any]) -> Tensor:
+        """Return the inputs (batch, length, ...) among the arguments of a call, or raise."""
+        if u is None:
+            raise InputError(f"{type(self.layer).__qualname__} must be called with a sequence; got no tensor.")
+        return u
+
+    def after(self, written: Mapping[str, Array]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and sizes that the layer has when values from `rewrite` are written, by name."""
+        states = self.states_of({name: written[name].shape for name in self.state_axes})
+        return tensors_in_place_of(self.stored(), written), self.sizes(states)
+
     @abstractmethod
     def rewrite(self, values: Mapping[str, Array], reduction: Any) -> dict[str, Array]:
         """Return the values of the tensors after a reduction.
@@ -206,23 +227,6 @@ class Adapter(LayerTensors, ABC):
         -------
         dict of str to ndarray
             For every name in `replaced`.
-        """
-
-    @abstractmethod
-    def check(self, values: Mapping[str, Array], name: str) -> None:
-        """Raise unless tensors of these values make a layer that can run.
-
-        Parameters
-        ----------
-        values : mapping of str to ndarray
-            The tensors as they are to be stored, rounded to the dtype of the layer.
-        name : str
-            Module name of the layer, for the message.
-
-        Raises
-        ------
-        NumericalError
-            If the layer would not be stable.
         """
 
     @abstractmethod
@@ -266,6 +270,20 @@ class Adapter(LayerTensors, ABC):
         dict of str to ndarray
             For every name in `state_axes`, not negative.
         """
+
+    def transport(self, values: Mapping[str, Array], reduction: Any, written: Mapping[str, Array]) -> Any:
+        """Return what has `carry_first` and `carry_second` for one reduction as its methods `first` and `second`.
+
+        Parameters
+        ----------
+        values, written : mapping of str to ndarray
+            The tensors before and after the reduction.
+        reduction : Reduction or tuple of them
+            As in `LayerReduction.reduction`.
+        """
+        return SimpleNamespace(
+            first=partial(self.carry_first, values, reduction), second=partial(self.carry_second, values, reduction)
+        )
 
     def pad(self, values: Mapping[str, Array], states: int) -> dict[str, Array]:
         """Return the values of the tensors with further states that change no output.

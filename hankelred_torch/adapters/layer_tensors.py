@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -12,7 +14,10 @@ from torch import Tensor, nn
 from hankelred.checks import Array, check_type
 from hankelred.errors import InputError
 
-from ..convert import to_array
+from ..convert import stored_tensors, to_arrays
+
+# Tensors seen where they had no axis of the states, by class.
+_UNRELATED: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
 
 
 class LayerTensors:
@@ -21,22 +26,27 @@ class LayerTensors:
     layer: nn.Module
     state_axes: ClassVar[Mapping[str, int]]
     constants: ClassVar[tuple[str, ...]] = ()
+    others: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer = check_type(layer, "layer", nn.Module)
-        shapes = {name: tuple(self.tensor(name).shape) for name in self.state_axes}
-        sizes = {self.states_on(name, shape) for name, shape in shapes.items()}
-        if len(sizes) != 1:
-            raise InputError(
-                f"The tensors of {type(layer).__name__} must agree on the number of states; got {shapes}. "
-                f"Is the layer half resized?"
-            )
+        self.states_of({name: tuple(self.tensor(name).shape) for name in self.state_axes})
 
     @property
     def states(self) -> int:
         """Number of stored states, from the shape of a tensor."""
         name = next(iter(self.state_axes))
         return self.states_on(name, tuple(self.tensor(name).shape))
+
+    def states_of(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        """Return how many states tensors of these shapes carry; raise an `InputError` if they do not agree."""
+        sizes = {self.states_on(name, shape) for name, shape in shapes.items()}
+        if len(sizes) != 1:
+            raise InputError(
+                f"The tensors of {type(self.layer).__name__} must agree on the number of states; got {shapes}. "
+                f"Is the layer half resized?"
+            )
+        return sizes.pop()
 
     def states_on(self, name: str, shape: tuple[int, ...]) -> int:
         """Return how many states a tensor of this shape carries; -1 if its axis is missing or does not fit.
@@ -142,6 +152,43 @@ class LayerTensors:
             )
         return tensor
 
+    def places(self, names: Iterable[str] | None = None) -> dict[str, tuple[nn.Module, str, Tensor]]:
+        """Return where tensors, those of `state_axes`, lie now: the module, the name there, and the tensor itself."""
+        return {x: (*self.owner(x), self.tensor(x)) for x in (self.state_axes if names is None else names)}
+
+    def unfit(self) -> str:
+        """Return what is wrong with the tensors: held by others, or of the states and unknown; empty if nothing is."""
+        layer, states = self.layer, self.states
+        holder, sizes = type(layer).__qualname__, {states}
+        for name, (module, _, x) in self.places().items():
+            if what := _foreign(module, x):
+                return f"{name} of {holder} must be a plain parameter to be reduced; got one that is {what}."
+            sizes.add(x.shape[self.state_axes[name]])
+        unrelated = _UNRELATED.setdefault(type(layer), set())
+        for name, x in self._unknown():
+            if not (sizes - {1}).intersection(x.shape):
+                unrelated.add(name)
+            elif name not in unrelated:
+                return (
+                    f"{holder} must have no tensors of its states that {type(self).__name__} does not know; got {name} "
+                    f"{tuple(x.shape)} in a layer of {states} states. Name it in the adapter: in state_axes, or in "
+                    f"others if it has nothing to do with states."
+                )
+        return ""
+
+    def _unknown(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors of the layer that are named nowhere; pruned and parametrized ones go by their name."""
+        known = {*self.state_axes, *self.constants, *self.others}
+        for name, x in [*self.layer.named_parameters(), *self.layer.named_buffers()]:
+            plain = re.sub(r"parametrizations\.(\w+)\.\w+$|(\w+)_(?:orig|mask)$", r"\1\2", name)
+            parts = plain.split(".")
+            if not known.intersection(".".join(parts[: k + 1]) for k in range(len(parts))):
+                yield name, x
+
+    def stored(self) -> dict[str, Tensor]:
+        """Return the parameters and buffers that a cut replaces, by name; raise where one of them cannot be."""
+        return stored_tensors(self.layer, self.replaced)
+
     def values(self) -> dict[str, Array]:
         """Return copies of all tensors the system is read from, in double precision.
 
@@ -161,7 +208,7 @@ class LayerTensors:
                 f"{holder} must hold its data to be read; got meta tensors for {', '.join(without)}. Load the weights "
                 f"first; of an offloaded model bring them back by accelerate.hooks.remove_hook_from_submodules(model)."
             )
-        values = {name: to_array(self.tensor(name), f"{name} of {holder}") for name in names}
+        values = to_arrays({name: self.tensor(name) for name in names}, holder)
         for name, value in values.items():
             if not np.isfinite(value).all():
                 bad = int(value.size - np.isfinite(value).sum())
@@ -186,3 +233,12 @@ class LayerTensors:
             from its tensors. Integers, and what else follows from them.
         """
         return {}
+
+
+def _foreign(module: nn.Module, tensor: Tensor) -> str:
+    """Return what keeps a tensor from being read and replaced where it is, and the call that helps."""
+    if type(module).__module__.startswith("peft."):
+        return "wrapped by PEFT. Call merge_and_unload() first, or adapt other modules"
+    if tensor.is_quantized or type(tensor).__module__.startswith(("torchao.", "bitsandbytes.")):
+        return f"quantised ({type(tensor).__name__}). Reduce the model first and quantise it afterwards"
+    return ""

@@ -17,10 +17,12 @@ from torch import Tensor
 
 import hankelred as hr
 from hankelred import BankReduction, DiagonalBank, DiagonalSystem, Reduction
-from hankelred.checks import Array
-from hankelred.errors import InputError, NumericalError, StabilityError
+from hankelred.checks import Array, check_result
+from hankelred.errors import InputError, StabilityError
 from hankelred.training import align_states
+from hankelred.weighting import Sampled
 
+from ..driven import StateStatistics
 from .analysis import Analysis, LinearAnalysis
 from .base import Adapter
 from .transport import (
@@ -30,8 +32,8 @@ from .transport import (
     as_arrays,
     as_tensors,
     as_tuple,
-    components,
     inverse_at,
+    row_factors,
     unwrapped,
 )
 
@@ -204,6 +206,7 @@ class LinearAdapter(Adapter):
         """Return the systems that tensors of these values make, also where there is one, by rates where discrete."""
         with torch.no_grad():
             found = as_arrays(self.matrices(as_tensors(values)))
+        check_result(f"The system of a {type(self.layer).__qualname__} layer", *found.values(), hint="Is a pole 0?")
         make = DiagonalBank if self.dt == 0 else DiagonalBank.from_rates
         return make(*found.values(), dt=self.dt, output=self.output)
 
@@ -220,9 +223,7 @@ class LinearAdapter(Adapter):
         SystemTensors
             The same numbers as ``bank(values())`` has.
         """
-        tensors = {name: self.tensor(name) for name in (*self.state_axes, *self.constants)}
-        wide = {name: x.to(torch.complex128 if x.is_complex() else torch.float64) for name, x in tensors.items()}
-        found = self.matrices(wide)
+        found = self._wide()
         return SystemTensors(found["rates"], found["B"], found["C"], self.dt, self.output)
 
     def hankel_singular_values(self, values: Mapping[str, Array]) -> Array:
@@ -230,35 +231,74 @@ class LinearAdapter(Adapter):
         bank = self._stable_bank(values)
         return hr.hankel_singular_values(bank if self.is_bank else bank[0])
 
-    def analyse(self, values: Mapping[str, Array], statistics: Any = None) -> Analysis:
-        """Return the analysis by balanced truncation of stable systems; it needs no statistics."""
-        return LinearAnalysis(self._stable_bank(values), lambda reductions: self.align(values, reductions))
+    def statistics(self) -> StateStatistics | None:
+        """Return empty sums over the states; None in continuous time, where a layer is a kernel without inputs."""
+        if self.dt == 0:
+            return None
+        with torch.no_grad():
+            return StateStatistics(self.states, len(self._wide()["rates"]))
 
-    def align(self, values: Mapping[str, Array], reductions: tuple[Reduction, ...]) -> Any:
-        """Return reductions of all systems in coordinates that suit the layer, as `align_states` does."""
-        systems = tuple(self.bank(values))
-        old = new = np.empty(0)
-        if "B" in self.parts:  # norms are compared as B is stored
-            old, new = (self._row_factors(x) for x in (values, {**values, **self._rewritten(values, reductions)}))
+    def sequence(self, u: Tensor | None, named: Mapping[str, Any]) -> Tensor:
+        """Return the inputs of a call, (batch, length, channels)."""
+        u = super().sequence(u, named)
+        handed = [name for name, x in named.items() if "state" in name and x is not None]
+        if handed:
+            raise InputError(f"The layer must run from rest; got {handed[0]}. What it remembers is not seen.")
+        systems, _, m = self._wide()["B"].shape
+        u = u[None] if u.ndim == 2 else u
+        if u.ndim == 3 and u.shape[2] != systems * m and u.shape[1] == systems * m:
+            u = u.mT
+        if u.ndim != 3 or u.shape[2] != systems * m or u.is_complex():
+            raise InputError(
+                f"{type(self.layer).__qualname__} must be called with real sequences of {systems * m} channels; got "
+                f"{tuple(u.shape)}, {u.dtype}."
+            )
+        return u
+
+    def observe(self, statistics: StateStatistics, u: Tensor, mask: Tensor | None, normed: Tensor | None) -> None:
+        """Add the states of a call of the layer to its sums."""
+        found = self._wide()
+        statistics.update(found["rates"], found["B"], u, mask)
+
+    def _wide(self) -> dict[str, Tensor]:
+        """Return the matrices of the layer now in double precision."""
+        tensors = {name: x for name, (*_, x) in self.places((*self.state_axes, *self.constants)).items()}
+        wide = {name: x.to(torch.complex128 if x.is_complex() else torch.float64) for name, x in tensors.items()}
+        return self.matrices(wide)
+
+    def analyse(self, values: Mapping[str, Array], statistics: StateStatistics | None = None) -> Analysis:
+        """Return the analysis by balanced truncation, weighed by states that were seen or white noise would drive."""
+        bank = self._stable_bank(values)
+        weighting = Sampled(states=statistics.sums) if statistics is not None and statistics.seen else None
+        return LinearAnalysis(bank, lambda reductions: self._aligned(bank, values, reductions), weighting)
+
+    def _aligned(self, bank: DiagonalBank, values: Mapping[str, Array], reductions: tuple[Reduction, ...]) -> Any:
+        """Return reductions of all systems in coordinates that suit the layer: norms are compared as B is stored."""
+        systems, factors = tuple(bank), dict[bool, Array]()
+        if names := self.parts.get("B"):
+            before = inverse_at(self, {"rates": self._rates_of(bank), "B": bank.B, "C": bank.C}, values)
+            after, _ = self._inverse_of(bank, values, reductions)
+            factors = {True: row_factors(before, names), False: row_factors(after, names)}
 
         def stored_rows(k: int) -> Any:
-            return None if not old.size else lambda x: (old if x is systems[k] else new)[k, : x.n]
+            return None if not factors else lambda x: factors[x is systems[k]][k, : x.n]
 
         found = tuple(align_states(x, reductions[k], stored_rows(k)) for k, x in enumerate(systems))
         return found if self.is_bank else found[0]
 
     def rewrite(self, values: Mapping[str, Array], reduction: Any) -> dict[str, Array]:
         """Return the tensors after a reduction, with phases per step and gauge of the states they came from."""
-        return self._rewritten(values, as_tuple(reduction))
+        inverse, gauge = self._inverse_of(self.bank(values), values, as_tuple(reduction))
+        return as_arrays(inverse.outputs) | gauge
 
-    def _rewritten(self, values: Mapping[str, Array], reductions: tuple[Reduction, ...]) -> dict[str, Array]:
-        bank = self.bank(values)
-        filled = Filled(bank, reductions)
-        rates, B, C = filled.systems(lambda system: self._rates_of(system))
-        old_rates = self._rates_of(bank)
-        if self.dt != 0:
-            rates = unwrapped(rates, filled.mean(old_rates.imag, odd=True))
-        return self._tensors(rates, B, C, values, self._gauge(values, old_rates, rates, filled.mean_of))
+    def _inverse_of(
+        self, bank: DiagonalBank, values: Mapping[str, Array], reductions: tuple[Reduction, ...]
+    ) -> tuple[Differentiated, dict[str, Array]]:
+        """Return `tensors` at the reduced systems, and the gauge tensors of their states."""
+        filled, old = Filled(bank, reductions), self._rates_of(bank)
+        rates, B, C = filled.systems(self._rates_of, None if self.dt == 0 else old.imag)
+        gauge = self._gauge(values, old, rates, filled.mean_of)
+        return inverse_at(self, {"rates": rates, "B": B, "C": C}, {**values, **gauge}), gauge
 
     def write(self, system: Any) -> dict[str, Array]:
         """Return the tensors that make a system; with another number of states, all get the mean gauge of the old ones.
@@ -288,36 +328,31 @@ class LinearAdapter(Adapter):
         for k, x in enumerate(systems):
             rates[k, : x.n], B[k, : x.n], C[k, :, : x.n] = self._rates_of(x), x.B, x.C
         rates = rates if self.dt == 0 else unwrapped(rates, np.zeros(rates.shape))
-
-        def mean(x: Array) -> Array:
-            return x if n == bank.n else np.repeat(x.mean(-1, keepdims=True), n, -1)
-
-        gauge = self._gauge(values, self._rates_of(bank), rates, mean)
+        gauge = self._gauge(
+            values, self._rates_of(bank), rates, lambda x: x if n == bank.n else x.mean(-1, keepdims=True).repeat(n, -1)
+        )
         D = self._feedthrough(np.stack([x.D for x in systems]), values)
-        return self._tensors(rates, B, C, values, gauge) | D
-
-    def check(self, values: Mapping[str, Array], name: str) -> None:
-        """Raise unless every system is stable."""
-        bank = self.bank(values)
-        excess = bank.spectrum.excess(bank.is_discrete).max(axis=1, initial=-np.inf)
-        if not np.all(excess < 0):
-            channel = int(np.argmax(excess))
-            raise NumericalError(
-                f"The reduced layer {name!r} must stay stable in {self.tensor(next(iter(self.state_axes))).dtype}; got "
-                f"a pole {excess[channel]:.2e} beyond the boundary{self._where(channel)}. Choose another order."
-            )
+        inverse = inverse_at(self, {"rates": rates, "B": B, "C": C}, {**values, **gauge})
+        return as_arrays(inverse.outputs) | gauge | D
 
     def carry_first(
         self, values: Mapping[str, Array], reduction: Any, moments: Mapping[str, Array]
     ) -> dict[str, Array]:
         """Return first moments through the map, the change of basis and the inverse, as in `Adapter.carry_first`."""
-        return Transport(self, values, as_tuple(reduction)).first(moments)
+        return self.transport(values, reduction).first(moments)
 
     def carry_second(
         self, values: Mapping[str, Array], reduction: Any, moments: Mapping[str, Array]
     ) -> dict[str, Array]:
         """Return second moments by the squares of the same slopes, as in `Adapter.carry_second`."""
-        return Transport(self, values, as_tuple(reduction)).second(moments)
+        return self.transport(values, reduction).second(moments)
+
+    def transport(
+        self, values: Mapping[str, Array], reduction: Any, written: Mapping[str, Array] | None = None
+    ) -> Transport:
+        """Return the way of all moments through one reduction; the new tensors may be given."""
+        new = self.rewrite(values, reduction) if written is None else written
+        return Transport(self, self.bank(values), dict(values), dict(new), as_tuple(reduction))
 
     def pad(self, values: Mapping[str, Array], states: int) -> dict[str, Array]:
         """Return the tensors with further states that repeat the last one, without input and output."""
@@ -343,22 +378,9 @@ class LinearAdapter(Adapter):
 
     def _gauge(self, values: Mapping[str, Array], old: Array, new: Array, mean: Any) -> dict[str, Array]:
         """Return the gauge tensors of states with new rates: what is normal for them, and as far from it as it was."""
-        before, after = (as_arrays(self.normal(torch.from_numpy(x))) for x in (old, new))
-        return {name: after.get(name, 0.0) + mean(values[name] - before.get(name, 0.0)) for name in self.gauge}
-
-    def _tensors(
-        self, rates: Array, B: Array, C: Array, values: Mapping[str, Array], gauge: dict[str, Array]
-    ) -> dict[str, Array]:
-        like = as_tensors({name: values[name] for name in self.constants} | gauge)
-        with torch.no_grad():
-            z, B_, C_ = (torch.from_numpy(x) for x in (rates, B, C))
-            return as_arrays(self.tensors(z, B_, C_, like)) | gauge
-
-    def _row_factors(self, values: Mapping[str, Array]) -> Array:
-        """Return by how much rows of B are larger in the tensors than in the systems, (b, n)."""
-        inverse = inverse_at(self, values)
-        name, unit = components(self.parts["B"], values, inverse.inputs["B"])[0]
-        return np.abs(inverse.pull({name: unit * np.ones_like(values[name])})["B"])[..., 0]
+        normal = [self.normal(torch.from_numpy(x)) for x in (old, new)] if self.gauge else []
+        found = as_arrays({(k, name): x for k, tensors in enumerate(normal) for name, x in tensors.items()})
+        return {x: found.get((1, x), 0.0) + mean(values[x] - found.get((0, x), 0.0)) for x in self.gauge}
 
     def _feedthrough(self, D: Array, values: Mapping[str, Array]) -> dict[str, Array]:
         """Return the constants that make a feedthrough, each entry of which is one of theirs times a number."""

@@ -7,6 +7,7 @@ written into it: states are selected, the same for B and C, in every group by it
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import torch
@@ -132,8 +133,10 @@ class Mamba2Adapter(SelectiveAdapter):
         return heads * size
 
     def _has(self, name: str) -> bool:
-        module, attribute = self.owner(name)
-        return isinstance(getattr(module, attribute, None), Tensor)
+        try:
+            return isinstance(attrgetter(name)(self.layer), Tensor)
+        except AttributeError:
+            return False
 
 
 class GatedLinearAttentionAdapter(SelectiveAdapter):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-from torch import Tensor, nn
-
 _DENSE = (
     "must be diagonal to be reduced; it has a state matrix of a structure that no reduced system has again. Pass its "
     "matrices in discrete time to hankelred_torch.adapters.diagonal_layer, which makes an S4D layer of them."
@@ -40,13 +38,4 @@ def refused(layer_class: type) -> str:
         for pattern, why in REFUSED.items():
             if re.fullmatch(pattern, base.__name__):
                 return f"{base.__name__} {why}"
-    return ""
-
-
-def foreign(module: nn.Module, tensor: Tensor) -> str:
-    """Return what keeps a tensor from being read and replaced where it is, and the call that helps."""
-    if type(module).__module__.startswith("peft."):
-        return "wrapped by PEFT. Call merge_and_unload() first, or adapt other modules"
-    if tensor.is_quantized or type(tensor).__module__.startswith(("torchao.", "bitsandbytes.")):
-        return f"quantised ({type(tensor).__name__}). Reduce the model first and quantise it afterwards"
     return ""

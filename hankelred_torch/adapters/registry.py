@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hankelred.checks import check_type
-from hankelred.errors import InputError, StabilityError
+from hankelred.errors import InputError, NumericalError, StabilityError
 
 from .base import Adapter
 from .check import RTOL, difference
 from .lru import LRUAdapter
 from .mamba import MambaAdapter
 from .mamba2 import GatedLinearAttentionAdapter, Mamba2Adapter
-from .refused import foreign, refused
+from .refused import refused
 from .s4_kernel import SSMKernelDiagAdapter
 from .s4d import S4DAdapter, S4DKernelAdapter
 from .s5 import S5Adapter, S5PytorchAdapter
@@ -59,7 +59,6 @@ _REGISTERED: dict[str, type[Adapter]] = {}  # by users, whose word goes first
 
 # By class, or by layer where its forward is its own: what was found against layers of one adapter and form.
 _VERDICTS: WeakKeyDictionary[Any, dict[Any, str]] = WeakKeyDictionary()
-_UNRELATED: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()  # tensors seen where they had no axis of the states
 
 
 def register_adapter(class_or_qualified_name: type[nn.Module] | str, adapter: type[Adapter]) -> None:
@@ -126,7 +125,7 @@ def find_ssm_layers(model: nn.Module) -> dict[str, Adapter]:
     {'1': 16}
     """
     known = {name: x for name, x in unwrapped(model).named_modules() if _adapter_class(type(x)) is not None}
-    return {name: _bound(x) for name, x in known.items() if not (_about_place(name, x) or refusal(x))}
+    return {name: adapter for name, x in known.items() if isinstance(adapter := _recognised(x, name), Adapter)}
 
 
 def refusals(model: nn.Module) -> dict[str, str]:
@@ -153,9 +152,8 @@ def refusals(model: nn.Module) -> dict[str, str]:
     >>> ht.adapters.refusals(NewLRU())
     {'': 'NewLRU has the tensors of LRUAdapter: try register_adapter(NewLRU, hankelred_torch.adapters.LRUAdapter).'}
     """
-    named = dict(unwrapped(model).named_modules())
-    found = {name: _about_place(name, x) or refusal(x) or _hint(x) for name, x in named.items()}
-    return {name: why for name, why in found.items() if why}
+    found = {name: _recognised(x, name) or _hint(x) for name, x in unwrapped(model).named_modules()}
+    return {name: why for name, why in found.items() if why and isinstance(why, str)}
 
 
 def state_sizes(model: nn.Module) -> dict[str, int]:
@@ -211,7 +209,7 @@ def check(layer: nn.Module) -> float:
     True
     """
     adapter = _bound(unwrapped(layer))
-    why = _about_tensors(adapter) or _about(adapter, found := difference(adapter))
+    why = adapter.unfit() or _about(adapter, found := difference(adapter))
     if why:
         raise InputError(why)
     return found
@@ -241,10 +239,10 @@ def adapter_of(layer: nn.Module) -> Adapter:
     >>> ht.adapters.adapter_of(ht.layers.LRU(channels=4, states=16)).kind
     'lti'
     """
-    layer = unwrapped(layer)
-    if why := refusal(layer):
-        raise InputError(why)
-    return _bound(layer)
+    found = _recognised(unwrapped(layer))
+    if isinstance(found, str):
+        raise InputError(found)
+    return _bound(layer) if found is None else found
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -269,8 +267,7 @@ def refuse_averages(adapters: Mapping[str, Adapter]) -> None:
     """Raise if one layer is a frozen average of another, as the teacher of a student: each would get its own states."""
     frozen = {name for name, x in adapters.items() if not any(p.requires_grad for p in x.layer.parameters())}
     for teacher, student in product(frozen, adapters.keys() - frozen):
-        a, b = adapters[student], adapters[teacher]
-        if type(a.layer) is type(b.layer) and all(_are_near(a.tensor(x), b.tensor(x)) for x in a.state_axes):
+        if are_near(adapters[student], adapters[teacher]):
             raise InputError(
                 f"A layer and its averaged copy must be cut by one map; got {student!r} in training and {teacher!r}, "
                 f"frozen and nearly equal, as layers of one model. Pass the module with {student!r} as the model and "
@@ -278,11 +275,27 @@ def refuse_averages(adapters: Mapping[str, Adapter]) -> None:
             )
 
 
-def refusal(layer: nn.Module) -> str:
-    """Return why a layer that has states cannot be reduced, in a sentence; empty if it can or is none."""
+def are_near(a: Adapter, b: Adapter) -> bool:
+    """Tell whether all tensors of the states of two layers point the same way; independent ones are at right angles."""
+    if type(a.layer) is not type(b.layer) or a.states != b.states:
+        return False
+    for name in a.state_axes:
+        x, y = a.tensor(name).detach(), b.tensor(name).detach()
+        if not bool((x - y.to(x.device)).norm() <= 0.7 * torch.maximum(x.norm(), y.norm().to(x.device))):
+            return False
+    return True
+
+
+def _recognised(layer: nn.Module, name: str = "") -> Adapter | str | None:
+    """Return the adapter of a layer, or in a sentence why it cannot be reduced; None if its class is unknown."""
     adapter_class, holder = _adapter_class(type(layer)), type(layer).__qualname__
     if adapter_class is None:
-        return refused(type(layer))
+        return refused(type(layer)) or None
+    if re.search(r"(^|\.)(original_module|modules_to_save\.\w+)(\.|$)", name):
+        return (
+            f"{name} must be the only one in its place to be reduced; got one of two that PEFT keeps for "
+            f"modules_to_save. Call merge_and_unload() first, or reduce the model before it is wrapped."
+        )
     if what := adapter_class.refusal(layer):
         return f"{holder} must be a fixed diagonal system to be reduced; got one with {what}."
     try:
@@ -291,7 +304,7 @@ def refusal(layer: nn.Module) -> str:
         if _known_by_name(type(layer)):
             return str(error)
         raise
-    return _about_tensors(adapter) or _about_behaviour(adapter)
+    return adapter.unfit() or _about_behaviour(adapter) or adapter
 
 
 def _bound(layer: nn.Module) -> Adapter:
@@ -301,50 +314,6 @@ def _bound(layer: nn.Module) -> Adapter:
         hint = _hint(layer) or "Write an adapter for it and name both to register_adapter."
         raise InputError(f"layer must be of a class with an adapter; got {_qualified_name(type(layer))}. {hint}")
     return adapter(layer)
-
-
-def _about_place(name: str, layer: nn.Module) -> str:
-    """Return what is wrong with where a layer of a known class stands: in a wrapper that keeps two of it."""
-    if _adapter_class(type(layer)) is None or not re.search(
-        r"(^|\.)(original_module|modules_to_save\.\w+)(\.|$)", name
-    ):
-        return ""
-    return (
-        f"{name} must be the only one in its place to be reduced; got one of two that PEFT keeps for modules_to_save. "
-        f"Call merge_and_unload() first, or reduce the model before it is wrapped."
-    )
-
-
-def _about_tensors(adapter: Adapter) -> str:
-    """Return what is wrong with the tensors of a layer: held by others, or of the states and unknown to the adapter."""
-    holder = type(adapter.layer).__qualname__
-    for name in adapter.state_axes:
-        what = foreign(adapter.owner(name)[0], adapter.tensor(name))
-        if what:
-            return f"{name} of {holder} must be a plain parameter to be reduced; got one that is {what}."
-    shapes = {name: tuple(adapter.tensor(name).shape) for name in adapter.state_axes}
-    sizes = {adapter.states, *(shapes[name][axis] for name, axis in adapter.state_axes.items())} - {1}
-    unrelated = _UNRELATED.setdefault(type(adapter.layer), set())
-    for name, x in _unknown_tensors(adapter):
-        if not sizes.intersection(x.shape):
-            unrelated.add(name)
-        elif name not in unrelated:
-            return (
-                f"{holder} must have no tensors of its states that {type(adapter).__name__} does not know; got {name} "
-                f"{tuple(x.shape)} in a layer of {adapter.states} states. Name it in the adapter: in state_axes, or in "
-                f"others if it has nothing to do with states."
-            )
-    return ""
-
-
-def _unknown_tensors(adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a layer that its adapter does not name; pruned and parametrized ones go by their name."""
-    known = {*adapter.state_axes, *adapter.constants, *adapter.others}
-    for name, x in [*adapter.layer.named_parameters(), *adapter.layer.named_buffers()]:
-        plain = re.sub(r"parametrizations\.(\w+)\.\w+$|(\w+)_(?:orig|mask)$", r"\1\2", name)
-        parts = plain.split(".")
-        if not known.intersection(".".join(parts[: k + 1]) for k in range(len(parts))):
-            yield name, x
 
 
 def _about_behaviour(adapter: Adapter) -> str:
@@ -360,7 +329,7 @@ def _about_behaviour(adapter: Adapter) -> str:
             return ""  # tells nothing of the class, and is refused where it is read
         try:
             found[form] = _about(adapter, difference(adapter))
-        except StabilityError:
+        except (StabilityError, NumericalError):
             return ""
         except InputError as error:  # not to be run by itself, which is held against a bare name only
             found[form] = str(error) if _known_by_name(type(layer)) else ""
@@ -388,24 +357,18 @@ def _is_trusted(layer: nn.Module) -> bool:
 def _hint(layer: nn.Module) -> str:
     """Return which adapter the tensors of a layer of an unknown class fit, and the line to write; empty if none."""
     names = {name for name, _ in (*layer.named_parameters(), *layer.named_buffers())}
-    if _adapter_class(type(layer)) is not None or not names:
+    if not names:
         return ""
     for adapter_class in dict.fromkeys((*_BY_NAME.values(), *_KNOWN.values())):
         try:
             adapter = adapter_class(layer)
-            fits = not adapter_class.refusal(layer) and not _about_tensors(adapter)
+            fits = not adapter_class.refusal(layer) and not adapter.unfit()
         except Exception:  # tensors of other names and shapes
             continue
         if fits and names.issuperset((*adapter.state_axes, *adapter.constants)):
             known, mine = adapter_class.__name__, type(layer).__qualname__
             return f"{mine} has the tensors of {known}: try register_adapter({mine}, hankelred_torch.adapters.{known})."
     return ""
-
-
-def _are_near(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors point the same way; independent ones are at right angles."""
-    size = torch.maximum(a.detach().norm(), b.detach().norm())
-    return a.shape == b.shape and bool((a - b).detach().norm() <= 0.7 * size)
 
 
 def _adapter_class(layer_class: type) -> type[Adapter] | None:

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from hankelred.checks import Array, check_type
-from hankelred.errors import InputError, OrderError
+from hankelred.errors import InputError, NumericalError, OrderError
 from hankelred.selective import rotate, select
 
-from ..convert import stored_tensor, tensor_in_place_of
 from ..sampling import LayerStatistics, Sequences
 from .analysis import Analysis, LayerReduction
 from .base import Adapter
@@ -98,6 +97,11 @@ class SelectiveAdapter(Adapter):
     def __init__(self, layer: nn.Module) -> None:
         self.layer = check_type(layer, "layer", nn.Module)
         self.layouts = self.layout_of(layer)
+        groups = self.groups
+        self._entries = {  # on the axis of the states: those of no state, and of every state
+            name: (axis, sum(x.size for x in blocks), groups * sum(x.role != "fixed" for x in blocks))
+            for name, (axis, blocks) in self.layouts.items()
+        }
         # which tensors there are depends on the layer: biases and norms are optional
         self.state_axes = {name: layout.axis for name, layout in self.layouts.items()}  # type: ignore[misc]
         self.constants = tuple(self.rescaled)  # type: ignore[misc]
@@ -140,11 +144,10 @@ class SelectiveAdapter(Adapter):
 
     def states_on(self, name: str, shape: tuple[int, ...]) -> int:
         """Return how many states a tensor of this shape carries, from its blocks; -1 if they do not fit."""
-        layout = self.layouts[name]
-        if len(shape) <= layout.axis:
+        axis, fixed, per_state = self._entries[name]
+        if len(shape) <= axis:
             return -1
-        blocks = self.groups * sum(block.role != "fixed" for block in layout.blocks)
-        states, rest = divmod(shape[layout.axis] - layout.fixed, blocks)
+        states, rest = divmod(shape[axis] - fixed, per_state)
         return states if states > 0 and not rest else -1
 
     def entries(self, name: str, kept: Array) -> Array:
@@ -207,6 +210,14 @@ class SelectiveAdapter(Adapter):
         ways = ("rotation", "selection") if method == "auto" and self.rotates else (method,)
         return SelectiveAnalysis(statistics, lambda states: self._reduced(ways, values, statistics, states))
 
+    def statistics(self) -> LayerStatistics:
+        """Return empty sums over what the layer does."""
+        return LayerStatistics(self.states, self.groups)
+
+    def observe(self, statistics: LayerStatistics, u: Tensor, mask: Tensor | None, normed: Tensor | None) -> None:
+        """Add a call of the layer to its sums."""
+        statistics.update(self.sequences(u, mask, normed))
+
     def _reduced(
         self, ways: tuple[str, ...], values: Mapping[str, Array], statistics: LayerStatistics, states: int
     ) -> tuple[StateMap, ...]:
@@ -219,7 +230,10 @@ class SelectiveAdapter(Adapter):
                 core = select(statistics.sums, states, fold=fold)
             kept = None if core.kept is None else core.kept[0]
             found.append(StateMap(core, statistics.gains(kept)))
-        return tuple(found)
+        stored = [x for x in found if all(np.isfinite(new).all() for new in self.rewrite(values, x).values())]
+        if not stored:
+            raise NumericalError(f"The tensors of a layer of {states} states must be finite; got NaN or infinity.")
+        return tuple(stored)
 
     def rewrite(self, values: Mapping[str, Array], reduction: StateMap) -> dict[str, Array]:
         """Return the tensors after a reduction: rows mapped or selected, rates mixed, the rest rescaled."""
@@ -228,15 +242,6 @@ class SelectiveAdapter(Adapter):
         if reduction.core.kept is None and "A_log" in self.layouts:
             written["A_log"] = np.log(np.exp(values["A_log"]) @ reduction.mixing())
         return written | {name: values[name] * x for name, x in self._scales(reduction).items()}
-
-    def after(self, reduction: StateMap) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the tensors and sizes that the layer has after a reduction, by name."""
-        values = self.rewrite(self.values(), reduction)
-        tensors = {name: tensor_in_place_of(stored_tensor(*self.owner(name)), x) for name, x in values.items()}
-        return tensors, self.sizes(reduction.core.T.shape[2])
-
-    def check(self, values: Mapping[str, Array], name: str) -> None:
-        """Accept every finite value: rates are negative by their form, and finiteness is checked on conversion."""
 
     def carry_first(
         self, values: Mapping[str, Array], reduction: StateMap, moments: Mapping[str, Array]

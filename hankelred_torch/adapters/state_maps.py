@@ -36,11 +36,6 @@ class Layout(NamedTuple):
     axis: int
     blocks: tuple[Block, ...]
 
-    @property
-    def fixed(self) -> int:
-        """Return how many entries belong to no state."""
-        return sum(block.size for block in self.blocks)
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StateMap:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from hankelred.training import Moments, carry_first_moments, carry_second_moment
 
 if TYPE_CHECKING:
     from .linear import LinearAdapter
+
+K = TypeVar("K")
 
 # Squares below this lose digits in float32, and with them their ratio to first moments.
 SMALLEST_SQUARE = 1.2e-38
@@ -105,12 +107,14 @@ class Filled:
         """Return the mean of a tensor with one number for every state of every system."""
         return self.mean(tensor.reshape(len(self._bank), -1)).reshape(*tensor.shape[:-1], self.states)
 
-    def systems(self, rates_of: Callable[[Any], Array]) -> tuple[Array, Array, Array]:
-        """Return rates (b, states), B (b, states, m) and C (b, p, states)."""
+    def systems(self, rates_of: Callable[[Any], Array], phases: Array | None = None) -> tuple[Array, Array, Array]:
+        """Return rates (b, states), next to given phases of the old ones, B (b, states, m) and C (b, p, states)."""
         rates, B, _ = (self.stack(x) for x in zip(*((rates_of(x), x.B, x.C.T) for x in self._reduced), strict=True))
         C = self.stack([x.C.T for x in self._reduced])
         for k, (lost, x) in enumerate(zip(self._lost, self._reduced, strict=True)):
-            rates[k, x.n :], B[k, x.n :] = rates_of(self._bank[k])[lost], self._bank.B[k, lost]
+            if len(lost):
+                rates[k, x.n :], B[k, x.n :] = rates_of(self._bank[k])[lost], self._bank.B[k, lost]
+        rates = rates if phases is None else unwrapped(rates, self.mean(phases, odd=True))
         return rates, B, C.swapaxes(1, 2)
 
     def stack(self, parts: Sequence[Array]) -> Array:
@@ -128,22 +132,30 @@ class Transport:
     ----------
     adapter : LinearAdapter
         Of the layer.
-    values : mapping of str to ndarray
-        The tensors before the reduction.
+    bank : DiagonalBank
+        Its systems before the reduction.
+    values, new : mapping of str to ndarray
+        Its tensors before and after the reduction.
     reductions : tuple of Reduction
         One per system.
     """
 
-    def __init__(self, adapter: LinearAdapter, values: Mapping[str, Array], reductions: tuple[Reduction, ...]) -> None:
-        self._adapter, self._values, self._reductions = adapter, dict(values), reductions
-        self._bank = adapter.bank(values)
-        self._systems = tuple(self._bank)
-        self._filled = Filled(self._bank, reductions)
-        self._new = self._values | adapter.rewrite(values, reductions)
+    def __init__(
+        self,
+        adapter: LinearAdapter,
+        bank: DiagonalBank,
+        values: dict[str, Array],
+        new: dict[str, Array],
+        reductions: tuple[Reduction, ...],
+    ) -> None:
+        self._adapter, self._values, self._reductions = adapter, values, reductions
+        self._bank, self._systems, self._new = bank, tuple(bank), values | new
+        self._filled = Filled(bank, reductions)
 
     @cached_property
     def _inverse(self) -> Differentiated:
-        return inverse_at(self._adapter, self._values)
+        system = as_arrays(self._maps[0].outputs)
+        return inverse_at(self._adapter, {x: system[x] for x in ("rates", "B", "C")}, self._values)
 
     @cached_property
     def _maps(self) -> tuple[Differentiated, Differentiated]:
@@ -291,13 +303,17 @@ def _gauge_squares(system: Differentiated, name: str, squares: Mapping[str, Arra
     return system.pull(pulled)[name]
 
 
-def inverse_at(adapter: LinearAdapter, values: Mapping[str, Array]) -> Differentiated:
-    """Return `tensors` as a map of rates, B and C, at the systems that tensors of these values make."""
-    like = as_tensors(values)
-    with torch.no_grad():
-        system = as_arrays(adapter.matrices(like))
-    system.pop("D")
-    return Differentiated(lambda s: adapter.tensors(s["rates"], s["B"], s["C"], like), system)
+def inverse_at(adapter: LinearAdapter, system: Mapping[str, Array], like: Mapping[str, Array]) -> Differentiated:
+    """Return `tensors` as a map of rates, B and C, at systems."""
+    fixed = as_tensors(like)
+    return Differentiated(lambda s: adapter.tensors(s["rates"], s["B"], s["C"], fixed), system)
+
+
+def row_factors(inverse: Differentiated, names: tuple[str, ...]) -> Array:
+    """Return by how much rows of B are larger in the tensors that hold it than in the systems, (b, n)."""
+    held = as_arrays(inverse.outputs)
+    name, unit = components(names, held, inverse.inputs["B"])[0]
+    return np.abs(inverse.pull({name: unit * np.ones_like(held[name])})["B"])[..., 0]
 
 
 def participation(system: DiagonalSystem, reduction: Reduction) -> Array:
@@ -337,6 +353,6 @@ def as_tensors(values: Mapping[str, Array]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.array(x)) for name, x in values.items()}
 
 
-def as_arrays(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+def as_arrays(tensors: Mapping[K, Tensor]) -> dict[K, Array]:
     """Return tensors as arrays."""
     return {name: x.detach().resolve_conj().resolve_neg().numpy() for name, x in tensors.items()}

@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from hankelred.errors import HankelredError, InputError
 
+from ..adapters import Adapter, find_ssm_layers
 from ..randomness import random_state, set_random_state
 from ..surgery import as_models, as_optimizers, refresh_ddp_
-from ..surgery.ranks import unwrapped, wrapper_of
+from ..surgery.ranks import opened, unwrapped
 from ..surgery.snapshot import Snapshot, as_restorable, load_state, state_of
 from .files import StrPath, read_content, write_content
-from .resize import resize_
+from .resize import resize_layers
 
 FORMAT = "hankelred checkpoint 2"
 ADVICE = (
@@ -85,6 +87,7 @@ def save_checkpoint(
     write_content(path, FORMAT, content)
 
 
+@torch.inference_mode(False)  # else what is made inside inference mode could never be trained
 def load_checkpoint(
     path: StrPath,
     model: nn.Module,
@@ -154,11 +157,12 @@ def load_checkpoint(
         holds = "no" if saved["compressor"] is None else "a"
         raise InputError(f"compressor must be what was saved; the checkpoint holds {holds} compressor.")
     compressor = None if compressor is None else _checked(compressor)
-    ddp, model = wrapper_of(model), unwrapped(model)
+    ddp, model, layers = opened(model)
+    models = [(model, layers), *((x, find_ssm_layers(x)) for x in given["ema"])]
     before = Snapshot((model, *given["ema"]), given["optimizers"], given["restore"])
     counters = None if compressor is None else compressor.state_dict()
     try:
-        _load(saved, model, given, compressor)
+        _load(saved, models, given, compressor)
         if ddp is not None:
             refresh_ddp_(ddp)
     except BaseException as error:
@@ -179,10 +183,15 @@ def _checked(compressor: Any) -> Any:
     return compressor
 
 
-def _load(saved: Mapping[str, Any], model: nn.Module, given: Mapping[str, tuple[Any, ...]], compressor: Any) -> None:
+def _load(
+    saved: Mapping[str, Any],
+    models: list[tuple[nn.Module, dict[str, Adapter]]],
+    given: Mapping[str, tuple[Any, ...]],
+    compressor: Any,
+) -> None:
     """Put everything in its place."""
-    for module, state in zip((model, *given["ema"]), (saved["model"], *saved["ema"]), strict=True):
-        resize_(module, state, given["optimizers"])
+    for (module, layers), state in zip(models, (saved["model"], *saved["ema"]), strict=True):
+        resize_layers(module, layers, state, given["optimizers"])
         module.load_state_dict(state)
     for name in ("optimizers", "restore"):
         for target, (_, state) in zip(given[name], saved[name], strict=True):

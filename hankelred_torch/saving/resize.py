@@ -12,7 +12,7 @@ from hankelred.checks import check_integer
 from hankelred.errors import InputError
 
 from ..adapters import Adapter, find_ssm_layers, state_sizes
-from ..convert import standing_in, stored_tensor
+from ..convert import standing_in, stored_tensors
 from ..surgery import Exchange, as_optimizers
 from ..surgery.ranks import unwrapped
 
@@ -20,6 +20,7 @@ from ..surgery.ranks import unwrapped
 WRAPPERS = ("module", "_orig_mod")
 
 
+@torch.inference_mode(False)  # else what is made inside inference mode could never be trained
 def resize_(
     model: nn.Module, like: Mapping[str, Tensor] | Mapping[str, int] | nn.Module, optimizers: Any = ()
 ) -> dict[str, int]:
@@ -61,22 +62,25 @@ def resize_(
     <All keys matched successfully>
     """
     model = unwrapped(model)
-    adapters = find_ssm_layers(model)
-    wanted = _wanted(adapters, like)
-    exchange = Exchange([model], as_optimizers(optimizers))
-    for name, tensors in wanted.items():
+    return resize_layers(model, find_ssm_layers(model), like, as_optimizers(optimizers))
+
+
+def resize_layers(
+    model: nn.Module, adapters: Mapping[str, Adapter], like: Any, optimizers: tuple[Any, ...]
+) -> dict[str, int]:
+    """Resize a model without wrappers, whose layers were found, as `resize_` does."""
+    exchange, sizes = Exchange([model], optimizers), dict[str, int]()
+    for name, tensors in _wanted(adapters, like).items():
         adapter = adapters[name]
-        for tensor_name, tensor in tensors.items():
-            old = stored_tensor(*adapter.owner(tensor_name))
-            if tensor.shape != old.shape:
-                exchange.replace(old, standing_in(old, tensor), name=f"{tensor_name} of layer {name!r}")
-        first = next(iter(tensors))
-        for size_name, size in adapter.sizes(adapter.states_on(first, tuple(tensors[first].shape))).items():
-            exchange.attribute(*adapter.owner(size_name), size)
+        olds = stored_tensors(adapter.layer, tensors)
+        news = standing_in(olds, {x: new for x, new in tensors.items() if new.shape != olds[x].shape})
+        exchange.replace(olds, news, owner=f"layer {name!r}")
+        sizes[name] = adapter.states_of({x: tuple(new.shape) for x, new in tensors.items()})
+        exchange.attributes(adapter.layer, adapter.sizes(sizes[name]))
     with exchange:
-        for name in wanted:
-            type(adapters[name])(adapters[name].layer)  # raises if the shapes do not fit each other
-    return state_sizes(model)
+        for x in adapters.values():
+            type(x)(x.layer)  # raises if the shapes do not fit each other
+    return sizes | {name: x.states for name, x in adapters.items() if name not in sizes}
 
 
 def check_loaded(model: nn.Module) -> None:
@@ -139,24 +143,20 @@ def _wanted(adapters: Mapping[str, Adapter], like: Any) -> dict[str, dict[str, T
 def _empty(adapter: Adapter, states: int) -> dict[str, Tensor]:
     """Tensors of a size, NaN where a state dict holds values for them."""
     tensors = adapter.resize(states)
-    for name, tensor in tensors.items():
-        module, attribute = adapter.owner(name)
-        if attribute not in module._non_persistent_buffers_set and (tensor.is_floating_point() or tensor.is_complex()):
-            tensors[name] = torch.full_like(tensor, torch.nan)
+    for name, (module, attribute, _) in adapter.places().items():
+        x = tensors[name]
+        if attribute not in module._non_persistent_buffers_set and (x.is_floating_point() or x.is_complex()):
+            tensors[name] = torch.full_like(x, torch.nan)
     return tensors
 
 
 def _saved_tensors(adapter: Adapter, state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Tensors of the shapes in a state dict; buffers that it does not hold are of the size of the others."""
     shapes = {}
-    for name in adapter.state_axes:
-        module, attribute = adapter.owner(name)
+    for name, (module, attribute, old) in adapter.places().items():
         if prefix + name in state_dict or attribute not in module._non_persistent_buffers_set:
-            shapes[name] = _saved_shape(state_dict, prefix + name, stored_tensor(module, attribute))
-    sizes = {adapter.states_on(name, shape) for name, shape in shapes.items()}
-    if len(sizes) != 1:
-        raise InputError(f"The tensors of a layer must agree on the number of states; got {shapes} in the state dict.")
-    return _empty(adapter, *sizes)
+            shapes[name] = _saved_shape(state_dict, prefix + name, old)
+    return _empty(adapter, adapter.states_of(shapes))
 
 
 def _saved_shape(state_dict: Mapping[str, Tensor], key: str, old: Tensor) -> tuple[int, ...]:

@@ -7,6 +7,10 @@ further averages would mix unrelated states.
 
 from __future__ import annotations
 
+import gc
+import math
+import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,14 +20,17 @@ from torch.optim.swa_utils import AveragedModel
 
 from hankelred import DiagonalBank, DiagonalSystem, Reduction
 from hankelred.checks import Array, check_items
-from hankelred.errors import InputError
+from hankelred.errors import HankelredWarning, InputError
 from hankelred.training import follow
 
 from ..adapters import Adapter, find_ssm_layers
+from ..adapters.registry import are_near, unwrapped
+
+Models = nn.Module | Iterable[nn.Module]
 
 
-def as_copies(ema: Any, adapters: Mapping[str, Adapter]) -> tuple[nn.Module, ...]:
-    """Return the averaged copies of a model, unwrapped and checked against the layers of the model.
+def as_copies(ema: Models, adapters: Mapping[str, Adapter]) -> tuple[tuple[nn.Module, dict[str, Adapter]], ...]:
+    """Return the averaged copies of a model, unwrapped and checked against the layers of the model, with their layers.
 
     Raises
     ------
@@ -33,7 +40,7 @@ def as_copies(ema: Any, adapters: Mapping[str, Adapter]) -> tuple[nn.Module, ...
     return tuple(_checked(copy, adapters) for copy in as_models(ema))
 
 
-def as_models(ema: Any) -> tuple[Any, ...]:
+def as_models(ema: Models) -> tuple[Any, ...]:
     """Return one averaged copy or several as a tuple, with their wrappers."""
     found = check_items(ema, "ema") if isinstance(ema, Iterable) and not isinstance(ema, nn.Module) else [ema]
     for copy in found:
@@ -45,16 +52,58 @@ def as_models(ema: Any) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def is_average(kind: type) -> bool:
-    """Tell whether a class is a wrapper that keeps an average of a model: torch's, or that of ema-pytorch."""
-    return issubclass(kind, AveragedModel) or any(x.__module__.startswith("ema_pytorch.") for x in kind.__mro__)
-
-
 def inner_of(copy: Any) -> nn.Module:
-    """Take an averaged model out of its wrapper."""
-    if not is_average(type(copy)):
-        return copy
-    return copy.module if isinstance(copy, AveragedModel) else copy.ema_model
+    """Take an averaged model out of its wrapper, torch's or that of ema-pytorch."""
+    if isinstance(copy, AveragedModel):
+        return copy.module
+    return copy.ema_model if any(x.__module__.startswith("ema_pytorch.") for x in type(copy).__mro__) else copy
+
+
+def warn_of_forgotten(model: nn.Module, adapters: Mapping[str, Adapter], given: Iterable[nn.Module]) -> None:
+    """Warn of averages of a model that are alive and were not given: they do not follow a cut.
+
+    Those of ema-pytorch know their model. Torch's are taken for averages of this one if the tensors of all their states
+    lie near its own, as those of independent models do not, and no other model of its class that is alive is as near.
+    """
+    told = {id(x) for x in given}
+    wrappers = _instances(AveragedModel)
+    if (ema_pytorch := sys.modules.get("ema_pytorch")) is not None:
+        wrappers += _instances(ema_pytorch.EMA)
+    averages = {id(inner := unwrapped(inner_of(x))): (x, inner) for x in wrappers}
+    for wrapper, inner in averages.values():
+        if id(inner) in told or type(inner) is not type(model):
+            continue
+        if isinstance(wrapper, AveragedModel):
+            others = [x for x in _instances(type(model)) if id(x) not in averages and x is not model]
+            layers, distance = find_ssm_layers(inner), _distance(model, inner)
+            near = layers.keys() == adapters.keys() and all(are_near(x, layers[name]) for name, x in adapters.items())
+            mine = near and all(distance < _distance(x, inner) for x in others)
+        else:
+            mine = unwrapped(wrapper.model) is model
+        if mine:
+            warnings.warn(
+                f"Averages of a model must be cut with it; got {type(wrapper).__qualname__}, which averages this one "
+                f"and does not follow. Pass it as ema, or make it anew after the cut.",
+                HankelredWarning,
+                stacklevel=3,
+            )
+
+
+def _instances(kind: type) -> list[Any]:
+    """All objects of a class and of those derived from it; they refer to it."""
+    derived: list[type] = kind.__subclasses__()
+    return [*(x for x in gc.get_referrers(kind) if type(x) is kind), *(y for x in derived for y in _instances(x))]
+
+
+def _distance(a: nn.Module, b: nn.Module) -> float:
+    """Root of the sum of squares by which the parameters of two models differ; infinite if their shapes do."""
+    theirs, total = dict(b.named_parameters()), 0.0
+    for name, x in a.named_parameters():
+        y = theirs.pop(name, None)
+        if y is None or y.shape != x.shape:
+            return math.inf
+        total += float((x.detach() - y.detach().to(x.device)).abs().square().sum())
+    return math.inf if theirs else math.sqrt(total)
 
 
 def followed_values(
@@ -89,7 +138,7 @@ def _as_tuple(one_or_more: Any) -> tuple[Any, ...]:
     return tuple(one_or_more) if isinstance(one_or_more, (tuple, DiagonalBank)) else (one_or_more,)
 
 
-def _checked(copy: Any, adapters: Mapping[str, Adapter]) -> nn.Module:
+def _checked(copy: Any, adapters: Mapping[str, Adapter]) -> tuple[nn.Module, dict[str, Adapter]]:
     inner = inner_of(copy)
     found = find_ssm_layers(inner)
     wanted, got = ({name: (type(x.layer).__qualname__, x.states) for name, x in y.items()} for y in (adapters, found))
@@ -98,4 +147,4 @@ def _checked(copy: Any, adapters: Mapping[str, Adapter]) -> nn.Module:
             f"An averaged model must have the state space layers of the model, {wanted}; got {got}. "
             f"Pass the copy of this model, made or resized at its present sizes."
         )
-    return inner
+    return inner, found

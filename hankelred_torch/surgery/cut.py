@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -14,18 +15,18 @@ from torch import Tensor, nn
 from hankelred.checks import Array
 from hankelred.errors import InputError, NumericalError
 
-from ..adapters import Adapter, LinearAdapter, adapter_of, find_ssm_layers
+from ..adapters import Adapter, LinearAdapter, adapter_of
 from ..adapters.base import Systems
 from ..config import CompressionConfig
-from ..convert import stored_tensor, tensor_in_place_of, to_array, to_tensor
+from ..convert import stored_tensors, tensors_in_place_of, to_arrays, to_tensor
 from ..errors import SurgeryError
 from ..guard import Guard
-from ..planning import LayerCut, Plan, plan, renewed
-from .averages import as_copies, as_models, followed_values
-from .exchange import ByTensor, Exchange
+from ..planning import Batches, LayerCut, Plan, check_stable, plan, renewed
+from .averages import Models, as_copies, as_models, followed_values, warn_of_forgotten
+from .exchange import Exchange
 from .holders import check_holders
-from .optimizers import as_optimizers, carried_states, check_trained
-from .ranks import agreed, check_refreshable, decided, digest, refresh_ddp_, unwrapped, wrapper_of
+from .optimizers import Optimizers, as_optimizers, carried_states, check_trained
+from .ranks import agreed, check_refreshable, decided, digest, opened, refresh_ddp_
 from .roles import Notes
 
 
@@ -33,9 +34,9 @@ from .roles import Notes
 def compress_(
     model: nn.Module,
     plan_or_config: Plan | CompressionConfig,
-    optimizers: Any = (),
-    ema: Any = (),
-    batches: Any = None,
+    optimizers: Optimizers = (),
+    ema: Models = (),
+    batches: Batches = None,
     metric: Any = None,
     tolerance: float | None = None,
     mode: str | None = None,
@@ -94,11 +95,10 @@ def compress_(
     ({'1': 8}, 456)
     """
     started = time.perf_counter()
-    ddp, outer, model = wrapper_of(model), model, unwrapped(model)
+    outer, (ddp, model, adapters) = model, opened(model)
     optimizers = as_optimizers(optimizers)
     if ddp is not None:
         check_refreshable(ddp)
-    adapters = find_ssm_layers(model)
     copies = as_copies(ema, adapters)
     if metric is not None or tolerance is not None:
         from .smallest import smallest
@@ -108,10 +108,11 @@ def compress_(
     todo = decided(
         ddp, lambda: plan_or_config if isinstance(plan_or_config, Plan) else plan(model, plan_or_config, batches)
     )
-    before = _figures(model, adapters)
-    prepared = agreed(ddp, lambda: _Cut(model, todo, optimizers, copies), lambda cut: digest(cut.parts()))
-    replaced = ByTensor({x.old: x.name for x in prepared.exchange.replacements})
-    check_holders(replaced, [model, *copies], optimizers)
+    prepared = agreed(ddp, lambda: _Cut(model, adapters, todo, optimizers, copies), lambda cut: digest(cut.parts()))
+    before = sum(p.numel() for p in model.parameters()), _state_bytes(adapters)
+    check_holders(prepared.exchange.names(), [model, *(x for x, _ in copies)], optimizers)
+    if prepared.layers:
+        warn_of_forgotten(model, adapters, [x for x, _ in copies])
     prepared.notes.warn(stacklevel=4)
     with prepared.exchange:
         prepared.check_sizes()
@@ -119,13 +120,13 @@ def compress_(
             _forget_compiled()
             if ddp is not None:
                 refresh_ddp_(ddp)
-        parameters, state_bytes = zip(before, _figures(model, adapters), strict=True)
+        after = sum(p.numel() for p in model.parameters()), _state_bytes(adapters)
         return replace(
             todo,
             layers=todo.layers | prepared.layers,
             seconds=time.perf_counter() - started,
-            parameters=parameters,
-            state_bytes=state_bytes if any(state_bytes) else None,
+            parameters=(before[0], after[0]),
+            state_bytes=(before[1], after[1]) if before[1] else None,
             ema_restarted=tuple(sorted(prepared.restarted)),
         )
 
@@ -161,16 +162,14 @@ def write_system(layer: nn.Module, system: Systems) -> None:
     """
     adapter = adapter_of(layer)
     values = adapter.write(system)
-    olds = {name: stored_tensor(*adapter.owner(name)) for name in values}
+    olds = stored_tensors(adapter.layer, values)
     states = adapter.states_on(first := next(iter(adapter.state_axes)), values[first].shape)
+    resized = {name: old for name, old in olds.items() if states != adapter.states and name in adapter.state_axes}
     exchange = Exchange([layer])
-    for name, old in olds.items():
-        if states != adapter.states and name in adapter.state_axes:
-            exchange.replace(old, tensor_in_place_of(old, values[name]), name=name)
-        else:
-            exchange.contents(old, to_tensor(values[name], old))
-    for name, size in adapter.sizes(states).items():
-        exchange.attribute(*adapter.owner(name), size)
+    exchange.replace(resized, tensors_in_place_of(resized, values))
+    for name in olds.keys() - resized.keys():
+        exchange.contents(olds[name], to_tensor(values[name], olds[name]))
+    exchange.attributes(adapter.layer, adapter.sizes(states))
     exchange.commit()
 
 
@@ -178,25 +177,30 @@ class _Cut:
     """Everything new that a plan makes of a model and its averaged copies, computed in full; nothing has changed."""
 
     def __init__(
-        self, model: nn.Module, todo: Plan, optimizers: tuple[Any, ...], copies: tuple[nn.Module, ...]
+        self,
+        model: nn.Module,
+        adapters: Mapping[str, Adapter],
+        todo: Plan,
+        optimizers: tuple[Any, ...],
+        copies: tuple[tuple[nn.Module, dict[str, Adapter]], ...],
     ) -> None:
-        self.exchange = Exchange([model, *copies], optimizers)
+        self.exchange = Exchange([model, *(x for x, _ in copies)], optimizers)
         self.layers: dict[str, LayerCut] = {}
         self.restarted: set[str] = set()
         self.notes = Notes()
-        self._adapters = [find_ssm_layers(x) for x in (model, *copies)]
+        self._adapters = [adapters, *(x for _, x in copies)]
         self._optimizers = optimizers
         self._policy = todo.config.optimizer_state
-        adapters = self._adapters[0]
-        for name, layer in todo.layers.items():
-            if not layer.cut:
-                continue
+        cuts = {name: layer for name, layer in todo.layers.items() if layer.cut}
+        for name, layer in cuts.items():
             if name not in adapters or adapters[name].states != layer.n:
                 raise InputError(
                     f"The plan must be for this model; got one for layer {name!r} with {layer.n} states and "
                     f"{ {x: adapter.states for x, adapter in adapters.items()} } in the model. Call plan again."
                 )
-            _refuse_tied(name, adapters)
+        if cuts:
+            _refuse_tied(cuts, adapters)
+        for name, layer in cuts.items():
             self._cut(name, layer)
 
     def parts(self) -> list[Any]:
@@ -222,16 +226,15 @@ class _Cut:
     def _cut(self, name: str, layer: LayerCut) -> None:
         """Prepare the cut of one layer and of its averaged copies."""
         adapter, *copied = [adapters[name] for adapters in self._adapters]
-        slots = check_trained(adapter, name, self._optimizers)
-        values = adapter.values()
-        layer = renewed(layer, adapter, values)
-        news = _new_tensors(adapter, adapter.rewrite(values, layer.reduction))
-        stored = {x: to_array(new) for x, new in news.items()}
-        adapter.check(values | stored, name)
-        states = carried_states(self._policy, adapter, values, layer.reduction, slots, news, self.notes)
-        self._exchange(adapter, layer, news, states)
+        olds, values = adapter.stored(), adapter.values()
+        slots = check_trained(olds, name, self._optimizers)
+        layer, written = renewed(layer, adapter, values)
+        news = tensors_in_place_of(olds, written)
+        states = carried_states(self._policy, adapter, values, layer.reduction, slots, news, written, self.notes)
+        self._exchange(adapter, layer, olds, news, states)
         for each in copied:
-            self._exchange(each, layer, self._followed(each, adapter, layer, values, stored), {})
+            old = each.stored()
+            self._exchange(each, layer, old, self._followed(each, adapter, layer, old, values, to_arrays(news)), {})
         self.layers[name] = layer
 
     def _followed(
@@ -239,6 +242,7 @@ class _Cut:
         copied: Adapter,
         live: Adapter,
         layer: LayerCut,
+        olds: Mapping[str, Tensor],
         values: Mapping[str, Array],
         restart: Mapping[str, Array],
     ) -> dict[str, Tensor]:
@@ -246,51 +250,50 @@ class _Cut:
         old = copied.values()
         followed = followed_values(live, values, old, layer.reduction)
         if followed is not None:
-            news = _new_tensors(copied, followed)
+            news = tensors_in_place_of(olds, followed)
             try:
-                copied.check(old | {x: to_array(new) for x, new in news.items()}, layer.layer)
+                check_stable(copied, layer.layer, old | to_arrays(news))
             except NumericalError:  # unstable only when rounded to the dtype of the copy
                 pass
             else:
                 return news
         self.restarted.add(layer.layer)
-        return _new_tensors(copied, restart)
+        return tensors_in_place_of(olds, restart)
 
     def _exchange(
-        self, adapter: Adapter, layer: LayerCut, news: Mapping[str, Tensor], states: Mapping[str, Any]
+        self,
+        adapter: Adapter,
+        layer: LayerCut,
+        olds: Mapping[str, Tensor],
+        news: Mapping[str, Tensor],
+        states: Mapping[str, Any],
     ) -> None:
-        for name, new in news.items():
-            old = stored_tensor(*adapter.owner(name))
-            self.exchange.replace(old, new, states.get(name), f"{name} of layer {layer.layer!r}")
-        for name, size in adapter.sizes(layer.states).items():
-            self.exchange.attribute(*adapter.owner(name), size)
+        self.exchange.replace(olds, news, states, f"layer {layer.layer!r}")
+        self.exchange.attributes(adapter.layer, adapter.sizes(layer.states))
 
 
-def _new_tensors(adapter: Adapter, values: Mapping[str, Array]) -> dict[str, Tensor]:
-    return {name: tensor_in_place_of(stored_tensor(*adapter.owner(name)), values[name]) for name in adapter.replaced}
-
-
-def _refuse_tied(name: str, adapters: Mapping[str, Adapter]) -> None:
+def _refuse_tied(cuts: Mapping[str, LayerCut], adapters: Mapping[str, Adapter]) -> None:
     """Refuse a layer that shares a tensor with the state axis of another: one cut cannot serve both."""
-    own = {adapters[name].tensor(x): x for x in adapters[name].replaced}
-    for other, adapter in adapters.items():
-        shared = [own[adapter.tensor(x)] for x in adapter.replaced if other != name and adapter.tensor(x) in own]
-        if shared:
+    own = {name: {tensor: x for x, (*_, tensor) in y.places(y.replaced).items()} for name, y in adapters.items()}
+    for name, other in product(cuts, adapters):
+        shared = own[name].keys() & own[other].keys()
+        if shared and name != other:
             raise InputError(
-                f"A layer to be cut must not share state space parameters with another; got {', '.join(shared)} in "
+                f"A layer to be cut must not share state space parameters with another; got "
+                f"{', '.join(x for tensor, x in own[name].items() if tensor in shared)} in "
                 f"{name!r} and {other!r}. Untie them, or leave both out by target_modules."
             )
 
 
-def _figures(model: nn.Module, adapters: Mapping[str, Adapter]) -> tuple[int, int]:
-    """Count the parameters of a model, and the bytes of the states of its time-invariant layers for one sequence."""
+def _state_bytes(adapters: Mapping[str, Adapter]) -> int:
+    """Count the bytes of the states of time-invariant layers, for one sequence."""
     size = 0
     for adapter in adapters.values():
         if adapter.kind == "lti":
             tensor = adapter.tensor(next(iter(adapter.state_axes)))
             systems = tensor.shape[0] if isinstance(adapter, LinearAdapter) and adapter.is_bank else 1
             size += 2 * systems * adapter.states * tensor.real.element_size()
-    return sum(parameter.numel() for parameter in model.parameters()), size
+    return size
 
 
 def _forget_compiled() -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from ..errors import SurgeryError
 Holder = tuple[dict[str, Any], str]  # a module's dict of parameters or buffers, and the name in it
 State = dict[str, Any]  # what an optimizer keeps for one parameter
 
-_ABSENT = object()
+_NONE: Mapping[Any, Any] = {}
 
 
 class ByTensor(dict[Tensor, Any]):
@@ -67,8 +69,8 @@ class Exchange:
     >>> layer = torch.nn.Linear(2, 2)
     >>> layer.tied, new = layer.weight, torch.nn.Parameter(torch.zeros(1, 2))
     >>> exchange = Exchange([layer])
-    >>> exchange.replace(layer.weight, new)
-    >>> exchange.attribute(layer, "out_features", 1)
+    >>> exchange.replace({"weight": layer.weight}, {"weight": new})
+    >>> exchange.attributes(layer, {"out_features": 1})
     >>> exchange.commit()
     >>> layer.weight is layer.tied is new, layer.out_features
     (True, 1)
@@ -85,24 +87,30 @@ class Exchange:
         self._written: list[_Write] = []
 
     def replace(
-        self, old: Tensor, new: Tensor, states: Mapping[Any, State] | None = None, name: str = "tensor"
+        self,
+        olds: Mapping[str, Tensor],
+        news: Mapping[str, Tensor],
+        states: Mapping[str, Mapping[Any, State]] = _NONE,
+        owner: str = "the model",
     ) -> None:
-        """Put a tensor in place of another wherever modules and param groups hold it, with what optimizers keep."""
-        if old not in self._holders:
-            raise SurgeryError(f"{name} must be held by a module of the model to be replaced; got none that holds it.")
-        find_slot(old, self._optimizers)  # raises if there are several
-        self._replaced[old] = Replacement(name, old, new, states or {})
-        for store, key in self._holders[old]:
-            self.item(store, key, new)
+        """Put tensors in place of others wherever modules and param groups hold them, with what optimizers keep."""
+        find_slots(olds, self._optimizers)  # raises if one has several
+        for key, new in news.items():
+            name, old = f"{key} of {owner}", olds[key]
+            if old not in self._holders:
+                raise SurgeryError(
+                    f"{name} must be held by a module of the model to be replaced; got none that holds it."
+                )
+            self._replaced[old] = Replacement(name, old, new, states.get(key, _NONE))
+            for store, attribute in self._holders[old]:
+                self._list(partial(store.__setitem__, attribute), old, new)
 
-    def item(self, container: Any, key: Any, value: Any) -> None:
-        """Put a value into a list or dict."""
-        absent = isinstance(container, Mapping) and key not in container
-        self._list(lambda x: _put_item(container, key, x), _ABSENT if absent else container[key], value)
-
-    def attribute(self, owner: Any, name: str, value: Any) -> None:
-        """Set an attribute that exists."""
-        self._list(lambda x: setattr(owner, name, x), getattr(owner, name), value)
+    def attributes(self, owner: Any, values: Mapping[str, Any]) -> None:
+        """Set attributes that exist, of an object or, by names with dots, of what it has."""
+        for name, value in values.items():
+            path, _, attribute = name.rpartition(".")
+            inner = attrgetter(path)(owner) if path else owner
+            self._list(partial(setattr, inner, attribute), getattr(inner, attribute), value)
 
     def contents(self, target: Any, value: Any) -> None:
         """Fill a dict, a list or a tensor, which stays the same object, with other contents."""
@@ -119,6 +127,10 @@ class Exchange:
     def replacements(self) -> list[Replacement]:
         """Everything that takes another's place, in order."""
         return list(self._replaced.values())
+
+    def names(self) -> ByTensor:
+        """What everything that is replaced is called, by the tensor."""
+        return ByTensor({x.old: x.name for x in self._replaced.values()})
 
     def commit(self) -> None:
         """Write everything, or nothing if anything fails or interrupts, and check that all agree.
@@ -193,7 +205,8 @@ class Exchange:
             if x.new.grad is not None:
                 raise SurgeryError(f"The new {x.name} must have no gradient yet.")
             for key, value in (entry for state in x.states.values() for entry in state.items()):
-                if isinstance(value, Tensor) and not {*value.shape} <= {1, *x.new.shape}:
+                fits = not isinstance(value, Tensor) or {*value.shape} <= {1, *x.new.shape, x.new.numel()}
+                if not fits:
                     shapes = f"{tuple(x.new.shape)}; got {tuple(value.shape)}"
                     raise SurgeryError(f"Optimizer state {key} of the new {x.name} must fit shape {shapes}.")
 
@@ -207,22 +220,21 @@ class Slot:
     parameter: Tensor
 
 
-def find_slot(parameter: Tensor, optimizers: Iterable[Any]) -> Slot | None:
-    """Find the one place where optimizers hold a parameter; None if there is none."""
-    held = [
-        (optimizer, group)
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for p in group["params"]
-        if p is parameter
-    ]
-    slots = [Slot(tuple(x for x, _ in held), held[0][1], parameter)] if held else []
-    if any(group["params"] is not held[0][1]["params"] for _, group in held):
-        raise InputError(
-            f"A parameter of shape {tuple(parameter.shape)} must be held by one param group of one optimizer; got "
-            f"{len(held)}. Give it to one of them."
-        )
-    return slots[0] if slots else None
+def find_slots(parameters: Mapping[str, Tensor], optimizers: Iterable[Any]) -> dict[str, Slot]:
+    """Find the one place where optimizers hold each of some parameters, by name, without those that none holds."""
+    held = ByTensor((x, []) for x in parameters.values())
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                if p in held:
+                    held[p].append((optimizer, group))
+    for p, places in held.items():
+        if any(group["params"] is not places[0][1]["params"] for _, group in places):
+            raise InputError(
+                f"A parameter of shape {tuple(p.shape)} must be held by one param group of one optimizer; got "
+                f"{len(places)}. Give it to one of them."
+            )
+    return {name: Slot(tuple(x for x, _ in held[p]), held[p][0][1], p) for name, p in parameters.items() if held[p]}
 
 
 def holders_of(*models: nn.Module) -> ByTensor:
@@ -234,13 +246,6 @@ def holders_of(*models: nn.Module) -> ByTensor:
                 if tensor is not None:
                     found.setdefault(tensor, []).append((store, name))
     return found
-
-
-def _put_item(container: Any, key: Any, value: Any) -> None:
-    if value is _ABSENT:
-        container.pop(key, None)
-    else:
-        container[key] = value
 
 
 def _fill(container: Any, contents: Any) -> None:

@@ -38,14 +38,16 @@ def check_holders(tensors: ByTensor, models: Sequence[nn.Module], optimizers: tu
     Warns
     -----
     HankelredWarning
-        If a list of tensors or a dict by parameter holds one and goes on with it.
+        If a dict by parameter holds one, or a list of tensors that an object keeps, and goes on with it. A list that is
+        only a variable, such as the one an optimizer was made of, is nobody's.
     """
     told = {id(store) for x in models for m in x.modules() for store in (m._parameters, m._buffers)}
     told |= {id(group["params"]) for x in optimizers for group in x.param_groups} | {id(x.state) for x in optimizers}
     refs = {id(ref): p for p in tensors for ref in weakref.getweakrefs(p) if type(ref) is weakref.ref}
     objects = [*tensors, *(ref for p in tensors for ref in weakref.getweakrefs(p))]
     found = [x for x in gc.get_referrers(*objects) if id(x) not in told and x is not objects and _is_container(x)]
-    owners = [_attributes(x) for x in gc.get_referrers(*found) if x is not found] if found else []
+    keepers = [x for x in gc.get_referrers(*found) if x is not found] if found else []
+    owners = [_attributes(x) for x in keepers]
     refused: list[str] = []
     remarks: list[str] = []
     for x in found:
@@ -65,7 +67,9 @@ def check_holders(tensors: ByTensor, models: Sequence[nn.Module], optimizers: tu
             steps = steps or any(y is o.state or y is vars(o) for o in optimizers for y in around)
             (refused if steps else remarks).append(f"a {type(x).__name__} by parameter{_called(x, around)}, {held}")
         elif isinstance(x, list) and _is_of_tensors(x) and not any("_module_parameters" in y for y in around):
-            remarks.append(f"a list of {len(x)} parameters{_called(x, around)}, {held}")
+            inside_another = any(isinstance(y, (list, tuple)) and any(z is x for z in y) for y in keepers)
+            if inside_another or any("__builtins__" not in y for y in around):  # no variable of a function or module
+                remarks.append(f"a list of {len(x)} parameters{_called(x, around)}, {held}")
     if refused:
         raise InputError(
             f"Parameters that are to be replaced must be held by the model and optimizers that are given; got "

@@ -6,6 +6,7 @@ what is not understood starts anew. Whether an optimizer can go on after a cut i
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hankelred import Reduction
 from hankelred.checks import Array
@@ -20,15 +22,17 @@ from hankelred.errors import InputError, NumericalError
 
 from ..adapters import Adapter
 from ..adapters.transport import raised
-from ..convert import stored_tensor, to_array, to_tensor
+from ..convert import to_array, to_tensors
 from .averages import followed_values
-from .exchange import Slot, State, find_slot
-from .roles import ROLES, TABLE, Notes, as_array, is_number, is_packed, is_trusted, names_of, roles_of, tried
+from .exchange import Slot, State, find_slots
+from .roles import TABLE, Entry, Kept, Notes, is_trusted, read_states, tried
+
+Optimizers = Optimizer | Iterable[Optimizer]
 
 _INNER = ("optimizer", "_optimizer", "base_optimizer", "inner_optimizer")
 
 
-def as_optimizers(optimizers: Any) -> tuple[Any, ...]:
+def as_optimizers(optimizers: Optimizers) -> tuple[Any, ...]:
     """Unwrap one optimizer or several: those that keep states, an inner one before the one around it."""
     several = (
         (optimizers,) if hasattr(optimizers, "param_groups") or not isinstance(optimizers, Iterable) else optimizers
@@ -65,25 +69,19 @@ def _inner(optimizer: Any) -> Any:
     return None
 
 
-def check_trained(adapter: Adapter, name: str, optimizers: tuple[Any, ...]) -> dict[str, Slot]:
+def check_trained(olds: Mapping[str, Tensor], layer: str, optimizers: tuple[Any, ...]) -> dict[str, Slot]:
     """Find where optimizers hold the tensors of a layer, by tensor name; raise if they miss a trainable one."""
-    slots, missing = {}, []
-    for tensor_name in adapter.replaced:
-        tensor = stored_tensor(*adapter.owner(tensor_name))
-        slot = find_slot(tensor, optimizers)
-        if slot is not None:
-            if any(type(x).__name__ == "LBFGS" for x in slot.optimizers):
-                raise InputError(
-                    "optimizers must keep their state per parameter; got LBFGS, which keeps one flat history for all "
-                    "of them. Cut first and make a new optimizer afterwards."
-                )
-            slots[tensor_name] = slot
-        elif optimizers and tensor.requires_grad:
-            missing.append(tensor_name)
+    slots = find_slots(olds, optimizers)
+    if any(type(y).__name__ == "LBFGS" for x in slots.values() for y in x.optimizers):
+        raise InputError(
+            "optimizers must keep their state per parameter; got LBFGS, which keeps one flat history for all "
+            "of them. Cut first and make a new optimizer afterwards."
+        )
+    missing = [name for name, x in olds.items() if optimizers and x.requires_grad and name not in slots]
     if missing:
         raise InputError(
             f"optimizers must hold every trainable parameter that is to be replaced; got none that holds "
-            f"{', '.join(missing)} of layer {name!r}. Pass all optimizers of the model, or freeze these parameters."
+            f"{', '.join(missing)} of layer {layer!r}. Pass all optimizers of the model, or freeze these parameters."
         )
     return slots
 
@@ -105,7 +103,7 @@ def check_optimizers(adapters: Mapping[str, Adapter], optimizers: tuple[Any, ...
     """
     notes, seen = Notes(), set()
     for name, adapter in adapters.items():
-        for tensor_name, slot in check_trained(adapter, name, optimizers).items():
+        for tensor_name, slot in check_trained(adapter.stored(), name, optimizers).items():
             parameter = slot.parameter
             for optimizer in slot.optimizers:
                 mark = (id(optimizer), id(slot.group), parameter.shape, parameter.dtype)
@@ -126,9 +124,12 @@ def _rehearse(optimizer: Any, group: Any, parameter: Tensor, name: str, axis: in
         return
     kept = parameter.detach().narrow(axis, 0, parameter.shape[axis] - 1)
     new = nn.Parameter(kept.clone())
-    roles = roles_of(optimizer, group, parameter, state, notes, name)
-    averages = {x: to_array(kept.abs()) * 0.1 for x in state}
-    carried = _assembled(optimizer, group, state, roles, averages, new, notes, name)
+    read = read_states({name: (optimizer, group, parameter, state)}, notes)
+    held = read[name].entries if name in read else {}
+    averages = dict.fromkeys(
+        ((name, key) for key, x in held.items() if x.array is not None), to_array(kept.abs()) * 0.1
+    )
+    carried = _assembled(read, averages, {name: new}, notes).get(name)
     try:
         tried(optimizer, group, new, (1.0, 1.0), state=carried)
     except Exception as error:
@@ -145,6 +146,7 @@ def carried_states(
     reduction: Reduction,
     slots: Mapping[str, Slot],
     news: Mapping[str, Tensor],
+    written: Mapping[str, Array],
     notes: Notes,
 ) -> dict[str, dict[Any, State]]:
     """Compute what optimizers keep for the new tensors of one layer: by tensor name, by optimizer.
@@ -161,120 +163,101 @@ def carried_states(
         The aligned reduction.
     slots : mapping of str to Slot
         Where the old parameters are held, by tensor name.
-    news : mapping of str to Tensor
-        The new tensors of the layer.
+    news, written : mapping of str to Tensor and to ndarray
+        The new tensors of the layer, and their values before they were rounded.
     notes : Notes
         Collects what is lost.
     """
     result: dict[str, dict[Any, State]] = {name: {} for name in slots}
-    depth = max((len(x.optimizers) for x in slots.values()), default=0)
-    for level in range(depth):  # an optimizer around another has states of its own
-        held = {name: x for name, x in slots.items() if level < len(x.optimizers)}
-        keepers = {name: x.optimizers[level] for name, x in held.items()}
-        olds = {name: dict(x.state.get(held[name].parameter) or {}) for name, x in keepers.items()}
-        olds = {name: state for name, state in olds.items() if state}
-        roles = {}
-        for name, state in olds.items():
-            args = (keepers[name], held[name].group, held[name].parameter)
-            roles[name] = (
-                roles_of(*args, state, notes, name) if policy == "transport" else dict.fromkeys(state, "basis")
-            )
-            broken = [key for key, x in state.items() if roles[name][key] in _CARRIED and not _is_finite(x)]
-            if broken:
-                notes.add(keepers[name], f"{', '.join(broken)} are not finite and start anew", name)
-                roles[name] |= dict.fromkeys(broken, "basis")
-        lost: list[str] = []
-        carried = _carried(adapter, values, reduction, olds, roles, news, lost)
-        for name, state in olds.items():
-            if gone := [x for x in lost if x in state]:
-                notes.add(keepers[name], f"{', '.join(gone)} overflow and start anew", name)
-            made = _assembled(
-                keepers[name], held[name].group, state, roles[name], carried[name], news[name], notes, name
-            )
-            if made is not None:
-                result[name][keepers[name]] = made
+    for level in range(max((len(x.optimizers) for x in slots.values()), default=0)):
+        # an optimizer around another has states of its own
+        keepers = {name: x.optimizers[level] for name, x in slots.items() if level < len(x.optimizers)}
+        held = {
+            name: (x, slots[name].group, slots[name].parameter, x.state.get(slots[name].parameter) or {})
+            for name, x in keepers.items()
+        }
+        kept = read_states(held, notes, reset=policy == "reset")
+        carried = _carried(adapter, values, reduction, kept, written, notes)
+        for name, state in _assembled(kept, carried, news, notes).items():
+            result[name][keepers[name]] = state
     return result
-
-
-_CARRIED = ("parameter", "gradient", "square", "root", "factored")
 
 
 def _carried(
     adapter: Adapter,
     values: Mapping[str, Array],
     reduction: Reduction,
-    olds: Mapping[str, State],
-    roles: Mapping[str, Mapping[str, str]],
-    news: Mapping[str, Tensor],
-    lost: list[str],
-) -> dict[str, dict[str, Array]]:
-    """Carry averages by the change of basis, all tensors of the layer together: by tensor name, by key."""
+    kept: Mapping[str, Kept],
+    written: Mapping[str, Array],
+    notes: Notes,
+) -> dict[tuple[str, str], Array]:
+    """Carry averages by the change of basis, all tensors of the layer together: by tensor name and key."""
+    places = {
+        (name, key): (entry.role if entry.role in ("parameter", "gradient") else "square", _label(key, entry.role))
+        for name, x in kept.items()
+        for key, entry in x.entries.items()
+        if entry.array is not None
+    }
     old: dict[tuple[str, str], dict[str, Array]] = {}  # by kind and label, by tensor name
-    for name, state in olds.items():
-        for key, role in roles[name].items():
-            if role in _CARRIED:
-                kind = role if role in ("parameter", "gradient") else "square"
-                old.setdefault((kind, _label(key, role)), {}).setdefault(name, _moment(state, key, role, roles[name]))
+    for (name, key), place in places.items():
+        old.setdefault(place, {}).setdefault(name, _moment(kept[name].entries, key))
     new: dict[tuple[str, str], Mapping[str, Array]] = {}
+    way: Any = adapter.transport(values, reduction, written) if old else None
     for (kind, label), given in old.items():
         try:
             if kind == "parameter":
                 followed = followed_values(adapter, values, {**values, **given}, reduction)
-                new[kind, label] = followed or {name: to_array(x) for name, x in news.items()}
+                new[kind, label] = followed or written
             else:
-                carry = adapter.carry_first if kind == "gradient" else adapter.carry_second
-                new[kind, label] = carry(values, reduction, given)
+                new[kind, label] = (way.first if kind == "gradient" else way.second)(given)
         except NumericalError:
-            lost.append(label)
+            for name in given:
+                notes.add(kept[name].optimizer, f"{label} overflows and starts anew", name)
     for first in [x for x in new if x[0] == "gradient"]:
         for second in [x for x in new if x[0] == "square"]:
             new[second] = raised((new[first], new[second]), (old[first], old[second]))
-    result: dict[str, dict[str, Array]] = {}
-    for name, state in olds.items():
-        found = {key: new.get((kind, _label(key, role))) for key, role in roles[name].items() for kind in _KIND[role]}
-        result[name] = {key: x[name] for key, x in found.items() if x is not None and name in x and key in state}
-    return result
-
-
-_KIND = {role: () for role in (*ROLES, "unknown")} | {role: ("square",) for role in ("square", "root", "factored")}
-_KIND |= {"parameter": ("parameter",), "gradient": ("gradient",)}
+    return {(name, key): new[x][name] for (name, key), x in places.items() if x in new and name in new[x]}
 
 
 def _assembled(
-    optimizer: Any,
-    group: Any,
-    old: State,
-    roles: Mapping[str, str],
-    carried: Mapping[str, Array],
-    new: Tensor,
-    notes: Notes,
-    name: str,
-) -> State | None:
-    """Put a state together: what was carried, numbers as they were, and the rest as the optimizer begins with."""
-    whole = "basis" not in roles.values()
-    counts = any(key == "step" and is_number(x) for key, x in old.items())
-    fresh: State = {}
-    if not {"start", "unknown", "basis"}.isdisjoint(roles.values()) or any(is_packed(x) for x in old.values()):
-        anew = not whole and counts  # all of it, with its count; some begin with an entry made beforehand
-        try:
-            fresh = tried(optimizer, group, new.detach(), () if anew else (0.0,))
-        except Exception:
-            fresh = {}
+    kept: Mapping[str, Kept], carried: Mapping[tuple[str, str], Array], news: Mapping[str, Tensor], notes: Notes
+) -> dict[str, State]:
+    """Put states together: what was carried, numbers as they were, and the rest as the optimizer begins with."""
+    arrays, likes = {}, {}
+    for (name, key), array in carried.items():
+        entry = kept[name].entries[key]
+        arrays[name, key] = _in_form(array, key, entry, news[name])
+        likes[name, key] = news[name].detach() if entry.packed else entry.value
+    stored = to_tensors(arrays, likes)
+    for name, key in arrays.keys() - stored.keys():
+        dtype = likes[name, key].dtype
+        notes.add(kept[name].optimizer, f"{key} is out of range in {dtype} and starts anew", name)
+        stored[name, key] = torch.zeros_like(news[name].detach(), dtype=dtype)
+    made = {
+        name: _state(x, {key: y for (of, key), y in stored.items() if of == name}, news[name])
+        for name, x in kept.items()
+    }
+    return {name: state for name, state in made.items() if state is not None}
+
+
+def _state(kept: Kept, carried: Mapping[str, Tensor], new: Tensor) -> State | None:
+    """Put the state of one parameter together; None where its optimizer makes a new one at its next step."""
+    roles = {x.role for x in kept.entries.values()}
+    whole, fresh = "basis" not in roles, State()
+    if roles & {"start", "unknown", "basis"} or any(x.packed for x in kept.entries.values()):
+        anew = not whole and kept.counts  # all of it, with its count; some begin with an entry made beforehand
+        with contextlib.suppress(Exception):
+            fresh = tried(kept.optimizer, kept.group, new.detach(), () if anew else (0.0,))
         if anew or not (whole or fresh):
-            return fresh or None  # it makes a new one at its next step
+            return fresh or None
     state = {}
-    for key, value in old.items():
-        role = roles[key]
+    for key, (value, role, _, named, packed) in kept.entries.items():
         if role == "counter":
             state[key] = value
-        elif key in carried and (whole or _is_named(optimizer, key)):
-            try:
-                state[key] = _stored(carried[key], key, role, value, fresh.get(key), new)
-            except NumericalError:
-                notes.add(optimizer, f"{key} is out of range in {value.dtype} and starts anew", name)
-                state[key] = torch.zeros_like(new.detach(), dtype=value.dtype)
+        elif key in carried and (whole or named):
+            state[key] = fresh[key].copy_(carried[key]) if packed and key in fresh else carried[key]
         elif isinstance(value, Tensor) and TABLE.get((None, key)) == "square" and value.numel() > 1:
-            finite = value[torch.isfinite(value)] if not is_packed(value) else value.dequantize()
+            finite = value.dequantize() if packed else value[torch.isfinite(value)]
             state[key] = torch.full_like(new.detach(), float(finite.double().mean()) if finite.numel() else 0.0)
         elif key in fresh:
             state[key] = fresh[key]
@@ -283,34 +266,25 @@ def _assembled(
     return state
 
 
-def _moment(state: State, key: str, role: str, roles: Mapping[str, str]) -> Array:
+def _moment(entries: Mapping[str, Entry], key: str) -> Array:
     """Give an average as an array of the shape of its parameter: factors multiplied, a root squared."""
+    role, array = entries[key].role, entries[key].array
     if role == "factored":
-        rows, columns = (as_array(x) for x in _factors(state, key, roles).values())
+        same = _label(key, role)
+        rows, columns = (x.array for y, x in entries.items() if x.role == role and _label(y, role) == same)
         if rows.ndim == columns.ndim and rows.shape[-1:] != (1,) or rows.ndim < 2:
             rows, columns = rows[..., None], columns[..., None, :]
         mean = rows.mean(axis=-2, keepdims=True)
         return np.divide(rows * columns, mean, out=np.zeros(np.broadcast(rows, columns).shape), where=mean != 0)
-    moment = as_array(state[key])
-    return moment**2 if role == "root" else moment
+    return array**2 if role == "root" else array
 
 
-def _factors(state: State, key: str, roles: Mapping[str, str]) -> dict[str, Any]:
-    same = _label(key, "factored")
-    return {x: state[x] for x in state if roles[x] == "factored" and _label(x, "factored") == same}
-
-
-def _stored(array: Array, key: str, role: str, old: Any, fresh: Any, new: Tensor) -> Tensor:
-    """Put an average in the form the optimizer keeps it in."""
-    if role == "factored":
+def _in_form(array: Array, key: str, entry: Entry, new: Tensor) -> Array:
+    """Give an average in the form in which its optimizer keeps it."""
+    if entry.role == "factored":
         axis = -1 if re.search(r"row|_r$", key) else -2
-        return to_tensor(array.mean(axis=axis, keepdims=old.ndim == new.ndim), old)
-    if role == "root":
-        array = np.sqrt(array)
-    if not is_packed(old):
-        return to_tensor(array, old)
-    plain = to_tensor(array, new.detach())
-    return plain if fresh is None else fresh.copy_(plain)
+        return array.mean(axis=axis, keepdims=entry.value.ndim == new.ndim)
+    return np.sqrt(array) if entry.role == "root" else array
 
 
 def _label(key: str, role: str) -> str:
@@ -318,11 +292,3 @@ def _label(key: str, role: str) -> str:
     if role != "factored":
         return key
     return "variance" if key in ("row_var", "col_var") else re.sub(r"_(row|col|r|c)$", "", key)
-
-
-def _is_named(optimizer: Any, key: str) -> bool:
-    return any((x, key) in TABLE for x in names_of(type(optimizer)))
-
-
-def _is_finite(value: Any) -> bool:
-    return bool(np.isfinite(as_array(value)).all())

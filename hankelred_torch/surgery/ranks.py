@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hankelred.errors import InputError
 
-from ..adapters import find_ssm_layers
+from ..adapters import Adapter, SampleStatistics, find_ssm_layers
 from ..adapters.registry import unwrapped as unwrapped
 from ..convert import check_whole, to_array
 from ..errors import SurgeryError
@@ -139,12 +139,15 @@ def _arguments_of(ddp: DistributedDataParallel) -> dict[str, Any]:
     return arguments | {"broadcast_buffers": ddp.broadcast_buffers}
 
 
-def wrapper_of(model: nn.Module) -> DistributedDataParallel | None:
-    """Return the wrapper that makes a model distributed, None if there is none; refuse what cannot be cut inside."""
-    outer: Any = model
+def opened(model: nn.Module) -> tuple[DistributedDataParallel | None, nn.Module, dict[str, Adapter]]:
+    """Return the wrapper that makes a model distributed if there is one, the model inside all wrappers, and its layers.
+
+    What cannot be cut inside is refused.
+    """
+    inner, outer = unwrapped(model), cast(Any, model)
     while not isinstance(outer, DistributedDataParallel) and isinstance(getattr(outer, "_orig_mod", None), nn.Module):
         outer = outer._orig_mod
-    for module in unwrapped(model).modules():
+    for module in inner.modules():
         name = type(module).__name__
         if isinstance(module, DistributedDataParallel):
             raise InputError(
@@ -156,10 +159,10 @@ def wrapper_of(model: nn.Module) -> DistributedDataParallel | None:
                 f"model must hold whole parameters on every rank; got a {name}, which {_SHARDED[name]}. "
                 f"Gather a full state dict, cut a plain model, and wrap it again."
             )
-    for adapter in find_ssm_layers(unwrapped(model)).values():
-        for name in adapter.state_axes:
-            check_whole(adapter.tensor(name), f"{name} of {type(adapter.layer).__qualname__}")
-    return outer if isinstance(outer, DistributedDataParallel) else None
+    layers = find_ssm_layers(inner)
+    for adapter in layers.values():
+        check_whole({name: x for name, (*_, x) in adapter.places().items()}, type(adapter.layer).__qualname__)
+    return outer if isinstance(outer, DistributedDataParallel) else None, inner, layers
 
 
 def leads(ddp: DistributedDataParallel | None) -> bool:
@@ -231,6 +234,16 @@ def averaged(ddp: DistributedDataParallel | None, measure: Callable[[], float]) 
     return sum(each for each, _ in found) / len(found)
 
 
+def merged(ddp: DistributedDataParallel | None, batches: Any) -> Any:
+    """Return, on every rank, what the layers did on all of them; sample batches that were given are as they are."""
+    if ddp is None or not isinstance(batches, SampleStatistics):
+        return batches
+    total, *others = (SampleStatistics(layers) for layers in _gathered(ddp, batches.layers))
+    for other in others:
+        total.merge(other)
+    return SampleStatistics(total.layers, batches.probe)
+
+
 def digest(parts: Any) -> str:
     """Return a hash of texts and tensors."""
     result = hashlib.sha256()
@@ -254,5 +267,5 @@ def _fingerprint_of(model: nn.Module) -> str:
     """Return a hash of all shapes, and of the values of state space layers."""
     parts: list[Any] = [(name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters()]
     for adapter in find_ssm_layers(model).values():
-        parts += [adapter.tensor(name) for name in adapter.state_axes]
+        parts += [x for *_, x in adapter.places().values()]
     return digest(parts)

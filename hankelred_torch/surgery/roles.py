@@ -12,16 +12,16 @@ import inspect
 import warnings
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hankelred.checks import Array, check_choice
+from hankelred.checks import check_choice
 from hankelred.errors import InputError
 
-from ..convert import to_array
+from ..convert import to_array, to_arrays
 from ..errors import OptimizerStateWarning
 from ..randomness import random_state, set_random_state
 from .exchange import State
@@ -48,6 +48,8 @@ TABLE: dict[tuple[str | None, str], str] = {
     **dict.fromkeys([("pytorch_optimizer.DAdaptAdaGrad", x) for x in ("sk", "x0", "alpha_k")], "start"),
     **dict.fromkeys([("pytorch_optimizer.DAdaptSGD", x) for x in ("z", "s", "x0")], "start"),
     **dict.fromkeys([("pytorch_optimizer.FTRL", x) for x in ("z", "n")], "basis"),
+    # beside a distance for all parameters together, that was estimated along with it
+    **dict.fromkeys([(f"pytorch_optimizer.{x}", "s") for x in ("DAdaptLion", "DAdaptAdan")], "basis"),
     # beside bases of the axes, what does not lie in them
     **dict.fromkeys([(f"pytorch_optimizer.{x}", "exp_avg") for x in ("SOAP", "Conda")], "gradient"),
     **dict.fromkeys([(f"pytorch_optimizer.{x}", "momentum_buffer") for x in ("Kron", "Shampoo")], "gradient"),
@@ -117,10 +119,78 @@ class Notes:
             )
 
 
-def roles_of(
+class Entry(NamedTuple):
+    """What an optimizer keeps under one key: the value, what it is and, where a cut carries it, its numbers."""
+
+    value: Any
+    role: str
+    array: Any  # None where it starts anew
+    named: bool  # in the table, for this class
+    packed: bool  # quantised; it can be read and written as numbers nevertheless
+
+
+class Kept(NamedTuple):
+    """What one optimizer keeps for one parameter."""
+
+    optimizer: Any
+    group: Any
+    parameter: Tensor
+    entries: dict[str, Entry]
+    counts: bool  # steps, per parameter
+
+
+def read_states(
+    held: Mapping[str, tuple[Any, Any, Tensor, Mapping[str, Any]]], notes: Notes, *, reset: bool = False
+) -> dict[str, Kept]:
+    """Read what optimizers keep for parameters, given with group and state by name; those without a state are left out.
+
+    Unknown entries and those that are not finite start anew, which is noted; all of them where it is asked for.
+    """
+    roles = {
+        name: dict.fromkeys(state, "basis") if reset else _roles(optimizer, group, parameter, state, notes, name)
+        for name, (optimizer, group, parameter, state) in held.items()
+    }
+    carried = {(name, key) for name, x in roles.items() for key, role in x.items() if role in _CARRIED}
+    packed = {
+        (name, key)
+        for name, (*_, state) in held.items()
+        for key, x in state.items()
+        if hasattr(x, "__tensor_flatten__") and hasattr(type(x), "dequantize")
+    }
+    values = {(name, key): held[name][3][key] for name, key in carried}
+    values = {place: x.dequantize() if place in packed else x for place, x in values.items()}
+    arrays = to_arrays({place: x for place, x in values.items() if isinstance(x, Tensor)}, "an optimizer")
+    found = {}
+    for name, (optimizer, group, parameter, state) in held.items():
+        if not state:
+            continue
+        broken = [x for x in state if (name, x) in carried and not np.isfinite(arrays.get((name, x), np.nan)).all()]
+        if broken:
+            notes.add(optimizer, f"{', '.join(broken)} are not finite and start anew", name)
+        roles[name] |= dict.fromkeys(broken, "basis")
+        known = names_of(type(optimizer))
+        entries = {
+            key: Entry(
+                x,
+                role := roles[name][key],
+                arrays[name, key] if role in _CARRIED else None,
+                any((y, key) in TABLE for y in known),
+                (name, key) in packed,
+            )
+            for key, x in state.items()
+        }
+        counts = any(key == "step" and _is_number(x) for key, x in state.items())
+        found[name] = Kept(optimizer, group, parameter, entries, counts)
+    return found
+
+
+_CARRIED = ("parameter", "gradient", "square", "root", "factored")
+
+
+def _roles(
     optimizer: Any, group: Any, parameter: Tensor, state: Mapping[str, Any], notes: Notes, name: str
 ) -> dict[str, str]:
-    """Say of every entry of a state what it is; unknown entries start anew, which is noted."""
+    """Say of every entry of a state what it is."""
     named = {key: next((r for x in names_of(type(optimizer)) if (r := TABLE.get((x, key)))), "") for key in state}
     shaped = [
         key
@@ -133,7 +203,7 @@ def roles_of(
         general = TABLE.get((None, key), "")
         if named[key]:
             roles[key] = named[key]
-        elif is_number(value):
+        elif _is_number(value):
             roles[key] = "counter"
         elif general == "factored" and isinstance(value, Tensor) and len(value.shape) >= parameter.ndim - 1 > 0:
             roles[key] = general
@@ -161,7 +231,7 @@ def _shown(optimizer: Any, group: Any, parameter: Tensor, keys: Sequence[str]) -
     for key in keys:
         if not (isinstance(one.get(key), Tensor) and one[key].shape == parameter.shape and key in other):
             continue
-        x, y = as_array(one[key]), as_array(other[key])
+        x, y = to_array(one[key]), to_array(other[key])
         for role, expected in (("gradient", -4 * x), ("square", 16 * x), ("root", 4 * x), ("start", x), ("start", -x)):
             if np.linalg.norm(x) > 0 and np.linalg.norm(y - expected) <= 0.02 * np.linalg.norm(y):
                 roles[key] = role
@@ -235,20 +305,10 @@ def is_trusted(optimizer: Any) -> bool:
     return type(optimizer).__module__.startswith(_TRUSTED)
 
 
-def is_number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     """Tell whether an entry is one number, a word or nothing; a container is none of these."""
     return (
         value is None
         or isinstance(value, (bool, int, float, str))
         or (isinstance(value, Tensor) and value.numel() == 1)
     )
-
-
-def is_packed(value: Any) -> bool:
-    """Tell whether a tensor is quantised, and can be read and written as numbers nevertheless."""
-    return isinstance(value, Tensor) and hasattr(value, "__tensor_flatten__") and hasattr(type(value), "dequantize")
-
-
-def as_array(value: Tensor) -> Array:
-    """Read an entry as an array, also one that is quantised."""
-    return to_array(value.dequantize() if is_packed(value) else value)

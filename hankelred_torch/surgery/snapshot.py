@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any, cast
 
 import torch
@@ -19,7 +20,7 @@ from hankelred.checks import check_items
 from hankelred.errors import InputError
 
 from ..adapters import find_ssm_layers
-from ..convert import tensor_in_place_of, to_array
+from ..convert import standing_in
 from ..randomness import random_state, set_random_state
 from .exchange import Exchange
 
@@ -64,7 +65,8 @@ class Snapshot:
         self._kept = tuple(_Kept(x, _copied(x), _copied(x.grad)) for x in dict.fromkeys(tensors))
         self._settings = [[_remembered(_without_params(group)) for group, _ in x] for x in self._groups]
         self._states = [tuple((key, _remembered(state)) for key, state in x.state.items()) for x in self._optimizers]
-        self._sizes = [size for model in self._models for size in _size_attributes(model)]
+        layers = [x for model in self._models for x in find_ssm_layers(model).values()]
+        self._sizes = [(x.layer, {name: attrgetter(name)(x.layer) for name in x.sizes(x.states)}) for x in layers]
         self._others = [copy.deepcopy(state_of(x)) for x in self._restorable]
         self._random = random_state()
 
@@ -82,8 +84,8 @@ class Snapshot:
                 exchange.contents(group, {"params": group["params"]} | _recalled(settings, exchange))
             states = {found.get(key, key): _recalled(state, exchange) for key, state in self._states[k]}
             exchange.contents(optimizer.state, states)
-        for owner, attribute, size in self._sizes:
-            exchange.attribute(owner, attribute, size)
+        for layer, sizes in self._sizes:
+            exchange.attributes(layer, sizes)
         for target, state in zip(self._restorable, self._others, strict=True):
             exchange.call(partial(load_state, target), copy.deepcopy(state_of(target)), copy.deepcopy(state))
         exchange.call(set_random_state, random_state(), self._random)
@@ -97,7 +99,7 @@ class Snapshot:
             "values": [kept.value for kept in self._kept],
             "settings": [[_values(settings) for settings in x] for x in self._settings],
             "states": states,
-            "sizes": [size for _, _, size in self._sizes],
+            "sizes": [sizes for _, sizes in self._sizes],
             "others": self._others,
             "random": self._random,
         }
@@ -125,9 +127,7 @@ class Snapshot:
         self._states = [
             tuple((held[i][0], _remembered(_on_device(x, *held[i]))) for i, x in states) for states in state["states"]
         ]
-        self._sizes = [
-            (owner, attribute, size) for (owner, attribute, _), size in zip(self._sizes, state["sizes"], strict=True)
-        ]
+        self._sizes = [(layer, dict(x)) for (layer, _), x in zip(self._sizes, state["sizes"], strict=True)]
         self._others, self._random = list(state["others"]), state["random"]
 
     def _parameters(self) -> list[tuple[Tensor, Mapping[str, Any]]]:
@@ -163,16 +163,6 @@ def load_state(target: Any, state: Any) -> None:
         target.load_state_dict(state)
 
 
-def _size_attributes(model: nn.Module) -> list[tuple[Any, str, int]]:
-    """Return where layers remember a number of states, and the number."""
-    found = []
-    for adapter in find_ssm_layers(model).values():
-        for name in adapter.sizes(adapter.states):
-            owner, attribute = adapter.owner(name)
-            found.append((owner, attribute, getattr(owner, attribute)))
-    return found
-
-
 def _copied(tensor: Tensor | None) -> Any:
     if tensor is not None and nn.parameter.is_lazy(tensor):
         raise InputError("A model must have all of its parameters; got a lazy one. Call it with a batch first.")
@@ -182,10 +172,11 @@ def _copied(tensor: Tensor | None) -> Any:
 def _revived(kept: _Kept, exchange: Exchange) -> Tensor:
     """List the value and gradient of then for a tensor, or make a new one where it is of another run."""
     if not kept.same:
-        return tensor_in_place_of(kept.tensor, to_array(kept.value))
+        value = kept.value.to(kept.tensor.device, kept.tensor.dtype, copy=True)
+        return standing_in({"": kept.tensor}, {"": value})[""]
     exchange.contents(kept.tensor, kept.value)
     grad = None if kept.grad is None else kept.grad.to(kept.tensor.device, copy=True)
-    exchange.attribute(kept.tensor, "grad", grad)
+    exchange.attributes(kept.tensor, {"grad": grad})
     return kept.tensor
 
 

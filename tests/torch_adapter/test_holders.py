@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import hankelred as hr
 import hankelred_torch as ht
@@ -78,7 +80,7 @@ class Average:
 @pytest.mark.parametrize(
     ("hold", "message"),
     [
-        (lambda x: list(x.parameters()), "a list of 8 parameters"),
+        (lambda x: [list(x.parameters())], "a list of 8 parameters"),
         (lambda x: Average(x.parameters()), "a list of 8 parameters called 'references'"),
         (lambda x: {p: 1.0 for p in x.parameters()}, "a dict by parameter"),
         (lambda x: {"clipped": [x.B_re, x.B_im]}, "a list of 2 parameters called 'clipped', which holds B_re"),
@@ -91,6 +93,85 @@ def test_lists_and_dicts_made_before_the_cut_are_told_of(hold, message):
     with pytest.warns(hr.HankelredWarning, match=message):
         ht.compress_(layer, CONFIG, adam(layer))
     assert held is not None
+
+
+PARAMETERS = []
+
+
+def test_list_that_is_only_a_variable_is_nobodys():
+    layer = lru()
+    parameters = list(layer.parameters())  # as an optimizer was made of it
+    globals()["PARAMETERS"] = list(layer.parameters())
+    optimizer = torch.optim.AdamW(parameters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ht.compress_(layer, CONFIG, optimizer)
+    assert len(parameters) == len(PARAMETERS) == 8
+
+
+def drifted(layer, optimizer, average, steps=5):
+    for _ in range(steps):
+        layer(torch.randn(2, 8, 3, dtype=torch.float64)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if average is not None:
+            average.update_parameters(layer)
+
+
+def test_forgotten_average_is_told_of():
+    layer = lru()
+    optimizer, average = adam(layer), AveragedModel(layer, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    drifted(layer, optimizer, average)
+    with pytest.warns(hr.HankelredWarning, match="AveragedModel, which averages this one and does not follow"):
+        ht.compress_(layer, CONFIG, optimizer)
+
+
+class Averaged(AveragedModel):
+    """A wrapper of the user's own."""
+
+
+def test_forgotten_average_of_a_derived_class_in_a_larger_model_is_told_of():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), lru(dtype=torch.float32))
+    average = Averaged(model)
+    with pytest.warns(hr.HankelredWarning, match="Averaged, which averages this one"):
+        ht.compress_(model, CONFIG)
+    assert average is not None
+
+
+def test_forgotten_average_of_ema_pytorch_is_told_of():
+    ema_pytorch = pytest.importorskip("ema_pytorch", reason="ema-pytorch is not installed")
+    layer, other = lru(), lru()
+    average = ema_pytorch.EMA(layer, update_every=1)
+    with pytest.warns(hr.HankelredWarning, match="EMA, which averages this one"):
+        ht.compress_(layer, CONFIG)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ht.compress_(other, CONFIG)  # equal to the other, but not the one it knows
+    assert average is not None
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_averages_of_other_models_are_not_told_of(seed):
+    # history: averages of other models of the class that were alive were taken for forgotten ones
+    layer, other = lru(seed=0), lru(seed=seed)
+    average = AveragedModel(other, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    drifted(other, adam(other), average, steps=20)
+    drifted(layer, adam(layer), None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ht.compress_(layer, CONFIG)
+
+
+def test_average_that_was_given_and_one_already_left_behind_are_not_told_of():
+    layer = lru()
+    average = AveragedModel(layer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ht.compress_(layer, CONFIG, ema=average)
+        del average
+        left = AveragedModel(lru(8))  # of the sizes before
+        ht.compress_(layer, ht.CompressionConfig(order=2))
+    assert left is not None
 
 
 def test_average_of_ema_pytorch_is_cut():
@@ -108,10 +189,14 @@ def test_meta_tensors_are_named():
         ht.plan(ht.layers.LRU(4, 16).to("meta"), CONFIG)
 
 
-def test_offloaded_layers_are_named():
+@pytest.mark.parametrize("where", ["host", "disk"])
+def test_offloaded_layers_are_named(where, tmp_path):
     accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
     model = torch.nn.Sequential(ht.layers.LRU(4, 16))
-    accelerate.cpu_offload(model, execution_device="cpu")
+    if where == "host":
+        accelerate.cpu_offload(model, execution_device="cpu")
+    else:
+        accelerate.disk_offload(model, str(tmp_path), execution_device="cpu")
     with pytest.raises(hr.InputError, match="remove_hook_from_submodules"):
         ht.plan(model, CONFIG)
 

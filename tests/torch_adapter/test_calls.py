@@ -1,0 +1,80 @@
+"""Claims about the flow of the adapter: how many calls from one module into another a job takes."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+import torch
+
+import hankelred_torch as ht
+
+ROOT = os.path.dirname(ht.__file__) + os.sep
+
+
+def calls_across_modules(job):
+    """Count calls of functions of the package whose nearest caller inside it stands in another file.
+
+    Comprehensions and lambdas are parts of the functions they stand in; those count that they call.
+    """
+    count = 0
+
+    def profile(frame, event, _):
+        nonlocal count
+        code = frame.f_code
+        if event != "call" or not code.co_filename.startswith(ROOT) or code.co_name.startswith("<"):
+            return
+        caller = frame.f_back
+        while caller is not None and not caller.f_code.co_filename.startswith(ROOT):
+            caller = caller.f_back
+        count += caller is not None and caller.f_code.co_filename != code.co_filename
+
+    sys.setprofile(profile)
+    try:
+        job()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def run():
+    torch.manual_seed(0)
+    layer = ht.layers.LRU(4, 16)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    schedule = ht.Schedule(end_step=1, attempts=1, force=True)
+    compressor = ht.InTrainingCompressor(layer, optimizer, ht.CompressionConfig(order=8), schedule)
+    return layer, optimizer, compressor
+
+
+def trained():
+    layer, optimizer, compressor = run()
+    layer(torch.randn(2, 8, 4)).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return layer, optimizer, compressor
+
+
+def test_step_that_cuts_one_lru_is_a_short_flow():
+    # a third of them are forward passes, which are timed or compared; most others evaluate the map of the layer
+    layer, _, compressor = trained()
+    assert calls_across_modules(compressor.step) <= 257
+    assert ht.state_sizes(layer) == {"": 8}
+
+
+def test_cut_of_a_mamba2_of_two_layers_is_a_short_flow():
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    sizes = {"hidden_size": 16, "state_size": 16, "num_heads": 4, "head_dim": 8, "n_groups": 1, "chunk_size": 8}
+    config = transformers.Mamba2Config(vocab_size=32, num_hidden_layers=2, **sizes)
+    model, batches = transformers.Mamba2ForCausalLM(config), [{"input_ids": torch.randint(0, 32, (2, 16))}]
+    assert calls_across_modules(lambda: ht.compress_(model, ht.CompressionConfig(order=8), batches=batches)) <= 199
+    assert set(ht.state_sizes(model).values()) == {8}
+
+
+def test_resuming_after_a_cut_is_a_short_flow(tmp_path):
+    layer, optimizer, compressor = trained()
+    compressor.step()
+    ht.save_checkpoint(tmp_path / "run.pt", layer, optimizer, compressor)
+    resumed = run()
+    assert calls_across_modules(lambda: ht.load_checkpoint(tmp_path / "run.pt", *resumed)) <= 60
+    assert ht.state_sizes(resumed[0]) == {"": 8}
