@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys as interpreter
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from ..reduction import balance
 from ..reduction.balanced import OFFSET
 from ..reduction.realisation import without_idle_states
 from ..systems import as_container, as_system
-from .elimination import METHODS
+from .elimination import METHODS, is_list
 
 
 def balred(sys: Any, orders: Any, method: str = "truncate", alpha: float | None = None) -> Any:
@@ -204,7 +203,7 @@ def minreal(sys: Any, tol: float | None = None, verbose: bool = True) -> Any:
 
 def _order_list(orders: Any) -> list[int]:
     """Return orders as integers; whole floats are some."""
-    if not isinstance(orders, (Sequence, np.ndarray)) or isinstance(orders, (str, bytes)) or np.ndim(orders) == 0:
+    if not is_list(orders):
         orders = [orders.item() if isinstance(orders, np.ndarray) else orders]
     whole = [int(k) if isinstance(k, (float, np.floating)) and float(k).is_integer() else k for k in orders]
     return [check_integer(k, "order", 0, hint="Pass an integer or a list of them.", error=OrderError) for k in whole]

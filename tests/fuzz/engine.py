@@ -34,6 +34,7 @@ ALSO = {
     "columns": "axes",
     "copy": "system",
     "hsv": "Hankel singular values",
+    "path": "file|folder",
 }
 MATRICES = "A|B|C|D|E|lam|rates|poles|dt|inputs|outputs|states|output|name"
 
@@ -81,6 +82,8 @@ def run(room: str, seed: int, show: bool = False) -> Outcome:
         outcome = _refusal(outcome, error, touched, mutated.arguments)
     except ImportError as error:
         outcome = replace(outcome, kind="refused", detail=str(error))
+    except FileNotFoundError as error:  # what `load_system` says it raises, like `open`
+        outcome = replace(outcome, kind="refused" if "path" in touched else "raw FileNotFoundError", detail=str(error))
     except Exception as error:
         if show:
             traceback.print_exc()
