@@ -11,8 +11,9 @@ import pytest
 import scipy.io
 import scipy.linalg as sla
 
-from hankelred.errors import InputError
+from hankelred.errors import InputError, NumericalError
 from hankelred.linalg.descriptor import equilibrated, standard_form
+from hankelred.systems import StateSpace
 
 MNA_1 = Path(os.environ.get("HANKELRED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "mor" / "MNA_1.mat"
 # On the axis of continuous systems, on the circle of discrete ones, and off both.
@@ -211,5 +212,5 @@ def test_circuit_of_the_benchmark_is_of_higher_index():
 
 
 def test_an_e_too_small_for_double_precision_is_refused():
-    with pytest.raises(hr.NumericalError, match="Scale E"):
-        hr.StateSpace(-np.eye(2), np.ones((2, 1)), np.ones((1, 2)), E=1e-310 * np.eye(2))
+    with pytest.raises(NumericalError, match="Scale E"):
+        StateSpace(-np.eye(2), np.ones((2, 1)), np.ones((1, 2)), E=1e-310 * np.eye(2))
