@@ -97,6 +97,8 @@ def check_square(A: ArrayLike, name: str = "A") -> Array:
 
 def check_dt(dt: Any) -> Any:
     """Return the sampling time, a Python number or True: 0 is continuous, a positive number or True is discrete."""
+    if type(dt) is int and dt == 0:
+        return 0
     if isinstance(dt, (bool, np.bool_)) and dt:
         return True
     if dt is None:

@@ -124,7 +124,6 @@ def _weighted(system: LinearSystem, offset: float, weighting: Weighting) -> Fact
     if weighting.guaranteed:
         pair, gain = guaranteed_pair(factored(system, offset), pair, parts)
     svd = HankelSVD(pair.S, pair.R)
-    check_result("Hankel singular values", svd.values)
     rank = int(np.count_nonzero(svd.values > pair.floor))
     return _with_hsv(system, parts, svd, pair.floor, rank, False, weighting, gain)
 

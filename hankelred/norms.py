@@ -16,7 +16,7 @@ from .hankel import bank_hsv, factored
 from .linalg.gain import gain_function, largest_singular_values, peak_gain
 from .linalg.hankel_svd import HankelSVD
 from .linalg.threads import one_blas_thread
-from .order import error_bound
+from .order import first_within
 from .parts import parts_of
 from .rounding import sample_frequencies
 from .systems import LinearSystem, as_system
@@ -200,7 +200,7 @@ def _compact(system: LinearSystem, parts: Any, rtol: float) -> tuple[Array, Arra
         svd = HankelSVD(*parts.factors)
         most = min(len(svd.values), system.order // 2)
         small = rtol / 4 * float(svd.values.max(initial=0.0))
-        order = next((k for k in range(most + 1) if error_bound(svd.values, k) <= small), None)
+        order = first_within(svd.values, range(most + 1), small)
         if order is not None:
             A, B, C, D, shift, _ = parts.projected(*svd.bases(slice(0, order), order))[2]
             return A + shift * np.eye(order), B, C, D

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -121,15 +123,21 @@ def least_order(
         rounding = 4 * EPS * tails[0] if energy < 1 else 0.0  # of 1 - energy: 12 of 15 is a share of 0.8
         return min(kept + int(np.argmax(tails <= (1 - energy) * tails[0] + rounding)), rank)
     max_error = _share(max_error, "max_error", hint="It is in units of y per unit of u.")
-    for order in [*range(kept, rank + 1), len(hsv)]:
-        if error_bound(hsv, order, floor) <= max_error:
-            return order
+    found = first_within(hsv, [*range(kept, rank + 1), len(hsv)], max_error, floor)
+    if found is not None:
+        return found
     best = error_bound(hsv, len(hsv), floor)
     raise OrderError(
         f"max_error={max_error:.3g} cannot be met: even the full order {len(hsv)} has the rounding floor "
         f"{best:.3g} in its bound, and order {rank} has the bound {error_bound(hsv, rank, floor):.3g}. "
         f"Ask for more than that."
     )
+
+
+def first_within(hsv: Array, orders: Sequence[int], max_error: float, floor: float | None = None) -> int | None:
+    """Return the first of increasing orders whose error bound, which falls with the order, is no larger, or None."""
+    place = bisect_left(orders, True, key=lambda order: error_bound(hsv, order, floor) <= max_error)
+    return orders[place] if place < len(orders) else None
 
 
 def _share(value: Any, name: str, least: float = 0.0, **limits: Any) -> float:

@@ -7,6 +7,7 @@ own, ``ax.figure``, that pyplot does not know and that needs no display.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,12 +104,13 @@ def plot_error_bound(
     -------
     matplotlib.axes.Axes
         The axes drawn into. Under the shaded line, ``hsv[order]``, lies no model of that order: it is the least
-        error any method could reach.
+        error any method could reach. Values of a weighting do not say that, and nothing is shaded.
 
     Raises
     ------
     InputError
-        If `hsv` are no Hankel singular values, `reductions` no reductions, or `ax` are no axes.
+        If `hsv` are no Hankel singular values, or weighted ones without a bound, `reductions` no reductions, or `ax`
+        are no axes.
 
     Examples
     --------
@@ -122,10 +124,20 @@ def plot_error_bound(
         raise InputError(f"reductions must be a list; got {type(reductions).__name__}. Write reductions=[reduction].")
     for reduction in reductions:
         check_type(reduction, "reductions[...]", Reduction)
+    is_weighted = isinstance(hsv, Balancing) and hsv._found.weighting is not None
+    if isinstance(hsv, Reduction):
+        has_bound = np.isfinite(hsv.error_bound) and "guaranteed form" not in hsv.method
+    else:
+        has_bound = not is_weighted or np.isfinite(hsv.error_bound(hsv.rank))
+    if not has_bound:
+        raise InputError(
+            "hsv must be values that bound an error; got those of a weighting. Pass balance(..., weighting=...) with "
+            "guaranteed=True, or draw the errors with plot_frequency_error."
+        )
     ax = as_axes(ax)
     orders = np.arange(int(np.isinf(values).sum()), len(values) + 1)
-    rounding = hsv.floor if isinstance(hsv, Balancing) else None
-    bounds = np.array([error_bound(values, int(order), rounding) for order in orders])
+    bound = hsv.error_bound if isinstance(hsv, Balancing) else partial(error_bound, values)
+    bounds = np.array([bound(int(order)) for order in orders])
     errors = np.array([reduction.hinf_error() for reduction in reductions])
     informative = bounds > 2 * bounds[-1]  # the full order is exact to rounding, which would squeeze the rest
     floor = _logarithmic(ax, np.concatenate([bounds[informative], errors]))
@@ -134,7 +146,8 @@ def plot_error_bound(
         at = [reduction.order for reduction in reductions]
         ax.plot(at, errors, color=ERROR, marker="x", linestyle="none", label="measured", zorder=3)
     limits = np.maximum(np.append(values, 0.0)[orders], floor)
-    ax.fill_between(orders, limits, floor, step="mid", label="out of reach", **BAND)
+    if not is_weighted:
+        ax.fill_between(orders, limits, floor, step="mid", label="out of reach", **BAND)
     xlim = (orders[0], max(len(values), orders[0] + 1))
     return _finish(ax, "order", "H-infinity error (y per u)", xlim, whole=True)
 
@@ -185,7 +198,8 @@ def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None,
         raise InputError(f"A system must have inputs and outputs to be drawn; got {G.m} inputs and {G.p} outputs.")
     gains, gains_small, errors = (np.linalg.svd(x, compute_uv=False) for x in (full, small, full - small))
     ax = as_axes(ax)
-    _logarithmic(ax, np.concatenate([gains[:, 0], errors[:, 0], [bound or 0.0]]))
+    heights = np.concatenate([gains[:, 0], errors[:, 0], [bound or 0.0]])
+    _logarithmic(ax, heights[np.isfinite(heights)])
     ax.plot(grid, gains[:, 0], color=DROPPED, linewidth=3, label=f"full, {G.n} states")
     if gains.shape[1] > 1:
         ax.fill_between(grid, gains[:, -1], gains[:, 0], label="full, other directions", **BAND)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .checks import EPS, Array
+from .linalg.gain import largest_gain
 from .linalg.hammarling import schur_factors
 from .linalg.hankel_svd import HankelSVD, padded
 from .linalg.response import boundary_points, dense_response
@@ -99,12 +100,3 @@ def sample_frequencies(poles: Array, discrete: bool, both_signs: bool) -> Array:
         omega = omega[np.round(np.linspace(0, len(omega) - 1, SAMPLES)).astype(int)]
     omega = np.concatenate([[0.0], omega])
     return np.concatenate([-omega[:0:-1], omega]) if both_signs else omega
-
-
-def largest_gain(response: Array) -> float:
-    """Return the largest singular value over all frequencies."""
-    if response.size == 0:
-        return 0.0
-    if not np.isfinite(response).all():
-        return np.inf
-    return float(np.linalg.norm(response, ord=2, axis=(1, 2)).max())

@@ -96,10 +96,15 @@ class CompressionConfig(_Settings):
         selection, with or without folding what kept states tell of dropped ones into the outputs. ``"auto"`` takes,
         layer by layer, what changes the output on a sample batch least of what the layer can represent. Time-invariant
         layers are truncated in balanced coordinates in any case.
-    weighting : {"auto"}, default "auto"
-        What inputs errors are weighed by: time-invariant layers by white noise, selective ones by the sample batches.
-    refit : {"auto"}, default "auto"
-        Whether what a reduced layer has left is fitted again: nothing is.
+    weighting : {"auto", "white", "sampled"}, default "auto"
+        What errors of time-invariant layers are weighed by: ``"sampled"``, the inputs that they really get, in sample
+        batches or in the steps of a training that are watched; ``"white"`` noise, the only one with an error bound.
+        ``"auto"`` is sampled where data can be seen and `max_error` does not ask for a bound, otherwise white.
+        Selective layers always go by data.
+    refit : {"auto", True, False}, default "auto"
+        Whether C of a reduced time-invariant layer is fitted again to the outputs it had, on a sample batch: True
+        keeps the fit where the outputs of the other half of the batch come closer; ``"auto"`` tries it where
+        `compress_` has a metric to judge by, and not at all else.
     optimizer_state : {"transport", "reset"}, default "transport"
         What becomes of the averages an optimizer keeps: carried over by the change of basis, or started anew.
     target_modules : str or sequence of str, optional
@@ -130,8 +135,8 @@ class CompressionConfig(_Settings):
     round_to: int | None = None
     budget: Literal["per_layer", "global"] = "per_layer"
     method: Literal["auto", "balanced_truncation", "rotation", "selection", "selection_without_fold"] = "auto"
-    weighting: Literal["auto"] = "auto"
-    refit: Literal["auto"] = "auto"
+    weighting: Literal["auto", "white", "sampled"] = "auto"
+    refit: Literal["auto"] | bool = "auto"
     optimizer_state: Literal["transport", "reset"] = "transport"
     target_modules: str | Sequence[str] | None = None
     exclude_modules: str | Sequence[str] | None = None
@@ -146,6 +151,7 @@ class CompressionConfig(_Settings):
             min_cut=check_number(self.min_cut, "min_cut", least=0, below=1, hint=share),
             budget=check_choice(self.budget, "budget", ("per_layer", "global")),
             method=check_choice(self.method, "method", _METHODS),
+            weighting=check_choice(self.weighting, "weighting", ("auto", "white", "sampled")),
             optimizer_state=check_choice(self.optimizer_state, "optimizer_state", ("transport", "reset")),
             target_modules=_checked_modules(self.target_modules, "target_modules"),
             exclude_modules=_checked_modules(self.exclude_modules, "exclude_modules"),
@@ -159,9 +165,10 @@ class CompressionConfig(_Settings):
             self._set(max_error=check_number(self.max_error, "max_error", least=0, hint=hint))
         if self.round_to is not None:
             self._set(round_to=check_integer(self.round_to, "round_to", 1))
-        for name in ("weighting", "refit"):
-            if getattr(self, name) != "auto":
-                raise InputError(f"{name} must be 'auto', the only choice so far; got {getattr(self, name)!r}.")
+        if self.refit != "auto":
+            self._set(refit=check_flag(self.refit, "refit"))
+        if self.weighting == "sampled" and self.max_error is not None:
+            raise InputError("max_error is a bound, which holds for weighting='white' only; got 'sampled'. Use tau.")
         given = [name for name in ("order", "fraction", "max_error") if getattr(self, name) is not None]
         if len(given) > 1:
             raise InputError(f"At most one of order, fraction and max_error may be given; got {' and '.join(given)}.")

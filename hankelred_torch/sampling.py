@@ -1,4 +1,4 @@
-"""Running a model, or watching it run, without a trace; what its selective layers do, in running sums per layer."""
+"""Running a model, or watching it run, without a trace; what its layers do, in running sums per layer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, pairwise
@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from hankelred.checks import Array, check_type
-from hankelred.errors import HankelredError, InputError
+from hankelred.errors import HankelredError, InputError, NumericalError
 from hankelred.selective import SelectiveStatistics
 
 from .convert import first
+from .driven import StateStatistics
 
 if TYPE_CHECKING:
     from .adapters.base import Adapter
-    from .adapters.selective import SelectiveAdapter
 
 MOST_BATCHES = 8  # drawn of what is given, or seen of what a layer is called with: enough for n² averages
 
@@ -34,6 +34,9 @@ CACHES = ("cache_params", "past_key_values", "inference_params", "cache", "use_c
 
 # Arguments that say where documents begin that are packed into one sequence: cumulative lengths, and others.
 LENGTHS = ("cu_seqlens", "cu_seq_lens", "cu_seq_lens_q", "cu_seqlens_q")
+
+
+NOT_HEARD = "no forward pass with gradients called it while the training was watched"
 
 
 class Sequences(NamedTuple):
@@ -78,9 +81,14 @@ class LayerStatistics:
             self.powers[k] += _on_cpu((squares / means.where(means > 0, 1.0)).sum(dim=0))
             self.counts[k] += int((means > 0).sum())
 
+    @property
+    def seen(self) -> bool:
+        """Whether any step was seen."""
+        return self.sums.steps > 0
+
     def hankel_singular_values(self) -> Array:
         """Return what stands in for them, (n,), or (groups, n) of several groups; all zero where nothing was seen."""
-        found = self.sums.hankel_singular_values() if self.sums.steps else np.zeros((self.sums.groups, self.sums.n))
+        found = self.sums.hankel_singular_values() if self.seen else np.zeros((self.sums.groups, self.sums.n))
         return found[0] if len(found) == 1 else found
 
     def gains(self, kept: Array | None) -> tuple[float, float]:
@@ -98,22 +106,25 @@ class LayerStatistics:
         self.reason = self.reason or other.reason
 
 
+Statistics = LayerStatistics | StateStatistics
+
+
 @dataclass(eq=False)
 class SampleStatistics:
-    """What the selective layers of a model did with sample batches; made by `collect_statistics`.
+    """What the layers of a model did with sample batches; made by `collect_statistics`.
 
     It stands wherever `batches` are asked for, until the next cut. Ranks of a distributed run collect on their own
     batches, pass the objects to each other, and `merge` what they have: all of them then decide alike.
 
     Attributes
     ----------
-    layers : dict of str to LayerStatistics
-        By module name.
+    layers : dict of str to LayerStatistics or StateStatistics
+        By module name; of time-invariant layers the covariance of their states.
     probe : object or None
         Inputs of the first batch, on which changes of the output are measured.
     """
 
-    layers: dict[str, LayerStatistics]
+    layers: dict[str, Statistics]
     probe: Any = field(default=None, repr=False)
 
     def merge(self, other: SampleStatistics) -> None:
@@ -125,7 +136,7 @@ class SampleStatistics:
                 f"{sorted(other.layers)}. Collect both on the same model, between the same cuts."
             )
         for name, layer in self.layers.items():
-            layer.merge(other.layers[name])
+            layer.merge(other.layers[name])  # type: ignore[arg-type]
 
 
 class Call(NamedTuple):
@@ -137,7 +148,7 @@ class Call(NamedTuple):
 
 
 class Watch(AbstractContextManager["Watch"]):
-    """What the selective layers of a model do while others run it, until `remove` or the end of a with block.
+    """What the layers of a model do while others run it, until `remove` or the end of a with block.
 
     Only the first `MOST_BATCHES` calls of a layer with gradients count, no evaluations. What goes wrong is the reason
     in that layer's statistics and never reaches the forward pass.
@@ -153,14 +164,14 @@ class Watch(AbstractContextManager["Watch"]):
             for name in ancestors:
                 module = model.get_submodule(name)
                 stack.callback(module.register_forward_pre_hook(partial(self._keep, name), with_kwargs=True).remove)
-            _listen(stack, adapters, self._layers, watched=True)
+            _listen(stack, adapters, self._layers, watched=True, patient=True)
             self._stack = stack.pop_all()
 
     def statistics(self) -> SampleStatistics:
         """Return what was seen until now; a layer that saw nothing has the reason why."""
         for layer in self._layers.values():
-            if not layer.sums.steps and not layer.reason:
-                layer.reason = "no forward pass with gradients called it while the training was watched"
+            if not layer.seen and not layer.reason:
+                layer.reason = NOT_HEARD
         return SampleStatistics(dict(self._layers), list(self._calls.values()) or None)
 
     def remove(self, *_: object) -> None:
@@ -184,44 +195,59 @@ def watch(model: nn.Module, adapters: Mapping[str, Adapter]) -> Watch:
 
 
 def gather(
-    model: nn.Module, adapters: Mapping[str, Adapter], batches: Any, *, most: int = MOST_BATCHES
+    model: nn.Module,
+    adapters: Mapping[str, Adapter],
+    batches: Any,
+    *,
+    most: int = MOST_BATCHES,
+    patient: bool = False,
 ) -> SampleStatistics:
-    """Run a model on at most so many batches and return what its selective layers did; statistics go as they are.
+    """Run a model on at most so many batches and return what its layers did; statistics go as they are.
+
+    Where patient, a layer whose sums fail has the reason in its statistics.
 
     Raises
     ------
     InputError
-        If there are selective layers and no batches, the model cannot be called with one, or a layer was not called.
+        If there are selective layers and no batches or one of them is not called, or the model cannot be called.
+    NumericalError
+        If what a layer gets or puts out is not finite, or its sums overflow; with the name of the first.
     """
-    selective = {name: x for name, x in adapters.items() if x.kind == "selective"}
-    check_batches(selective, batches)
+    check_batches(adapters, batches)
     layers, drawn = _empty(adapters), []
-    if not layers:
+    if not layers or batches is None:
         return SampleStatistics({})
     if isinstance(batches, SampleStatistics):
         for name, new in layers.items():
             found = batches.layers.get(name)
-            if found is None or (found.sums.n, found.sums.groups) != (new.sums.n, new.sums.groups):
+            if found is None and adapters[name].kind == "lti":
+                continue
+            if found is None or _sizes(found) != _sizes(new):
                 raise InputError(
                     f"Statistics must be of this model at its present sizes; got {found and found.sums!r} for layer "
                     f"{name!r} with {new.sums.n} states. Collect them anew after every cut."
                 )
         return batches
     with running(model), ExitStack() as stack:
-        _listen(stack, adapters, layers)
+        _listen(stack, adapters, layers, patient=patient)
         device = next((x.device for x in model.parameters()), torch.device("cpu"))
         for batch in _drawn(batches, most):
             drawn.append(_on(device, batch))
             try:
                 call(model, drawn[-1])
-            except HankelredError:
+            except NumericalError:
                 raise
             except Exception as error:
+                if patient:
+                    for layer in layers.values():
+                        layer.reason = f"the model could not be called with batches: {type(error).__name__}: {error}"
+                    break
                 raise InputError(
                     f"batches must hold inputs of the model: tensors, dicts of its keyword arguments, or tuples that "
                     f"begin with one; got a {type(batch).__name__}, and from the model {type(error).__name__}: {error}"
                 ) from error
-    unseen = [name or "(model)" for name, layer in layers.items() if layer.sums.steps == 0]
+    selective = {name: layer for name, layer in layers.items() if adapters[name].kind == "selective"}
+    unseen = [name or "(model)" for name, layer in selective.items() if not layer.seen and not layer.reason]
     if unseen:
         raise InputError(
             f"batches must make the model call all of its selective layers; got none for {', '.join(unseen)} in "
@@ -230,16 +256,42 @@ def gather(
     return SampleStatistics(layers, drawn[0])
 
 
+def layer_inputs(model: nn.Module, adapters: Mapping[str, Adapter], probe: Any) -> dict[str, Tensor]:
+    """Return what layers receive on one batch of the model, (batch, length, channels), of those that tell."""
+    found: dict[str, Tensor] = {}
+
+    def listen(name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        with suppress(InputError):
+            u = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
+            found.setdefault(name, adapters[name].sequence(u, _named(layer, args, kwargs)).detach())
+
+    with running(model), ExitStack() as stack:
+        for name, adapter in adapters.items():
+            handle = adapter.layer.register_forward_pre_hook(partial(listen, name), with_kwargs=True)
+            stack.callback(handle.remove)
+        call(model, probe)
+    return found
+
+
+def _named(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name, as far as the signature tells."""
+    try:
+        return {**inspect.signature(layer.forward).bind_partial(*args, **kwargs).arguments, **kwargs}
+    except (TypeError, ValueError):
+        return kwargs
+
+
 def output_errors(
     model: nn.Module, candidates: Mapping[str, tuple[Any, Iterable[Any]]], probe: Any
 ) -> dict[str, list[float]]:
     """Measure how much the output of layers changes with every one of several cuts, in the layers themselves.
 
-    The new tensors and sizes stand in the layer while its own forward runs again, compiled, patched or not, on the
-    arguments of a call by the model; what comes before and behind the layer, its own hooks included, is left out.
+    Candidates are adapters, each with what its tensors would be. These and the new sizes stand in the layer while its
+    own forward runs again, compiled, patched or not, on the arguments of a call by the model; what comes before and
+    behind the layer, its own hooks included, is left out.
     Returned are root mean squares relative to that of the output, of those layers that the model called.
     """
-    cuts = {name: [({}, {}), *(adapter.after(x) for x in maps)] for name, (adapter, maps) in candidates.items()}
+    cuts = {name: [({}, {}), *(adapter.after(x) for x in written)] for name, (adapter, written) in candidates.items()}
     squares = {name: np.zeros(len(x)) for name, x in cuts.items()}
 
     def listen(name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
@@ -268,7 +320,7 @@ def check_batches(adapters: Mapping[str, Adapter], batches: Any) -> None:
             f"{', '.join(selective)}. Pass a list of some sample inputs of the model, tensors or what else it is "
             f"called with; or leave these layers out by target_modules."
         )
-    if isinstance(batches, (Tensor, Mapping, str, bytes)) or not hasattr(batches, "__iter__"):
+    if isinstance(batches, (Tensor, np.ndarray, Mapping, str, bytes)) or not hasattr(batches, "__iter__"):
         raise InputError(
             f"batches must be an iterable of inputs of the model; got one {type(batches).__name__}. Put it into a list."
         )
@@ -344,49 +396,66 @@ def _restore(buffer: Tensor, version: int, value: Tensor) -> None:
         buffer.resize_(value.shape).copy_(value)
 
 
-def _empty(adapters: Mapping[str, Any]) -> dict[str, LayerStatistics]:
-    return {name: LayerStatistics(x.states, x.groups) for name, x in adapters.items() if x.kind == "selective"}
+def _empty(adapters: Mapping[str, Any]) -> dict[str, Statistics]:
+    """Return empty sums for the layers that can be seen at work."""
+    found = {name: x.statistics() for name, x in adapters.items()}
+    return {name: x for name, x in found.items() if x is not None}
 
 
-def _listen(stack: ExitStack, adapters: Mapping[str, Any], layers: Mapping[str, Any], *, watched: bool = False) -> None:
+def _sizes(statistics: Any) -> tuple[Any, ...]:
+    sums = statistics.sums
+    return type(sums), sums.n, getattr(sums, "groups", None), getattr(sums, "systems", None)
+
+
+def _listen(
+    stack: ExitStack,
+    adapters: Mapping[str, Any],
+    layers: Mapping[str, Any],
+    *,
+    watched: bool = False,
+    patient: bool = False,
+) -> None:
     """Register the hooks that fill statistics, and on a stack, how they are removed."""
 
     def listen(name: str, normed: list[Tensor], _: Any, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
         layer, seen = layers[name], normed.pop() if normed else None
-        if watched and (layer.reason or layer.calls == MOST_BATCHES or not torch.is_grad_enabled()):
+        if layer.reason or watched and (layer.calls == MOST_BATCHES or not torch.is_grad_enabled()):
             return
         layer.calls += 1
         try:
-            _add(layer, adapters[name], args, kwargs, seen)
+            _add(layer, adapters[name], args, kwargs, seen, first(output))
         except Exception as error:  # whatever it is, it is no reason to end a training
-            if not watched:
+            if patient:
+                layer.reason = f"what it does could not be added up: {type(error).__name__}: {error}"
+            elif isinstance(error, HankelredError):
+                raise type(error)(f"Layer {name or '(model)'}: {error}") from error
+            else:
                 raise
-            layer.reason = f"what it does could not be added up: {type(error).__name__}: {error}"
 
     for name in layers:
         normed: list[Tensor] = []
         handle = adapters[name].layer.register_forward_hook(partial(listen, name, normed), with_kwargs=True)
         stack.callback(handle.remove)
-        if (norm := adapters[name].output_norm) is not None:
+        if (norm := getattr(adapters[name], "output_norm", None)) is not None:
             keep = partial(lambda normed, module, args: normed.__setitem__(slice(None), args[:1]), normed)
             stack.callback(norm.register_forward_pre_hook(keep).remove)
 
 
 def _add(
-    layer: LayerStatistics, adapter: SelectiveAdapter, args: tuple[Any, ...], kwargs: dict[str, Any], normed: Any
+    layer: Statistics, adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any], normed: Any, output: Tensor
 ) -> None:
     """Add one call of a layer, document by document where several are packed into a sequence."""
-    try:
-        named = {**inspect.signature(adapter.layer.forward).bind_partial(*args, **kwargs).arguments, **kwargs}
-    except (TypeError, ValueError):  # the signature does not tell
-        named = kwargs
-    u = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+    named = _named(adapter.layer, args, kwargs)
+    u = adapter.sequence(next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None), named)
+    for what, x, source in (("inputs", u, "what comes before it"), ("outputs", output, "finite inputs")):
+        if not bool(torch.isfinite(x).all()):
+            raise NumericalError(f"its {what} must be finite; got NaN or infinity from {source}.")
     mask = named.get("attention_mask")
     mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
     with running(adapter.layer):
         for place in _documents(named, u) if u.numel() else ():
             seen: Any = (None if x is None else x.detach()[place] for x in (u, mask, normed))
-            layer.update(adapter.sequences(*seen))
+            adapter.observe(layer, *seen)
 
 
 def _documents(named: Mapping[str, Any], u: Tensor) -> list[tuple[slice, slice]]:

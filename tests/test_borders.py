@@ -29,7 +29,7 @@ CORE = """
     reduction drift | selective | training | __init__ | control testing plotting | cli
 """
 ADAPTER = """
-    errors convert config randomness ops layers sampling adapters penalty planning guard surgery saving training
+    errors convert config randomness ops layers driven sampling adapters penalty planning guard surgery saving training
     integrations __init__
 """
 LAYERS = {

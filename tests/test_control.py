@@ -99,6 +99,21 @@ def test_orders_past_the_rank_are_lowered_with_a_warning():
         assert ours.balred(system, 2).n == 1
 
 
+@pytest.mark.parametrize("dtype", [float, complex, "float32"])
+@pytest.mark.parametrize("shift", [0.0, 3.0])  # stable, and with unstable poles
+@pytest.mark.parametrize("match_dc", [False, True])
+def test_balred_returns_the_model_of_the_reduction(dtype, shift, match_dc):
+    rng = np.random.default_rng(0)
+    A = (rng.standard_normal((6, 6)) - (4 - shift) * np.eye(6)).astype(dtype)
+    system = hr.StateSpace(A, np.ones((6, 1), A.dtype), np.eye(6)[:2].astype(A.dtype), inputs=["u"])
+    for order in (4, 6):
+        model = ours.balred(system, order, "matchdc" if match_dc else "truncate")
+        expected = hr.balanced_truncation(system, order=order, match_dc=match_dc).system
+        assert (model.inputs, model.dtype) == (("u",), A.dtype)
+        for name in "ABCD":
+            np.testing.assert_array_equal(getattr(model, name), getattr(expected, name))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [((2, "residue"), "method must be"), ((2, "truncate", 0.5), "alpha must be at most 0"), ((9,), "order must be")],

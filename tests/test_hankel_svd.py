@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import scipy.linalg as sla
 
 from hankelred.linalg.bidiagonal import SHARE, bidiagonalised
-from hankelred.linalg.hankel_svd import GRADED_BELOW, HankelSVD
+from hankelred.linalg.hankel_svd import GRADED_BELOW, HankelSVD, graded, norm_estimate
 
 
 def with_singular_values(values: np.ndarray, rows: int, cplx: bool, seed: int = 0) -> np.ndarray:
@@ -84,3 +88,63 @@ def test_small_values_are_decomposed_with_all_their_digits():
     small = int(np.argmax(cross.values < GRADED_BELOW * cross.values[0])) + 1
     _, hsv, _ = cross.triples(small)
     np.testing.assert_allclose(hsv, cross.values, rtol=1e-10)  # divide and conquer is right to eps hsv[0] only
+
+
+@pytest.mark.parametrize("cplx", [False, True])
+@pytest.mark.parametrize(("n", "share"), [(1, 1e-12), (4, 1e-3), (12, 1e-3), (40, 0.1), (150, 0.1)])
+@pytest.mark.parametrize("unit", [1e-300, 1.0, 1e300])
+def test_norms_are_estimated_from_below_in_any_unit(n, share, cplx, unit):
+    rng = np.random.default_rng(0)
+    for k in range(20):
+        S = rng.standard_normal((n, n + k % 3)) + 1j * cplx * rng.standard_normal((n, n + k % 3))
+        S = np.triu(S if cplx else S.real) * np.exp(-k * rng.uniform(0, 0.5, n + k % 3))
+        exact = np.linalg.norm(S, 2)
+        assert (1 - share) * exact <= norm_estimate(unit * S) / unit <= (1 + 1e-13) * exact
+
+
+def test_a_longest_row_that_is_orthogonal_to_the_rest_does_not_hide_it():
+    assert norm_estimate(np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.5]])) == pytest.approx(2.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("entry", [np.nan, np.inf, complex(0.0, np.inf), complex(np.nan, 0.0)])
+def test_a_matrix_that_is_not_finite_has_an_infinite_norm(entry):
+    assert norm_estimate(np.array([[1.0, 0.0], [entry, 2.0]])) == np.inf
+
+
+def test_nothing_has_no_norm():
+    assert norm_estimate(np.zeros((0, 3))) == norm_estimate(np.zeros((3, 2))) == 0.0
+
+
+@pytest.mark.parametrize("cplx", [False, True])
+@pytest.mark.parametrize("shape", [(6, 6), (6, 3), (3, 6), (80, 70)])
+def test_graded_factors_are_of_the_same_gramian_without_noise(shape, cplx):
+    rng = np.random.default_rng(0)
+    S = rng.standard_normal(shape) + 1j * cplx * rng.standard_normal(shape)
+    S = np.hstack([S if cplx else S.real, 1e-20 * rng.standard_normal((shape[0], 2))])
+    found = graded(S)
+    assert found.shape == (shape[0], min(shape))
+    assert np.linalg.norm(found @ found.conj().T - S @ S.conj().T) < 1e-14 * np.linalg.norm(S) ** 2
+    assert np.all(np.diff(np.abs(found).max(axis=0)) < 0)  # the pivots, each the largest of its column
+    assert graded(0 * S).shape == (shape[0], 0)
+
+
+@pytest.mark.parametrize("cplx", [False, True])
+def test_bases_do_not_depend_on_what_was_asked_before(cplx):
+    S, R = (with_singular_values(np.exp(-np.arange(80) / 4), 80, cplx, seed) for seed in (1, 2))
+    first, second = HankelSVD(S, R), HankelSVD(S, R)
+    first.bases(slice(0, 40), 40)
+    for few, many in zip(first.bases(slice(0, 5), 5), second.bases(slice(0, 5), 5), strict=True):
+        np.testing.assert_allclose(few, many, atol=1e-12 * np.abs(many).max())
+    T, Ti = first.bases(slice(0, 5), 5)
+    np.testing.assert_allclose(Ti @ T, np.eye(5), atol=1e-12)
+
+
+def test_kernels_run_without_compilation():
+    program = """
+import numpy as np, hankelred as hr
+for kind in (1.0, 1.0 + 0.5j):
+    plant = hr.StateSpace(np.array([[-1.0, 2.0], [0.0, -3.0]]), kind * np.ones((2, 1)), np.ones((1, 2)))
+    reduction = hr.balanced_truncation(plant, order=1)
+    assert reduction.hinf_error() <= reduction.error_bound < hr.hinf_norm(plant)
+"""
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, check=True)

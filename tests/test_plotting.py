@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 import hankelred as hr
 from hankelred.plotting import new_axes, plot_error_bound, plot_frequency_error, plot_hsv
+from hankelred.weighting import FrequencyLimited
 
 
 def flexible(seed=0, modes=5, damping=0.01, dt=0, m=2, p=3):
@@ -266,3 +267,17 @@ def test_values_beyond_logarithmic_axes_are_refused():
 def test_one_frequency_given_twice_is_drawn():
     plant = hr.StateSpace([[-1.0]], [[1.0]], [[1.0]])
     assert plot_frequency_error(plant, plant, omega=[1.0, 1.0]).lines
+
+
+def test_a_weighting_is_drawn_with_the_bounds_that_hold_and_without_one_it_is_refused():
+    rng = np.random.default_rng(0)
+    plant = hr.StateSpace(np.diag([-1.0, -2.0, -30.0, -3.0]), rng.standard_normal((4, 1)), rng.standard_normal((1, 4)))
+    sure = hr.balance(plant, weighting=FrequencyLimited((0.0, 1.0), guaranteed=True))
+    bound = plot_error_bound(sure).get_lines()[0].get_ydata()
+    np.testing.assert_allclose(bound, [sure.error_bound(order) for order in range(5)])
+    plain = hr.balance(plant, weighting=FrequencyLimited((0.0, 1.0)))
+    for found in (plain, plain.reduce(1), sure.reduce(1)):
+        with pytest.raises(hr.InputError, match="guaranteed=True"):
+            plot_error_bound(found)
+    ax = plot_frequency_error(plant, plain.reduce(1))
+    assert "error bound" not in [line.get_label() for line in ax.get_lines()]

@@ -12,8 +12,9 @@ import scipy.linalg as sla
 from ..checks import Array, check_choice, check_flag, check_integer, check_number
 from ..errors import NonMinimalWarning, OrderError
 from ..hankel import gramian_factors, gramians, hankel_singular_values
+from ..linalg.threads import one_blas_thread
 from ..reduction import balance
-from ..reduction.balanced import OFFSET
+from ..reduction.balanced import OFFSET, reduced_model
 from ..reduction.realisation import without_idle_states
 from ..systems import as_container, as_system
 from .elimination import METHODS, is_list
@@ -63,18 +64,19 @@ def balred(sys: Any, orders: Any, method: str = "truncate", alpha: float | None 
     """
     match_dc = check_choice(method, "method", METHODS) == "matchdc"
     orders, system = _order_list(orders), as_system(sys)
-    bal = balance(system, OFFSET if alpha is None else _offset(alpha, system))
     reduced = []
-    for order in orders:
-        if bal.rank < order < len(bal.hsv):
-            warnings.warn(
-                f"The numerical rank of the system is {bal.rank}, less than the order {order} asked for; the model "
-                f"returned has order {bal.rank}. Its other states link no input to any output.",
-                NonMinimalWarning,
-                stacklevel=2,
-            )
-            order = bal.rank
-        reduced.append(as_container(bal.reduce(order, match_dc=match_dc).system, sys))
+    with one_blas_thread(system.order):  # once for all steps
+        bal = balance(system, OFFSET if alpha is None else _offset(alpha, system))
+        for order in orders:
+            if bal.rank < order < len(bal.hsv):
+                warnings.warn(
+                    f"The numerical rank of the system is {bal.rank}, less than the order {order} asked for; the model "
+                    f"returned has order {bal.rank}. Its other states link no input to any output.",
+                    NonMinimalWarning,
+                    stacklevel=2,
+                )
+                order = bal.rank
+            reduced.append(as_container(reduced_model(bal, order, match_dc), sys))
     return reduced[0] if len(reduced) == 1 else reduced
 
 

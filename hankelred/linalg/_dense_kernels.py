@@ -57,7 +57,7 @@ def phases(U: Array) -> Array:
 
 
 @kernel
-def norm_estimate(S: Array, St: Array) -> float:
+def power_norm(S: Array, St: Array) -> float:
     """Estimate the spectral norm of S, given with its transpose, from below; infinite where an entry is not finite.
 
     Power steps from the longest row. To the first, all rows in phase with it are added: no direction is orthogonal to

@@ -40,17 +40,23 @@ def solve_small(K: Array, f: Array, d: int) -> None:
 
 
 @kernel
+def width(T: Array, end: int) -> int:
+    """Return the size of the diagonal block of a quasi-triangular matrix that ends before a row."""
+    return 2 if end > 1 and T[end - 1, end - 2] != 0 else 1
+
+
+@kernel
 def sylvester_leaf(T: Array, MH: Array, F: Array, k: int, l: int) -> Array:
     """Overwrite ``F[:k, :l]`` by the X of ``T X + X M^H = F``: by rows from the bottom, each from the right."""
     K = np.empty((4, 4), F.dtype)
     f = np.empty(4, F.dtype)
     i = k
     while i > 0:
-        r = 2 if i > 1 and T[i - 1, i - 2] != 0 else 1
+        r = width(T, i)
         i -= r
         j = l
         while j > 0:
-            c = 2 if j > 1 and MH[j - 2, j - 1] != 0 else 1
+            c = width(MH.T, j)
             j -= c
             if r * c == 1:
                 F[i, j] = divide(F[i, j], T[i, i] + MH[j, j])
@@ -88,11 +94,11 @@ def stein_leaf(T: Array, MH: Array, F: Array, G: Array, k: int, l: int) -> tuple
     f = np.empty(4, F.dtype)
     i = k
     while i > 0:
-        r = 2 if i > 1 and T[i - 1, i - 2] != 0 else 1
+        r = width(T, i)
         i -= r
         j = l
         while j > 0:
-            c = 2 if j > 1 and MH[j - 2, j - 1] != 0 else 1
+            c = width(MH.T, j)
             j -= c
             for a in range(r):  # x - T_ii x M_jj^H = f + g M_jj^H, the r x c unknowns by rows
                 for b in range(c):

@@ -117,13 +117,19 @@ def gain_function(A: Array, B: Array, C: Array, D: Array, discrete: bool) -> Gai
 
 
 def largest_singular_values(response: Array) -> Array:
-    """Return the largest singular values of stacked (p, m) matrices; infinite where an entry is."""
+    """Return the largest singular values of stacked (p, m) matrices; infinite where an entry is not finite."""
     largest = np.abs(response).max(axis=(1, 2), initial=0.0)
-    regular = (largest > 0) & np.isfinite(largest)
+    largest[~np.isfinite(largest)] = np.inf
+    regular = (largest > 0) & (largest < np.inf)
     exponent = np.frexp(largest[regular])[1]
     units = scaled(response[regular], -exponent[:, None, None])
     largest[regular] = np.ldexp(np.linalg.norm(units, ord=2, axis=(1, 2)), exponent)
     return largest
+
+
+def largest_gain(response: Array) -> float:
+    """Return the largest singular value of all stacked matrices."""
+    return float(largest_singular_values(response).max(initial=0.0))
 
 
 def _reciprocal(A: Array, B: Array, C: Array, D: Array) -> tuple[Array, Array, Array, Array] | None:

@@ -74,7 +74,7 @@ class HankelSVD:
         else:
             self._form = bidiagonalised(product.conj().T if self._wide else product)
             self.values = self._form.values()
-        check_result("Hankel singular values", self.values[0])
+        check_result("Hankel singular values", self.values[:1])
 
     def triples(self, count: int) -> Triples:
         """Return ``U, hsv, V^H`` for the first `count` singular values, or for more.
@@ -155,7 +155,7 @@ def norm_estimate(S: Array) -> float:
 
     Infinite where an entry is not finite.
     """
-    return float(kernels.norm_estimate(np.ascontiguousarray(S), np.ascontiguousarray(S.T))) if S.size else 0.0
+    return float(kernels.power_norm(np.ascontiguousarray(S), np.ascontiguousarray(S.T))) if S.size else 0.0
 
 
 def real_pair(S: Array, R: Array, divide_and_conquer: bool) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ The unstable and marginal poles of a form come first; `marginality` says which p
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg as sla
@@ -88,14 +88,15 @@ def balanced_units(A: Array, B: Array, C: Array) -> Units:
     size, spread, same = kernels.unit_sizes(balanced, w)
     graded = spread > GRADED
     order = np.argsort(-size, kind="stable") if graded else np.arange(n)
-    size_B, size_C = (_largest(B), _largest(C)) if same else (_largest(B / w[:, None]), _largest(C * w))
+    size_B, size_C = (_lapack_norm("M", X) for X in ((B, C) if same else (B / w[:, None], C * w)))
     gain = 2.0 ** round((math.log2(size_C) - math.log2(size_B)) / 2) if min(size_B, size_C) > 0 else 1.0
     return Units(w, order, gain, same and not graded)
 
 
-def _largest(X: Array) -> float:
-    """Return the size of the largest entry."""
-    return float((lapack.zlange if X.dtype.kind == "c" else lapack.dlange)("M", X)) if X.size else 0.0
+def _lapack_norm(kind: str, X: Array) -> float:
+    """Return the largest modulus ("M") or the Frobenius norm ("F")."""
+    lange: Any = lapack.zlange if X.dtype.kind == "c" else lapack.dlange
+    return float(lange(kind, X if X.flags.f_contiguous else X.T)) if X.size else 0.0  # X.T costs no copy
 
 
 def _symmetric_units(A: Array) -> Array | None:
@@ -177,8 +178,8 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
     n = len(A)
     if n == 0:
         return SchurForm(A, A, np.zeros(0, np.complex128), np.zeros(0), 0)
-    T, Z, poles = _converged(A)
-    margin, size = _margins(poles, discrete), float((lapack.zlange if A.dtype.kind == "c" else lapack.dlange)("F", A))
+    T, Z, poles = _schur(A)
+    margin, size = _margins(poles, discrete), _lapack_norm("F", A)
     if margin.min() > max(CLEAR * size, offset):
         return SchurForm(T, Z, poles, np.full(n, BACKWARD * EPS * size), 0)
     error, refined = error_bars(A, T, poles, margin, discrete)
@@ -228,15 +229,8 @@ def whole_schur(A: Array) -> SchurForm:
     """
     if len(A) == 0:
         return SchurForm(A, A, np.zeros(0, np.complex128), np.zeros(0), 0)
-    T, Z, poles = _converged(A)
+    T, Z, poles = _schur(A)
     return SchurForm(T, Z, poles, np.zeros(len(A)), 0)
-
-
-def _converged(A: Array) -> tuple[Array, Array, Array]:
-    try:
-        return _schur(A)
-    except np.linalg.LinAlgError as failure:
-        raise NumericalError(f"The Schur form of A {A.shape} must converge; got {failure} Rescale A.") from failure
 
 
 def _margins(poles: Array, discrete: bool) -> Array:
@@ -327,7 +321,7 @@ def _schur(A: Array) -> tuple[Array, Array, Array]:
     gees = lapack.zgees if A.dtype.kind == "c" else lapack.dgees
     T, _, *poles, Z, _, info = gees(lambda *_: None, A, lwork=(BLOCK + 1) * len(A))
     if info:
-        raise np.linalg.LinAlgError(f"LAPACK's gees must converge; got info={info}.")
+        raise NumericalError(f"The Schur form of A {A.shape} must converge; got info={info} of LAPACK. Rescale A.")
     return T, Z, poles[0] if len(poles) == 1 else poles[0] + 1j * poles[1]
 
 

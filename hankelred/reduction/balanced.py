@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import norms
 from .. import order as orders
 from ..checks import SINGLE as SINGLE_PRECISION
 from ..checks import Array, check_flag, check_number, check_result, exactly_one, in_family, single
@@ -19,24 +18,17 @@ from ..errors import DiagonalisationError, InputError, OrderError
 from ..hankel import Factored, check_weighting, factored, warn_if_inaccurate
 from ..linalg.threads import one_blas_thread
 from ..parts import Matrices
-from ..rounding import largest_gain, sample_frequencies
 from ..systems import Poles, StateSpace, as_container, as_system, one_system, real_output
 from ..weighting import Weighting
 from .bank import reduce_bank
 from .bases import residualised
+from .damping import of_weak_damping
 from .rediagonalise import Diagonalised, diagonalised, eigenpairs, working_orders
 from .result import Reduction
 from .single_precision import in_single_precision
 from .split import joined, with_fixed_states
 
 OFFSET = 1e-8
-
-# Damping of which rounding can change this share is looked at, by a norm up to this order and by samples beyond; what
-# was seen counts as this much higher.
-WEAKLY_DAMPED, MEASURED_UP_TO, SAMPLED = 0.1, 150, 0.01
-
-# Values closer than this, relative to themselves, may belong to one pair of poles.
-NEARLY_EQUAL = 1e-3
 
 
 def balance(sys: Any, offset: float = OFFSET, weighting: Weighting | None = None) -> Balancing:
@@ -268,7 +260,7 @@ class Balancing:
         """Return bases and matrices of the reduced stable part."""
         stable_order = order - self.unstable
         T, Ti, small = residualised(self._found, stable_order) if match_dc else self._found.reduced(stable_order)
-        check_result("The reduced model", *small[:4])
+        check_result("The reduced model", *small[: 4 if match_dc else 3])
         return T, Ti, small
 
     def _diagonalise(self, small: Matrices, order: int, match_dc: bool) -> Diagonalised:
@@ -315,16 +307,19 @@ class Balancing:
 
     def _dense_result(self, order: int, T: Array, Ti: Array, small: Matrices, method: str) -> Reduction:
         G, parts = self.system, self._found.parts
-        A, B, C, D = parts.whole(small)[:4]
-        pair = None
+        reduced, pair = self._whole(small), None
         if parts.kept:
             fixed_T, fixed_Ti = parts.fixed_bases()
             T, Ti = np.hstack([fixed_T, T]), np.vstack([fixed_Ti, Ti])
             full = StateSpace.trusted(parts.T, parts.B, parts.C, G.D, G.dt)
             pair = full, StateSpace.trusted(small.A, small.B, small.C, small.D, G.dt)
-        reduced = StateSpace.trusted(A, B, C, D, G.dt, G.outer_names)
-        added = _of_weak_damping(self._found, small, reduced, order)
+        added = of_weak_damping(self._found, small, reduced, order)
         return self._result(reduced, order, T, Ti, method, pair, added)
+
+    def _whole(self, small: Matrices) -> Any:
+        """Return a dense model of the stable part with the unstable and marginal poles beside it."""
+        A, B, C, D, *_ = self._found.parts.whole(small)
+        return StateSpace.trusted(A, B, C, D, self.system.dt, self.system.outer_names)
 
     def _diagonal_result(self, order: int, T: Array, Ti: Array, found: Diagonalised, method: str) -> Reduction:
         parts = self._found.parts
@@ -345,33 +340,14 @@ class Balancing:
         return Reduction(system, self.system, order, self.hsv, bound, T, Ti, self.unstable, method, reduced, pair)
 
 
-def _of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, order: int) -> float:
-    """What rounding of weakly damped poles can add to the error, on top of the bound of the truncation.
-
-    A balanced state i has a gain of about ``2 hsv_i`` and decays at a rate of ``|b_i|^2 / (2 hsv_i)``. Its basis is
-    certain to ``floor / hsv_i``, and so is A, relative to its norm; the gain changes by the same share as the rate.
-    Where that is not small, or a small system's nearly equal values are cut, the error is measured, for large systems
-    at the frequencies of the poles.
-    """
-    system, parts, hsv = found.system, found.parts, found.hsv
-    if parts.kept or found.floor == 0.0 or order == 0 or np.isinf(found.gain):
-        return 0.0
-    few = system.order <= MEASURED_UP_TO
-    if found.weighting is None:
-        values, inflow = hsv[:order], (np.abs(small.B) ** 2).sum(axis=1)
-        moved = 4 * float(np.abs(small.A).max()) * found.floor
-        splits_a_pair = few and order < len(hsv) and hsv[order - 1] - hsv[order] < NEARLY_EQUAL * hsv[order - 1]
-        if not (splits_a_pair or moved > 2 * WEAKLY_DAMPED * inflow.min()):
-            return float(moved * (values / inflow).max())
-    if not reduced.is_stable():
-        return np.inf
-    if few:
-        error = float(norms.hinf_norm(system - reduced))
-    else:
-        poles = np.concatenate([parts.poles, reduced.poles()])
-        omega = sample_frequencies(poles, parts.discrete, system.dtype.kind == "c")
-        error = largest_gain(system._response(omega) - reduced._response(omega))
-    return max(0.0, (1 + SAMPLED) * error - found.error_bound(order))
+def reduced_model(bal: Balancing, order: int, match_dc: bool) -> Any:
+    """Return the model that `Balancing.reduce` makes, without the work for its bound where that is apart."""
+    system = bal.system
+    if system.is_diagonal or system.dtype in SINGLE_PRECISION or bal._found.weighting or order == len(bal.hsv):
+        return bal.reduce(order, match_dc=match_dc).system
+    order = orders.check_order(order, bal.hsv, bal.rank, bal._found.uncertain)
+    with one_blas_thread(len(bal.hsv)):
+        return as_container(bal._whole(bal._reduce_stable(order, match_dc)[2]), bal._container)
 
 
 def balanced_truncation(

@@ -11,7 +11,8 @@ import numpy as np
 
 from .. import norms
 from ..checks import EPS, Array
-from ..rounding import largest_gain, sample_frequencies
+from ..linalg.gain import largest_gain
+from ..rounding import sample_frequencies
 from ..systems import LinearSystem
 
 # A difference of two gains is not known better than to this many roundings of either.

@@ -66,8 +66,8 @@ class LinearSystem:
 
     def _set(self, dt: Any, names: dict[str, Any], **arrays: Array) -> None:
         """Set fresh arrays in one common dtype and read-only, dt and names."""
-        dtypes = {x.dtype for x in arrays.values()}
-        if len(dtypes) > 1:
+        dtypes = [x.dtype for x in arrays.values()]
+        if dtypes.count(dtypes[0]) < len(dtypes):
             dtype = np.result_type(*dtypes)
             arrays = {name: x.astype(dtype, copy=False) for name, x in arrays.items()}
         for x in arrays.values():

@@ -149,7 +149,8 @@ def scipy_model(G: StateSpace) -> Any:
 
 def _is_a(obj: Any, package: str, *names: str) -> bool:
     """Tell whether obj is of a class of these names from that package, or of one derived from it."""
-    return _is_one_of(type(obj), package, names)
+    kind: Any = type(obj)
+    return _is_one_of(kind, package, names)
 
 
 @cache

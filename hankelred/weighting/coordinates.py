@@ -14,6 +14,7 @@ import scipy.linalg as sla
 
 from ..checks import Array, check_result
 from ..linalg.hankel_svd import graded
+from ..linalg.logarithm import triangular_logarithm
 from ..linalg.semidefinite import equal_sizes
 from ..linalg.triangular import flipped, schur_eigenvalues, solve_hermitian_stein, solve_hermitian_sylvester
 from ..parts import DenseParts, DiagonalParts
@@ -71,24 +72,19 @@ class Triangular(NamedTuple):
 
     def on_bands(self, bands: Array) -> Array:
         """Return F B, F the integral of the resolvent over the bands and their mirror images, divided by 2 pi."""
-        F: Array = np.sum([self._between(low, high) for low, high in bands], axis=0)
+        U, Z = schur_form(self.T, np.dtype(complex))
+        F: Array = np.sum([self._below(high, U, Z) - self._below(low, U, Z) for low, high in bands], axis=0)
         return F @ self.B
 
-    def _between(self, low: float, high: float) -> Array:
-        identity, T = np.eye(len(self.T)), self.T
-        real = T.dtype.kind != "c"
-
-        def above(low: float, high: float) -> Array:
-            if self.discrete:
-                ends = [_logarithm(identity - T * np.exp(-1j * w)) for w in (low, high)]
-                return ((high - low) / 2 * identity - 1j * (ends[1] - ends[0])) / (2 * np.pi)
-            ends = [_logarithm(1j * w * identity - T) for w in (low, high)]
-            return (ends[1] - ends[0]) / (2j * np.pi)
-
-        if not self.discrete and np.isinf(high):
-            return identity / 2 - (self._between(0.0, low) if low else np.zeros_like(identity))
-        upper = above(low, high)
-        return 2 * upper.real if real else upper + above(-high, -low)
+    def _below(self, omega: float, U: Array, Z: Array) -> Array:
+        """Return F for the band from -omega to omega."""
+        identity, real = np.eye(len(U)), self.T.dtype.kind != "c"
+        if omega in (0.0, np.inf):
+            return identity * (0.5 if omega else 0.0)
+        ends = [identity - U * np.exp(-1j * w) if self.discrete else 1j * w * identity - U for w in (omega, -omega)]
+        logarithms = [Z @ triangular_logarithm(end) @ Z.conj().T for end in ends[: 1 if real else 2]]
+        turn = 2 * logarithms[0].imag if real else -1j * (logarithms[0] - logarithms[1])
+        return ((omega * identity if self.discrete else 0.0) + turn) / (2 * np.pi)
 
     def lyapunov(self, X: Array) -> Array:
         """Return P with ``T P + P T^H + X = 0``, or ``T P T^H - P + X = 0``, X Hermitian."""
@@ -204,27 +200,24 @@ class Modal(NamedTuple):
 
     def on_bands(self, bands: Array) -> Array:
         """Return F B, F the integral of the resolvent over the bands and their mirror images, divided by 2 pi."""
-        F = np.sum([self._between(low, high) + self._between(-high, -low) for low, high in bands], axis=0)
+        F: Array = np.sum([self._below(high) - self._below(low) for low, high in bands], axis=0)
         return (F.real if self.lam.dtype.kind != "c" else F)[:, None] * self.B
 
-    def _between(self, low: float, high: float) -> Array:
+    def _below(self, omega: float) -> Array:
+        """Return F for the band from -omega to omega."""
+        if omega in (0.0, np.inf):
+            return np.full(len(self.lam), 0.5 if omega else 0.0)
         if self.discrete:
-            ends = [np.log(self._distance(w)) for w in (low, high)]
-            return ((high - low) / 2 - 1j * (ends[1] - ends[0])) / (2 * np.pi)
-        ends = [self._angle(w) for w in (low, high)]
-        return (ends[1] - ends[0]) / (2j * np.pi)
+            ends = [np.log(self._distance(w)) for w in (omega, -omega)]
+            return (omega - 1j * (ends[0] - ends[1])) / (2 * np.pi)
+        ends = [np.log(1j * w - self.lam) for w in (omega, -omega)]
+        return (ends[0] - ends[1]) / (2j * np.pi)
 
     def _distance(self, omega: float) -> Array:
         """Return ``1 - lam exp(-i omega)``, from logarithms where there are any."""
         if self.z is None:
             return 1.0 - self.lam * np.exp(-1j * omega)
         return -np.expm1(self.z - 1j * omega)
-
-    def _angle(self, omega: float) -> Array:
-        """Return ``log(i omega - lam)``; its real part at infinity cancels between the two sides."""
-        if np.isinf(omega):
-            return np.full(len(self.lam), 0.5j * np.pi * np.sign(omega))
-        return np.log(1j * omega - self.lam)
 
     def lyapunov(self, X: Array) -> Array:
         """Return P with ``lam_i P_ij + P_ij conj(lam_j) + X_ij = 0``, or the same in discrete time."""
@@ -336,6 +329,9 @@ def _rule() -> tuple[Array, Array]:
     return (nodes + 1) / 2, np.sqrt(weights / 2)
 
 
-def _logarithm(T: Array) -> Array:
-    """Return the principal logarithm of a triangular matrix."""
-    return np.asarray(sla.logm(T)) if len(T) else T
+def schur_form(T: Array, kind: Any) -> tuple[Array, Array]:
+    """Return a Schur form of this kind, complex ones without blocks, and the unitary matrix that leads to it."""
+    if T.dtype == kind:
+        return T, np.eye(len(T))
+    T, Z = sla.rsf2csf(T, np.eye(len(T)), check_finite=False)
+    return T, Z

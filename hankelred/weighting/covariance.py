@@ -14,6 +14,9 @@ from ..linalg.threads import one_blas_thread
 # Numbers held in double precision at a time, 8 MiB.
 PIECE = 2**20
 
+# Sizes beyond are mistakes: sums over so many states take terabytes.
+MOST = 2**20
+
 
 class StateCovariance:
     """Mean of ``x x^H`` over states that come in batches, in double precision and in memory that does not grow.
@@ -50,8 +53,8 @@ class StateCovariance:
     """
 
     def __init__(self, n: int, systems: int | None = None) -> None:
-        self.n = check_integer(n, "n", 1)
-        self.systems = None if systems is None else check_integer(systems, "systems", 1)
+        self.n = check_integer(n, "n", 1, MOST)
+        self.systems = None if systems is None else check_integer(systems, "systems", 1, MOST)
         self.count = 0
         self._sums = np.zeros((*self._lead, self.n, self.n))
 

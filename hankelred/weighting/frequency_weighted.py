@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.linalg as sla
 
 from ..checks import Array, is_discrete
 from ..errors import InputError, StabilityError
@@ -14,7 +13,7 @@ from ..linalg.schur import apply_units, balanced_units, ordered_schur
 from ..parts import DenseParts, DiagonalParts
 from ..systems import StateSpace, one_system
 from .base import Pair, Weighting, pair_of_factors
-from .coordinates import Triangular, coordinates_of
+from .coordinates import Triangular, coordinates_of, schur_form
 
 
 class FrequencyWeighted(Weighting):
@@ -109,17 +108,9 @@ def _driven(part: Triangular, weight: StateSpace | None) -> Array:
             f"poles of integrators and notches into the stable region by a little."
         )
     kind = np.result_type(part.T, form.T)
-    (T, X), (U, Y) = (_schur_form(M, kind) for M in (part.T, form.T))
+    (T, X), (U, Y) = (schur_form(M, kind) for M in (part.T, form.T))
     k, Y = len(T), form.Z @ Y
     both = np.block([[T, X.conj().T @ part.B @ C @ Y], [np.zeros((len(U), k)), U]])
     inputs = np.vstack([X.conj().T @ part.B @ weight.D, Y.conj().T @ B])
     factor: Array = X @ gramian_factor(both.astype(kind), inputs.astype(kind), part.discrete)[:k]
     return factor
-
-
-def _schur_form(T: Array, kind: Any) -> tuple[Array, Array]:
-    """Return a Schur form of this kind, complex ones without blocks, and the unitary matrix that leads to it."""
-    if T.dtype == kind:
-        return T, np.eye(len(T))
-    T, Z = sla.rsf2csf(T, np.eye(len(T)), check_finite=False)
-    return T, Z

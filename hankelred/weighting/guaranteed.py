@@ -51,7 +51,7 @@ def guaranteed_pair(white: Any, pair: Pair, parts: Any) -> tuple[Pair, float]:
     C, L = _range_of(A.conj().T, Q.conj().T @ Q, small.C.conj().T, discrete)
     units = balanced_units(A, B, C.conj().T)
     a, b, c = apply_units(units, A, B, C.conj().T)
-    form = ordered_schur(a, discrete)
+    form = ordered_schur(a.astype(np.result_type(a, b, c)), discrete)
     if form.kept:
         raise StabilityError(
             f"guaranteed=True needs a system that is stable in balanced coordinates too; got a pole at "

@@ -140,7 +140,7 @@ def _sequences(data: Any, name: str) -> Any:
             raise InputError("inputs must be sequences; got a StateCovariance. Pass it as states.")
         return data
     array = check_array(data, name, None)
-    if array.ndim not in (3, 4) or 0 in array.shape[:-1]:
+    if array.ndim not in (3, 4) or 0 in array.shape[-3:-1]:
         raise InputError(
             f"{name} must be (batch, length, signals), a bank's with the systems in front, and not empty; got "
             f"{array.shape}."

@@ -68,8 +68,9 @@ def collect_statistics(model: nn.Module, batches: Any) -> SampleStatistics:
     Raises
     ------
     InputError
-        If the model cannot be called with a batch, does not call all of its selective layers, or one has data that are
-        not finite.
+        If the model cannot be called with a batch, or does not call all of its selective layers.
+    NumericalError
+        If what one of them gets or puts out is not finite, or overflows in sums; with its name.
 
     Examples
     --------

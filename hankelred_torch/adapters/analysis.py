@@ -17,6 +17,7 @@ import hankelred as hr
 from hankelred.checks import Array
 from hankelred.errors import DiagonalisationError
 from hankelred.order import error_bound, least_order
+from hankelred.weighting import Weighting
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,8 @@ class LayerReduction:
         Aligned with the layer's states; a tuple has one reduction per system of a bank.
     reason : str
         Why the order is not the one asked for; empty otherwise.
+    method : str
+        How, where it is not balanced truncation against white noise.
     """
 
     states: int
@@ -48,6 +51,7 @@ class LayerReduction:
     error_bound: float
     reduction: Any = field(repr=False)
     reason: str = ""
+    method: str = ""
 
 
 class Analysis(ABC):
@@ -99,17 +103,23 @@ class Analysis(ABC):
 
 
 class LinearAnalysis(Analysis):
-    """The answers of a linear system, or of a bank of them, by balanced truncation.
+    """The answers of a linear system, or of a bank of them, by balanced truncation, weighed by data if there are any.
 
     Those of a bank are of its most demanding system, except the energy, which is that of all together. It keeps as many
     states as the system that needs most, because tensors are rectangular.
     """
 
-    def __init__(self, bank: hr.DiagonalBank, align: Callable[[tuple[hr.Reduction, ...]], Any]) -> None:
-        self._bank, self._systems, self._align = bank, tuple(bank), align
+    def __init__(
+        self,
+        bank: hr.DiagonalBank,
+        align: Callable[[tuple[hr.Reduction, ...]], Any],
+        weighting: Weighting | None = None,
+    ) -> None:
+        self._bank, self._systems, self._align, self._weighting = bank, tuple(bank), align, weighting
         self._balancings: dict[int, hr.Balancing] = {}
-        self._spectra = self._balancing(0).hsv[None] if len(bank) == 1 else hr.hankel_singular_values(bank)
-        self._floor = self._balancing(0).floor if len(bank) == 1 else None
+        alone = len(bank) == 1 or weighting is not None
+        spectra = [self._balancing(k).hsv for k in range(len(bank))] if alone else hr.hankel_singular_values(bank)
+        self._spectra, self._floor = np.asarray(spectra), self._balancing(0).floor if len(bank) == 1 else None
         self.n, self.hsv = bank.n, self._spectra.max(axis=0)
         self._finite = np.where(np.isfinite(self._spectra), self._spectra, 0.0)
         self._per_state = 2 if bank.has_real_output else 1
@@ -123,6 +133,8 @@ class LinearAnalysis(Analysis):
         """Return the largest bound of a system; 0 where all states are kept."""
         if states >= self.n:
             return 0.0
+        if self._weighting is not None:
+            return np.inf
         order = min(self._per_state * states, len(self.hsv))
         return max(error_bound(hsv, order, self._floor) for hsv in self._spectra)
 
@@ -133,7 +145,7 @@ class LinearAnalysis(Analysis):
                 0, prefer_larger=True, order=self._balancing(0).order(energy=energy, max_error=max_error)
             )
             return found.system.n, by_way
-        if energy is not None:
+        if energy is not None and self._weighting is None:
             try:
                 return int(hr.balanced_truncation(self._bank, energy=energy).states.max()), ""
             except DiagonalisationError:
@@ -165,13 +177,14 @@ class LinearAnalysis(Analysis):
             hsv=self.hsv,
             kept_energy=kept / total if total > 0 else 1.0,
             error_bound=max(reduction.error_bound for reduction in reductions),
-            reduction=self._align(tuple(reductions)),
+            reduction=self._align(tuple(reductions)) if most else None,
             reason="".join(detours[:1]) + others,
+            method="" if self._weighting is None else reductions[0].method,
         )
 
     def _reductions(self, states: int, prefer_larger: bool) -> tuple[list[hr.Reduction], list[str]]:
         """Return the reductions of all systems, at once where all can be diagonalised, and the detours else."""
-        if len(self._systems) > 1:
+        if len(self._systems) > 1 and self._weighting is None:
             try:
                 found = hr.balanced_truncation(self._bank, states=states)
                 return [found[k] for k in range(len(found))], []
@@ -183,7 +196,8 @@ class LinearAnalysis(Analysis):
     def _balancing(self, channel: int) -> hr.Balancing:
         """Return the factors of a system, computed when first asked for."""
         if channel not in self._balancings:
-            self._balancings[channel] = hr.balance(self._systems[channel])
+            own = None if self._weighting is None else self._weighting.of(channel, len(self._systems))
+            self._balancings[channel] = hr.balance(self._systems[channel], weighting=own)
         return self._balancings[channel]
 
     def _reduce(self, channel: int, *, prefer_larger: bool, **criterion: Any) -> tuple[hr.Reduction, str]:

@@ -15,12 +15,13 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from hankelred import DiagonalBank, DiagonalSystem
 from hankelred.checks import Array
 from hankelred.errors import InputError
 
+from ..convert import tensors_in_place_of
 from .analysis import Analysis
 from .layer_tensors import LayerTensors
 
@@ -191,6 +192,25 @@ class Adapter(LayerTensors, ABC):
         Analysis
             Answers with a `LayerReduction`, whose `reduction` the methods below take.
         """
+
+    def statistics(self) -> Any:
+        """Return empty sums over what the layer does with data; None, the default, where it cannot be seen at work."""
+        return None
+
+    def observe(self, statistics: Any, u: Tensor, mask: Tensor | None, normed: Tensor | None) -> None:
+        """Add a call of the layer to its sums: inputs, what is no padding, and inputs of an output norm."""
+        raise NotImplementedError
+
+    def sequence(self, u: Tensor | None, named: Mapping[str, Any]) -> Tensor:
+        """Return the inputs (batch, length, ...) among the arguments of a call, or raise."""
+        if u is None:
+            raise InputError(f"{type(self.layer).__qualname__} must be called with a sequence; got no tensor.")
+        return u
+
+    def after(self, written: Mapping[str, Array]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and sizes that the layer has when values from `rewrite` are written, by name."""
+        states = self.states_of({name: written[name].shape for name in self.state_axes})
+        return tensors_in_place_of(self.stored(), written), self.sizes(states)
 
     @abstractmethod
     def rewrite(self, values: Mapping[str, Array], reduction: Any) -> dict[str, Array]:

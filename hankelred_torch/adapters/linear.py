@@ -17,10 +17,12 @@ from torch import Tensor
 
 import hankelred as hr
 from hankelred import BankReduction, DiagonalBank, DiagonalSystem, Reduction
-from hankelred.checks import Array
+from hankelred.checks import Array, check_result
 from hankelred.errors import InputError, StabilityError
 from hankelred.training import align_states
+from hankelred.weighting import Sampled
 
+from ..driven import StateStatistics
 from .analysis import Analysis, LinearAnalysis
 from .base import Adapter
 from .transport import (
@@ -204,6 +206,7 @@ class LinearAdapter(Adapter):
         """Return the systems that tensors of these values make, also where there is one, by rates where discrete."""
         with torch.no_grad():
             found = as_arrays(self.matrices(as_tensors(values)))
+        check_result(f"The system of a {type(self.layer).__qualname__} layer", *found.values(), hint="Is a pole 0?")
         make = DiagonalBank if self.dt == 0 else DiagonalBank.from_rates
         return make(*found.values(), dt=self.dt, output=self.output)
 
@@ -220,9 +223,7 @@ class LinearAdapter(Adapter):
         SystemTensors
             The same numbers as ``bank(values())`` has.
         """
-        tensors = {name: self.tensor(name) for name in (*self.state_axes, *self.constants)}
-        wide = {name: x.to(torch.complex128 if x.is_complex() else torch.float64) for name, x in tensors.items()}
-        found = self.matrices(wide)
+        found = self._wide()
         return SystemTensors(found["rates"], found["B"], found["C"], self.dt, self.output)
 
     def hankel_singular_values(self, values: Mapping[str, Array]) -> Array:
@@ -230,10 +231,46 @@ class LinearAdapter(Adapter):
         bank = self._stable_bank(values)
         return hr.hankel_singular_values(bank if self.is_bank else bank[0])
 
-    def analyse(self, values: Mapping[str, Array], statistics: Any = None) -> Analysis:
-        """Return the analysis by balanced truncation of stable systems; it needs no statistics."""
+    def statistics(self) -> StateStatistics | None:
+        """Return empty sums over the states; None in continuous time, where a layer is a kernel without inputs."""
+        if self.dt == 0:
+            return None
+        with torch.no_grad():
+            return StateStatistics(self.states, len(self._wide()["rates"]))
+
+    def sequence(self, u: Tensor | None, named: Mapping[str, Any]) -> Tensor:
+        """Return the inputs of a call, (batch, length, channels)."""
+        u = super().sequence(u, named)
+        handed = [name for name, x in named.items() if "state" in name and x is not None]
+        if handed:
+            raise InputError(f"The layer must run from rest; got {handed[0]}. What it remembers is not seen.")
+        systems, _, m = self._wide()["B"].shape
+        u = u[None] if u.ndim == 2 else u
+        if u.ndim == 3 and u.shape[2] != systems * m and u.shape[1] == systems * m:
+            u = u.mT
+        if u.ndim != 3 or u.shape[2] != systems * m or u.is_complex():
+            raise InputError(
+                f"{type(self.layer).__qualname__} must be called with real sequences of {systems * m} channels; got "
+                f"{tuple(u.shape)}, {u.dtype}."
+            )
+        return u
+
+    def observe(self, statistics: StateStatistics, u: Tensor, mask: Tensor | None, normed: Tensor | None) -> None:
+        """Add the states of a call of the layer to its sums."""
+        found = self._wide()
+        statistics.update(found["rates"], found["B"], u, mask)
+
+    def _wide(self) -> dict[str, Tensor]:
+        """Return the matrices of the layer now in double precision."""
+        tensors = {name: x for name, (*_, x) in self.places((*self.state_axes, *self.constants)).items()}
+        wide = {name: x.to(torch.complex128 if x.is_complex() else torch.float64) for name, x in tensors.items()}
+        return self.matrices(wide)
+
+    def analyse(self, values: Mapping[str, Array], statistics: StateStatistics | None = None) -> Analysis:
+        """Return the analysis by balanced truncation, weighed by states that were seen or white noise would drive."""
         bank = self._stable_bank(values)
-        return LinearAnalysis(bank, lambda reductions: self._aligned(bank, values, reductions))
+        weighting = Sampled(states=statistics.sums) if statistics is not None and statistics.seen else None
+        return LinearAnalysis(bank, lambda reductions: self._aligned(bank, values, reductions), weighting)
 
     def _aligned(self, bank: DiagonalBank, values: Mapping[str, Array], reductions: tuple[Reduction, ...]) -> Any:
         """Return reductions of all systems in coordinates that suit the layer: norms are compared as B is stored."""
@@ -291,11 +328,9 @@ class LinearAdapter(Adapter):
         for k, x in enumerate(systems):
             rates[k, : x.n], B[k, : x.n], C[k, :, : x.n] = self._rates_of(x), x.B, x.C
         rates = rates if self.dt == 0 else unwrapped(rates, np.zeros(rates.shape))
-
-        def mean(x: Array) -> Array:
-            return x if n == bank.n else np.repeat(x.mean(-1, keepdims=True), n, -1)
-
-        gauge = self._gauge(values, self._rates_of(bank), rates, mean)
+        gauge = self._gauge(
+            values, self._rates_of(bank), rates, lambda x: x if n == bank.n else x.mean(-1, keepdims=True).repeat(n, -1)
+        )
         D = self._feedthrough(np.stack([x.D for x in systems]), values)
         inverse = inverse_at(self, {"rates": rates, "B": B, "C": C}, {**values, **gauge})
         return as_arrays(inverse.outputs) | gauge | D

@@ -61,7 +61,7 @@ class LRUAdapter(LinearAdapter):
 
     def bank(self, values: Mapping[str, Array]) -> DiagonalBank:
         """Return the system, unless a pole has come to lie on the unit circle."""
-        if np.any(np.exp(values["nu_log"]) == 0):
+        if np.any(np.exp(np.minimum(values["nu_log"], 0)) == 0):
             raise StabilityError(
                 f"nu_log must be above -745, where exp(nu_log) is 0 and |lam| is 1; got {values['nu_log'].min():.4g}."
             )

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hankelred.checks import check_type
-from hankelred.errors import InputError, StabilityError
+from hankelred.errors import InputError, NumericalError, StabilityError
 
 from .base import Adapter
 from .check import RTOL, difference
@@ -329,7 +329,7 @@ def _about_behaviour(adapter: Adapter) -> str:
             return ""  # tells nothing of the class, and is refused where it is read
         try:
             found[form] = _about(adapter, difference(adapter))
-        except StabilityError:
+        except (StabilityError, NumericalError):
             return ""
         except InputError as error:  # not to be run by itself, which is held against a bare name only
             found[form] = str(error) if _known_by_name(type(layer)) else ""

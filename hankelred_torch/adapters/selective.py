@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from hankelred.checks import Array, check_type
-from hankelred.errors import InputError, OrderError
+from hankelred.errors import InputError, NumericalError, OrderError
 from hankelred.selective import rotate, select
 
-from ..convert import tensors_in_place_of
 from ..sampling import LayerStatistics, Sequences
 from .analysis import Analysis, LayerReduction
 from .base import Adapter
@@ -211,6 +210,14 @@ class SelectiveAdapter(Adapter):
         ways = ("rotation", "selection") if method == "auto" and self.rotates else (method,)
         return SelectiveAnalysis(statistics, lambda states: self._reduced(ways, values, statistics, states))
 
+    def statistics(self) -> LayerStatistics:
+        """Return empty sums over what the layer does."""
+        return LayerStatistics(self.states, self.groups)
+
+    def observe(self, statistics: LayerStatistics, u: Tensor, mask: Tensor | None, normed: Tensor | None) -> None:
+        """Add a call of the layer to its sums."""
+        statistics.update(self.sequences(u, mask, normed))
+
     def _reduced(
         self, ways: tuple[str, ...], values: Mapping[str, Array], statistics: LayerStatistics, states: int
     ) -> tuple[StateMap, ...]:
@@ -223,7 +230,10 @@ class SelectiveAdapter(Adapter):
                 core = select(statistics.sums, states, fold=fold)
             kept = None if core.kept is None else core.kept[0]
             found.append(StateMap(core, statistics.gains(kept)))
-        return tuple(found)
+        stored = [x for x in found if all(np.isfinite(new).all() for new in self.rewrite(values, x).values())]
+        if not stored:
+            raise NumericalError(f"The tensors of a layer of {states} states must be finite; got NaN or infinity.")
+        return tuple(stored)
 
     def rewrite(self, values: Mapping[str, Array], reduction: StateMap) -> dict[str, Array]:
         """Return the tensors after a reduction: rows mapped or selected, rates mixed, the rest rescaled."""
@@ -232,11 +242,6 @@ class SelectiveAdapter(Adapter):
         if reduction.core.kept is None and "A_log" in self.layouts:
             written["A_log"] = np.log(np.exp(values["A_log"]) @ reduction.mixing())
         return written | {name: values[name] * x for name, x in self._scales(reduction).items()}
-
-    def after(self, reduction: StateMap) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the tensors and sizes that the layer has after a reduction, by name."""
-        values = self.rewrite(self.values(), reduction)
-        return tensors_in_place_of(self.stored(), values), self.sizes(reduction.core.T.shape[2])
 
     def carry_first(
         self, values: Mapping[str, Array], reduction: StateMap, moments: Mapping[str, Array]

@@ -1,4 +1,4 @@
-"""Compressors as callbacks of training frameworks: `transformers` of Hugging Face and `lightning`.
+"""Compressors in training frameworks: `transformers` and `accelerate` of Hugging Face, and `lightning`.
 
 Each is imported when it is first asked for, and needs the framework of its name.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-__all__ = ["lightning", "transformers"]
+__all__ = ["accelerate", "lightning", "transformers"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -12,8 +12,9 @@ from hankelred.checks import check_type
 from hankelred.errors import InputError
 
 from ..config import CompressionConfig, Schedule
+from ..planning import Batches
 from ..saving import resize_
-from ..surgery import as_models
+from ..surgery import Models, as_models
 from ..surgery.snapshot import as_restorable
 from ..training import Guard, History, InTrainingCompressor
 from ..training.rewarm import as_hooks
@@ -66,8 +67,8 @@ class CompressionCallback(Callback):
         config: CompressionConfig,
         schedule: Schedule | None = None,
         guard: Guard | None = None,
-        ema: Any = (),
-        batches: Any = None,
+        ema: Models = (),
+        batches: Batches = None,
         restore: Iterable[Any] = (),
         on_cut: Any = (),
     ) -> None:

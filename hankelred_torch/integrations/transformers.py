@@ -17,11 +17,12 @@ from hankelred.systems.files import as_path
 
 from ..adapters import state_sizes
 from ..config import CompressionConfig, Schedule
+from ..planning import Batches
 from ..saving import resize_
 from ..saving.files import StrPath, read_content, write_content
 from ..saving.pretrained import is_a, note_sizes
 from ..saving.resize import check_loaded, layers_of, write_layers
-from ..surgery import as_models
+from ..surgery import Models, as_models
 from ..surgery.snapshot import as_restorable
 from ..training import Guard, History, InTrainingCompressor
 from ..training.rewarm import as_hooks
@@ -79,8 +80,8 @@ class CompressionCallback(TrainerCallback):
         config: CompressionConfig,
         schedule: Schedule | None = None,
         guard: Guard | None = None,
-        ema: Any = (),
-        batches: Any = None,
+        ema: Models = (),
+        batches: Batches = None,
         restore: Iterable[Any] = (),
         on_cut: Any = (),
     ) -> None:

@@ -42,7 +42,7 @@ class LayerCut:
     error_bound : float
         Bound on the H-infinity norm of the difference between the layer before and the layer as it is stored
         afterwards, rounding to its dtype included, in units of output per unit of input; 0 where nothing is cut,
-        infinite for a selective layer, which has none.
+        infinite where a cut goes by data, which bounds nothing for others.
     hsv : (k,) ndarray
         Hankel singular values before the cut, decreasing, in the same units; of a bank, at every place the largest of
         its systems. Of a selective layer, what stands in for them; empty where it could not be told.
@@ -51,10 +51,11 @@ class LayerCut:
     reason : str
         Why the layer is left alone, or why the order is not the one asked for; empty otherwise.
     method : str
-        How the states of a selective layer become fewer: "rotation", "folded selection" or "selection".
+        How the states become fewer: of a selective layer "rotation", "folded selection" or "selection"; of a
+        time-invariant one that was weighed by data "sampled balanced truncation"; else empty, balanced truncation.
     output_error : float or None
-        Root mean square change that the cut makes to the output of a selective layer, relative to it, measured on a
-        batch.
+        Root mean square change that the cut makes to the output of the layer, relative to it, measured on a batch where
+        the cut went by data.
     step : int
         Optimizer steps made so far, where a compressor or tracker made the record; else 0.
     seconds, analysis_seconds : float
@@ -103,6 +104,7 @@ class LayerCut:
     certified_orders: list[int] | None = field(default=None, repr=False)
     matches: list[list[int]] | None = field(default=None, repr=False)
     reduction: Any = field(default=None, repr=False)
+    _statistics: Any = field(default=None, repr=False)  # of the data it was planned by
     _values: Mapping[str, Array] = field(default_factory=dict, repr=False)  # the tensors it was planned for
     _written: Mapping[str, Array] = field(default_factory=dict, repr=False)  # those it is to have
     _dtypes: tuple[Any, ...] = field(default=(), repr=False)  # in which its rounding was bounded
@@ -161,6 +163,16 @@ class LayerCut:
         whole: dict[str, Any] = {"states": self.n, "order": len(self.hsv), "kept_energy": 1.0, "error_bound": 0.0}
         whole["rounding"] = 0.0
         return replace(self, **whole, reason=reason, method="", output_error=None, reduction=None)
+
+    def without_tensors(self) -> LayerCut:
+        """Give the record without the reduction and what else belongs to a plan only.
+
+        Returns
+        -------
+        LayerCut
+            As histories keep it.
+        """
+        return replace(self, reduction=None, _statistics=None, _values={}, _written={}, _dtypes=())
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything but the reduction as plain values, ready for strict JSON.
@@ -223,6 +235,8 @@ class Plan:
         Layers whose averaged copy could not follow the cut and starts anew from the live layer.
     metric : dict of str to float
         Value of the metric before and after, where `compress_` was given one.
+    trials : tuple of (int, float)
+        What it tried: states of all layers together, and the metric; for `hankelred.plotting.plot_tradeoff`.
 
     Examples
     --------
@@ -242,6 +256,7 @@ class Plan:
     forward_seconds: tuple[float, float] | None = None
     ema_restarted: tuple[str, ...] = ()
     metric: dict[str, float] | None = None
+    trials: tuple[tuple[int, float], ...] = ()
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from hankelred.checks import Array, check_type
-from hankelred.errors import DiagonalisationError, InputError, NumericalError, StabilityError
+from hankelred.errors import DiagonalisationError, HankelredError, InputError, NumericalError
 from hankelred.linalg.threads import one_blas_thread
 
 from ..adapters import Adapter, SelectiveAdapter, find_ssm_layers, refusals
@@ -20,12 +20,15 @@ from ..adapters.base import Systems
 from ..adapters.registry import module_types, refuse_averages
 from ..config import CompressionConfig
 from ..convert import rounded
-from ..sampling import LayerStatistics, gather, output_errors
+from ..sampling import NOT_HEARD, LayerStatistics, SampleStatistics, gather, output_errors
 from .allocation import Allocation, allocate
 from .cuts import LayerCut, Plan
+from .refit import refitted
+
+Batches = Iterable[Any] | SampleStatistics | None
 
 
-def plan(model: nn.Module, config: CompressionConfig, batches: Any = None) -> Plan:
+def plan(model: nn.Module, config: CompressionConfig, batches: Batches = None) -> Plan:
     """Decide how many states every state space layer keeps; change nothing.
 
     Parameters
@@ -36,8 +39,8 @@ def plan(model: nn.Module, config: CompressionConfig, batches: Any = None) -> Pl
         Criterion and limits.
     batches : iterable or SampleStatistics, optional
         Sample inputs of the model, as it is called with: tensors, tuples of positional or mappings of keyword
-        arguments. Needed for layers whose matrices depend on their input, and only for them. The model runs on them
-        without gradients and in evaluation mode; nothing about it changes.
+        arguments. Needed for layers whose matrices depend on their input; time-invariant ones are weighed by them, or
+        else by white noise. The model runs on them without gradients and in evaluation mode; nothing about it changes.
 
     Returns
     -------
@@ -71,19 +74,22 @@ def decide(
             f"method chooses how selective layers lose states; got {config.method!r} and time-invariant ones only, "
             f"{', '.join(map(repr, adapters))}. Leave it out."
         )
-    sampled = gather(model, adapters, batches)
+    sampled = gather(model, looked_at(adapters, config), batches, patient=patient)
     with one_blas_thread(_largest(adapters)):
-        values = {name: adapter.values() for name, adapter in adapters.items()}
+        values: dict[str, dict[str, Array]] = {}
         analyses: dict[str, Analysis] = {}
         layers: dict[str, LayerCut] = {}
         for name, x in adapters.items():
+            seen: Any = sampled.layers.get(name)
             try:
-                analyses[name] = _analysed(x, values[name], sampled.layers.get(name), config)
-            except (StabilityError, NumericalError) as error:
+                if patient and x.kind == "selective" and not seen.seen and seen.reason not in ("", NOT_HEARD):
+                    raise NumericalError(seen.reason)
+                values[name] = x.values()
+                analyses[name] = _analysed(x, values[name], seen, config)
+            except HankelredError as error:
                 if not patient:
                     raise
-                n = x.states
-                layers[name] = LayerCut(name, n, n, n, 1.0, 0.0, np.empty(0), f"cannot be reduced now: {error}")
+                layers[name] = _not_now(name, x.states, error)
 
         def cuts(rounding: Mapping[str, float]) -> dict[str, LayerCut]:
             wanted = allocate(analyses, config, rounding)
@@ -93,11 +99,25 @@ def decide(
         planned = cuts({})
         if config.max_error is not None:
             planned = _within_error(planned, cuts, config.max_error, config.budget)
+    planned = {name: replace(x, _statistics=sampled.layers.get(name)) if x.method else x for name, x in planned.items()}
+    if config.refit is True:
+        planned |= _refitted(model, adapters, planned, sampled.probe)
     layers |= _measured(model, adapters, planned, sampled.probe)
     return Plan({name: layers[name] for name in adapters}, config)
 
 
-def hankel_singular_values(model_or_layer: nn.Module, batches: Any = None) -> dict[str, Array]:
+def looked_at(adapters: Mapping[str, Adapter], config: CompressionConfig) -> dict[str, Adapter]:
+    """Give those of the layers that are cut, or fitted again, by what they do with data, where it can be seen."""
+    lti = config.refit is True or not _is_white(config)
+    return {name: x for name, x in adapters.items() if x.kind == "selective" or lti}
+
+
+def _is_white(config: CompressionConfig) -> bool:
+    """Tell whether time-invariant layers are weighed by white noise, which alone has a bound."""
+    return config.weighting == "white" or config.max_error is not None
+
+
+def hankel_singular_values(model_or_layer: nn.Module, batches: Batches = None) -> dict[str, Array]:
     """Compute the Hankel singular values of every state space layer.
 
     Parameters
@@ -127,11 +147,11 @@ def hankel_singular_values(model_or_layer: nn.Module, batches: Any = None) -> di
     (32,)
     """
     adapters = _ssm_layers(model_or_layer)
-    sampled = gather(model_or_layer, adapters, batches)
+    sampled = gather(model_or_layer, {name: x for name, x in adapters.items() if x.kind == "selective"}, batches)
     with one_blas_thread(_largest(adapters)):
         return {
-            name: sampled.layers[name].hankel_singular_values()
-            if name in sampled.layers
+            name: found.hankel_singular_values()
+            if isinstance(found := sampled.layers.get(name), LayerStatistics)
             else x.hankel_singular_values(x.values())
             for name, x in adapters.items()
         }
@@ -175,11 +195,17 @@ def _named(name: str, modules: str | Sequence[str]) -> bool:
 
 def renewed(layer: LayerCut, adapter: Adapter, values: Mapping[str, Array]) -> tuple[LayerCut, dict[str, Array]]:
     """Return a planned layer with its new tensors; planned anew, at the size decided then, if it has changed since."""
-    if adapter.kind == "selective" and layer.reduction is not None:
-        return layer, adapter.rewrite(values, layer.reduction)
     same = layer.reduction is not None and all(np.array_equal(values[name], x) for name, x in layer._values.items())
+    if adapter.kind == "selective" and layer.reduction is not None:  # a function of whatever tensors there are
+        return layer, dict(layer._written) if same else adapter.rewrite(values, layer.reduction)
     if not same or layer._dtypes != _dtypes(adapter):
-        layer = _cut(adapter, layer.n, layer.layer, adapter.analyse(values).reduce(layer.states), layer.reason, values)
+        found = adapter.analyse(values, layer._statistics).reduce(layer.states)
+        if not found.states:
+            raise NumericalError(
+                f"Layer {layer.layer!r} must link inputs to outputs to be cut; got none that do since it was planned. "
+                f"Plan it anew."
+            )
+        layer = replace(_cut(adapter, layer.n, layer.layer, found, layer.reason, values), _statistics=layer._statistics)
     return layer, dict(layer._written)
 
 
@@ -192,13 +218,16 @@ def _largest(adapters: Mapping[str, Adapter]) -> int:
     return 2 * max((adapter.states for adapter in adapters.values()), default=0)
 
 
-def _analysed(
-    adapter: Adapter, values: Mapping[str, Array], statistics: LayerStatistics | None, config: CompressionConfig
-) -> Analysis:
+def _analysed(adapter: Adapter, values: Mapping[str, Array], statistics: Any, config: CompressionConfig) -> Analysis:
     """Return what a cut of one layer could lose, by the method of the configuration where the layer leaves a choice."""
     if isinstance(adapter, SelectiveAdapter):
         return adapter.analyse(values, statistics, config.method)
-    return adapter.analyse(values)
+    if _is_white(config):
+        return adapter.analyse(values)
+    if config.weighting == "sampled" and (statistics is None or not statistics.seen):
+        why = "no inputs of it were seen" if statistics is None or not statistics.reason else statistics.reason
+        raise NumericalError(f"weighting='sampled' needs inputs of {type(adapter.layer).__qualname__}: {why}.")
+    return adapter.analyse(values, statistics)
 
 
 def _within_error(
@@ -226,19 +255,46 @@ def _within_error(
 def _measured(
     model: nn.Module, adapters: Mapping[str, Adapter], layers: dict[str, LayerCut], probe: Any
 ) -> dict[str, LayerCut]:
-    """Choose the reduction of a selective layer with the smallest output error on the probe, or the first without."""
-    ways = {
-        name: (adapter, layer.reduction)
-        for name, layer in layers.items()
-        if isinstance(adapter := adapters[name], SelectiveAdapter) and layer.reduction is not None
-    }
-    errors = output_errors(model, ways, probe) if ways and probe is not None else {}
+    """Measure what cuts that go by data change; of the ways to cut a selective layer, choose the best.
+
+    Without a probe it is the first.
+    """
+    ways: dict[str, Any] = {}
+    written: dict[str, tuple[Adapter, list[Mapping[str, Array]]]] = {}
+    for name, layer in layers.items():
+        adapter = adapters[name]
+        if isinstance(adapter, SelectiveAdapter) and layer.reduction is not None:
+            ways[name] = layer.reduction
+            written[name] = adapter, [adapter.rewrite(layer._values, x) for x in layer.reduction]
+        elif layer.method:
+            ways[name], written[name] = (layer.reduction,), (adapter, [layer._written])
+    errors = output_errors(model, written, probe) if ways and probe is not None else {}
     decided = dict(layers)
-    for name, (_, maps) in ways.items():
+    for name, maps in ways.items():
         best = int(np.argmin(errors[name])) if name in errors else 0
         error = errors[name][best] if name in errors else None
-        decided[name] = replace(layers[name], reduction=maps[best], method=maps[best].core.method, output_error=error)
+        method = layers[name].method or maps[best].core.method
+        new = {"reduction": maps[best], "_written": written[name][1][best]}
+        decided[name] = replace(layers[name], method=method, output_error=error, **new)
     return decided
+
+
+def _refitted(
+    model: nn.Module, adapters: Mapping[str, Adapter], layers: Mapping[str, LayerCut], probe: Any
+) -> dict[str, LayerCut]:
+    """Give the cuts whose outputs come closer to those of the layer before when C is fitted again."""
+    if probe is None:
+        raise InputError("refit=True needs batches, on which outputs are fitted; got none. Pass some, or drop it.")
+    found = {}
+    for name, reduction in refitted(model, adapters, layers, probe).items():
+        adapter, layer = adapters[name], layers[name]
+        method = f"{layer.method or 'balanced truncation'}, outputs fitted again"
+        written = adapter.rewrite(layer._values, reduction)
+        rounding = _rounding(adapter, name, dict(layer._values), written)
+        found[name] = replace(
+            layer, reduction=reduction, method=method, error_bound=np.inf, rounding=rounding, _written=written
+        )
+    return found
 
 
 def _plan_layer(
@@ -268,10 +324,17 @@ def _plan_layer(
             few = f"only {found.states} states link inputs to outputs, fewer than min_order={config.min_order}"
             return replace(whole, reason=found.reason or few)
         return _cut(adapter, n, name, found, found.reason or wanted.reason, values)
-    except NumericalError as error:
-        if patient or isinstance(error, DiagonalisationError):
-            return replace(whole, reason=str(error))
-        raise
+    except DiagonalisationError as error:
+        return replace(whole, reason=str(error))
+    except HankelredError as error:
+        if not patient:
+            raise
+        return _not_now(name, n, error)
+
+
+def _not_now(name: str, n: int, error: HankelredError) -> LayerCut:
+    """Leave alone a layer of which nothing can be said, which its missing Hankel singular values tell."""
+    return LayerCut(name, n, n, n, 1.0, 0.0, np.empty(0), f"cannot be reduced now: {error}")
 
 
 def _cut(
@@ -290,6 +353,7 @@ def _cut(
         error_bound=found.error_bound + rounding,
         hsv=found.hsv,
         reason=reason,
+        method=found.method,
         rounding=rounding,
         reduction=found.reduction,
         _values=values,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from hankelred.errors import HankelredError, InputError
@@ -86,6 +87,7 @@ def save_checkpoint(
     write_content(path, FORMAT, content)
 
 
+@torch.inference_mode(False)  # else what is made inside inference mode could never be trained
 def load_checkpoint(
     path: StrPath,
     model: nn.Module,

@@ -20,6 +20,7 @@ from ..surgery.ranks import unwrapped
 WRAPPERS = ("module", "_orig_mod")
 
 
+@torch.inference_mode(False)  # else what is made inside inference mode could never be trained
 def resize_(
     model: nn.Module, like: Mapping[str, Tensor] | Mapping[str, int] | nn.Module, optimizers: Any = ()
 ) -> dict[str, int]:
@@ -68,16 +69,18 @@ def resize_layers(
     model: nn.Module, adapters: Mapping[str, Adapter], like: Any, optimizers: tuple[Any, ...]
 ) -> dict[str, int]:
     """Resize a model without wrappers, whose layers were found, as `resize_` does."""
-    exchange = Exchange([model], optimizers)
+    exchange, sizes = Exchange([model], optimizers), dict[str, int]()
     for name, tensors in _wanted(adapters, like).items():
         adapter = adapters[name]
         olds = stored_tensors(adapter.layer, tensors)
         news = standing_in(olds, {x: new for x, new in tensors.items() if new.shape != olds[x].shape})
         exchange.replace(olds, news, owner=f"layer {name!r}")
-        states = adapter.states_of({x: tuple(new.shape) for x, new in tensors.items()})
-        exchange.attributes(adapter.layer, adapter.sizes(states))
-    with exchange:  # whose block raises if the shapes do not fit each other
-        return {name: type(x)(x.layer).states for name, x in adapters.items()}
+        sizes[name] = adapter.states_of({x: tuple(new.shape) for x, new in tensors.items()})
+        exchange.attributes(adapter.layer, adapter.sizes(sizes[name]))
+    with exchange:
+        for x in adapters.values():
+            type(x)(x.layer)  # raises if the shapes do not fit each other
+    return sizes | {name: x.states for name, x in adapters.items() if name not in sizes}
 
 
 def check_loaded(model: nn.Module) -> None:

@@ -26,8 +26,10 @@ from hankelred.training import follow
 from ..adapters import Adapter, find_ssm_layers
 from ..adapters.registry import are_near, unwrapped
 
+Models = nn.Module | Iterable[nn.Module]
 
-def as_copies(ema: Any, adapters: Mapping[str, Adapter]) -> tuple[tuple[nn.Module, dict[str, Adapter]], ...]:
+
+def as_copies(ema: Models, adapters: Mapping[str, Adapter]) -> tuple[tuple[nn.Module, dict[str, Adapter]], ...]:
     """Return the averaged copies of a model, unwrapped and checked against the layers of the model, with their layers.
 
     Raises
@@ -38,7 +40,7 @@ def as_copies(ema: Any, adapters: Mapping[str, Adapter]) -> tuple[tuple[nn.Modul
     return tuple(_checked(copy, adapters) for copy in as_models(ema))
 
 
-def as_models(ema: Any) -> tuple[Any, ...]:
+def as_models(ema: Models) -> tuple[Any, ...]:
     """Return one averaged copy or several as a tuple, with their wrappers."""
     found = check_items(ema, "ema") if isinstance(ema, Iterable) and not isinstance(ema, nn.Module) else [ema]
     for copy in found:
@@ -89,8 +91,8 @@ def warn_of_forgotten(model: nn.Module, adapters: Mapping[str, Adapter], given: 
 
 def _instances(kind: type) -> list[Any]:
     """All objects of a class and of those derived from it; they refer to it."""
-    own = [x for x in gc.get_referrers(kind) if type(x) is kind]
-    return [*own, *(x for derived in kind.__subclasses__() for x in _instances(derived))]
+    derived: list[type] = kind.__subclasses__()
+    return [*(x for x in gc.get_referrers(kind) if type(x) is kind), *(y for x in derived for y in _instances(x))]
 
 
 def _distance(a: nn.Module, b: nn.Module) -> float:

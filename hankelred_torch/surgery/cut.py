@@ -21,11 +21,11 @@ from ..config import CompressionConfig
 from ..convert import stored_tensors, tensors_in_place_of, to_arrays, to_tensor
 from ..errors import SurgeryError
 from ..guard import Guard
-from ..planning import LayerCut, Plan, check_stable, plan, renewed
-from .averages import as_copies, as_models, followed_values, warn_of_forgotten
+from ..planning import Batches, LayerCut, Plan, check_stable, plan, renewed
+from .averages import Models, as_copies, as_models, followed_values, warn_of_forgotten
 from .exchange import Exchange
 from .holders import check_holders
-from .optimizers import as_optimizers, carried_states, check_trained
+from .optimizers import Optimizers, as_optimizers, carried_states, check_trained
 from .ranks import agreed, check_refreshable, decided, digest, opened, refresh_ddp_
 from .roles import Notes
 
@@ -34,9 +34,9 @@ from .roles import Notes
 def compress_(
     model: nn.Module,
     plan_or_config: Plan | CompressionConfig,
-    optimizers: Any = (),
-    ema: Any = (),
-    batches: Any = None,
+    optimizers: Optimizers = (),
+    ema: Models = (),
+    batches: Batches = None,
     metric: Any = None,
     tolerance: float | None = None,
     mode: str | None = None,

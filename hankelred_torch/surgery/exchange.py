@@ -205,7 +205,8 @@ class Exchange:
             if x.new.grad is not None:
                 raise SurgeryError(f"The new {x.name} must have no gradient yet.")
             for key, value in (entry for state in x.states.values() for entry in state.items()):
-                if isinstance(value, Tensor) and not {*value.shape} <= {1, *x.new.shape}:
+                fits = not isinstance(value, Tensor) or {*value.shape} <= {1, *x.new.shape, x.new.numel()}
+                if not fits:
                     shapes = f"{tuple(x.new.shape)}; got {tuple(value.shape)}"
                     raise SurgeryError(f"Optimizer state {key} of the new {x.name} must fit shape {shapes}.")
 

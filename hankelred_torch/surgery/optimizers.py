@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hankelred import Reduction
 from hankelred.checks import Array
@@ -26,10 +27,12 @@ from .averages import followed_values
 from .exchange import Slot, State, find_slots
 from .roles import TABLE, Entry, Kept, Notes, is_trusted, read_states, tried
 
+Optimizers = Optimizer | Iterable[Optimizer]
+
 _INNER = ("optimizer", "_optimizer", "base_optimizer", "inner_optimizer")
 
 
-def as_optimizers(optimizers: Any) -> tuple[Any, ...]:
+def as_optimizers(optimizers: Optimizers) -> tuple[Any, ...]:
     """Unwrap one optimizer or several: those that keep states, an inner one before the one around it."""
     several = (
         (optimizers,) if hasattr(optimizers, "param_groups") or not isinstance(optimizers, Iterable) else optimizers
@@ -122,7 +125,10 @@ def _rehearse(optimizer: Any, group: Any, parameter: Tensor, name: str, axis: in
     kept = parameter.detach().narrow(axis, 0, parameter.shape[axis] - 1)
     new = nn.Parameter(kept.clone())
     read = read_states({name: (optimizer, group, parameter, state)}, notes)
-    averages = dict.fromkeys(((name, x) for x in state), to_array(kept.abs()) * 0.1)
+    held = read[name].entries if name in read else {}
+    averages = dict.fromkeys(
+        ((name, key) for key, x in held.items() if x.array is not None), to_array(kept.abs()) * 0.1
+    )
     carried = _assembled(read, averages, {name: new}, notes).get(name)
     try:
         tried(optimizer, group, new, (1.0, 1.0), state=carried)

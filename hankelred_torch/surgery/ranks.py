@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hankelred.errors import InputError
 
-from ..adapters import Adapter, find_ssm_layers
+from ..adapters import Adapter, SampleStatistics, find_ssm_layers
 from ..adapters.registry import unwrapped as unwrapped
 from ..convert import check_whole, to_array
 from ..errors import SurgeryError
@@ -232,6 +232,16 @@ def averaged(ddp: DistributedDataParallel | None, measure: Callable[[], float]) 
     if errors:
         raise SurgeryError(f"The metric must be a number on every rank; it failed on another: {errors[0]}")
     return sum(each for each, _ in found) / len(found)
+
+
+def merged(ddp: DistributedDataParallel | None, batches: Any) -> Any:
+    """Return, on every rank, what the layers did on all of them; sample batches that were given are as they are."""
+    if ddp is None or not isinstance(batches, SampleStatistics):
+        return batches
+    total, *others = (SampleStatistics(layers) for layers in _gathered(ddp, batches.layers))
+    for other in others:
+        total.merge(other)
+    return SampleStatistics(total.layers, batches.probe)
 
 
 def digest(parts: Any) -> str:

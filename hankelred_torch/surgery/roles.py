@@ -48,6 +48,8 @@ TABLE: dict[tuple[str | None, str], str] = {
     **dict.fromkeys([("pytorch_optimizer.DAdaptAdaGrad", x) for x in ("sk", "x0", "alpha_k")], "start"),
     **dict.fromkeys([("pytorch_optimizer.DAdaptSGD", x) for x in ("z", "s", "x0")], "start"),
     **dict.fromkeys([("pytorch_optimizer.FTRL", x) for x in ("z", "n")], "basis"),
+    # beside a distance for all parameters together, that was estimated along with it
+    **dict.fromkeys([(f"pytorch_optimizer.{x}", "s") for x in ("DAdaptLion", "DAdaptAdan")], "basis"),
     # beside bases of the axes, what does not lie in them
     **dict.fromkeys([(f"pytorch_optimizer.{x}", "exp_avg") for x in ("SOAP", "Conda")], "gradient"),
     **dict.fromkeys([(f"pytorch_optimizer.{x}", "momentum_buffer") for x in ("Kron", "Shampoo")], "gradient"),

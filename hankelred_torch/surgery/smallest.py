@@ -12,7 +12,8 @@ from hankelred.checks import check_type
 from hankelred.errors import InputError
 
 from ..config import CompressionConfig
-from ..planning import Plan, plan
+from ..planning import Plan, looked_at, plan, target_layers
+from ..sampling import gather
 from .ranks import averaged, decided, opened, refresh_ddp_
 from .snapshot import Snapshot
 
@@ -34,43 +35,60 @@ def smallest(
     ddp, inner, _ = opened(model)
     start = Snapshot((inner, *ema), optimizers)
     before = averaged(ddp, lambda: guard.measure(inner))
-    tried: dict[tuple[int, ...], float] = {}
+    tried: dict[tuple[int, ...], float] = {}  # by sizes, and whether outputs were fitted again
 
-    def found(tau: float) -> Plan:
-        return decided(ddp, lambda: plan(inner, replace(config, tau=tau), batches))
+    targets = target_layers(inner, config)
+    if batches is not None:
+        batches = decided(ddp, lambda: gather(inner, looked_at(targets, config), batches))
+    refits = batches is not None and config.refit == "auto" and any(x.kind == "lti" for x in targets.values())
 
-    def holds(todo: Plan) -> bool:
-        sizes = tuple(todo.sizes.values())
-        if sizes not in tried:
-            tried[sizes] = before
+    def found(tau: float, refit: bool | None = None) -> Plan:
+        wanted = replace(config, tau=tau) if refit is None else replace(config, tau=tau, refit=refit)
+        return decided(ddp, lambda: plan(inner, wanted, batches))
+
+    def value_of(todo: Plan) -> float:
+        key = (*todo.sizes.values(), todo.config.refit is True)
+        if key not in tried:
+            tried[key] = before
             if todo.is_cut:
                 try:
                     cut(model, todo, optimizers, ema)
-                    tried[sizes] = averaged(ddp, lambda: guard.measure(inner))
+                    tried[key] = averaged(ddp, lambda: guard.measure(inner))
                 finally:
                     start.restore()
                     if ddp is not None:
                         refresh_ddp_(ddp)
-        return guard.holds(before, tried[sizes])
+        return tried[key]
 
-    best = _search(config.tau, found, holds)
-    value = tried[tuple(best.sizes.values())]
+    def holding(tau: float) -> Plan | None:
+        """Give the plan of this share that holds, the one that fits outputs again where only that does."""
+        todo = found(tau)
+        if guard.holds(before, value_of(todo)):
+            return todo
+        if refits and todo.is_cut and guard.holds(before, value_of(again := found(tau, refit=True))):
+            return again
+        return None
+
+    best = _search(config.tau, holding)
+    if best is None:
+        best = found(0.0)
+        best = Plan({x: y.left_alone("no cut keeps the metric") for x, y in best.layers.items()}, best.config)
+    value = value_of(best)
     if best.is_cut:
         best = cut(model, best, optimizers, ema)
-    return replace(best, metric={"before": before, "after": value})
+    trials = tuple(sorted((sum(key[:-1]), metric) for key, metric in tried.items()))
+    return replace(best, metric={"before": before, "after": value}, trials=trials)
 
 
-def _search(tau: float, found: Callable[[float], Plan], holds: Callable[[Plan], bool]) -> Plan:
-    """Find the largest share whose plan holds; the plan that cuts nothing always does."""
-    good, bad, best = 0.0, 1.0, found(0.0)
-    if not holds(best):  # inert states cost no share, and are cut at 0
-        best = Plan({x: y.left_alone("no cut keeps the metric") for x, y in best.layers.items()}, best.config)
-        holds(best)
-        return best
+def _search(tau: float, holding: Callable[[float], Plan | None]) -> Plan | None:
+    """Find the plan of the largest share that holds; None if even the one that costs no share does not."""
+    good, bad, best = 0.0, 1.0, holding(0.0)
+    if best is None:  # inert states cost no share, and are cut at 0
+        return None
     tau = tau or 1e-3
     for _ in range(2 * MOST_STEPS):
-        todo = found(tau)
-        if holds(todo):
+        todo = holding(tau)
+        if todo is not None:
             good, best = tau, todo
         else:
             bad = tau

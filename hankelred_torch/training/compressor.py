@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -19,26 +19,24 @@ from ..adapters import state_sizes
 from ..config import CompressionConfig, Schedule
 from ..errors import RefusedCutWarning, reading
 from ..guard import Guard
-from ..planning import LayerCut, Plan, decide, target_layers
-from ..surgery import Snapshot, as_copies, as_models, as_optimizers, check_optimizers, compress_, refresh_ddp_
-from ..surgery.ranks import averaged, decided, opened
+from ..planning import Batches, LayerCut, Plan, decide, target_layers
+from ..surgery import (
+    Models,
+    Optimizers,
+    Snapshot,
+    as_copies,
+    as_models,
+    as_optimizers,
+    check_optimizers,
+    compress_,
+    refresh_ddp_,
+)
+from ..surgery.ranks import averaged, decided, merged, opened
 from ..surgery.snapshot import as_restorable
 from .history import History
 from .listening import CountOfSteps, Ear, tried_batches
-from .policy import check_schedules, check_settling, halved, smaller_cuts, towards_order, without_large_tails
+from .policy import Trial, check_schedules, check_settling, halved, smaller_cuts, towards_order, without_large_tails
 from .rewarm import as_hooks, stepping
-
-_NONE: Mapping[str, int] = {}
-
-
-@dataclass
-class _Trial:
-    """A cut that the guard has not decided on yet: when it will, the metric before, half the cut, and its sizes."""
-
-    due: int
-    before: float
-    smaller: CompressionConfig | None
-    failed: dict[str, int] = field(default_factory=dict)  # if it fails
 
 
 class InTrainingCompressor:
@@ -66,8 +64,9 @@ class InTrainingCompressor:
         and ``load_state_dict``, and random generators of torch. With a guard, the schedulers are obligatory.
     on_cut : callable or object, or iterable of them, optional
         What else happens at a cut, such as `Rewarm` and `Checkpoint`: objects with ``before(plan, compressor)``, called
-        when a cut is decided, and ``after(plan, compressor)``, called when training goes on with it; a plain function
-        is called like the latter. An object with `state_dict` and `load_state_dict` is saved and rolled back along.
+        when a cut is decided, ``after(plan, compressor)``, called when training goes on with it, and
+        ``undone(plan, compressor)``, called when it was rolled back, with the records of the history. A plain function
+        is called like ``after``. An object with `state_dict` and `load_state_dict` is saved and rolled back along.
 
     Attributes
     ----------
@@ -106,12 +105,12 @@ class InTrainingCompressor:
     def __init__(
         self,
         model: nn.Module,
-        optimizers: Any,
+        optimizers: Optimizers,
         config: CompressionConfig,
         schedule: Schedule,
         guard: Guard | None = None,
-        ema: Any = (),
-        batches: Any = None,
+        ema: Models = (),
+        batches: Batches = None,
         restore: Iterable[Any] = (),
         on_cut: Any = (),
     ) -> None:
@@ -143,7 +142,7 @@ class InTrainingCompressor:
         self._snapshot: Snapshot | None = None  # of the moment before the last cut
         self._cut_at = 0  # where the records of that cut begin in the history
         self._since: dict[InTrainingCompressor, int] = {}  # records of others on these optimizers at that moment
-        self._trial: _Trial | None = None
+        self._trial: Trial | None = None
         self._warned: set[str] = set()  # layers that could not be analysed
         self._ear = Ear(self.model, config, self._batches)
         self._count = CountOfSteps(self.optimizers)
@@ -221,7 +220,7 @@ class InTrainingCompressor:
                 "There must be a cut to roll back; got none since the start, the last rollback or a resume. "
                 "Load a checkpoint from before the cut."
             )
-        check_schedules(self.optimizers, self.restore)
+        check_schedules(self.optimizers, self.restore, thoroughly=True)
         self._undo("rolled back on request")
 
     def state_dict(self) -> dict[str, Any]:
@@ -286,7 +285,7 @@ class InTrainingCompressor:
             snapshot, cut_at = self._snapshot_now(), int(trial["cut_at"])
             snapshot.load_state_dict(trial["snapshot"])
             smaller = None if trial["smaller"] is None else CompressionConfig.from_dict(trial["smaller"])
-            going = _Trial(int(trial["due"]), float(trial["before"]), smaller, dict(trial["failed"]))
+            going = Trial(int(trial["due"]), float(trial["before"]), smaller, dict(trial["failed"]))
         steps, stopped = check_integer(state["steps"], "state steps", 0), check_flag(state["stopped"], "state stopped")
         history, start = History.from_list(state["history"]), {x: int(state["start"][x]) for x in sizes}
         before = [hook.state_dict() for hook in hooks]
@@ -301,19 +300,19 @@ class InTrainingCompressor:
         self.steps, self._stopped, self.history, self._start = steps, stopped, history, start
         self._listen()
 
-    def _attempt(self, smaller: CompressionConfig | None = None, failed: Mapping[str, int] = _NONE) -> Plan | None:
-        """Measure, plan and cut, by the schedule or by the configuration of a smaller cut than one that failed."""
+    def _attempt(self, failed: Trial | None = None) -> Plan | None:
+        """Measure, plan and cut, by the schedule or less than a cut that failed."""
         started = time.perf_counter()
-        if smaller is None:
-            self._ear.stop()
-            todo = decided(self.ddp, self._plan)
-            self._warn_of_unknown(todo)
-        else:
-            todo = smaller_cuts(decided(self.ddp, lambda: self._planned(smaller)), failed)
+        if failed is None and self._ear.stop():
+            self._ear.batches = merged(self.ddp, self._ear.batches)
+        todo = decided(self.ddp, lambda: self._plan(failed))
+        self._warn_of_unknown(todo)
         analysis = time.perf_counter() - started
         if not todo.is_cut:
             self._remember(todo.layers, analysis, analysis)
             return None
+        if self._guard is not None:
+            check_schedules(self.optimizers, self.restore, thoroughly=True)
         before = self._metric()
         self._call("before", todo, self)
         self._take_snapshot()
@@ -333,7 +332,7 @@ class InTrainingCompressor:
                 raise
             sizes = {name: layer.states for name, layer in plan.layers.items() if layer.cut}
             half = halved(plan.layers, self._config)
-            self._trial = _Trial(self.steps + self._guard.settle_steps, before, half, sizes)
+            self._trial = Trial(self.steps + self._guard.settle_steps, before, half, sizes)
             if not self._guard.settle_steps:
                 return self._settle(plan)
         self._call("after", plan, self)
@@ -354,7 +353,7 @@ class InTrainingCompressor:
             return plan
         self._undo(f"rolled back: the metric went from {trial.before:.4g} to {value:.4g}")
         self._stopped = guard.on_fail == "stop"
-        return None if self._stopped or trial.smaller is None else self._attempt(trial.smaller, trial.failed)
+        return None if self._stopped or trial.smaller is None else self._attempt(trial)
 
     def _undo(self, reason: str) -> None:
         """Go back to the moment before the last cut, and say so in the history, also in that of others."""
@@ -368,33 +367,35 @@ class InTrainingCompressor:
         self._since = {}
 
     def _mark_undone(self, first: int, reason: str) -> None:
-        """Note that the cuts from one record on were undone; there is nothing to roll back any more."""
+        """Note that the cuts from one record on were undone, and tell; there is nothing to roll back any more."""
+        undone = {}
         for k, record in enumerate(self.history[first:], first):
             if record.cut:
-                self.history[k] = replace(record, rolled_back=True, reason=reason)
-                self._snapshot = self._trial = None
+                self.history[k] = undone[record.layer] = replace(record, rolled_back=True, reason=reason)
+        if undone:
+            self._snapshot = self._trial = None
+            self._call("undone", Plan(undone, self._config, self.history[first].step), self)
 
     def _sharing(self) -> list[InTrainingCompressor]:
         """Other compressors on the same optimizers."""
         found = {x for optimizer in map(stepping, self.optimizers) for x in _SHARING.get(optimizer, ())}
         return [x for x in found if x is not self]
 
-    def _plan(self) -> Plan:
-        """Decide what this attempt of the schedule is to cut."""
-        left = sum(step >= self.steps for step in self._attempts)
-        config, layers = self._config, target_layers(self.model, self._config)
-        if config.order is not None:
+    def _plan(self, failed: Trial | None) -> Plan:
+        """Decide what this attempt is to cut: by the schedule, or less than a cut that failed."""
+        config = self._config if failed is None or failed.smaller is None else failed.smaller
+        layers, left = target_layers(self.model, config), sum(step >= self.steps for step in self._attempts)
+        if failed is None and config.order is not None:
             config = towards_order(config, {name: x.states for name, x in layers.items()}, left)
         asked = decide(self.model, layers, config, self._ear.batches, patient=True)
+        if failed is not None:
+            return smaller_cuts(asked, failed.failed)
         todo = without_large_tails(asked, self._schedule)
         refused = [name for name, layer in todo.layers.items() if asked.layers[name].cut and not layer.cut]
         if refused and left == 1:
             text = "\n".join(f"Layer {name!r} was not cut: {todo.layers[name].reason}." for name in refused)
             warnings.warn(text, RefusedCutWarning, stacklevel=5)
         return todo
-
-    def _planned(self, config: CompressionConfig) -> Plan:
-        return decide(self.model, target_layers(self.model, config), config, self._ear.batches, patient=True)
 
     def _warn_of_unknown(self, todo: Plan) -> None:
         """Warn, once per layer, of layers that cannot be analysed; they are asked again at the next attempt."""
@@ -413,7 +414,7 @@ class InTrainingCompressor:
             name: replace(layer, step=self.steps, seconds=seconds, analysis_seconds=analysis)
             for name, layer in layers.items()
         }
-        self.history += [replace(layer, reduction=None, _values={}, _written={}) for layer in found.values()]
+        self.history += [x.without_tensors() for x in found.values()]
         return found
 
     def _metric(self) -> float | None:

@@ -282,7 +282,7 @@ class History(list[LayerCut]):
         known = ", ".join(map(repr, names))
         if layer is None and len(names) > 1:
             raise InputError(f"layer must be named where several were measured; got none of {known}.")
-        if layer is not None and layer not in names:
+        if layer is not None and not (isinstance(layer, str) and layer in names):
             raise InputError(f"layer must be one that was measured ({known}); got {layer!r}.")
         return [record for record in self if record.layer == (names[0] if layer is None else layer)]
 

@@ -15,7 +15,7 @@ from hankelred.errors import InputError
 
 from ..adapters import Adapter, SampleStatistics
 from ..config import CompressionConfig
-from ..planning import target_layers
+from ..planning import looked_at, target_layers
 from ..sampling import Call, Watch, call, gather, running, watch
 from .rewarm import stepping
 
@@ -47,7 +47,8 @@ class Ear:
 
     def listen(self, due: bool) -> None:
         """Arm the hooks, or take them away."""
-        self.stop()
+        self._hooks.close()
+        self._watch = None
         if not due:
             return
         calls = self._calls = list[Call]()
@@ -57,15 +58,17 @@ class Ear:
                 calls.append(Call(module, args, kwargs))
 
         self._hooks.callback(self._model.register_forward_pre_hook(keep, with_kwargs=True).remove)
-        layers = target_layers(self._model, self._config)
-        if not self._given and any(x.kind == "selective" for x in layers.values()):
+        layers = {} if self._given else looked_at(target_layers(self._model, self._config), self._config)
+        if layers:
             self._watch = self._hooks.enter_context(watch(self._model, layers))
 
-    def stop(self) -> None:
-        """Take the hooks away, and keep what they heard."""
+    def stop(self) -> bool:
+        """Take the hooks away, and keep what they heard; tell whether layers were watched."""
         self._hooks.close()
-        if self._watch is not None:
-            self.batches, self._watch = self._watch.statistics(), None
+        if self._watch is None:
+            return False
+        self.batches, self._watch = self._watch.statistics(), None
+        return True
 
     def forward_seconds(self) -> float | None:
         """Shorter of two forward passes of the model on a call of the training; None where none was heard."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
+
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hankelred.errors import InputError
 
@@ -13,6 +16,16 @@ from ..config import CompressionConfig, Schedule
 from ..guard import Guard
 from ..planning import LayerCut, Plan
 from .rewarm import stepping
+
+
+@dataclass
+class Trial:
+    """A cut that the guard has not decided on yet: when it will, the metric before, half the cut, and its sizes."""
+
+    due: int
+    before: float
+    smaller: CompressionConfig | None
+    failed: dict[str, int] = field(default_factory=dict)  # if it fails
 
 
 def towards_order(config: CompressionConfig, sizes: Mapping[str, int], attempts: int) -> CompressionConfig:
@@ -79,16 +92,28 @@ def check_settling(guard: Guard, attempts: tuple[int, ...]) -> None:
         )
 
 
-def check_schedules(optimizers: Iterable[Any], restore: Iterable[Any]) -> None:
-    """Refuse to go on where a rollback would leave a learning-rate schedule where it is."""
+def check_schedules(optimizers: Iterable[Any], restore: Iterable[Any], *, thoroughly: bool = False) -> None:
+    """Refuse to go on where a rollback would leave a learning-rate schedule where it is.
+
+    Schedulers mark their optimizers, but for `ReduceLROnPlateau`, which is looked for among all objects if thorough.
+    """
     restored = [stepping(getattr(_scheduler(x), "optimizer", None)) for x in restore]
     for optimizer in map(stepping, optimizers):
-        scheduled = getattr(optimizer.step, "_wrapped_by_lr_sched", False)
+        scheduled = getattr(optimizer.step, "_wrapped_by_lr_sched", False) or (
+            thoroughly
+            and any(isinstance(x, ReduceLROnPlateau) and x.optimizer is optimizer for x in _holders(optimizer))
+        )
         if scheduled and not any(x is optimizer for x in restored):
             raise InputError(
                 f"restore must hold the learning-rate schedulers, which a rollback puts back; got none for a "
                 f"{type(optimizer).__name__} that has one. Pass restore=[scheduler], and the scaler if you use one."
             )
+
+
+def _holders(x: Any) -> list[Any]:
+    """All objects that have another as an attribute."""
+    found = gc.get_referrers(x)
+    return [*found, *(y for d in found if isinstance(d, dict) for y in gc.get_referrers(d))]
 
 
 def _scheduler(wrapped: Any) -> Any:

@@ -214,13 +214,13 @@ def as_hooks(on_cut: Any) -> tuple[Any, ...]:
     """Give one hook or several as a tuple."""
 
     def is_hook(x: Any) -> bool:
-        return callable(x) or any(callable(getattr(x, name, None)) for name in ("before", "after"))
+        return callable(x) or any(callable(getattr(x, name, None)) for name in ("before", "after", "undone"))
 
     found = (on_cut,) if is_hook(on_cut) else tuple(check_items(on_cut, "on_cut"))
     for each in found:
         if not is_hook(each) or isinstance(each, type):
             raise InputError(
-                f"on_cut must be functions, or objects with before or after; got {each!r}. "
+                f"on_cut must be functions, or objects with before, after or undone; got {each!r}. "
                 f"A function is called as function(plan, compressor) after a cut."
             )
     return found

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hankelred import DiagonalBank, DiagonalSystem
 from hankelred.checks import Array, check_integer
 from hankelred.drift import DriftBound, drift_bound, match_hsv
-from hankelred.errors import InputError, NumericalError, StabilityError
+from hankelred.errors import HankelredError, InputError
 
 from ..adapters import Adapter
 from ..adapters.registry import unwrapped
@@ -191,15 +191,16 @@ class Tracker:
         now: dict[str, dict[str, Array]] = {}
         found: list[tuple[str, dict[str, Any]]] = []
         for name, adapter in self._layers().items():
-            values, n = adapter.values(), adapter.states
+            n = adapter.states
             figures: dict[str, Any] = {"n": n, "states": n, "kept_energy": 1.0, "error_bound": 0.0}
             try:
+                values = adapter.values()
                 hsv = adapter.hankel_singular_values(values)
                 hsv = hsv.reshape(-1, hsv.shape[-1]).max(axis=0)  # of a bank, at every place the largest
                 if name in self._measured:
                     figures |= compare(adapter, self._measured[name], values).figures()
                 now[name] = values
-            except (StabilityError, NumericalError) as error:  # measured again next time
+            except HankelredError as error:  # measured again next time
                 hsv, figures["reason"] = np.empty(0), f"cannot be measured now: {error}"
             found.append((name, {"order": len(hsv), "hsv": hsv} | figures))
         seconds = time.perf_counter() - started

@@ -20,7 +20,8 @@ import hankelred.plotting
 import hankelred.selective
 import hankelred.testing
 import hankelred.training
-from fuzz.values import TIMES, Call, Draft, Draw
+import hankelred.weighting
+from fuzz.values import TIMES, Call, Draft, Draw, made
 from hankelred.checks import KEPT
 
 EPS = np.finfo(float).eps
@@ -49,10 +50,13 @@ TRUSTED = {f"checks.{name}" for name in "check_result is_discrete double single 
 TRUSTED |= {f"hr.{kind}.trusted" for kind in ("StateSpace", "DiagonalSystem", "DiagonalBank")}
 TRUSTED |= {f"hr.{kind}.double_matrices" for kind in ("DiagonalSystem", "DiagonalBank")}
 TRUSTED |= {"training.Moments.count", "training.Moments.index"}
+WEIGHTINGS = "TimeLimited FrequencyLimited FrequencyWeighted Sampled".split()
+TRUSTED |= {f"weighting.{kind}.{method}" for kind in WEIGHTINGS for method in ("pair", "of", "with_guarantee")}
 # Made by other callables only, which are called themselves.
 TRUSTED |= {f"hr.{name}" for name in ("Balancing", "Reduction", "BankReduction")}
 TRUSTED |= {f"drift.{name}" for name in ("DriftBound", "OrderCertificate", "AccumulatedDrift")}
 TRUSTED |= {"selective.SelectiveReduction", "selective.SelectionReport", "training.Moments"}
+TRUSTED |= {f"weighting.Weighting{method}" for method in ("", ".pair", ".of", ".with_guarantee")}
 
 
 def public_callables() -> set[str]:
@@ -70,7 +74,7 @@ def public_callables() -> set[str]:
 
 def _rooms() -> Iterator[tuple[str, ModuleType, list[str]]]:
     yield "hr", hr, hr.__all__
-    for name in "checks cli control drift plotting selective testing training".split():
+    for name in "checks cli control drift plotting selective testing training weighting".split():
         module = getattr(hankelred, name)
         own = [key for key, x in vars(module).items() if inspect.isfunction(x) and x.__module__ == module.__name__]
         own = [key for key in own if key != "is_finite"]  # of arrays that were checked
@@ -153,8 +157,10 @@ def wrong_hinf(value: Any, sys: Any = None, rtol: Any = 1e-8, return_peak: Any =
     return None
 
 
-def wrong_gramians(found: Any, sys: Any = None, **_: Any) -> str | None:
+def wrong_gramians(found: Any, sys: Any = None, weighting: Any = None) -> str | None:
     """Tell what is wrong with Gramians, or with factors of them."""
+    if weighting is not None:
+        return wrong_weighted(found, sys, weighting)
     P, Q = found
     systems = dense(sys)
     single = hr.as_system(sys).dtype.itemsize <= (8 if hr.as_system(sys).dtype.kind == "c" else 4)
@@ -168,14 +174,32 @@ def wrong_gramians(found: Any, sys: Any = None, **_: Any) -> str | None:
     return None
 
 
-def wrong_factors(found: Any, sys: Any = None, **_: Any) -> str | None:
+def wrong_weighted(found: Any, sys: Any, weighting: Any) -> str | None:
+    """Tell what is wrong with weighted Gramians: a part of the time, or of the frequencies, is no more than all."""
+    system = hr.as_system(sys)
+    lead = (len(system),) if isinstance(system, hr.DiagonalBank) else ()
+    is_part = isinstance(weighting, (TimeLimited, FrequencyLimited)) and np.all(system.is_stable())
+    whole = hr.gramians(system) if is_part and not weighting.guaranteed else (None, None)
+    for M, white in zip(found, whole, strict=True):
+        if M.shape != (*lead, system.order, system.order) or not np.isfinite(M).all():
+            return f"shape {M.shape} for {system!r}, or not finite"
+        d = np.diagonal(M, axis1=-2, axis2=-1).real
+        if np.any(d < 0):
+            return f"a diagonal of {d}"
+        most = np.inf if white is None else np.diagonal(white, axis1=-2, axis2=-1).real
+        if np.any(d > most * (1 + 1e-3) + 1e-6 * np.max(d, initial=0.0)):
+            return f"a diagonal of {d} exceeds that of the whole, {most}"
+    return None
+
+
+def wrong_factors(found: Any, sys: Any = None, weighting: Any = None) -> str | None:
     """Tell what is wrong with factors of Gramians."""
     S, R = (np.asarray(x, dtype=complex) for x in found)
     with np.errstate(all="ignore"):
         P, Q = S @ S.conj().swapaxes(-1, -2), R.conj().swapaxes(-1, -2) @ R
     if not (np.isfinite(P).all() and np.isfinite(Q).all()):
         return wrong_array((S, R))  # the Gramians overflow, the factors do not
-    return wrong_gramians((P, Q), sys)
+    return wrong_gramians((P, Q), sys, weighting)
 
 
 def wrong_factor(S: Any, A: Any, F: Any, dt: Any = 0) -> str | None:
@@ -438,13 +462,128 @@ def _(draw: Draw) -> Call:
     return Call(hr.load_system, {"path": path, "dt": draw.one_of(None, system.dt)})
 
 
+# --- weighting ---------------------------------------------------------------------------------------------------
+
+weightings = hankelred.weighting
+TimeLimited, FrequencyLimited = weightings.TimeLimited, weightings.FrequencyLimited
+
+
+def _weighting(draw: Draw, system: Draft, share: float = 0.5) -> dict[str, Any]:
+    """Return in this share of the cases one weighting that fits a system."""
+    if not draw.chance(share):
+        return {}
+    kind = draw.one_of(*WEIGHTINGS)
+    arguments = _weighting_of(kind, draw, system)
+    return {"weighting": made_weighting(kind, **{name: made(value) for name, value in arguments.items()})}
+
+
+def made_weighting(kind: str, **arguments: Any) -> Any:
+    """Return a weighting of a kind."""
+    bands = [arguments.pop(name) for name in ("band", "another band") if name in arguments]
+    return getattr(weightings, kind)(*bands, **arguments)
+
+
+def _weighting_of(kind: str, draw: Draw, system: Draft) -> dict[str, Any]:
+    """Return arguments of a weighting that fits a system."""
+    dt, B, C = (system.parts[name] for name in ("dt", "B", "C"))
+    step = 0.1 if dt is not True and dt else 1.0
+    options = draw.one_of({}, {"guaranteed": None}, {"guaranteed": True}, {"guaranteed": False})
+    if kind == "TimeLimited":
+        return {"horizon": step * draw.one_of(1, 2, 7, 64, 1000), **options}
+    if kind == "FrequencyLimited":
+        last = np.pi / step if dt else draw.one_of(np.inf, 9.0)
+        band = draw.one_of((0.0, 1.0), (0.5, 2.0), (0.0, last), (2.0, last), (0, 0.1))
+        return {"band": band, **({"another band": (2.0, 2.5)} if band[1] <= 2 and draw.chance(0.5) else {}), **options}
+    if kind == "FrequencyWeighted":
+        some = draw.one_of(("input",), ("output",), ("input", "output"))
+        sizes = {"input": {"p": B.shape[-1]}, "output": {"m": C.shape[-2]}}
+        one = draw.chance(0.3)
+        weights = {name: draw.dense(dt=dt, **({"m": 1, "p": 1} if one else sizes[name])) for name in some}
+        return {**weights, **options}
+    lead, n, m = B.shape[:-2], B.shape[-2], B.shape[-1]
+    complex_data = np.iscomplexobj(system.parts.get("lam"))
+    data = lambda *shape: draw.array(*lead, *shape, complex_data=complex_data)  # noqa: E731
+    if draw.chance(0.5):
+        inputs = {"inputs": draw.array(*(lead if draw.chance(0.5) else ()), 2, draw.one_of(1, 9), m)}
+        return {**inputs, **({} if dt else {"dt": draw.one_of(0.1, 1)}), **options}
+    adjoints = {"adjoints": data(1, 4, n)} if draw.chance(0.5) else {}
+    return {"states": data(2, draw.one_of(1, 9), n), **adjoints, **options}
+
+
+for _kind in WEIGHTINGS:
+
+    @target(f"weighting.{_kind}", "weighting", wrong_balancing)
+    def _(draw: Draw, kind: str = _kind) -> Call:
+        system = draw.system(n=3, m=2, p=1)
+        return Call(
+            lambda **x: hr.balance(system.make(), weighting=made_weighting(kind, **x)),
+            _weighting_of(kind, draw, system),
+        )
+
+
+@target("weighting.StateCovariance", "weighting")
+def _(draw: Draw) -> Call:
+    return Call(weightings.StateCovariance, {"n": draw.one_of(1, 3), **draw.one_of({}, {"systems": 2})})
+
+
+def covariance(draw: Draw) -> Any:
+    """Return a covariance that has seen states."""
+    found = weightings.StateCovariance(3, **draw.one_of({}, {"systems": 2}))
+    for _ in range(draw.one_of(1, 2)):
+        found.update(draw.array(*([2] if found.systems else []), 4, 3, complex_data=draw.chance(0.5)))
+    return found
+
+
+@target("weighting.StateCovariance.update", "weighting", lambda _, self, **__: wrong_sums(self))
+def _(draw: Draw) -> Call:
+    self = covariance(draw)
+    states = draw.array(*([2] if self.systems else []), draw.one_of(1, 4), 3, complex_data=draw.chance(0.5))
+    return Call(lambda self, states: self.update(states), {"self": self, "states": states})
+
+
+@target("weighting.StateCovariance.merge", "weighting", lambda _, self, **__: wrong_sums(self))
+def _(draw: Draw) -> Call:
+    self = covariance(draw)
+    return Call(
+        lambda self, other: self.merge(other),
+        {
+            "self": self,
+            "other": self
+            if draw.chance(0.5)
+            else self[0]
+            if self.systems and draw.chance(0.2)
+            else weightings.StateCovariance(3, self.systems),
+        },
+    )
+
+
+for _method in ("mean", "real_mean", "to_dict"):
+
+    @target(f"weighting.StateCovariance.{_method}", "weighting", wrong_array)
+    def _(draw: Draw, method: str = _method) -> Call:
+        return Call(lambda self: getattr(self, method)(), {"self": covariance(draw)})
+
+
+@target("weighting.StateCovariance.from_dict", "weighting", lambda found, **_: wrong_sums(found))
+def _(draw: Draw) -> Call:
+    state = covariance(draw).to_dict()
+    return Call(lambda **state: weightings.StateCovariance.from_dict(state), state)
+
+
+@target("weighting.StateCovariance.__getitem__", "weighting", lambda found, **_: wrong_sums(found))
+def _(draw: Draw) -> Call:
+    self = weightings.StateCovariance(3, systems=2)
+    return Call(lambda self, i: at(self, i), {"self": self, "i": draw.one_of(0, 1, np.int64(1))})
+
+
 # --- analysis ----------------------------------------------------------------------------------------------------
 
 
 def _analysis(name: str, check: Check) -> None:
     @target(f"hr.{name}", "analysis", check)
     def _(draw: Draw) -> Call:
-        return Call(getattr(hr, name), {"sys": draw.system(bank=True)})
+        system = draw.system(bank=True)
+        return Call(getattr(hr, name), {"sys": system, **(_weighting(draw, system) if "norm" not in name else {})})
 
 
 for _name, _check in (
@@ -482,16 +621,17 @@ def _(draw: Draw) -> Call:
 
 @target("hr.balance", "reduction", wrong_balancing)
 def _(draw: Draw) -> Call:
-    stable = draw.chance(0.7)
+    system = draw.system() if draw.chance(0.7) else draw.dense(stable=False)
     options = {"offset": draw.one_of(0.0, 1e-8, 0.5)} if draw.chance(0.5) else {}
-    return Call(hr.balance, {"sys": draw.system() if stable else draw.dense(stable=False), **options})
+    return Call(hr.balance, {"sys": system, **options, **_weighting(draw, system)})
 
 
 @target("hr.balanced_truncation", "reduction", wrong_reduction)
 def _(draw: Draw) -> Call:
     single = draw.chance(0.7)
     options = {"match_dc": draw.chance(0.5), "offset": 1e-8} if single and draw.chance(0.5) else {}
-    return Call(hr.balanced_truncation, {"sys": draw.system(bank=not single), **draw.criterion(2), **options})
+    system = draw.system(bank=not single)
+    return Call(hr.balanced_truncation, {"sys": system, **draw.criterion(2), **options, **_weighting(draw, system)})
 
 
 @target("hr.minimal", "reduction", wrong_reduction)
@@ -528,7 +668,8 @@ def _(draw: Draw) -> Call:
 
 def balanced(draw: Draw, **fixed: Any) -> Any:
     """Return a Balancing of a system of some states."""
-    return hr.balance(draw.system(n=draw.one_of(2, 3, 4), **fixed).make())
+    system = draw.system(n=draw.one_of(2, 3, 4), **fixed)
+    return hr.balance(system.make(), **_weighting(draw, system, share=0.3))
 
 
 def reduced(draw: Draw) -> Any:
@@ -745,6 +886,7 @@ for _method, _data in (("update", _steps), ("update_mamba", _mamba), ("update_he
 def wrong_sums(self: Any) -> str | None:
     """Tell whether sums are not finite."""
     state = self.to_dict()
+    state = {name: x for name, x in state.items() if x is not None}
     return next((f"{name} not finite" for name, x in state.items() if not np.isfinite(x).all()), None)
 
 

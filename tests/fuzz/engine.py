@@ -33,6 +33,7 @@ ALSO = {
     "z": "poles|rates",
     "columns": "axes",
     "copy": "system",
+    "another band": "band",
     "hsv": "Hankel singular values",
     "path": "file|folder",
 }

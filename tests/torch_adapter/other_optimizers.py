@@ -1,8 +1,14 @@
-"""Optimizers of other packages, made as their users make them, and one run in which a cut must not be felt."""
+"""Optimizers of other packages, made as their users make them, and one run in which a cut must not be felt.
+
+All of them, or some, in a table: ``PYTHONPATH=.:tests python -m torch_adapter.other_optimizers [NAME ...]``.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
+import sys
 import warnings
 
 import torch
@@ -34,17 +40,23 @@ def has(package):
     return importlib.util.find_spec(package) is not None
 
 
-def pytorch_optimizers():
-    """Return the names of all optimizers of pytorch_optimizer."""
-    if not has("pytorch_optimizer"):
-        return []
-    import pytorch_optimizer
-
-    return sorted(pytorch_optimizer.get_supported_optimizers())
+def optimizers():
+    """Return the names of all: of pytorch_optimizer as it has them, of other packages with those in front."""
+    found = []
+    if has("pytorch_optimizer"):
+        found += sorted(importlib.import_module("pytorch_optimizer").get_supported_optimizers())
+    for package in ("torchao", "bitsandbytes"):  # those with states of few bits, and their twins
+        names = dir(importlib.import_module(f"{package}.optim")) if has(package) else []
+        found += [f"{package}.{x}" for x in names if x[0].isupper() and x.endswith(("bit", "Fp8")) and "Paged" not in x]
+    return found
 
 
 def made(name, model):
-    """Return an optimizer of pytorch_optimizer for a model."""
+    """Return an optimizer for a model."""
+    package, _, kind = name.rpartition(".")
+    if package:
+        momentum = {"momentum": 0.9} if kind.startswith(("SGD", "LARS", "RMSprop")) else {}
+        return getattr(importlib.import_module(f"{package}.optim"), kind)(model.parameters(), lr=1e-3, **momentum)
     import pytorch_optimizer
 
     if name in OF_MODELS:
@@ -62,9 +74,10 @@ def made(name, model):
 class Run:
     """A small model in training, of whose 32 states one is inert."""
 
-    def __init__(self, make, seed=0):
+    def __init__(self, make, seed=0, channels=4):
         torch.manual_seed(seed)
-        self.model = nn.Sequential(nn.Linear(2, 4), make_inert(ht.layers.LRU(4, 32), live=31), nn.Linear(4, 1))
+        layer = make_inert(ht.layers.LRU(channels, 32), live=31)
+        self.model = nn.Sequential(nn.Linear(2, channels), layer, nn.Linear(channels, 1))
         self.optimizer = make(self.model)
         if hasattr(self.optimizer, "train"):
             self.optimizer.train()
@@ -82,12 +95,30 @@ class Run:
         return loss.item()
 
 
-def change_by_a_lossless_cut(make, steps=60):
+def change_of(name):
+    """Return the same for an optimizer by name; states of few bits are kept of large tensors only."""
+    sizes = {"channels": 256, "steps": 20} if "." in name else {}
+    with torch.compiler.set_stance("force_eager") if "torchao" in name else contextlib.nullcontext():
+        return change_by_a_lossless_cut(lambda model: made(name, model), **sizes)
+
+
+def table(names):
+    """Yield a line for each optimizer: by how much losses change, or why it was refused, and what was said before."""
+    for name in names:
+        try:
+            ratio, early, _ = change_of(name)
+        except Exception as error:  # theirs or ours
+            yield f"{name:32} {type(error).__name__}: {error}"
+        else:
+            yield f"{name:32} {ratio:8.3g}  {'warned' if early else ''}"
+
+
+def change_by_a_lossless_cut(make, steps=60, **options):
     """Return the largest ratio of losses of ten steps with and without a cut, the warnings and the steps that failed.
 
     The first warnings are those of making a compressor, before the first step.
     """
-    plain, cut = Run(make), Run(make)
+    plain, cut = Run(make, **options), Run(make, **options)
     with warnings.catch_warnings(record=True) as early:
         warnings.simplefilter("always", ht.OptimizerStateWarning)
         check_optimizers(ht.find_ssm_layers(cut.model), as_optimizers(cut.optimizer))
@@ -106,3 +137,8 @@ def change_by_a_lossless_cut(make, steps=60):
     ratios = [max(x / y, y / x) if x == x and y == y else float("inf") for x, y in zip(*losses, strict=True)]
     said = [[str(x.message) for x in w if issubclass(x.category, ht.OptimizerStateWarning)] for w in (early, late)]
     return max(ratios), *said
+
+
+if __name__ == "__main__":
+    for line in table(sys.argv[1:] or optimizers()):
+        print(line[:160], flush=True)

@@ -88,7 +88,8 @@ def test_selected_states_make_less_error_than_states_drawn_by_lot(name):
         Ti = np.eye(16)[kept]
         core = replace(chosen.reduction.core, T=Ti.transpose(0, 2, 1), Ti=Ti, kept=kept)
         maps.append(StateMap(core))
-    errors = output_errors(model, {path: (adapter, maps)}, ids)[path]
+    written = [adapter.rewrite(adapter.values(), x) for x in maps]
+    errors = output_errors(model, {path: (adapter, written)}, ids)[path]
     assert chosen.output_error < np.median(errors)
 
 

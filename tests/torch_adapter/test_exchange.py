@@ -144,6 +144,44 @@ def test_cut_in_inference_mode_leaves_parameters_that_train():
     layer(torch.randn(2, 8, 3)).sum().backward()
 
 
+def _resized(layer, optimizer, tmp_path):
+    small = lru(4, dtype=torch.float32)
+    with torch.inference_mode():
+        ht.resize_(layer, small, optimizer)
+    layer.load_state_dict(small.state_dict())
+
+
+def _loaded(layer, optimizer, tmp_path):
+    small = lru(4, dtype=torch.float32)
+    its_optimizer = torch.optim.AdamW(small.parameters())
+    train(small, its_optimizer, 1)
+    ht.save_checkpoint(tmp_path / "run.pt", small, its_optimizer)
+    with torch.inference_mode():
+        ht.load_checkpoint(tmp_path / "run.pt", layer, optimizer)
+
+
+def _cut_and_rolled_back(layer, optimizer, tmp_path):
+    schedule = ht.Schedule(end_step=1, attempts=1, force=True)
+    compressor = ht.InTrainingCompressor(layer, optimizer, ht.CompressionConfig(order=4), schedule)
+    with torch.inference_mode():
+        compressor.step()
+        compressor.rollback()
+
+
+@pytest.mark.parametrize(("job", "states"), [(_resized, 4), (_loaded, 4), (_cut_and_rolled_back, 8)])
+def test_jobs_in_inference_mode_leave_a_run_that_trains(job, states, tmp_path):
+    # history: moments that were loaded there, and parameters that were resized there, could never be trained
+    layer = lru(dtype=torch.float32)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    train(layer, optimizer, 1)
+    job(layer, optimizer, tmp_path)
+    assert layer.states == states
+    tensors = [*layer.parameters(), *(x for state in optimizer.state.values() for x in state.values())]
+    assert not any(x.is_inference() for x in tensors if isinstance(x, torch.Tensor))
+    train(layer, optimizer, 2)
+    assert_consistent(layer, optimizer)
+
+
 def test_restored_moment_of_another_mode_trains():
     layer = lru(dtype=torch.float32)
     optimizer = torch.optim.AdamW(layer.parameters())

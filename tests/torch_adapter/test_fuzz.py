@@ -51,7 +51,7 @@ ALSO = {
     "tolerance": "metric|guard",
     "metric": "tolerance|mode",
     "ema": "averaged|copy|model",
-    "values": r"\w+ must",  # of a field
+    "values": r"\w+ (must|may)",  # of a field
     "records": r"record|\w+ must",
     "record": r"record|\w+ must",
     "state": r"state|\w+ must",

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib
+import itertools
 import json
+import threading
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from sizes import is_long
 from torch import nn
 
 import hankelred as hr
 import hankelred_torch as ht
+from hankelred.linalg import threads as blas
 
 from .adapter_models import Stack, lru, make_inert, train
+from .continuous_layers import CHANNELS, FAMILIES, ssm_kernel_with_shared_poles
 
 
 def compressor_of(model, optimizer=None, *, guard=None, order=None, end_step=1, attempts=1, **options):
@@ -235,6 +242,66 @@ def test_layer_that_cannot_be_reduced_now_is_left_alone_and_the_others_are_cut(f
     assert "cannot be reduced now" in repr(compressor)
 
 
+class FirstOnly(nn.Module):
+    """Two layers, of which the forward pass calls the first."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.first, self.second = first, ht.layers.LRU(4, 8)
+
+    def forward(self, u):
+        return self.first(u)
+
+
+def with_defect(family, tensor, value, everywhere):
+    """Return what two attempts make of a model after a tensor of a layer has got a value: sizes, records, warnings."""
+    torch.manual_seed(0)
+    model = FirstOnly(family())
+    adapter = ht.adapters.adapter_of(model.first)
+    batches = [torch.randn(2, 12, CHANNELS)] if adapter.kind == "selective" else None
+    compressor = compressor_of(model, order=4, end_step=2, attempts=2, batches=batches)
+    tracker = ht.Tracker(model, every=1)
+    with torch.no_grad(), warnings.catch_warnings(record=True) as caught:
+        (adapter.tensor(tensor) if everywhere else adapter.tensor(tensor).view(-1)[:1]).fill_(value)
+        warnings.simplefilter("always", hr.HankelredWarning)  # equal channels have repeated values
+        for _ in range(2):
+            compressor.step()
+            tracker.step()
+    count = sum(issubclass(x.category, ht.RefusedCutWarning) for x in caught)
+    return ht.state_sizes(model), {x.reason for x in compressor.history if x.layer == "first"}, count
+
+
+DEFECTIVE = [lambda: ht.layers.LRU(3, 8), lambda: ht.layers.Mamba(3, 8), *FAMILIES, ssm_kernel_with_shared_poles]
+
+
+VALUES = [float("nan"), 0.0, -1e30, *([float("inf"), 800.0, -800.0, 1e30] if is_long() else [])]
+
+
+@pytest.mark.parametrize("family", DEFECTIVE)
+@pytest.mark.parametrize("value", VALUES)
+def test_no_value_of_any_tensor_ends_a_run(family, value):
+    # history: a NaN in any tensor, B or C of zeros in S5 and in SSMKernelDiag, and rates of 0 in Mamba ended runs
+    adapter = ht.adapters.adapter_of(family())
+    for name in (*adapter.state_axes, *adapter.constants) if is_long() else [*adapter.state_axes][:2]:
+        for everywhere in (True, False)[: 1 + is_long()]:
+            sizes, reasons, count = with_defect(family, name, value, everywhere)
+            assert sizes["second"] == 4
+            assert sizes["first"] <= 8 if np.isfinite(value) else sizes["first"] == 8, name
+            now = any("cannot be reduced now" in reason for reason in reasons)
+            assert count == now, f"{name}: {count} warnings for {reasons}"
+            assert now or np.isfinite(value), f"{name}: {reasons}"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("where", ["before", "inside"])
+def test_statistics_name_the_layer_that_is_not_finite(where, value):
+    model = nn.Sequential(nn.Linear(3, 3), ht.layers.Mamba(3, 8))
+    with torch.no_grad():
+        (model[0].bias if where == "before" else model[1].x_proj.weight).fill_(value)
+    with pytest.raises(hr.NumericalError, match=r"Layer 1: .* must be finite"):
+        ht.adapters.collect_statistics(model, [torch.randn(2, 12, 3)])
+
+
 def test_layer_that_has_become_stable_again_is_cut():
     layer = unstable(ht.layers.S5)
     compressor = compressor_of(layer, order=4, end_step=2, attempts=2)
@@ -422,6 +489,16 @@ def test_plans_and_histories_are_strict_json(made, tmp_path):
     assert plan["config"]["tau"] == 0.1
 
 
+def test_history_of_a_layer_that_cannot_be_measured_is_strict_json():
+    layer = ht.layers.S5(2, 4)
+    tracker = ht.Tracker(layer, every=1)
+    torch.nn.init.constant_(layer.Lambda_re, 0.1)
+    tracker.step()
+    text = tracker.history.to_json()
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))[1]["hsv"] == []
+    assert ht.History.from_list(json.loads(text)) == tracker.history
+
+
 def test_compressor_plan_and_history_print_what_a_person_wants():
     model = Stack()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -479,6 +556,9 @@ class Noting:
     def after(self, plan, compressor):
         self.told.append(("after", plan.sizes, ht.state_sizes(compressor.model)))
 
+    def undone(self, plan, compressor):
+        self.told.append(("undone", plan.sizes, ht.state_sizes(compressor.model)))
+
 
 def test_hooks_are_called_before_and_after_a_cut():
     layer, noting, plans = lru(8), Noting(), []
@@ -491,7 +571,23 @@ def test_hooks_are_called_before_and_after_a_cut():
 def test_hooks_after_are_not_called_for_a_cut_that_does_not_hold():
     noting = Noting()
     compressor_of(lru(8), guard=always_worse(), order=6, config={"min_cut": 0.2}, on_cut=noting).step()
-    assert [x[0] for x in noting.told] == ["before"]
+    assert [x[0] for x in noting.told] == ["before", "undone"]
+    assert noting.told[1][1:] == ({"": 8}, {"": 8})
+
+
+def test_hooks_are_told_of_a_cut_that_is_undone_after_its_time_to_settle_or_on_request():
+    noting, plans = Noting(), []
+    hooks = [noting, lambda plan, compressor: plans.append(plan)]
+    guard = ht.Guard(lambda: float("nan"), tolerance=0.1, mode="max", settle_steps=1, on_fail="stop")
+    compressor = compressor_of(lru(8), guard=guard, order=6, on_cut=hooks)
+    assert compressor.step().is_cut
+    assert compressor.step() is None
+    assert [x[0] for x in noting.told] == ["before", "after", "undone"]
+    compressor = compressor_of(lru(8), order=6, on_cut=noting)
+    compressor.step()
+    compressor.rollback()
+    assert [x[0] for x in noting.told[3:]] == ["before", "after", "undone"]
+    assert len(plans) == 1  # a plain function is told of what goes on only
 
 
 @pytest.mark.parametrize("hook", [3, "print", [None], Noting, object()])
@@ -542,26 +638,101 @@ def test_half_a_search_is_refused(config, arguments, message):
         ht.compress_(lru(8), ht.CompressionConfig(**config), **arguments)
 
 
+class Library:
+    """A process-wide number of threads, as in OpenBLAS."""
+
+    def __init__(self):
+        self.settings = []
+
+    def get_num_threads(self):
+        return [2, *self.settings][-1]
+
+    def set_num_threads(self, number):
+        self.settings.append(number)
+
+
 @pytest.mark.parametrize("threads", [2, 4])
-def test_threads_of_the_linear_algebra_are_those_of_before(threads):
-    # the adapter's own copy of the switch had no lock, and left one thread for good
-    import threading
+def test_threads_of_the_linear_algebra_are_those_of_before(threads, monkeypatch):
+    # history: the adapter's own copy of the switch had no lock, and left one thread for good
+    layers, library = [lru(20) for _ in range(threads)], Library()
+    monkeypatch.setattr(blas, "_libraries", lambda: [library])
+    page = importlib.import_module("hankelred_torch.planning.plan")
+    inside, turns, switch = threading.Barrier(threads), itertools.count(), page.one_blas_thread
+    closing = [threading.Event() for _ in range(threads + 1)]
+    closing[0].set()
 
-    from threadpoolctl import threadpool_info
+    @contextmanager
+    def met(size):  # all blocks are open at once, and are closed in the order they were opened in
+        with switch(size):
+            turn = next(turns)
+            inside.wait(60)
+            yield
+            closing[turn].wait(60)
+        closing[turn + 1].set()
 
-    def counts():
-        return [x["num_threads"] for x in threadpool_info() if x["user_api"] == "blas"]
-
-    before, layers = counts(), [lru(20) for _ in range(threads)]
-
-    def work(layer):
-        for _ in range(4):
-            ht.plan(layer, ht.CompressionConfig(order=6))
-
-    running = [threading.Thread(target=work, args=(layer,)) for layer in layers]
-    for thread in running:
+    monkeypatch.setattr(page, "one_blas_thread", met)
+    plans = [threading.Thread(target=ht.plan, args=(x, ht.CompressionConfig(order=6))) for x in layers]
+    for thread in plans:
         thread.start()
-    for thread in running:
+    for thread in plans:
         thread.join()
-    assert counts() == before
-    assert np.isfinite(ht.hankel_singular_values(layers[0])[""]).all()
+    assert library.settings[0] == 1
+    assert library.settings[-1] == 2
+
+
+@pytest.mark.parametrize("job", ["tracker", "step", "hsv"])
+def test_jobs_that_fail_give_the_threads_of_the_linear_algebra_back(job, monkeypatch):
+    layer = lru(20)
+    tracker, compressor = ht.Tracker(layer, every=1), compressor_of(layer, order=6)
+    with torch.no_grad():
+        layer.B_re[0] = float("nan")
+    library = Library()
+    monkeypatch.setattr(blas, "_libraries", lambda: [library])
+    jobs = {"tracker": tracker.step, "step": compressor.step, "hsv": lambda: ht.hankel_singular_values(layer)}
+    with pytest.raises(hr.InputError, match="must be finite"):
+        jobs[job]()
+    assert library.settings[-1:] in ([], [2])
+
+
+# Schedulers that leave no mark on their optimizer.
+
+
+@pytest.mark.parametrize("made", ["before", "after"])
+def test_plateau_that_a_rollback_would_leave_is_noticed(made):
+    layer = lru(8)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    plateaus = [torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)] if made == "before" else []
+    compressor = compressor_of(layer, optimizer, guard=always_worse(), order=6)
+    plateaus = plateaus or [torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)]
+    with pytest.raises(hr.InputError, match="restore must hold the learning-rate schedulers"):
+        compressor.step()
+    assert ht.state_sizes(layer) == {"": 8}
+    compressor_of(layer, optimizer, guard=always_worse(), order=6, restore=plateaus).step()
+
+
+def test_plateau_of_another_optimizer_is_nobodys_concern():
+    layer, other = lru(8), torch.optim.SGD(lru(8).parameters(), lr=0.1)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(other)
+    compressor_of(layer, guard=always_worse(), order=6).step()
+    assert plateau.optimizer is other
+
+
+# Two compressors on one layer.
+
+
+def test_rollback_of_one_compressor_undoes_the_cut_of_another_on_the_same_layer():
+    layer = lru(8)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    guard = ht.Guard(lambda: float("nan"), tolerance=0.1, mode="max", settle_steps=2, on_fail="stop")
+    first = compressor_of(layer, optimizer, guard=guard, order=6)
+    second = compressor_of(layer, optimizer, order=4, end_step=2, config={"min_cut": 0})
+    for _ in range(3):
+        layer(torch.randn(2, 8, 3, dtype=torch.float64)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        first.step()
+        second.step()
+    assert ht.state_sizes(layer) == {"": 8}
+    assert [(x.n, x.states, x.rolled_back) for x in (*first.history, *second.history)] == [(8, 6, True), (6, 4, True)]
+    with pytest.raises(hr.InputError, match="must be a cut to roll back"):
+        second.rollback()

@@ -189,10 +189,14 @@ def test_meta_tensors_are_named():
         ht.plan(ht.layers.LRU(4, 16).to("meta"), CONFIG)
 
 
-def test_offloaded_layers_are_named():
+@pytest.mark.parametrize("where", ["host", "disk"])
+def test_offloaded_layers_are_named(where, tmp_path):
     accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
     model = torch.nn.Sequential(ht.layers.LRU(4, 16))
-    accelerate.cpu_offload(model, execution_device="cpu")
+    if where == "host":
+        accelerate.cpu_offload(model, execution_device="cpu")
+    else:
+        accelerate.disk_offload(model, str(tmp_path), execution_device="cpu")
     with pytest.raises(hr.InputError, match="remove_hook_from_submodules"):
         ht.plan(model, CONFIG)
 

@@ -189,13 +189,20 @@ def test_rollback_puts_the_schedule_of_the_trainer_back(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
 @pytest.mark.filterwarnings("ignore:Swapping scheduler")
-@pytest.mark.parametrize("made", ["ema", "swa", "both"])
+@pytest.mark.parametrize("made", ["ema", "swa", "both", "plain", "derived"])
 def test_averages_of_lightning_itself_are_cut_along(tmp_path, made):
+    class Late(pl.callbacks.EMAWeightAveraging):
+        def should_update(self, step_idx=None, epoch_idx=None):
+            return step_idx is not None and step_idx > 3
+
     averages = {
+        "plain": lambda: [pl.callbacks.WeightAveraging()],
+        "derived": lambda: [Late(decay=0.9)],
         "ema": lambda: [pl.callbacks.EMAWeightAveraging(decay=0.9)],
         "swa": lambda: [pl.callbacks.StochasticWeightAveraging(swa_lrs=1e-3, swa_epoch_start=1)],
     }
-    callbacks = [x for name in averages if made in (name, "both") for x in averages[name]()]
+    names = ["ema", "swa"] if made == "both" else [made]
+    callbacks = [x for name in names for x in averages[name]()]
     compression = CompressionCallback(*config(end_step=4, attempts=2))
     _, module = fit(tmp_path, [compression, *callbacks], max_epochs=3, max_steps=-1)
     assert compression.history
@@ -204,6 +211,18 @@ def test_averages_of_lightning_itself_are_cut_along(tmp_path, made):
         if average is not None:
             assert ht.state_sizes(getattr(average, "module", average)) == CUT
     assert ht.state_sizes(module) == CUT
+
+
+class OwnAverage(pl.Callback):
+    """As users write it, where nobody looks for it."""
+
+    def on_fit_start(self, trainer, pl_module):
+        self.mean = torch.optim.swa_utils.AveragedModel(pl_module)
+
+
+def test_average_in_a_callback_of_the_user_is_told_of_at_the_first_cut(tmp_path):
+    with pytest.warns(hr.HankelredWarning, match="AveragedModel, which averages this one"):
+        fit(tmp_path, [CompressionCallback(*config(end_step=4, attempts=2)), OwnAverage()])
 
 
 def test_second_fit_of_a_trainer_goes_on(tmp_path):

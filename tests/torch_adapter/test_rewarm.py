@@ -168,6 +168,24 @@ def test_rise_of_an_accelerated_optimizer_is_that_of_the_one_inside():
     assert felt == pytest.approx([0.5, 0.25, 0.5], rel=1e-4)  # a quotient of float32 numbers
 
 
+def test_rise_of_an_optimizer_that_lightning_wraps_is_that_of_the_one_inside():
+    wrappers = pytest.importorskip("lightning.pytorch.core.optimizer")
+    layer = ht.layers.LRU(4, 16)
+    inner = torch.optim.SGD(layer.parameters(), lr=0.5)
+    wrapped, felt = wrappers.LightningOptimizer(inner), []
+    config, schedule = ht.CompressionConfig(order=8), ht.Schedule(end_step=1, force=True)
+    compressor = ht.InTrainingCompressor(layer, wrapped, config, schedule, on_cut=ht.Rewarm(1))
+    inner.register_step_pre_hook(lambda x, *_: felt.append(x.param_groups[0]["lr"]))
+    for _ in range(3):
+        layer(torch.randn(2, 8, 4)).square().mean().backward()
+        inner.step()
+        inner.zero_grad()
+        compressor.step()
+    assert ht.state_sizes(layer) == {"": 8}
+    assert inner.param_groups[0]["lr"] == 0.5
+    assert felt[0] == felt[2] == 0.5
+
+
 def test_optimizer_without_hooks_is_refused():
     class Bare:
         param_groups = ()

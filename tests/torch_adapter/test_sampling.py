@@ -255,7 +255,7 @@ def test_diverged_activations_are_refused():
     layer = mamba()
     with torch.no_grad():
         layer.x_proj.weight[3, 0] = np.nan
-    with pytest.raises(hr.InputError, match="finite"):
+    with pytest.raises(hr.NumericalError, match=r"Layer \(model\): .* finite"):
         collect_statistics(layer, inputs())
 
 

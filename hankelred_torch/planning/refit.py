@@ -1,0 +1,101 @@
+"""Fitting again what a time-invariant layer reads from the states that a cut has left: C, by ridge regression.
+
+A truncation keeps the states and the outputs that go with them. With the poles and inputs of the reduced states given,
+the outputs of the layer before are closest to those of some other C, on the inputs that the layer really gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hankelred import Reduction
+from hankelred.checks import Array
+
+from ..adapters import Adapter
+from ..adapters.transport import as_tuple
+from ..ops import linear_recurrence
+from ..sampling import layer_inputs
+from .cuts import LayerCut
+
+# Ridge, in shares of the mean square of a state.
+RIDGE = 1e-8
+
+# Steps of the sample that are used, half of them to judge by.
+MOST_STEPS = 2**16
+
+
+def refitted(
+    model: nn.Module, adapters: Mapping[str, Adapter], layers: Mapping[str, LayerCut], probe: Any
+) -> dict[str, Reduction | tuple[Reduction, ...]]:
+    """Fit the outputs of the cuts of time-invariant layers on one half of a sample; give those better on the other.
+
+    The sample is a batch of the model, `probe`; halves are those of its sequences, or of its steps if there is one.
+    """
+    cut = {name: adapters[name] for name, x in layers.items() if x.cut and adapters[name].kind == "lti"}
+    inputs = layer_inputs(model, cut, probe) if probe is not None else {}
+    found = {}
+    for name, u in inputs.items():
+        reductions = as_tuple(layers[name].reduction)
+        fitted = _fitted(cut[name], reductions, u)
+        if fitted is not None:
+            found[name] = fitted if len(fitted) > 1 or cut[name].is_bank else fitted[0]  # type: ignore[attr-defined]
+    return found
+
+
+def _fitted(adapter: Any, reductions: tuple[Reduction, ...], u: Tensor) -> tuple[Reduction, ...] | None:
+    """Fit C of every system of a layer, or give None where the outputs of the other half do not come closer."""
+    if "C" not in adapter.parts or any(x.system.n == 0 for x in reductions):
+        return None
+    u = u.double().cpu()
+    u = u[: max(1, MOST_STEPS // u.shape[1])]
+    middle = (u.shape[1] if len(u) == 1 else len(u)) // 2
+    first, second = slice(middle), slice(middle, None)
+    seen, judged = ((slice(None), first), (slice(None), second)) if len(u) == 1 else ((first,), (second,))
+    before = after = 0.0
+    new = []
+    for k, reduction in enumerate(reductions):
+        m = reduction.original.m
+        own = u[..., k * m : (k + 1) * m]
+        target, rows = _outputs(reduction.original, own), _regressors(reduction.system, own)
+        C, n = _ridge(rows[seen], target[seen]), reduction.system.n
+        before += _error(rows[judged], target[judged], np.hstack([reduction.system.C.real, -reduction.system.C.imag]))
+        after += _error(rows[judged], target[judged], C)
+        system = reduction.system.with_(C=C[:, :n] - 1j * C[:, n:])
+        method = f"{reduction.method}, outputs fitted again"
+        new.append(replace(reduction, system=system, _reduced=system, error_bound=np.inf, method=method))
+    return tuple(new) if after < before else None
+
+
+def _states(system: Any, u: Tensor) -> Tensor:
+    """Return the states that inputs (batch, length, m) drive from rest, (batch, length, n)."""
+    lam, B = (torch.from_numpy(np.array(x, dtype=complex)) for x in (system.lam, system.B))
+    return linear_recurrence(lam, u.to(B.dtype) @ B.mT)
+
+
+def _outputs(system: Any, u: Tensor) -> Array:
+    """Return what the states of a system put out, without the feedthrough."""
+    return (_states(system, u) @ torch.from_numpy(np.array(system.C, dtype=complex)).mT).real.numpy()
+
+
+def _regressors(system: Any, u: Tensor) -> Array:
+    """Return real and imaginary parts of the states: ``Re(C x)`` is ``Re C`` times these less ``Im C`` times those."""
+    x = _states(system, u)
+    return torch.cat([x.real, x.imag], dim=-1).numpy()
+
+
+def _ridge(rows: Array, target: Array) -> Array:
+    """Return the matrix that makes the target of the rows, (p, k)."""
+    Z, Y = rows.reshape(-1, rows.shape[-1]), target.reshape(-1, target.shape[-1])
+    G = Z.T @ Z
+    G[np.diag_indices(len(G))] += RIDGE * np.trace(G) / len(G) + np.finfo(float).tiny
+    return np.linalg.solve(G, Z.T @ Y).T
+
+
+def _error(rows: Array, target: Array, C: Array) -> float:
+    return float(np.square(target - rows @ C.T).sum())

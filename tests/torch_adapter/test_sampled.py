@@ -1,0 +1,318 @@
+"""Claims about cuts of time-invariant layers that go by the inputs the layers really get."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import hankelred as hr
+import hankelred_torch as ht
+from hankelred.weighting import Sampled
+from hankelred_torch.adapters import adapter_of, collect_statistics
+from hankelred_torch.sampling import watch
+
+LAYERS = {"LRU": lambda: ht.layers.LRU(4, 16), "S5": lambda: ht.layers.S5(4, 16), "S4D": lambda: ht.layers.S4D(4, 8)}
+
+
+def slow_inputs(batch=6, length=80, channels=4, seed=0):
+    return torch.randn(batch, length, channels, generator=torch.Generator().manual_seed(seed)).cumsum(1) / 8
+
+
+def states_of(layer, u):
+    """Return the states of every system by the recurrence itself, (systems, batch, length, n)."""
+    read = ht.read_system(layer)
+    bank = [read] if isinstance(read, hr.DiagonalSystem) else list(read)
+    found, start = [], 0
+    for system in bank:
+        own = np.asarray(u[..., start : start + system.m], dtype=float)
+        start += system.m
+        x, states = np.zeros((len(own), system.n), complex), []
+        for entering in own.swapaxes(0, 1):
+            x = x * system.lam + entering @ system.B.T
+            states.append(x)
+        found.append(np.stack(states, axis=1))
+    return np.stack(found)
+
+
+def relative(found, expected):
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+def outer(x):
+    rows = x.reshape(len(x), -1, x.shape[-1])
+    return np.einsum("kri,krj->kij", rows, rows.conj()) / rows.shape[1]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_sums_are_those_of_the_states_that_the_inputs_drive(name):
+    torch.manual_seed(0)
+    layer, batches = LAYERS[name](), [slow_inputs(seed=1), slow_inputs(seed=2)]
+    found = collect_statistics(layer, batches).layers[""]
+    expected = outer(np.concatenate([states_of(layer, u) for u in batches], axis=1))
+    assert relative(found.sums.mean(), expected) < 2e-5  # states in single precision
+    assert found.sums.count == 2 * 6 * 80
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_plan_is_the_truncation_against_these_states(name):
+    torch.manual_seed(0)
+    layer, u = LAYERS[name]().double(), slow_inputs().double()
+    states = states_of(layer, u)
+    read, n = ht.read_system(layer), ht.state_sizes(layer)[""] // 2
+    plan = ht.plan(layer, ht.CompressionConfig(order=n), [u]).layers[""]
+    data = Sampled(states=states if isinstance(read, hr.DiagonalBank) else states[0])
+    expected = hr.hankel_singular_values(read, data)
+    np.testing.assert_allclose(plan.hsv, np.atleast_2d(expected).max(axis=0), atol=1e-6 * plan.hsv[0])
+    assert plan.method == "sampled balanced truncation"
+    assert plan.error_bound == np.inf
+    ht.compress_(layer, ht.CompressionConfig(order=n), batches=[u])
+    reduced = ht.read_system(layer)
+    omega = np.linspace(0, 0.5, 20)  # where the inputs are
+    alike = hr.balanced_truncation(read, states=n, weighting=data)
+    pairs = zip(reduced, alike.systems, strict=True) if isinstance(read, hr.DiagonalBank) else [(reduced, alike.system)]
+    for ours, theirs in pairs:
+        a, b = ours.frequency_response(omega), theirs.frequency_response(omega)
+        assert relative(a, b) < 1e-4
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_on_slow_inputs_the_output_changes_less_than_by_a_white_cut_and_is_told_as_it_is(name):
+    torch.manual_seed(0)
+    layer, u = LAYERS[name](), slow_inputs()
+    before, errors = layer(u).detach(), {}
+    for weighting in ("white", "sampled"):
+        torch.manual_seed(0)
+        copy = LAYERS[name]()
+        plan = ht.compress_(copy, ht.CompressionConfig(order=3, weighting=weighting), batches=[u])
+        errors[weighting] = float((copy(u).detach() - before).norm() / before.norm())
+    assert errors["sampled"] < 0.7 * errors["white"], errors
+    assert plan.layers[""].output_error == pytest.approx(errors["sampled"], rel=1e-3)
+    assert "measured" in str(plan)
+
+
+def test_white_noise_is_taken_without_data_for_a_bound_and_where_asked_for():
+    torch.manual_seed(0)
+    layer, u = ht.layers.LRU(4, 16), slow_inputs()
+    white = ht.plan(layer, ht.CompressionConfig(order=4)).layers[""]
+    assert white.method == ""
+    assert np.isfinite(white.error_bound)
+    for config in ({"order": 4, "weighting": "white"}, {"max_error": 1e3}):
+        found = ht.plan(layer, ht.CompressionConfig(**config), [u]).layers[""]
+        assert (found.method, found.output_error) == ("", None)
+        np.testing.assert_array_equal(found.hsv, white.hsv)
+        assert np.isfinite(found.error_bound)
+    np.testing.assert_array_equal(ht.hankel_singular_values(layer, [u])[""], white.hsv)
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    for wrong in ({"weighting": "pink"}, {"weighting": "sampled", "max_error": 1.0}, {"refit": "yes"}, {"refit": 2}):
+        with pytest.raises(hr.InputError):
+            ht.CompressionConfig(**wrong)
+    with pytest.raises(hr.InputError, match="batches"):
+        ht.plan(ht.layers.LRU(4, 16), ht.CompressionConfig(order=4, refit=True))
+    with pytest.raises(hr.NumericalError, match="inputs"):
+        ht.plan(ht.layers.LRU(4, 16), ht.CompressionConfig(order=4, weighting="sampled"))
+
+
+def trained(config):
+    """Train a little with the two lines and return the model and the plans of the cuts."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 4), ht.layers.LRU(4, 16), nn.Tanh(), ht.layers.S4D(4, 8), nn.Linear(4, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    schedule = ht.Schedule(total_steps=20, end_step=10, attempts=2, force=True)
+    compressor = ht.InTrainingCompressor(model, optimizer, config, schedule)
+    inputs, plans = slow_inputs(channels=2), []
+    for _ in range(12):
+        optimizer.zero_grad()
+        model(inputs).square().mean().backward()
+        optimizer.step()
+        plans.append(compressor.step())
+    return model, [plan for plan in plans if plan is not None], compressor
+
+
+def test_two_lines_watch_the_training_itself_and_leave_no_trace():
+    model, plans, compressor = trained(ht.CompressionConfig(order=4))
+    assert [plan.layers["1"].method for plan in plans] == ["sampled balanced truncation"] * 2
+    assert [plan.layers["3"].method for plan in plans] == ["sampled balanced truncation"] * 2
+    assert all(plan.layers["1"].output_error < 0.5 for plan in plans)
+    assert ht.state_sizes(model) == {"1": 4, "3": 4}
+    assert not any(x._forward_hooks or x._forward_pre_hooks for x in model.modules())
+    assert "sampled" in str(compressor.history.to_json())
+    _, plans, _ = trained(ht.CompressionConfig(order=4, weighting="white"))
+    assert [plan.layers["1"].method for plan in plans] == ["", ""]
+
+
+def test_watched_sums_do_not_change_a_training():
+    def parameters(weighting):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(2, 4), ht.layers.LRU(4, 16), nn.Dropout(0.5), nn.Linear(4, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+        config = ht.CompressionConfig(order=16, weighting=weighting)  # no cut: all states are wanted
+        compressor = ht.InTrainingCompressor(model, optimizer, config, ht.Schedule(total_steps=10, end_step=5))
+        for _ in range(8):
+            optimizer.zero_grad()
+            model(slow_inputs(channels=2)).square().mean().backward()
+            optimizer.step()
+            compressor.step()
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    assert torch.equal(parameters("white"), parameters("auto"))
+
+
+class MaskedLRU(ht.layers.LRU):
+    def forward(self, u, attention_mask=None, seq_idx=None, state=None):
+        return super().forward(u)
+
+
+def test_padding_and_packed_documents_are_kept_apart():
+    torch.manual_seed(0)
+    layer, u = MaskedLRU(4, 8), slow_inputs(batch=2, length=20)
+    adapter = adapter_of(layer)
+    mask = torch.ones(2, 20)
+    mask[0, 12:] = 0
+    rows = states_of(layer, u)[0]
+    kept = np.concatenate([rows[0, :12], rows[1]])
+    with watch(layer, {"": adapter}) as seen:
+        layer(u, attention_mask=mask)
+    assert relative(seen.statistics().layers[""].sums[0].mean(), outer(kept[None])[0]) < 2e-5
+    with watch(layer, {"": adapter}) as seen:
+        layer(u, seq_idx=(torch.arange(20) >= 7).long().expand(2, 20))
+    alone = np.concatenate([states_of(layer, x)[0].reshape(-1, 8) for x in (u[:, :7], u[:, 7:])])
+    assert relative(seen.statistics().layers[""].sums[0].mean(), outer(alone[None])[0]) < 2e-5
+
+
+def test_a_call_that_cannot_be_understood_leaves_white_noise_and_the_training_alone():
+    torch.manual_seed(0)
+    layer, u = MaskedLRU(4, 8), slow_inputs(batch=2, length=20)
+    adapter = adapter_of(layer)
+    with watch(layer, {"": adapter}) as seen:
+        layer(u, state=torch.zeros(2, 8))
+    found = seen.statistics()
+    assert not found.layers[""].seen
+    assert "rest" in found.layers[""].reason
+    assert ht.plan(layer, ht.CompressionConfig(order=3), found).layers[""].method == ""
+    with pytest.raises(hr.NumericalError, match="rest"):
+        ht.plan(layer, ht.CompressionConfig(order=3, weighting="sampled"), found)
+
+
+def test_a_layer_that_the_batches_do_not_reach_is_reduced_by_white_noise():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = ht.layers.LRU(4, 8), ht.layers.LRU(4, 8)
+
+        def forward(self, u):
+            return self.first(u)
+
+    torch.manual_seed(0)
+    plan = ht.plan(Two(), ht.CompressionConfig(order=3), [slow_inputs()])
+    assert [plan.layers[name].method for name in ("first", "second")] == ["sampled balanced truncation", ""]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_of_low_precision_under_autocast_are_seen(dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), ht.layers.LRU(4, 8))
+    u = slow_inputs()
+    with warnings.catch_warnings(), torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+        warnings.simplefilter("ignore")
+        with watch(model, ht.find_ssm_layers(model)) as seen:
+            model(u)
+    found = seen.statistics().layers["1"]
+    expected = outer(states_of(model[1], model[0](u).detach()))
+    assert relative(found.sums.mean(), expected) < (1e-4 if dtype == torch.float32 else 5e-2)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("weighting", ["white", "sampled"])
+def test_outputs_fitted_again_come_closer_on_what_they_were_not_fitted_to(name, weighting):
+    torch.manual_seed(0)
+    layer, u, fresh = LAYERS[name](), slow_inputs(batch=16, length=200), slow_inputs(seed=9, length=200)
+    before, errors = layer(fresh).detach(), {}
+    for refit in (False, True):
+        torch.manual_seed(0)
+        copy = LAYERS[name]()
+        config = ht.CompressionConfig(order=3, weighting=weighting, refit=refit)
+        plan = ht.compress_(copy, config, batches=[u]).layers[""]
+        errors[refit] = float((copy(fresh).detach() - before).norm() / before.norm())
+    if weighting == "white":
+        assert plan.method == "balanced truncation, outputs fitted again"
+        assert errors[True] < 0.9 * errors[False]
+    elif "again" in plan.method:  # little is left to gain, and it is not always found
+        assert errors[True] < errors[False]
+    else:
+        assert errors[True] == errors[False]
+
+
+def test_outputs_are_not_fitted_where_the_other_half_says_no():
+    torch.manual_seed(0)
+    layer = ht.layers.LRU(4, 16)
+    u = torch.cat([torch.zeros(4, 60, 4), slow_inputs(batch=4, length=60)])  # nothing to learn from in the first half
+    plan = ht.plan(layer, ht.CompressionConfig(order=4, refit=True), [u]).layers[""]
+    assert plan.method == "sampled balanced truncation"
+
+
+def test_moments_follow_a_cut_whose_outputs_were_fitted_again():
+    torch.manual_seed(0)
+    layer, u = ht.layers.LRU(4, 16), slow_inputs()
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        layer(u).square().mean().backward()
+        optimizer.step()
+    ht.compress_(layer, ht.CompressionConfig(order=5, refit=True), optimizer, batches=[u])
+    for p in layer.parameters():
+        state = optimizer.state[p]
+        assert state["exp_avg"].shape == p.shape
+        assert bool((state["exp_avg"] ** 2 <= 1e3 * state["exp_avg_sq"] + 1e-12).all())
+    optimizer.zero_grad()
+    layer(u).square().mean().backward()
+    optimizer.step()
+    assert all(bool(p.isfinite().all()) for p in layer.parameters())
+
+
+def test_the_smallest_model_within_a_tolerance_is_smaller_when_outputs_may_be_fitted_again():
+    torch.manual_seed(0)
+    u, fresh = slow_inputs(batch=16, length=120), slow_inputs(seed=5, length=120)
+    sizes = {}
+    for refit in (False, "auto"):
+        torch.manual_seed(0)
+        layer = ht.layers.LRU(4, 24)
+        before = layer(fresh).detach()
+        metric = lambda model, before=before: float((model(fresh) - before).detach().norm() / before.norm())  # noqa: E731
+        config = ht.CompressionConfig(refit=refit)
+        plan = ht.compress_(layer, config, batches=[u], metric=metric, tolerance=0.1, mode="min")
+        assert metric(layer) == pytest.approx(plan.metric["after"])
+        assert metric(layer) <= 0.1
+        assert (
+            plan.states if hasattr(plan, "states") else sum(plan.sizes.values()),
+            plan.metric["after"],
+        ) in plan.trials
+        sizes[refit] = sum(plan.sizes.values())
+    assert sizes["auto"] <= sizes[False] < 24
+
+
+def test_a_plan_for_data_is_carried_out_on_a_layer_that_has_moved_since_by_the_same_data():
+    torch.manual_seed(0)
+    layer, u = ht.layers.LRU(4, 16), slow_inputs()
+    plan = ht.plan(layer, ht.CompressionConfig(order=4), [u])
+    with torch.no_grad():
+        layer.C_re.mul_(1.01)
+    done = ht.compress_(layer, plan).layers[""]
+    assert done.method == "sampled balanced truncation"
+    assert ht.state_sizes(layer)[""] == 4
+
+
+def test_statistics_merge_as_if_one_had_seen_all():
+    torch.manual_seed(0)
+    layer, batches = ht.layers.S4D(4, 8), [slow_inputs(seed=1), slow_inputs(seed=2)]
+    both = collect_statistics(layer, batches)
+    one, other = (collect_statistics(layer, [u]) for u in batches)
+    one.merge(other)
+    np.testing.assert_allclose(one.layers[""].sums.mean(), both.layers[""].sums.mean(), rtol=1e-6, atol=1e-9)
+    a, b = (ht.plan(layer, ht.CompressionConfig(order=3), x).layers[""].hsv for x in (one, both))
+    np.testing.assert_allclose(a, b, rtol=1e-5)
