@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 KEPT, DROPPED, ERROR = "C0", "0.55", "C3"  # one colour each through all pictures
-DRAWABLE = 1e290  # the largest number that logarithmic axes take, with their margins
+DRAWABLE = 1e300  # the largest number that logarithmic axes take, with their margins
 MOST_COLUMNS = 100  # of axes: the largest picture of matplotlib has 2^16 pixels a side
 BAND: dict[str, Any] = {"color": DROPPED, "alpha": 0.25, "linewidth": 0}
 
@@ -207,10 +207,12 @@ def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None,
     ax.plot(grid, errors[:, 0], color=ERROR, linewidth=1.3, label="error")
     if bound is not None and 0 < bound < np.inf:
         ax.axhline(bound, color=ERROR, linestyle="--", linewidth=1, label="error bound")
+    xlim = (grid[0], grid[-1]) if grid[0] < grid[-1] else None
+    if xlim:  # before the scale, whose own limits would overflow
+        ax.set_xlim(xlim)
     if grid[0] > 0:
         ax.set_xscale("log")
     unit = "sample" if dt is True else "second"
-    xlim = (grid[0], grid[-1]) if grid[0] < grid[-1] else None
     return _finish(ax, f"frequency (rad per {unit})", "gain (y per u)", xlim)
 
 

@@ -427,6 +427,8 @@ def test_equations_that_overflow_and_lists_that_are_ragged_are_refused():
         ours.balred(motor, [[1], [1, 2]])
     with pytest.raises(hr.NumericalError, match="Scale time"):
         ours.minreal(hr.StateSpace([[1e308]], [[1.0]], [[1.0]]))
+    with pytest.raises(hr.InputError, match="sys must be one system"):
+        ours.minreal(hr.DiagonalBank([[-1.0]], [[[1.0]]], [[[1.0]]], dt=0))
 
 
 def test_bounds_that_overflow_are_infinite():

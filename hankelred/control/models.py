@@ -16,7 +16,7 @@ from ..linalg.threads import one_blas_thread
 from ..reduction import balance
 from ..reduction.balanced import OFFSET, reduced_model
 from ..reduction.realisation import without_idle_states
-from ..systems import as_container, as_system
+from ..systems import as_container, as_system, one_system
 from .elimination import METHODS, is_list
 
 
@@ -190,7 +190,7 @@ def minreal(sys: Any, tol: float | None = None, verbose: bool = True) -> Any:
     1
     """
     check_flag(verbose, "verbose")
-    system = as_system(sys)
+    system = one_system(sys)
     G = system.dense()
     found = without_idle_states(G, None if tol is None else check_number(tol, "tol", least=0.0, below=1.0))
     if verbose:
