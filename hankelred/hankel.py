@@ -300,9 +300,12 @@ def warn_if_inaccurate(found: Factored, stacklevel: int = 3) -> None:
     """Warn where the rounding error of the Hankel singular values is more than `WARN_FROM` of the largest."""
     values = found.svd.values
     if values.size and 0 < WARN_FROM * values[0] < found.floor:
+        why = (
+            "the Lyapunov equations are ill-conditioned" if found.weighting is None else "rounding of the weighted pair"
+        )
         warnings.warn(
             f"Hankel singular values are certain to {found.floor:.2g} only, {found.floor / values[0]:.1g} of the "
-            f"largest: the Lyapunov equations are ill-conditioned. Bounds take that into account.",
+            f"largest: {why}. Bounds take that into account.",
             AccuracyWarning,
             stacklevel=stacklevel,
         )

@@ -124,20 +124,16 @@ def plot_error_bound(
         raise InputError(f"reductions must be a list; got {type(reductions).__name__}. Write reductions=[reduction].")
     for reduction in reductions:
         check_type(reduction, "reductions[...]", Reduction)
-    is_weighted = isinstance(hsv, Balancing) and hsv._found.weighting is not None
-    if isinstance(hsv, Reduction):
-        has_bound = np.isfinite(hsv.error_bound) and "guaranteed form" not in hsv.method
-    else:
-        has_bound = not is_weighted or np.isfinite(hsv.error_bound(hsv.rank))
-    if not has_bound:
+    orders = np.arange(int(np.isinf(values).sum()), len(values) + 1)
+    bound = hsv.error_bound if isinstance(hsv, Balancing) else partial(error_bound, values)
+    bounds = np.array([bound(int(order)) for order in orders])
+    stands_alone = isinstance(hsv, Reduction) and (np.isinf(hsv.error_bound) or "guaranteed form" in hsv.method)
+    if np.isinf(bounds[0]) or stands_alone:
         raise InputError(
             "hsv must be values that bound an error; got those of a weighting. Pass balance(..., weighting=...) with "
             "guaranteed=True, or draw the errors with plot_frequency_error."
         )
     ax = as_axes(ax)
-    orders = np.arange(int(np.isinf(values).sum()), len(values) + 1)
-    bound = hsv.error_bound if isinstance(hsv, Balancing) else partial(error_bound, values)
-    bounds = np.array([bound(int(order)) for order in orders])
     errors = np.array([reduction.hinf_error() for reduction in reductions])
     informative = bounds > 2 * bounds[-1]  # the full order is exact to rounding, which would squeeze the rest
     floor = _logarithmic(ax, np.concatenate([bounds[informative], errors]))
@@ -146,7 +142,7 @@ def plot_error_bound(
         at = [reduction.order for reduction in reductions]
         ax.plot(at, errors, color=ERROR, marker="x", linestyle="none", label="measured", zorder=3)
     limits = np.maximum(np.append(values, 0.0)[orders], floor)
-    if not is_weighted:
+    if not (isinstance(hsv, Balancing) and hsv._found.weighting):
         ax.fill_between(orders, limits, floor, step="mid", label="out of reach", **BAND)
     xlim = (orders[0], max(len(values), orders[0] + 1))
     return _finish(ax, "order", "H-infinity error (y per u)", xlim, whole=True)

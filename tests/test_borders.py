@@ -29,8 +29,8 @@ CORE = """
     reduction drift | selective | training | __init__ | control testing plotting | cli
 """
 ADAPTER = """
-    errors convert config randomness ops layers driven sampling adapters penalty planning guard surgery saving training
-    integrations __init__
+    errors convert config randomness ops layers running layer_sums sampling adapters penalty planning guard surgery
+    saving training integrations __init__
 """
 LAYERS = {
     "hankelred": [layer.split() for layer in CORE.split("|")],

@@ -556,3 +556,11 @@ def test_weightings_are_values():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         hr.balance(system("diagonal", True, "pairs"), weighting=TimeLimited(3)).reduce(2)
+
+
+def test_the_guaranteed_form_of_a_real_system_takes_complex_weights():
+    G = system("dense", 0, "real")
+    weight = hr.StateSpace([[-1.0 + 1j]], [[1.0]], [[1.0]])
+    reduction = hr.balanced_truncation(G, 2, weighting=FrequencyWeighted(weight, weight, guaranteed=True))
+    assert reduction.system.is_stable()
+    assert reduction.hinf_error() <= reduction.error_bound

@@ -46,8 +46,8 @@ from hankelred.selective import SelectiveReduction, SelectiveStatistics, rotate,
 from hankelred_torch import CompressionConfig, compress_, find_ssm_layers, register_adapter, state_sizes
 from hankelred_torch.adapters import MambaAdapter, SampleStatistics
 from hankelred_torch.adapters.selective import SelectiveAnalysis, StateMap
+from hankelred_torch.layer_sums import LayerStatistics
 from hankelred_torch.layers import Mamba
-from hankelred_torch.sampling import LayerStatistics
 
 RESULTS = Path(__file__).parents[1] / "results"
 KEPT = 12

@@ -26,9 +26,9 @@ class Pair(NamedTuple):
 class Weighting:
     """Which pair of matrices takes the place of the two Gramians.
 
-    Attributes
+    Parameters
     ----------
-    guaranteed : bool or None
+    guaranteed : bool, optional
         True balances a pair near by that keeps every reduced model stable and has an error bound, False never does,
         and None does where the model would be unstable otherwise.
     """

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from ..sampling import SampleStatistics, gather
+from ..layer_sums import SampleStatistics
+from ..sampling import gather
 from .base import Adapter, Systems
 from .dense import diagonal_layer
 from .linear import LinearAdapter, SystemTensors

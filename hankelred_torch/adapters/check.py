@@ -18,7 +18,8 @@ from hankelred.checks import Array
 from hankelred.errors import HankelredError, InputError
 
 from ..convert import first
-from ..sampling import Sequences, holding, running
+from ..layer_sums import Sequences
+from ..running import holding, running
 from .base import Adapter
 
 LENGTH = 32

@@ -22,7 +22,7 @@ from hankelred.errors import InputError, StabilityError
 from hankelred.training import align_states
 from hankelred.weighting import Sampled
 
-from ..driven import StateStatistics
+from ..layer_sums import StateStatistics
 from .analysis import Analysis, LinearAnalysis
 from .base import Adapter
 from .transport import (

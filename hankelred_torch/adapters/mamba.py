@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu, softplus
 
-from ..sampling import Sequences
+from ..layer_sums import Sequences
 from .selective import SelectiveAdapter, wide
 from .state_maps import Block, Layout
 

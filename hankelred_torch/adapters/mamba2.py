@@ -16,7 +16,7 @@ from torch.nn.functional import logsigmoid, silu, softplus
 
 from hankelred.errors import InputError
 
-from ..sampling import Sequences
+from ..layer_sums import Sequences
 from .selective import SelectiveAdapter, wide
 from .state_maps import Block, Layout
 

@@ -18,7 +18,7 @@ from hankelred.checks import Array, check_type
 from hankelred.errors import InputError, NumericalError, OrderError
 from hankelred.selective import rotate, select
 
-from ..sampling import LayerStatistics, Sequences
+from ..layer_sums import LayerStatistics, Sequences
 from .analysis import Analysis, LayerReduction
 from .base import Adapter
 from .state_maps import Block, Layout, StateMap, mapped

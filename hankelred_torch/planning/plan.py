@@ -20,7 +20,8 @@ from ..adapters.base import Systems
 from ..adapters.registry import module_types, refuse_averages
 from ..config import CompressionConfig
 from ..convert import rounded
-from ..sampling import NOT_HEARD, LayerStatistics, SampleStatistics, gather, output_errors
+from ..layer_sums import LayerStatistics, SampleStatistics
+from ..sampling import NOT_HEARD, gather, output_errors
 from .allocation import Allocation, allocate
 from .cuts import LayerCut, Plan
 from .refit import refitted

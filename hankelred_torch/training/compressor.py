@@ -236,7 +236,7 @@ class InTrainingCompressor:
         if self._trial is not None and self._snapshot is not None:
             smaller = None if self._trial.smaller is None else self._trial.smaller.to_dict()
             trial = {"due": self._trial.due, "before": self._trial.before, "smaller": smaller, "cut_at": self._cut_at}
-            trial |= {"failed": self._trial.failed, "snapshot": self._snapshot.state_dict()}
+            trial |= {"failed": self._trial.failed, "snapshot": self._snapshot.state_dict(), "heard": self._ear.heard()}
         return {
             "steps": self.steps,
             "sizes": state_sizes(self.model),
@@ -298,6 +298,8 @@ class InTrainingCompressor:
             raise
         self._trial, self._snapshot, self._cut_at = going, snapshot, cut_at
         self.steps, self._stopped, self.history, self._start = steps, stopped, history, start
+        if trial is not None:
+            self._ear.hear_again(trial["heard"])
         self._listen()
 
     def _attempt(self, failed: Trial | None = None) -> Plan | None:

@@ -16,7 +16,8 @@ from hankelred.errors import InputError
 from ..adapters import Adapter, SampleStatistics
 from ..config import CompressionConfig
 from ..planning import looked_at, target_layers
-from ..sampling import Call, Watch, call, gather, running, watch
+from ..running import Call, call, running
+from ..sampling import Watch, gather, watch
 from .rewarm import stepping
 
 
@@ -70,6 +71,20 @@ class Ear:
         self.batches, self._watch = self._watch.statistics(), None
         return True
 
+    def heard(self) -> dict[str, Any] | None:
+        """Return what the layers did in the steps that were watched, as plain values and tensors."""
+        if self._given or not isinstance(self.batches, SampleStatistics):
+            return None
+        names = {id(module): name for name, module in self._model.named_modules()}
+        calls = [(names.get(id(module)), args, kwargs) for module, args, kwargs in self.batches.probe or ()]
+        return {"layers": self.batches.to_dict(), "calls": calls if _is_plain(calls) else []}
+
+    def hear_again(self, heard: Mapping[str, Any] | None) -> None:
+        """Take what `heard` returned as what was heard."""
+        if heard is not None:
+            calls = [Call(self._model.get_submodule(name), args, kwargs) for name, args, kwargs in heard["calls"]]
+            self.batches = SampleStatistics(SampleStatistics.from_dict(heard["layers"]).layers, calls or None)
+
     def forward_seconds(self) -> float | None:
         """Shorter of two forward passes of the model on a call of the training; None where none was heard."""
         if not self._calls:
@@ -86,6 +101,15 @@ class Ear:
         except Exception:  # a figure is not worth a run
             return None
         return min(times)
+
+
+def _is_plain(x: Any) -> bool:
+    """Tell whether a checkpoint can hold it."""
+    if isinstance(x, (list, tuple)):
+        return all(map(_is_plain, x))
+    if isinstance(x, dict):
+        return all(isinstance(key, str) and _is_plain(value) for key, value in x.items())
+    return type(x) in (torch.Tensor, str, int, float, bool) or x is None
 
 
 class CountOfSteps:

@@ -12,7 +12,8 @@ from torch.nn.functional import silu, softplus
 import hankelred as hr
 import hankelred_torch as ht
 from hankelred.selective import rotate
-from hankelred_torch.sampling import LayerStatistics, output_errors
+from hankelred_torch.layer_sums import LayerStatistics
+from hankelred_torch.sampling import output_errors
 
 from .selective_models import MAMBA, inputs, language_model, make_inert, mamba, tokens
 

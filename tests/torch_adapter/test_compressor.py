@@ -66,7 +66,8 @@ def test_report_is_returned_only_where_something_was_cut():
 
 
 def test_history_tells_what_was_measured_and_why_nothing_was_cut():
-    compressor, _, _ = compress_in(Stack(), 6, order={"first": 11}, end_step=4, attempts=4)
+    white = {"weighting": "white"}  # the one with a bound
+    compressor, _, _ = compress_in(Stack(), 6, order={"first": 11}, end_step=4, attempts=4, **white)
     first, last = compressor.history[0], compressor.history[2]
     assert (first.step, first.layer, first.n, first.states, first.cut) == (1, "first", 12, 12, False)
     assert first.reason == "12 of 12 states are needed; a cut keeps fewer than 11.4"

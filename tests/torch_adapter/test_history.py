@@ -21,7 +21,7 @@ def history():
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     answers = [1.0, 1.0, 1.0, 0.0]
     guard = ht.Guard(lambda: answers.pop(0), tolerance=0.1, on_fail="stop", mode="max")
-    config = what_and_when(order={"first": 6, "second": 7}, end_step=4, attempts=2, force=True)
+    config = what_and_when(order={"first": 6, "second": 7}, weighting="white", end_step=4, attempts=2, force=True)
     compressor = ht.InTrainingCompressor(model, optimizer, *config, guard)
     for k in range(6):
         train(model, optimizer, 1, seed=k)

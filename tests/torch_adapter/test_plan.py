@@ -269,9 +269,9 @@ def test_times_out_of_range_are_refused_by_name(schedule):
         {"exclude_modules": "*"},
         {"exclude_modules": 3},
         {"budget": ["global"]},
-        {"weighting": "white"},
+        {"weighting": "pink"},
         {"weighting": None},
-        {"refit": True},
+        {"refit": "yes"},
     ],
 )
 def test_values_of_another_type_are_refused_by_name(config):

@@ -16,7 +16,7 @@ from torch import nn
 import hankelred as hr
 import hankelred_torch as ht
 from hankelred_torch.adapters import collect_statistics
-from hankelred_torch.sampling import SampleStatistics
+from hankelred_torch.layer_sums import SampleStatistics
 
 from .selective_models import inputs, language_model, make_inert, mamba, tokens
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -159,8 +161,15 @@ def test_what_goes_wrong_leaves_the_layer_alone_with_the_reason(fault):
     assert expected[fault] in plan.layers["0"].reason
 
 
-def test_models_without_selective_layers_get_no_hooks():
+def test_layers_that_are_not_weighed_by_data_get_no_hooks():
     model = nn.Sequential(ht.layers.LRU(4, 8))
-    with watch(model, ht.find_ssm_layers(model)) as seen:
+    with watch(model, {}) as seen:
         assert not any(x._forward_hooks or x._forward_pre_hooks for x in model.modules())
     assert seen.statistics().layers == {}
+    for weighting, hooks in (("auto", 1), ("white", 0)):
+        optimizer, schedule = torch.optim.SGD(model.parameters(), lr=0.1), ht.Schedule(end_step=1, attempts=1)
+        compressor = ht.InTrainingCompressor(model, optimizer, ht.CompressionConfig(weighting=weighting), schedule)
+        assert len(model[0]._forward_hooks) == hooks, compressor
+        del compressor
+        gc.collect()
+        assert not model[0]._forward_hooks

@@ -1,0 +1,189 @@
+"""Running sums over what the layers of a model do with data, one object for each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hankelred.checks import Array, check_type
+from hankelred.errors import InputError
+from hankelred.selective import SelectiveStatistics
+from hankelred.weighting import StateCovariance
+
+from .ops import linear_recurrence
+
+# Numbers in a piece of states held at a time.
+PIECE = 2**22
+
+
+class Sequences(NamedTuple):
+    """What drives the states of a layer for one batch, axes (batch, length, ...).
+
+    `decay` are the steps (channels) of Mamba, with `rates` (channels, n), else decays (heads), or (heads, n). B and C
+    go into and out of the states: (n) of Mamba, else (groups, n). `u` are the inputs, (channels) or (heads, head_dim),
+    and `gate` multiplies the outputs. `powers` are inputs and outputs of the states, (n), before norms over the states.
+    """
+
+    decay: Tensor
+    B: Tensor
+    C: Tensor
+    u: Tensor
+    gate: Tensor | None = None
+    rates: Tensor | None = None
+    powers: tuple[Tensor, Tensor] | None = None
+
+
+class LayerStatistics:
+    """Running sums of one layer: `sums` for the reductions of `hankelred`, the rest for norms over the states.
+
+    `powers` (2, n) sums the squares of inputs and outputs of every state, over their mean at the same step, at the
+    `counts` (2,) of steps that had any. `reason` says why the sums tell nothing, if they do not.
+    """
+
+    def __init__(self, states: int, groups: int = 1) -> None:
+        self.sums, self.powers = SelectiveStatistics(states, groups), np.zeros((2, states))
+        self.counts, self.reason, self.calls = np.zeros(2, dtype=int), "", 0
+
+    def update(self, data: Sequences) -> None:
+        """Add the sequences of one call of the layer, as from `SelectiveAdapter.sequences`."""
+        decay, B, C, u = (_on_cpu(x) for x in data[:4])
+        gate = None if data.gate is None else _on_cpu(data.gate)
+        if data.rates is None:
+            self.sums.update_heads(decay, B, C, u, gate)
+        else:
+            self.sums.update_mamba(decay, _on_cpu(data.rates), B, C, u, gate)
+        for k, x in enumerate(data.powers or ()):
+            squares = x.double().flatten(0, 1).square()
+            means = squares.mean(dim=1, keepdim=True)
+            self.powers[k] += _on_cpu((squares / means.where(means > 0, 1.0)).sum(dim=0))
+            self.counts[k] += int((means > 0).sum())
+
+    @property
+    def seen(self) -> bool:
+        """Whether any step was seen."""
+        return self.sums.steps > 0
+
+    def hankel_singular_values(self) -> Array:
+        """Return what stands in for them, (n,), or (groups, n) of several groups; all zero where nothing was seen."""
+        found = self.sums.hankel_singular_values() if self.seen else np.zeros((self.sums.groups, self.sums.n))
+        return found[0] if len(found) == 1 else found
+
+    def gains(self, kept: Array | None) -> tuple[float, float]:
+        """Return the root mean squares of kept inputs and outputs over that of all, by step; 1 without norms."""
+        if kept is None:
+            return 1.0, 1.0
+        shares = self.powers[:, kept].mean(axis=1) / np.maximum(self.counts, 1)
+        input_gain, output_gain = np.sqrt(np.where(shares > 0, shares, 1.0))
+        return float(input_gain), float(output_gain)
+
+    def merge(self, other: LayerStatistics) -> None:
+        """Add what another of the same sizes has seen, as if this one had seen it."""
+        self.sums.merge(other.sums)
+        self.powers, self.counts = self.powers + other.powers, self.counts + other.counts
+        self.reason = self.reason or other.reason
+
+
+class StateStatistics:
+    """Running sums over the states of one layer, one system or a bank of them, that balancing is weighed by.
+
+    `sums` is their covariance; `reason` says why the sums tell nothing, if they do not; `calls` counts forward passes.
+    """
+
+    def __init__(self, states: int, systems: int) -> None:
+        self.sums, self.reason, self.calls = StateCovariance(states, systems), "", 0
+
+    @property
+    def seen(self) -> bool:
+        """Whether any state was seen, and nothing stood in the way."""
+        return self.sums.count > 0 and not self.reason
+
+    def update(self, rates: Tensor, B: Tensor, u: Tensor, mask: Tensor | None = None) -> None:
+        """Add the states that inputs drive from rest.
+
+        `rates` (b, n) and `B` (b, n, m) are those of the systems, `u` (batch, length, b m) what they receive side by
+        side, and `mask` (batch, length) is zero where a step is padding.
+        """
+        systems, n, m = B.shape
+        rows = max(1, PIECE // (u.shape[1] * systems * n))
+        B = B.to(torch.complex128 if u.dtype == torch.float64 else torch.complex64)
+        for start in range(0, len(u), rows):
+            inputs = u[start : start + rows].detach().to(B.dtype).unflatten(2, (systems, m))
+            states = linear_recurrence(rates.exp(), torch.einsum("btkm,knm->btkn", inputs, B))
+            seen = states.flatten(0, 1) if mask is None else states[mask[start : start + rows] != 0]
+            parts = torch.view_as_real(seen).double().movedim(-1, -2).flatten(-2).movedim(1, 0)  # (b, rows, 2n)
+            sums = (parts.mT @ parts).cpu().numpy()
+            found = {"n": n, "systems": systems, "count": len(seen), "sums": sums}
+            self.sums.merge(StateCovariance.from_dict(found))
+
+    def merge(self, other: StateStatistics) -> None:
+        """Add what another of the same sizes has seen, as if this one had seen it."""
+        self.sums.merge(other.sums)
+        self.reason = self.reason or other.reason
+
+
+Statistics = LayerStatistics | StateStatistics
+
+
+@dataclass(eq=False)
+class SampleStatistics:
+    """What the layers of a model did with sample batches; made by `collect_statistics`.
+
+    It stands wherever `batches` are asked for, until the next cut. Ranks of a distributed run collect on their own
+    batches, pass the objects to each other, and `merge` what they have: all of them then decide alike.
+
+    Attributes
+    ----------
+    layers : dict of str to LayerStatistics or StateStatistics
+        By module name; of time-invariant layers the covariance of their states.
+    probe : object or None
+        Inputs of the first batch, on which changes of the output are measured.
+    """
+
+    layers: dict[str, Statistics]
+    probe: Any = field(default=None, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the sums as plain values and tensors; the probe is left out."""
+        return {name: _plain(vars(layer)) for name, layer in self.layers.items()}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> SampleStatistics:
+        """Make statistics of what `to_dict` returned."""
+        found: dict[str, Statistics] = {}
+        for name, saved in state.items():
+            values = {key: x.numpy() if isinstance(x, Tensor) else x for key, x in saved["sums"].items()}
+            layer: Any = object.__new__(LayerStatistics if "powers" in saved else StateStatistics)
+            vars(layer).update({key: x.numpy() if isinstance(x, Tensor) else x for key, x in saved.items()})
+            layer.sums = (SelectiveStatistics if "powers" in saved else StateCovariance).from_dict(values)
+            found[name] = layer
+        return cls(found)
+
+    def merge(self, other: SampleStatistics) -> None:
+        """Add what another of the same model at the same sizes has seen; the probe stays."""
+        check_type(other, "other", SampleStatistics)
+        if set(self.layers) != set(other.layers):
+            raise InputError(
+                f"Statistics must be of the same layers to be merged; got {sorted(self.layers)} and "
+                f"{sorted(other.layers)}. Collect both on the same model, between the same cuts."
+            )
+        for name, layer in self.layers.items():
+            layer.merge(other.layers[name])  # type: ignore[arg-type]
+
+
+def _on_cpu(x: Tensor) -> Array:
+    """Return a tensor as an array in single precision at least."""
+    return x.detach().to("cpu", torch.float64 if x.dtype == torch.float64 else torch.float32).numpy()
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arrays as tensors, and what has sums of its own as a dict."""
+    found = {key: x.to_dict() if hasattr(x, "to_dict") else x for key, x in values.items()}
+    return {
+        key: _plain(x) if isinstance(x, Mapping) else torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+        for key, x in found.items()
+    }
