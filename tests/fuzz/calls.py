@@ -1150,9 +1150,8 @@ def _(draw: Draw) -> Call:
 @target("plotting.plot_error_bound", "plotting")
 def _(draw: Draw) -> Call:
     found = reduced(draw)
-    return Call(
-        plotting.plot_error_bound, {"hsv": draw.one_of(found, found.hsv), **draw.one_of({}, {"reductions": [found]})}
-    )
+    sources = [found.hsv] if np.isinf(found.error_bound) or "guaranteed" in found.method else [found, found.hsv]
+    return Call(plotting.plot_error_bound, {"hsv": draw.one_of(*sources), **draw.one_of({}, {"reductions": [found]})})
 
 
 @target("plotting.plot_frequency_error", "plotting")
