@@ -32,14 +32,17 @@ def rounding_floor(hsv: Array) -> float:
 
 
 def tail_sum(hsv: Array, order: int) -> float:
-    """Return the sum of the distinct Hankel singular values after the first `order`."""
+    """Return the sum of the distinct Hankel singular values after the first `order`; infinite where it overflows."""
     tail = hsv[order:]
     values = tail[: np.count_nonzero(tail)].tolist()  # a model of many states has few others
     distinct = values[:1]
     for value in values[1:]:
         if distinct[-1] - value > REPEATED * distinct[-1]:
             distinct.append(value)
-    return math.fsum(distinct)
+    try:
+        return math.fsum(distinct)
+    except OverflowError:
+        return math.inf
 
 
 def error_bound(hsv: Array, order: int, floor: float | None = None) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .checks import Array, check_integer, check_real_array, check_type
-from .errors import InputError, OrderError
+from .errors import InputError, NumericalError, OrderError
 from .order import error_bound
 from .reduction import Balancing, Reduction
 from .systems import LinearSystem, one_system
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 KEPT, DROPPED, ERROR = "C0", "0.55", "C3"  # one colour each through all pictures
+DRAWABLE = 1e300  # the largest number that logarithmic axes take, with their margins
+MOST_COLUMNS = 100  # of axes: the largest picture of matplotlib has 2^16 pixels a side
 BAND: dict[str, Any] = {"color": DROPPED, "alpha": 0.25, "linewidth": 0}
 
 
@@ -184,6 +186,7 @@ def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None,
     G, H = one_system(sys, "sys"), one_system(reduced.system if isinstance(reduced, Reduction) else reduced, "reduced")
     dt = (G - H).dt  # refuses systems that cannot be compared
     grid = _frequencies(G, H, dt) if omega is None else np.sort(check_real_array(omega, "omega", 1))
+    _check_drawable("omega", grid)
     if len(grid) == 0:
         raise InputError("omega must hold a frequency; got none. Leave it out for frequencies around the poles.")
     full, small = (x.frequency_response(grid if x.dt is not True or dt is True else grid * dt) for x in (G, H))
@@ -200,10 +203,12 @@ def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None,
     ax.plot(grid, errors[:, 0], color=ERROR, linewidth=1.3, label="error")
     if bound is not None and 0 < bound < np.inf:
         ax.axhline(bound, color=ERROR, linestyle="--", linewidth=1, label="error bound")
+    xlim = (grid[0], grid[-1]) if grid[0] < grid[-1] else None
+    if xlim:  # before the scale, whose own limits would overflow
+        ax.set_xlim(xlim)
     if grid[0] > 0:
         ax.set_xscale("log")
     unit = "sample" if dt is True else "second"
-    xlim = (grid[0], grid[-1]) if len(grid) > 1 else None
     return _finish(ax, f"frequency (rad per {unit})", "gain (y per u)", xlim)
 
 
@@ -223,7 +228,7 @@ def new_axes(columns: int) -> list[Axes]:
     Raises
     ------
     InputError
-        If `columns` is not a positive integer.
+        If `columns` is not an integer from 1 to 100.
     ImportError
         If matplotlib is not installed.
 
@@ -233,7 +238,7 @@ def new_axes(columns: int) -> list[Axes]:
     >>> axes = new_axes(2)
     >>> ax = plot_hsv([1.0, 0.1], ax=axes[1])
     """
-    columns = check_integer(columns, "columns", 1)
+    columns = check_integer(columns, "columns", 1, MOST_COLUMNS)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -281,12 +286,21 @@ def _values(hsv: Balancing | Reduction | ArrayLike) -> Array:
     if len(values) == 0 or not np.all(values >= 0):
         got = values.tolist()[:5]
         raise InputError(f"hsv must be numbers, none negative or NaN; got {got}. Pass the result of balance.")
+    _check_drawable("hsv", values[np.isfinite(values)])
     return values.astype(np.float64)
+
+
+def _check_drawable(name: str, values: Array) -> None:
+    """Raise `NumericalError` where axes around the values would overflow."""
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest > DRAWABLE:
+        raise NumericalError(f"{name} must be at most {DRAWABLE:g} to be drawn; got {largest:g}. Use other units.")
 
 
 def _logarithmic(ax: Axes, values: Array) -> float:
     """Make the y axis logarithmic around the positive values; return its lower end."""
-    values = values[values > 0]
+    values = values[(values > 0) & (values < np.inf)]
+    _check_drawable("Gains and bounds", values)
     low, high = (values.min(), values.max()) if len(values) else (0.1, 10.0)
     low = max(low, 1e-20 * high)  # what is smaller is rounding, and would squeeze the rest
     margin = max((high / low) ** 0.06, 2.0)

@@ -155,7 +155,7 @@ class Transfer:
         direct = a - b - c + d  # G = 2^(a-b-c) (gained + 2^-direct D characteristic) / characteristic
         up, down = max(direct, 0), max(-direct, 0)
         self.exponent = a - b - c - up
-        self.poles: np.ndarray | None = None  # once they were asked for
+        self.poles: list[Any] | None = None  # once they were asked for
         self.values: dict[float, tuple[Gauss, Gauss]] = {}  # of frequencies
         self.coefficients = []
         for k, chi in enumerate(self.characteristic):
@@ -257,17 +257,28 @@ def transfer(system: Any) -> Transfer:
 
 def poles(system: Any, digits: int = 40) -> np.ndarray:
     """Return the poles: double eigenvalues, moved by Aberth's iteration onto the exact characteristic polynomial."""
+    return np.array([complex(z) for z in _roots(transfer(system), digits)], dtype=complex)
+
+
+def is_stable(system: Any, digits: int = 40) -> bool:
+    """Tell whether all poles lie inside the stability boundary, by their many digits."""
     G = transfer(system)
+    with mpmath.workdps(4 * digits):
+        return all((abs(z) - 1 if G.matrices.is_discrete else z.real) < 0 for z in _roots(G, digits))
+
+
+def _roots(G: Transfer, digits: int) -> list[Any]:
+    """Return the poles to many digits, once found."""
     if G.poles is None:
-        G.poles = _roots(G, digits)
+        G.poles = _aberth(G, digits)
     return G.poles
 
 
-def _roots(G: Transfer, digits: int) -> np.ndarray:
+def _aberth(G: Transfer, digits: int) -> list[Any]:
     """Run Aberth's iteration; a pole repeated k times comes out k times, each to `digits` over k digits."""
     N, divisor = G.N, G.divisor
     if len(N.re) == 0:
-        return np.zeros(0, dtype=complex)
+        return []
     with mpmath.workdps(4 * digits):
         unit = mpmath.mpf(2) ** G.shift * divisor
         chi = [mpmath.mpc(int(c.re[0]), int(_imaginary(c)[0])) / unit**k for k, c in enumerate(G.characteristic)]
@@ -288,7 +299,7 @@ def _roots(G: Transfer, digits: int) -> np.ndarray:
                 largest = max(largest, abs(step) / (abs(roots[i]) or 1))
             if largest < mpmath.mpf(10) ** -digits:
                 break
-        return np.array([complex(z) for z in roots])
+        return roots
 
 
 def _fractions(N: Gauss, unit: Any) -> list[list[Any]]:
@@ -327,7 +338,7 @@ def peak_gain(
     omega = sorted(
         {float(w) for w in [0.0, *own, *grid, *(abs(w) for w in near if np.isfinite(w))] if above <= w <= top}
     )
-    if any(np.iscomplexobj(x) and np.any(np.imag(x) != 0) for K in both for x in K.matrices[:4]):
+    if any(_imaginary(c).any() for K in both for c in K.coefficients):
         omega = sorted({*omega, *(-w for w in omega)})
     found = [(G.gain(w, H), w) for w in omega]
     best = max(found)

@@ -13,6 +13,7 @@ from strategies import seeds
 
 import hankelred as hr
 import hankelred.control as ours
+from hankelred.order import error_bound
 
 control = pytest.importorskip("control", reason="compares with python-control")
 
@@ -412,3 +413,23 @@ def test_minreal_of_a_transfer_function_is_one():
 def test_minreal_returns_a_minimal_model_as_it_is():
     assert ours.minreal(plant(), verbose=False) is not None
     np.testing.assert_array_equal(ours.minreal(plant(), verbose=False).A, plant().A)
+
+
+def test_equations_that_overflow_and_lists_that_are_ragged_are_refused():
+    one = np.eye(2)
+    with pytest.raises(hr.NumericalError, match="Scale E"):
+        ours.lyap(-one, one, None, 1e-310 * one)
+    motor = hr.StateSpace(-one, one, one)
+    for choice in ({"elim_states": [[0], [0, 1.5]]}, {"elim_states": ["a", "b"]}):
+        with pytest.raises(hr.InputError, match="elim_states"):
+            ours.modred(motor, **choice)
+    with pytest.raises(hr.OrderError, match="order"):
+        ours.balred(motor, [[1], [1, 2]])
+    with pytest.raises(hr.NumericalError, match="Scale time"):
+        ours.minreal(hr.StateSpace([[1e308]], [[1.0]], [[1.0]]))
+    with pytest.raises(hr.InputError, match="sys must be one system"):
+        ours.minreal(hr.DiagonalBank([[-1.0]], [[[1.0]]], [[[1.0]]], dt=0))
+
+
+def test_bounds_that_overflow_are_infinite():
+    assert error_bound(np.array([1e308, 0.9e308, 0.8e308]), 0) == np.inf

@@ -11,8 +11,9 @@ import pytest
 import scipy.io
 import scipy.linalg as sla
 
-from hankelred.errors import InputError
+from hankelred.errors import InputError, NumericalError
 from hankelred.linalg.descriptor import equilibrated, standard_form
+from hankelred.systems import StateSpace
 
 MNA_1 = Path(os.environ.get("HANKELRED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "mor" / "MNA_1.mat"
 # On the axis of continuous systems, on the circle of discrete ones, and off both.
@@ -208,3 +209,8 @@ def test_circuit_of_the_benchmark_is_of_higher_index():
     A, B, E = (entries[key].toarray().astype(float) for key in "ABE")
     with pytest.raises(InputError, match=r"rank 305 of 578 .* index is 2 or more"):
         standard_form(A, B, B.T, np.zeros((9, 9)), E)
+
+
+def test_an_e_too_small_for_double_precision_is_refused():
+    with pytest.raises(NumericalError, match="Scale E"):
+        StateSpace(-np.eye(2), np.ones((2, 1)), np.ones((1, 2)), E=1e-310 * np.eye(2))

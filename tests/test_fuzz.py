@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from fuzz.calls import ROOMS, TARGETS, TRUSTED, public_callables
 from fuzz.engine import run, table
@@ -15,8 +17,14 @@ def test_every_public_callable_is_fuzzed() -> None:
     assert public_callables() - TRUSTED == TARGETS.keys()
 
 
+@pytest.fixture
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work where a path such as "text" names nothing, and where what is saved under it stays in nobody's way."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("room", ROOMS)
-def test_no_input_ends_badly(room: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_input_ends_badly(room: str, capfd: pytest.CaptureFixture[str], in_empty_folder: None) -> None:
     outcomes = [run(room, seed) for seed in range(INPUTS * len(ROOMS[room]))]
     said = "" if room == "cli" else capfd.readouterr().err  # LAPACK writes its complaints there
     assert not any(outcome.is_bad for outcome in outcomes), table(outcomes)

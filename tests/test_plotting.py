@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import hankelred as hr
-from hankelred.plotting import plot_error_bound, plot_frequency_error, plot_hsv
+from hankelred.plotting import new_axes, plot_error_bound, plot_frequency_error, plot_hsv
 from hankelred.weighting import FrequencyLimited
 
 
@@ -254,6 +254,19 @@ def test_a_system_without_outputs_is_refused():
     mute = hr.StateSpace(-np.eye(2), np.ones((2, 1)), np.empty((0, 2)))
     with pytest.raises(hr.InputError, match="0 outputs"):
         plot_frequency_error(mute, mute)
+
+
+def test_values_beyond_logarithmic_axes_are_refused():
+    for plot in (plot_hsv, plot_error_bound):
+        with pytest.raises(hr.NumericalError, match="hsv must be at most 1e"):
+            plot([1e308, 1.0])
+    with pytest.raises(hr.InputError, match="columns"):
+        new_axes(10**400)
+
+
+def test_one_frequency_given_twice_is_drawn():
+    plant = hr.StateSpace([[-1.0]], [[1.0]], [[1.0]])
+    assert plot_frequency_error(plant, plant, omega=[1.0, 1.0]).lines
 
 
 def test_a_weighting_is_drawn_with_the_bounds_that_hold_and_without_one_it_is_refused():

@@ -6,12 +6,14 @@ import html
 import json
 import warnings
 
+import families
 import numpy as np
 import pytest
 import reference
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import diagonal_systems, state_spaces, systems
+from truth import dense
 
 import hankelred as hr
 
@@ -568,3 +570,31 @@ def test_units_of_states_and_inputs_change_no_hsv(system, data):
     moved = system.with_(**changes)
     one, other = hr.balance(system, offset=0), hr.balance(moved, offset=0)
     np.testing.assert_allclose(other.hsv / 2.0**20, one.hsv, atol=1e-12 * one.hsv[0])
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_matching_over_a_cut_of_nearly_equal_hsv_is_no_business_of_lapack(seed):
+    """Modes of damping 1e-7 leave an A22 with entries from 1e-13 to 1e3: SciPy warned of that."""
+    G = dense(families.modal(seed))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", hr.HankelredWarning)
+        reduction = hr.balance(G).reduce(1, match_dc=True)
+        assert reduction.hinf_error() <= reduction.error_bound
+
+
+def test_matching_without_states_keeps_the_digits_of_the_gain_at_one():
+    """Poles 1e-4 from 1 lose four digits of 1 - A; the D of no states is the gain itself."""
+    lam, B, C = np.array([1 - 1e-4, 1 - 1e-3]), np.array([[1e-2], [3e-2]]), np.array([[-0.3, -0.5]])
+    G = hr.DiagonalSystem(lam, B, C, dt=True)
+    D = hr.balance(G).reduce(0, match_dc=True).system.D
+    np.testing.assert_allclose(D[0, 0], (C.ravel() * B.ravel() / (1 - lam)).sum(), rtol=1e-14)
+
+
+def test_errors_beside_a_very_fast_pole_are_measured():
+    """Its pole at -7e15 drowned the vibrations of the system in one Schur form of both: the error was infinite."""
+    with pytest.warns(hr.RepeatedHsvWarning):
+        reduction = hr.balance(dense(families.modal(1))).reduce(5, match_dc=True)
+    assert reduction.system.poles().real.min() < -1e15
+    assert (reduction.original - reduction.system).is_stable()
+    assert 0.09 < reduction.hinf_error() < reduction.error_bound < 0.1  # 0.0904437 in exact arithmetic

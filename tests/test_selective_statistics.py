@@ -269,3 +269,15 @@ def test_hsv_do_not_depend_on_the_units_of_the_states():
     scaled = data._replace(B=data.B * units, C=data.C / units)
     one, other = (mamba_statistics(x).hankel_singular_values() for x in (data, scaled))
     np.testing.assert_allclose(other, one, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "value"), [("n", 2**70), ("groups", np.uint8(255))])
+def test_stored_sizes_that_the_sums_have_not_are_refused_by_name(name, value):
+    state = selective.SelectiveStatistics(3).to_dict() | {name: value}
+    with pytest.raises(hr.InputError, match=f"{name}={value}"):
+        selective.SelectiveStatistics.from_dict(state)
+
+
+def test_sums_beyond_all_memory_are_refused():
+    with pytest.raises(hr.InputError, match="n and groups"):
+        selective.SelectiveStatistics(2**70)

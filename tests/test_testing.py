@@ -462,3 +462,35 @@ except ImportError as error:
 """
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install hankelred[testing]" in process.stdout
+
+
+@pytest.mark.parametrize("whole", [np.int64, np.uint8])
+def test_sizes_may_be_numbers_of_numpy(whole):
+    for strategy in (testing.stable_systems, testing.near_boundary_systems, testing.non_minimal_systems):
+        find(strategy(max_states=whole(3)), lambda _: True)
+
+
+def test_sizes_beyond_the_reach_of_hypothesis_are_refused():
+    with pytest.raises(hr.InputError, match="max_inputs must be from 1 to 1000"):
+        testing.stable_systems(max_inputs=2**70)
+    with pytest.raises(hr.InputError, match=r"max_states.* at most 4000 numbers"):
+        find(testing.stable_systems(max_states=255), lambda _: True)
+
+
+def test_factors_in_single_precision_are_judged_in_double():
+    S, R = hr.gramian_factors(hr.StateSpace(-np.eye(2), np.eye(2), np.eye(2)))
+    S, R = S.astype(np.float32), R.astype(np.float32)
+    G = hr.StateSpace(-np.eye(2) / 2, np.eye(2) * S[0, 0].astype(float), np.eye(2) * R[0, 0].astype(float))
+    testing.assert_factors(G, S, R, rtol=1e-14)
+
+
+def test_gramians_that_overflow_are_no_assertion():
+    huge = np.full((1, 1), 1e200)
+    lag = hr.StateSpace([[-1.0]], [[1.0]], [[1.0]])
+    with pytest.raises(hr.NumericalError, match="Gramians"):
+        testing.assert_factors(lag, huge, huge)
+    with pytest.raises(hr.NumericalError, match="hsv and gains"):
+        testing.system_with_hsv([1.0, 1e-310])
+    testing.assert_hsv_close(lag, [0.5], rtol=1e308)
+    with pytest.raises(AssertionError, match="differ"):
+        testing.assert_hsv_close(lag, [1e308])

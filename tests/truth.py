@@ -63,7 +63,7 @@ class Verdict(NamedTuple):
     @property
     def mismeasured(self) -> bool:
         """Whether the measured error is off by more than 1 % of the true one and the rounding."""
-        return not abs(self.measured - self.true) <= 0.01 * self.true + self.rounding
+        return self.measured != self.true and not abs(self.measured - self.true) <= 0.01 * self.true + self.rounding
 
     @property
     def useless(self) -> bool:
@@ -76,7 +76,8 @@ def rounding(M: many_digits.Matrices, omega: list[float]) -> float:
 
     ``R = (s E - A)^-1``, absolute values entry by entry, the largest over `omega`: a solve changes every entry of A by
     about eps. The same in all units of states; a few eps of the gain unless poles are graded in dense coordinates, or
-    lightly damped.
+    lightly damped. Infinite where ``4 n eps |R| (|A| + |s E|)`` has a spectral radius of 1 or more: such changes can
+    move a pole onto the point, and no computation in double precision knows the gain there.
     """
     A, B, C = (np.asarray(x).astype(complex) for x in M[:3])
     E, largest = np.eye(len(A)) if M.E is None else np.asarray(M.E), float(np.abs(np.asarray(M.D)).max(initial=0.0))
@@ -88,7 +89,10 @@ def rounding(M: many_digits.Matrices, omega: list[float]) -> float:
             R = np.linalg.inv(s * E - A)
         except np.linalg.LinAlgError:
             continue  # a pole
-        change = np.abs(C @ R) @ (np.abs(A) + np.abs(s * E)) @ np.abs(R @ B)
+        weight = np.abs(A) + np.abs(s * E)
+        if 4 * len(A) * EPS * np.abs(np.linalg.eigvals(np.abs(R) @ weight)).max() >= 1:
+            return np.inf
+        change = np.abs(C @ R) @ weight @ np.abs(R @ B)
         largest = max(largest, float(np.linalg.norm(change, ord=2)))
     return 4 * max(len(A), 1) * EPS * largest
 
@@ -113,7 +117,10 @@ def verdicts(case: Case, make: Callable[[Case], Any] = dense, match_dc: bool = F
             H = many_digits.Transfer(many_digits.matrices(reduction.system))
             near = [] if case.marginal else [hr.hinf_norm(system - reduction.system, return_peak=True)[1]]
             true, where = many_digits.peak_gain(G, H, near, points=16, refine=1, steps=14, above=above)
-            seen = [*resonances, *near, where]
+            if not case.marginal and not many_digits.is_stable(H):
+                true = np.inf
+            own = many_digits.rates(H)
+            seen = [*resonances, *near, where, *(w for w in {*np.abs(own), *np.abs(own.imag)} if w >= above)]
             noise = rounding(G.matrices, seen) + rounding(H.matrices, seen)
             yield Verdict(case.name, order, system.n, reduction.error_bound, measured, true, peak, noise)
 

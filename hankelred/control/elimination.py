@@ -136,13 +136,23 @@ def _places(what: str, key: Any, names: Sequence[str] | None, count: int) -> lis
     if isinstance(key, str):
         if names is None or key not in names:
             known = ", ".join(names or ()) or "none"
-            raise InputError(f"{what} must be chosen by number or by a name they have; got {key!r}. Names: {known}.")
+            raise InputError(
+                f"elim_{what} or keep_{what} must be {what} by number or by a name they have; got {key!r}. "
+                f"Names: {known}."
+            )
         return [names.index(key)]
     if isinstance(key, slice):
         return list(range(count)[key])
-    if isinstance(key, (Sequence, np.ndarray)) and np.ndim(key):
+    if is_list(key):
         return [place for one in key for place in _places(what, one, names, count)]
     try:
         return [check_integer(key, f"elim_{what} or keep_{what}", -count, count - 1) % count]
     except InputError as error:
         raise caught_as_both(InputError, IndexError)(str(error)) from None
+
+
+def is_list(value: Any) -> bool:
+    """Tell whether a value is a sequence, ragged ones among them, and no text."""
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))

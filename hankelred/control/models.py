@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys as interpreter
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,8 @@ from ..linalg.threads import one_blas_thread
 from ..reduction import balance
 from ..reduction.balanced import OFFSET, reduced_model
 from ..reduction.realisation import without_idle_states
-from ..systems import as_container, as_system
-from .elimination import METHODS
+from ..systems import as_container, as_system, one_system
+from .elimination import METHODS, is_list
 
 
 def balred(sys: Any, orders: Any, method: str = "truncate", alpha: float | None = None) -> Any:
@@ -191,7 +190,7 @@ def minreal(sys: Any, tol: float | None = None, verbose: bool = True) -> Any:
     1
     """
     check_flag(verbose, "verbose")
-    system = as_system(sys)
+    system = one_system(sys)
     G = system.dense()
     found = without_idle_states(G, None if tol is None else check_number(tol, "tol", least=0.0, below=1.0))
     if verbose:
@@ -206,7 +205,7 @@ def minreal(sys: Any, tol: float | None = None, verbose: bool = True) -> Any:
 
 def _order_list(orders: Any) -> list[int]:
     """Return orders as integers; whole floats are some."""
-    if not isinstance(orders, (Sequence, np.ndarray)) or isinstance(orders, (str, bytes)) or np.ndim(orders) == 0:
+    if not is_list(orders):
         orders = [orders.item() if isinstance(orders, np.ndarray) else orders]
     whole = [int(k) if isinstance(k, (float, np.floating)) and float(k).is_integer() else k for k in orders]
     return [check_integer(k, "order", 0, hint="Pass an integer or a list of them.", error=OrderError) for k in whole]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg as sla
 
-from ..checks import EPS, Array
+from ..checks import EPS, Array, check_result
 from ..errors import InputError
 
 # Rounds of equilibration; each takes the root of what is left, so that 12 bring 1e300 to 1.2.
@@ -65,8 +65,10 @@ def standard_form(A: Array, B: Array, C: Array, D: Array, E: Array) -> StandardF
     if n == 0:
         return StandardForm(A, B, C, D, np.eye(0))
     rows, columns = equilibrated(E)
-    A, E = (rows[:, None] * x * columns for x in (A, E))
-    B, C = rows[:, None] * B, C * columns
+    with np.errstate(over="ignore", invalid="ignore"):
+        A, E = (rows[:, None] * x * columns for x in (A, E))
+        B, C = rows[:, None] * B, C * columns
+    check_result("A, B and C in units in which the entries of E are near 1", A, B, C, hint="Scale E.")
     pencil, (left, right, rank, units, turn) = (A, E), _range_first(E, columns)
     rounding = abs(left[rank:]) @ abs(A) @ abs(right[:, rank:])  # of A22: of its entries, and by the turned bases
     A, E, B, C = left @ A @ right, left @ E @ right, left @ B, C @ right

@@ -82,9 +82,13 @@ def generalised(A: Array, Q: Array, E: Array, discrete: bool) -> Array:
     A, Q, E = of_one_kind(A, Q, E)
     hermitian = np.array_equal(Q, Q.conj().T)
     rows, columns = equilibrated(E)
-    E, A, Q = E * rows[:, None] * columns, A * rows[:, None] * columns, Q * rows[:, None] * rows
+    with np.errstate(over="ignore", invalid="ignore"):
+        E, A, Q = E * rows[:, None] * columns, A * rows[:, None] * columns, Q * rows[:, None] * rows
+    check_result("A and Q in the units of E", A, Q, hint="Scale E.")
     factors = regular_factors(E)
-    form = balanced_schur(sla.lu_solve(factors, A, check_finite=False))
+    quotient = sla.lu_solve(factors, A, check_finite=False)
+    check_result("E^-1 A", quotient, hint="Scale E.")
+    form = balanced_schur(quotient)
     E, A = E * form.w, A * form.w
     inner = _EquationSolver(form, form, discrete, hermitian)
 

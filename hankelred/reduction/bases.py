@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.linalg as sla
 
 from ..checks import Array
+from ..errors import NumericalError
 from ..hankel import Factored
+from ..linalg.descriptor import equilibrated
 from ..parts import Matrices
 
 
@@ -30,9 +31,8 @@ def residualised(found: Factored, order: int) -> tuple[Array, Array, Matrices]:
         slow = without_delay(A, B, C, D, range(order), range(order, rank), 1.0 - shift if discrete else 0.0)
         small = Matrices(*slow, shift, None if terms is None else terms[:order, :order])
         T, Ti = T[:, :order], Ti[:order]
-    if (
-        found.weighting is not None and found.rank < found.system.order
-    ):  # what the weighting does not see has a gain too
+    unseen = found.weighting is not None and found.rank < found.system.order  # by the weighting: it has a gain too
+    if unseen or order == 0:  # without states D is that gain, to more digits than A22 keeps of poles near z = 1
         zero = np.zeros(1)
         missing = (found.parts.stable_response(zero) - small.response(zero, discrete))[0]
         small = small._replace(D=small.D + (missing.real if small.D.dtype.kind != "c" else missing))
@@ -48,6 +48,14 @@ def without_delay(
     """
     A12, C2 = A[np.ix_(kept, fast)], C[:, fast]
     right = np.hstack([A[np.ix_(fast, kept)], B[fast]])
-    follow = sla.solve(A[np.ix_(fast, fast)] - point * np.eye(len(fast)), right)
+    pencil = A[np.ix_(fast, fast)] - point * np.eye(len(fast))
+    rows, columns = (scale[:, None] for scale in equilibrated(pencil))
+    try:
+        follow = columns * np.linalg.solve(rows * pencil * columns.T, rows * right)
+    except np.linalg.LinAlgError as error:
+        raise NumericalError(
+            f"The states left out must have no pole at {point:g}; got one, with which they follow no other state. "
+            f"Choose another order, or truncate."
+        ) from error
     states, inputs = np.split(follow, [len(kept)], axis=1)
     return A[np.ix_(kept, kept)] - A12 @ states, B[kept] - A12 @ inputs, C[:, kept] - C2 @ states, D - C2 @ inputs

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg as sla
 
-from ..checks import EPS, Array
+from ..checks import EPS, Array, check_result
 from ..hankel import factored, unstable_error, warn_if_inaccurate
 from ..linalg.threads import one_blas_thread
 from ..order import least_order
@@ -104,6 +104,7 @@ def without_idle_states(G: StateSpace, rtol: float | None) -> StateSpace:
         sizes = np.abs(found.parts.poles)
         shift = 2.0 * float(sizes[:k].max()) or 1.0
         rounding = min(SPLITTING * EPS * G.n * max(1.0, float(sizes.max()) / shift), 1e-3)
+        check_result("The unstable poles, moved to be stable,", shift, hint="Scale time.")
         moved = unstable / shift if G.is_discrete else unstable - shift * np.eye(k)
         inner = without_idle_states(
             StateSpace.trusted(moved, B[:k].copy(), C[:, :k].copy(), D.copy(), G.dt), max(rtol or 0.0, rounding)

@@ -141,7 +141,7 @@ def moment_sums(steps: Steps) -> StepMoments:
 
 def mean_gramians(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
     """Return the Gramians of fixed systems (diag(a), b, c^T), (..., n, n)."""
-    _check_decaying("Mean decays must be below 1 in modulus", a)
+    _check_decaying("The mean of the decays a must be below 1 in modulus", a)
     gap = 1 - _outer(a)
     return _outer(b) / gap, (_outer(c) / gap).conj()
 
@@ -154,7 +154,7 @@ def second_moment_gramians(moments: StepMoments) -> tuple[Array, Array]:
     ``Q_ij = E[conj c_i c_j] + E[conj(a_i c_i) a_j c_j] / (1 - E[conj a_i a_j])``.
     """
     a, b, aa, bb, ab, cc, acac = moments
-    _check_decaying("Decays must have mean squares below 1", aa)  # of no entry larger than the largest on the diagonal
+    _check_decaying("The decays a must have mean squares below 1", aa)  # the largest entry is on the diagonal
     drift = ab * (b / (1 - a))[..., :, None]
     gap = 1 - aa
     return (bb + drift + drift.conj().swapaxes(-1, -2)) / gap, cc + acac / gap.conj()

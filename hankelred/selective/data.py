@@ -84,7 +84,7 @@ def mamba_sequences(
     with np.errstate(over="ignore"):
         v = step * u.astype(dtype, copy=False)
     B, C = (x.astype(dtype, copy=False)[:, :, None] for x in (B, C))
-    return Sequences(mamba_decay(step, A), v, B, C, _check_gate(gate, v, v.shape)), step
+    return Sequences(mamba_decay(step, A), v, B, C, _check_gate(gate, v, v.shape, "u")), step
 
 
 def mamba_decay(step: Array, A: Array) -> Decay:
@@ -131,15 +131,15 @@ def head_sequences(decay: ArrayLike, B: ArrayLike, C: ArrayLike, x: ArrayLike, g
         return np.repeat(found, size, axis=2)[:, :, first : first + width]
 
     B, C = (y.astype(dtype, copy=False) for y in (B, C))
-    return Sequences(of_channels, v, B, C, _check_gate(gate, v, x.shape))
+    return Sequences(of_channels, v, B, C, _check_gate(gate, v, x.shape, "x"))
 
 
-def _check_gate(gate: ArrayLike | None, v: Array, shape: tuple[int, ...]) -> Array | None:
+def _check_gate(gate: ArrayLike | None, v: Array, shape: tuple[int, ...], name: str) -> Array | None:
     """Return the weights of the outputs in the shape and precision of the inputs v, given in that shape or another."""
     if gate is None:
         return None
     checked = check_real_array(gate, "gate", None, copy=False)
     if checked.shape not in (shape, v.shape):
-        raise InputError(f"gate must have the shape of the inputs, {shape}; got {checked.shape}.")
+        raise InputError(f"gate must have the shape of the inputs {name}, {shape}; got {checked.shape}.")
     with np.errstate(over="ignore"):
         return checked.reshape(v.shape).astype(v.dtype, copy=False)

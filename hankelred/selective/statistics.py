@@ -15,7 +15,7 @@ from ..linalg.semidefinite import covariance_factors
 from ..linalg.threads import one_blas_thread
 from .averages import METHODS, StepMoments, mean_gramians, second_moment_gramians
 from .data import Sequences, Steps, check_steps, head_sequences, mamba_sequences
-from .sums import GRAMIANS, MOMENTS, Sums, add_sequences, add_steps, empty_sums
+from .sums import GRAMIANS, MOMENTS, Sums, add_sequences, add_steps, empty_sums, shapes_of_sums
 
 COUNTS = ("n", "groups", "every", "steps", "samples")
 
@@ -192,12 +192,15 @@ class SelectiveStatistics:
         try:
             n, groups, every = (check_integer(entries.pop(name), name, 1) for name in COUNTS[:3])
             steps, samples = (check_integer(entries.pop(name), name, 0) for name in COUNTS[3:])
-            found = cls(n, groups, moments="aa" in entries, exact="P" in entries, every=every)
-            for name, empty in found._sums.items():
-                value = double(check_array(entries.pop(name), name, None))
-                if value.shape != empty.shape:
-                    raise InputError(f"{name} must have shape {empty.shape} as stored by to_dict; got {value.shape}.")
-                found._sums[name] = value
+            moments, exact, sums = "aa" in entries, "P" in entries, {}
+            for name, shape in shapes_of_sums(n, groups, moments, exact).items():
+                sums[name] = double(check_array(entries.pop(name), name, None))
+                if sums[name].shape != shape:
+                    raise InputError(
+                        f"{name} must have shape {shape} for n={n} and groups={groups}, as stored by to_dict; got "
+                        f"{sums[name].shape}."
+                    )
+            found = cls(n, groups, moments=moments, exact=exact, every=every)
         except KeyError as missing:
             raise InputError(f"state must be what to_dict returned; got none with {missing}.") from missing
         if entries or samples < steps:
@@ -205,7 +208,7 @@ class SelectiveStatistics:
                 f"state must be what to_dict returned; got {steps} steps, {samples} samples, and unknown entries: "
                 f"{', '.join(map(repr, entries)) or 'none'}."
             )
-        found.steps, found.samples = steps, samples
+        found._sums, found.steps, found.samples = sums, steps, samples
         return found
 
     def state_covariance(self) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..checks import Array, double
+from ..errors import InputError
 from ..linalg.compiled import Kernels
 from .averages import gramian_sums, moment_sums
 from .data import Sequences, Steps
@@ -22,10 +23,20 @@ GRAMIANS = ("P", "Q")
 Sums = dict[str, Array]
 
 
+def shapes_of_sums(n: int, groups: int, moments: bool, exact: bool) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the sums by their names."""
+    squares = (*COVARIANCES, *(MOMENTS if moments else ()), *(GRAMIANS if exact else ()))
+    return {name: (groups, n) if name in VECTORS else (groups, n, n) for name in (*VECTORS, *squares)}
+
+
 def empty_sums(n: int, groups: int, moments: bool, exact: bool) -> Sums:
     """Return the sums over nothing."""
-    squares = (*COVARIANCES, *(MOMENTS if moments else ()), *(GRAMIANS if exact else ()))
-    return {name: np.zeros((groups, n) if name in VECTORS else (groups, n, n)) for name in (*VECTORS, *squares)}
+    try:
+        return {name: np.zeros(shape) for name, shape in shapes_of_sums(n, groups, moments, exact).items()}
+    except (MemoryError, ValueError) as error:
+        raise InputError(
+            f"n and groups must make sums that memory holds, each of groups n^2 numbers; got n={n}, groups={groups}."
+        ) from error
 
 
 def add_steps(sums: Sums, group: int, steps: Steps, every: int) -> None:

@@ -155,7 +155,19 @@ class StateSpace(LinearSystem):
         """Tell whether every pole lies inside the stability region by more than its own rounding error."""
         A = self._in_balanced_units()
         with one_blas_thread(len(A)):
-            return ordered_schur(A, self.is_discrete).kept == 0
+            return ordered_schur(A, self.is_discrete).kept == 0 or self._has_stable_blocks(A)
+
+    def _has_stable_blocks(self, A: Array) -> bool:
+        """Tell whether A falls into blocks along its diagonal, as of an error system, each of them stable by itself.
+
+        Rounding of the Schur form of the whole is relative to its largest block, and may drown the poles of another.
+        """
+        n = len(A)
+        coupled = (A != 0) | (A != 0).T | np.eye(n, dtype=bool)
+        reach = np.maximum.accumulate(n - 1 - np.argmax(coupled[:, ::-1], axis=1))
+        ends = np.flatnonzero(reach == np.arange(n)) + 1
+        blocks = [A[i:k, i:k] for i, k in zip([0, *ends], ends, strict=False)]
+        return len(blocks) > 1 and all(ordered_schur(block.copy(), self.is_discrete).kept == 0 for block in blocks)
 
     def _in_balanced_units(self) -> Array:
         """Return A with its states in balanced units."""

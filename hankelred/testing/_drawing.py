@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
 
 LARGEST = 4  # of the integers that matrices are made of
-MOST_STATES = 1000  # to draw: more takes hypothesis beyond its limits
+MOST = 1000  # states, inputs, outputs or systems to draw
+NUMBERS = 4000  # to draw for one example: hypothesis gives up at some 8000
 
 T = TypeVar("T")
 Shape = tuple[int, int]
@@ -29,6 +30,7 @@ class Draw:
     def __init__(self, draw: DrawFn, strategies: Any, times: tuple[Any, ...], complex_data: bool | None) -> None:
         self._draw, self._strategies = draw, strategies
         self._times, self._kinds = times, [False, True] if complex_data is None else [complex_data]
+        self._drawn = 0
 
     def integer(self, low: int, high: int) -> int:
         return int(self._draw(self._strategies.integers(low, high)))
@@ -39,6 +41,12 @@ class Draw:
 
     def integers(self, count: int, low: int, high: int) -> Array:
         """Return integers that shrink towards 0."""
+        self._drawn += count
+        if self._drawn > NUMBERS:
+            raise InputError(
+                f"The sizes to draw up to (max_states, max_inputs, ...) must take at most {NUMBERS} numbers together; "
+                f"got more. Ask for smaller systems."
+            )
         one = self._strategies.integers(low, high)
         return np.array(self._draw(self._strategies.lists(one, min_size=count, max_size=count)), dtype=int)
 
@@ -74,16 +82,16 @@ class Draw:
 
 
 def strategy(
-    build: Callable[[Draw], T], dt: Any, complex_data: Any = None, **counts: tuple[Any, int]
+    build: Callable[..., T], dt: Any, complex_data: Any = None, **counts: tuple[Any, int]
 ) -> SearchStrategy[T]:
     """Return the strategy that draws what `build` builds, and prints the systems of a failing example as code.
 
-    Checked first is what strategies have in common, `counts` together with the least they may be.
+    Checked first is what strategies have in common, `counts` together with the least they may be: `build` gets them by
+    name, as Python integers, which alone hypothesis takes.
     """
     if complex_data is not None:
         check_flag(complex_data, "complex_data")
-    for name, (count, least) in counts.items():
-        check_integer(count, name, least, MOST_STATES)
+    sizes = {name: check_integer(count, name, least, MOST) for name, (count, least) in counts.items()}
     times = tuple(check_dt(time) for time in (dt if isinstance(dt, (tuple, list)) else [dt]))
     if not times:
         raise InputError("dt must be a sampling time or some to choose from; got none.")
@@ -97,7 +105,7 @@ def strategy(
 
     @hypothesis.strategies.composite
     def drawn(draw: DrawFn) -> T:
-        found = build(Draw(draw, hypothesis.strategies, times, complex_data))
+        found = build(Draw(draw, hypothesis.strategies, times, complex_data), **sizes)
         for system in found if isinstance(found, tuple) else [found]:
             if isinstance(system, LinearSystem):
                 hypothesis.note(system_code(system))
@@ -109,8 +117,9 @@ def strategy(
 def check_sizes(min_states: Any, max_states: Any, max_inputs: Any, max_outputs: Any) -> tuple[int, Sizes]:
     """Return the least number of states and the largest sizes to draw."""
     least = check_integer(min_states, "min_states", 0)
-    most = check_integer(max_states, "max_states", least, MOST_STATES, hint="It must not be less than min_states.")
-    return least, (most, check_integer(max_inputs, "max_inputs", 1), check_integer(max_outputs, "max_outputs", 1))
+    most = check_integer(max_states, "max_states", least, MOST, hint="It must not be less than min_states.")
+    inputs = check_integer(max_inputs, "max_inputs", 1, MOST)
+    return least, (most, inputs, check_integer(max_outputs, "max_outputs", 1, MOST))
 
 
 def kinds_of(outputs: Any) -> tuple[str, ...]:

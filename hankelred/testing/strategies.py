@@ -129,7 +129,7 @@ def near_boundary_systems(
     >>> slow = near_boundary_systems(max_digits=6)  # then @given(slow)
     """
 
-    def build(draw: Draw) -> DiagonalSystem:
+    def build(draw: Draw, max_digits: int, max_states: int) -> DiagonalSystem:
         time, kind, most = draw.time(), draw.kind(), (max_states, 2, 2)
         n, m, p = draw.sizes(most)
         z: Array = -(10.0 ** -draw.spread(n, max_states, max_digits + 1).astype(float))
@@ -166,7 +166,7 @@ def prescribed_systems(
     """
     values = None if hsv is None else check_prescribed(hsv)
 
-    def build(draw: Draw) -> tuple[StateSpace, Array]:
+    def build(draw: Draw, max_states: int) -> tuple[StateSpace, Array]:
         return prescribed(draw, values, max_states)
 
     return strategy(build, dt, complex_data, max_states=(max_states, 1))
@@ -195,7 +195,7 @@ def repeated_hsv_systems(
     >>> triples = repeated_hsv_systems(copies=3)  # then @given(triples)
     """
 
-    def build(draw: Draw) -> tuple[StateSpace, Array]:
+    def build(draw: Draw, max_states: int, copies: int) -> tuple[StateSpace, Array]:
         system, hsv = prescribed(draw, None, max_states)
         A, B, C, D = (np.kron(np.eye(copies), x) for x in (system.A, system.B, system.C, system.D))
         return StateSpace(A, B, C, D, system.dt), np.repeat(hsv, copies)
@@ -227,7 +227,7 @@ def non_minimal_systems(
     >>> padded = non_minimal_systems(max_hidden=1)  # then @given(padded)
     """
 
-    def build(draw: Draw) -> tuple[StateSpace, StateSpace]:
+    def build(draw: Draw, max_states: int, max_hidden: int) -> tuple[StateSpace, StateSpace]:
         time, kind = draw.time(), draw.kind()
         n, hidden, m, p = (draw.integer(1, most) for most in (max_states, max_hidden, 2, 2))
         core = dense(draw, (n, m, p), (max_states, 2, 2), time, kind)
@@ -266,7 +266,7 @@ def ill_scaled_systems(
     >>> scaled = ill_scaled_systems(max_exponent=20)  # then @given(scaled)
     """
 
-    def build(draw: Draw) -> tuple[StateSpace, StateSpace]:
+    def build(draw: Draw, max_exponent: int, max_states: int) -> tuple[StateSpace, StateSpace]:
         time, kind, most = draw.time(), draw.kind(), (max_states, 2, 2)
         core = dense(draw, draw.sizes(most), most, time, kind)
         w = 2.0 ** draw.integers(max_states, -max_exponent, max_exponent)[: core.n]
@@ -299,7 +299,7 @@ def diagonal_banks(
     """
     kinds = kinds_of(outputs)
 
-    def build(draw: Draw) -> DiagonalBank:
+    def build(draw: Draw, max_systems: int, max_states: int) -> DiagonalBank:
         time, kind, output, most = draw.time(), draw.kind(), draw.choice(kinds), (max_states, 2, 2)
         sizes, rates = draw.sizes(most), is_discrete(time) and draw.choice([False, True])
         one = [draw_diagonal(draw, sizes, most, time, kind, output, rates) for _ in range(draw.integer(1, max_systems))]
@@ -332,7 +332,7 @@ def system_pairs(
     >>> pairs = system_pairs(max_states=3)  # then @given(pairs)
     """
 
-    def build(draw: Draw) -> tuple[StateSpace | DiagonalSystem, StateSpace | DiagonalSystem]:
+    def build(draw: Draw, max_states: int) -> tuple[StateSpace | DiagonalSystem, StateSpace | DiagonalSystem]:
         time, m, p = draw.time(), draw.integer(1, 2), draw.integer(1, 2)
 
         def one() -> StateSpace | DiagonalSystem:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import Array, check_dt, check_real_array, is_discrete
+from ..checks import Array, check_dt, check_real_array, check_result, is_discrete
 from ..errors import InputError
 from ..systems import StateSpace, as_system
 
@@ -59,14 +59,17 @@ def system_with_hsv(
             f"signs and gains must have one entry for each of the {len(values)} hsv, signs 1 or -1 and gains not 0; "
             f"got {s.tolist()} and {g.tolist()}."
         )
-    with np.errstate(over="ignore", divide="ignore"):
+    discrete, D = is_discrete(check_dt(dt)), np.zeros((1, 1))
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         A = -np.outer(g, g) / (np.outer(s, s) * values[:, None] + values)
-    B, C = g[:, None], (s * g)[None, :]
-    if not is_discrete(check_dt(dt)):
-        return StateSpace(A, B, C, dt=dt)
-    I, root = np.eye(len(A)), np.sqrt(2.0)
-    inverse = np.linalg.inv(I - A)  # (z - 1) / (z + 1) for s
-    return StateSpace(inverse @ (I + A), root * inverse @ B, root * C @ inverse, C @ inverse @ B, dt)
+        B, C = g[:, None], (s * g)[None, :]
+        check_result("The system with these hsv and gains", A, hint="Scale them.")
+        if discrete:  # (z - 1) / (z + 1) for s
+            I, root = np.eye(len(A)), np.sqrt(2.0)
+            inverse = np.linalg.inv(I - A)
+            A, B, C, D = inverse @ (I + A), root * inverse @ B, root * C @ inverse, C @ inverse @ B
+            check_result("The system with these hsv and gains", A, B, C, D, hint="Scale them.")
+    return StateSpace(A, B, C, D, dt)
 
 
 def check_prescribed(hsv: ArrayLike) -> Array:

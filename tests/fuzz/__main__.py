@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections import Counter
 
 from fuzz.engine import run, table
 
 room, *seeds = sys.argv[1:]
+os.chdir(tempfile.mkdtemp())  # a path such as "text" names nothing there
 if len(seeds) == 1:
     print(run(room, int(seeds[0]), show=True))
 else:

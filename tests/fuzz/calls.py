@@ -309,6 +309,11 @@ def wrong_array(found: Any, **_: Any) -> str | None:
     return None
 
 
+def wrong_frequencies(found: Any, discrete: bool, **_: Any) -> str | None:
+    """Tell whether one is no frequency: those of continuous time end at infinity on either side."""
+    return wrong_array(found) if discrete or np.isnan(found).any() else None
+
+
 def wrong_drift(found: Any, **_: Any) -> str | None:
     """Tell what is wrong with a bound on a drift."""
     bounds = found.steps if hasattr(found, "steps") else [found]
@@ -1008,12 +1013,24 @@ def asserts(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def holds(**arguments: Any) -> bool:
         try:
-            function(**arguments)
+            function(**{name: failing_claim(value) if callable(value) else value for name, value in arguments.items()})
         except AssertionError:
             return False
         return True
 
     return holds
+
+
+def failing_claim(program: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a program under test whose own errors, which the assertions let through, are a failed assertion."""
+
+    def run(*arguments: Any) -> Any:
+        try:
+            return program(*arguments)
+        except Exception as error:
+            raise AssertionError(str(error)) from error
+
+    return run
 
 
 @target("testing.assert_hsv_close", "testing")
@@ -1133,9 +1150,8 @@ def _(draw: Draw) -> Call:
 @target("plotting.plot_error_bound", "plotting")
 def _(draw: Draw) -> Call:
     found = reduced(draw)
-    return Call(
-        plotting.plot_error_bound, {"hsv": draw.one_of(found, found.hsv), **draw.one_of({}, {"reductions": [found]})}
-    )
+    sources = [found.hsv] if np.isinf(found.error_bound) or "guaranteed" in found.method else [found, found.hsv]
+    return Call(plotting.plot_error_bound, {"hsv": draw.one_of(*sources), **draw.one_of({}, {"reductions": [found]})})
 
 
 @target("plotting.plot_frequency_error", "plotting")
@@ -1192,7 +1208,9 @@ OF_THE_CALLER = {"name", "ndim", "least", "most", "choices", "what", "count", "k
 
 
 def _check_target(name: str, arguments: Callable[[Draw], dict[str, Any]]) -> None:
-    @target(f"checks.{name}", "checks", None if name in ("exactly_one", "check_items") else wrong_array)
+    judge = {"exactly_one": None, "check_items": None, "check_frequencies": wrong_frequencies}.get(name, wrong_array)
+
+    @target(f"checks.{name}", "checks", judge)
     def _(draw: Draw) -> Call:
         return Call(getattr(checks, name), arguments(draw))
 

@@ -35,6 +35,7 @@ ALSO = {
     "copy": "system",
     "another band": "band",
     "hsv": "Hankel singular values",
+    "path": "file|folder",
 }
 MATRICES = "A|B|C|D|E|lam|rates|poles|dt|inputs|outputs|states|output|name"
 
@@ -82,6 +83,8 @@ def run(room: str, seed: int, show: bool = False) -> Outcome:
         outcome = _refusal(outcome, error, touched, mutated.arguments)
     except ImportError as error:
         outcome = replace(outcome, kind="refused", detail=str(error))
+    except FileNotFoundError as error:  # what `load_system` says it raises, like `open`
+        outcome = replace(outcome, kind="refused" if "path" in touched else "raw FileNotFoundError", detail=str(error))
     except Exception as error:
         if show:
             traceback.print_exc()

@@ -339,7 +339,7 @@ def other_guise(draw: Draw, x: Any) -> tuple[str, Any, Any]:
         "single": lambda: x.astype(np.complex64 if x.dtype.kind == "c" else np.float32),
         "half": lambda: x.astype(np.float16) if x.dtype.kind == "f" else x,
         "extended": lambda: x.astype(np.clongdouble if x.dtype.kind == "c" else np.longdouble),
-        "integers": lambda: np.round(x.real).astype(draw.one_of(np.int8, np.int64, ">i4")),
+        "integers": lambda: np.nan_to_num(np.round(x.real)).clip(-99, 99).astype(draw.one_of(np.int8, np.int64, ">i4")),
         "truth values": lambda: x.real > 0,
         "complex": lambda: x.astype(complex),
         "has __array__": lambda: Guised(x),
