@@ -14,10 +14,10 @@ import scipy.linalg as sla
 
 from .checks import EPS, Array
 from .linalg import cauchy
-from .linalg.hammarling import schur_factors
 from .linalg.hankel_svd import HankelSVD, norm_estimate, real_pair
 from .linalg.response import boundary_points, dense_response
 from .linalg.schur import apply_units, balanced_units, decouple, inverse_norm, ordered_schur, whole_schur
+from .linalg.triangular import schur_factors
 from .rounding import measured
 from .systems import DiagonalBank, DiagonalSystem, StateSpace, real_output
 

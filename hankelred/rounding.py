@@ -12,10 +12,10 @@ import numpy as np
 
 from .checks import EPS, Array
 from .linalg.gain import largest_gain
-from .linalg.hammarling import schur_factors
 from .linalg.hankel_svd import HankelSVD, padded
 from .linalg.response import boundary_points, dense_response
 from .linalg.schur import apply_units, balanced_units, ordered_schur
+from .linalg.triangular import schur_factors
 
 # Frequencies at which a difference is measured, and how much more than the largest one seen there is granted.
 SAMPLES, SAFETY = 40, 4.0

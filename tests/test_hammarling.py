@@ -13,10 +13,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.linalg import norm
 
-from hankelred.linalg import hammarling
+from hankelred.linalg import triangular
 from hankelred.linalg._schur_kernels import continuous_leaf, discrete_leaf
-from hankelred.linalg.hammarling import LEAF, gramian_factor
-from hankelred.linalg.triangular import is_schur_form
+from hankelred.linalg.triangular import LEAF, gramian_factor, is_schur_form
 from tests.reference_lyapunov import exact_factor_singular_values, lyapunov_residual
 
 domains = pytest.mark.parametrize("discrete", [False, True])
@@ -123,7 +122,7 @@ def test_halving_down_to_single_blocks_gives_the_same_gramian(pair):
     T, B, discrete = pair
     assume(len(T) > 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hammarling, "LEAF", 2)
+        patch.setattr(triangular, "LEAF", 2)
         assert residual(T, B, discrete) <= 1e-14
 
 
@@ -233,7 +232,7 @@ def test_small_singular_values_of_the_factor_have_correct_digits(discrete):
 def test_kernels_run_without_compilation():
     program = """
 import numpy as np
-from hankelred.linalg.hammarling import gramian_factor
+from hankelred.linalg.triangular import gramian_factor
 T = np.array([[-0.5, 0.3, 0.2], [-0.4, -0.5, 0.1], [0.0, 0.0, -0.2]])
 for discrete in (False, True):
     for S in (T, np.triu(T).astype(complex)):

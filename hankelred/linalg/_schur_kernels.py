@@ -1,4 +1,4 @@
-"""Loops of `triangular` and `hammarling` over small blocks of a Schur form: numba, plain arrays, no checks."""
+"""Loops of `triangular` over small blocks of a Schur form: numba, plain arrays, no checks."""
 
 from __future__ import annotations
 

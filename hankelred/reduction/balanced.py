@@ -11,24 +11,33 @@ from typing import Any
 
 import numpy as np
 
+from .. import norms
 from .. import order as orders
 from ..checks import SINGLE as SINGLE_PRECISION
 from ..checks import Array, check_flag, check_number, check_result, exactly_one, in_family, single
-from ..errors import DiagonalisationError, InputError, OrderError
+from ..errors import InputError, OrderError
 from ..hankel import Factored, check_weighting, factored, warn_if_inaccurate
+from ..linalg.gain import largest_gain
 from ..linalg.threads import one_blas_thread
 from ..parts import Matrices
+from ..rounding import sample_frequencies
 from ..systems import Poles, StateSpace, as_container, as_system, one_system, real_output
 from ..weighting import Weighting
 from .bank import reduce_bank
 from .bases import residualised
-from .damping import of_weak_damping
-from .rediagonalise import Diagonalised, diagonalised, eigenpairs, working_orders
+from .rediagonalise import Diagonalised, diagonalised_at, largest_order
 from .result import Reduction
 from .single_precision import in_single_precision
 from .split import joined, with_fixed_states
 
 OFFSET = 1e-8
+
+# Damping of which rounding can change this share is looked at, by a norm up to this order and by samples beyond; what
+# was seen counts as this much higher.
+WEAKLY_DAMPED, MEASURED_UP_TO, SAMPLED = 0.1, 150, 0.01
+
+# Values closer than this, relative to themselves, may belong to one pair of poles.
+NEARLY_EQUAL = 1e-3
 
 
 def balance(sys: Any, offset: float = OFFSET, weighting: Weighting | None = None) -> Balancing:
@@ -239,7 +248,7 @@ class Balancing:
                     return self._guaranteed(order, weighting)._reduce(order, match_dc)
                 method = f"{weighting.name} {method}{', guaranteed form' if weighting.guaranteed else ''}"
             if self.system.is_diagonal:
-                return self._diagonal_result(order, T, Ti, self._diagonalise(small, order, match_dc), method)
+                return self._diagonal_result(order, T, Ti, self._diagonalised(order, small, match_dc), method)
             return self._dense_result(order, T, Ti, small, method)
 
     def _is_stable(self, small: Matrices) -> bool:
@@ -263,21 +272,9 @@ class Balancing:
         check_result("The reduced model", *small[: 4 if match_dc else 3])
         return T, Ti, small
 
-    def _diagonalise(self, small: Matrices, order: int, match_dc: bool) -> Diagonalised:
-        try:
-            return diagonalised(small, self._found.parts.stable)
-        except DiagonalisationError as error:
-            nearest = working_orders(lambda k: self._works(k, match_dc), order, self.unstable, self.rank)
-            names = " and ".join(map(str, nearest)) or "none"
-            raise DiagonalisationError(f"{error} Nearest orders that work: {names}.", nearest) from error
-
-    def _works(self, order: int, match_dc: bool) -> bool:
-        """Whether a diagonal model of this order exists."""
-        try:
-            diagonalised(self._reduce_stable(order, match_dc)[2], self._found.parts.stable)
-        except DiagonalisationError:
-            return False
-        return True
+    def _diagonalised(self, order: int, small: Matrices, match_dc: bool) -> Diagonalised:
+        allowed, like = range(self.unstable, self.rank + 1), self._found.parts.stable
+        return diagonalised_at(order, small, lambda k: self._reduce_stable(k, match_dc)[2], allowed, like)
 
     def _order_of_states(self, states: Any) -> int:
         """Return the largest order whose model stores at most so many states."""
@@ -286,14 +283,9 @@ class Balancing:
             return len(self.hsv)
         if len(self.hsv) == self.system.n:
             return min(states, self.rank)
+        candidates = range(min(2 * states, self.rank), self.unstable - 1, -1)
         fixed = self._found.parts.fixed_system.n
-        for order in range(min(2 * states, self.rank), self.unstable - 1, -1):
-            poles, _ = eigenpairs(self._reduce_stable(order, False)[2].A)
-            if fixed + int(np.sum(poles.imag >= 0)) <= states:
-                return order
-        raise OrderError(
-            f"states must be at least {fixed}, the unstable and marginal ones, which are always kept; got {states}."
-        )
+        return largest_order(lambda k: self._reduce_stable(k, False)[2], candidates, states, fixed)
 
     def _unchanged(self) -> Reduction:
         """Return the system itself as its only model of full order."""
@@ -313,7 +305,7 @@ class Balancing:
             T, Ti = np.hstack([fixed_T, T]), np.vstack([fixed_Ti, Ti])
             full = StateSpace.trusted(parts.T, parts.B, parts.C, G.D, G.dt)
             pair = full, StateSpace.trusted(small.A, small.B, small.C, small.D, G.dt)
-        added = of_weak_damping(self._found, small, reduced, order)
+        added = _of_weak_damping(self._found, small, reduced, order)
         return self._result(reduced, order, T, Ti, method, pair, added)
 
     def _whole(self, small: Matrices) -> Any:
@@ -338,6 +330,35 @@ class Balancing:
             bound, T, Ti = bound + changed, single(T), single(Ti)
         system = as_container(reduced, self._container)
         return Reduction(system, self.system, order, self.hsv, bound, T, Ti, self.unstable, method, reduced, pair)
+
+
+def _of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, order: int) -> float:
+    """What rounding of weakly damped poles can add to the error, on top of the bound of the truncation.
+
+    A balanced state i has a gain of about ``2 hsv_i`` and decays at a rate of ``|b_i|^2 / (2 hsv_i)``. Its basis is
+    certain to ``floor / hsv_i``, and so is A, relative to its norm; the gain changes by the same share as the rate.
+    Where that is not small, or a small system's nearly equal values are cut, the error is measured, for large systems
+    at the frequencies of the poles.
+    """
+    system, parts, hsv = found.system, found.parts, found.hsv
+    if parts.kept or found.floor == 0.0 or order == 0 or np.isinf(found.gain):
+        return 0.0
+    few = system.order <= MEASURED_UP_TO
+    if found.weighting is None:
+        values, inflow = hsv[:order], (np.abs(small.B) ** 2).sum(axis=1)
+        moved = 4 * float(np.abs(small.A).max()) * found.floor
+        splits_a_pair = few and order < len(hsv) and hsv[order - 1] - hsv[order] < NEARLY_EQUAL * hsv[order - 1]
+        if not (splits_a_pair or moved > 2 * WEAKLY_DAMPED * inflow.min()):
+            return float(moved * (values / inflow).max())
+    if not reduced.is_stable():
+        return np.inf
+    if few:
+        error = float(norms.hinf_norm(system - reduced))
+    else:
+        poles = np.concatenate([parts.poles, reduced.poles()])
+        omega = sample_frequencies(poles, parts.discrete, system.dtype.kind == "c")
+        error = largest_gain(system._response(omega) - reduced._response(omega))
+    return max(0.0, (1 + SAMPLED) * error - found.error_bound(order))
 
 
 def reduced_model(bal: Balancing, order: int, match_dc: bool) -> Any:

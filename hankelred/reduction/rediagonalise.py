@@ -13,7 +13,7 @@ import numpy as np
 import scipy.linalg as sla
 
 from ..checks import EPS, Array
-from ..errors import DiagonalisationError
+from ..errors import DiagonalisationError, OrderError
 from ..linalg.gain import largest_gain
 from ..linalg.response import boundary_points
 from ..parts import Matrices
@@ -175,8 +175,33 @@ def _diagonal_system(poles: Array, B: Array, C: Array, small: Matrices, like: Di
     return DiagonalSystem.trusted(spectrum, B, C, D, like.dt, like.output, like.outer_names)
 
 
-def working_orders(works: Callable[[int], bool], order: int, lowest: int, highest: int) -> list[int]:
-    """Return the orders next to `order`, below and above, that can be diagonalised."""
-    below = next((k for k in range(order - 1, lowest - 1, -1) if works(k)), None)
-    above = next((k for k in range(order + 1, highest + 1) if works(k)), None)
-    return [k for k in (below, above) if k is not None]
+def diagonalised_at(
+    order: int, small: Matrices, model: Callable[[int], Matrices], allowed: range, like: DiagonalSystem
+) -> Diagonalised:
+    """Diagonalise the matrices of an order; where that fails, the error lists the nearest allowed orders that work."""
+
+    def works(k: int) -> bool:
+        try:
+            diagonalised(model(k), like)
+        except DiagonalisationError:
+            return False
+        return True
+
+    try:
+        return diagonalised(small, like)
+    except DiagonalisationError as error:
+        below, above = range(order - 1, allowed.start - 1, -1), range(order + 1, allowed.stop)
+        nearest = [k for k in (next(filter(works, below), None), next(filter(works, above), None)) if k is not None]
+        names = " and ".join(map(str, nearest)) or "none"
+        raise DiagonalisationError(f"{error} Nearest orders that work: {names}.", nearest) from error
+
+
+def largest_order(model: Callable[[int], Matrices], candidates: range, states: int, fixed: int) -> int:
+    """Return the first of falling orders whose model stores at most so many states, one of each pair of poles."""
+    for order in candidates:
+        poles, _ = eigenpairs(model(order).A)
+        if fixed + int(np.sum(poles.imag >= 0)) <= states:
+            return order
+    raise OrderError(
+        f"states must be at least {fixed}, the unstable and marginal ones, which are always kept; got {states}."
+    )

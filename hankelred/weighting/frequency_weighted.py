@@ -8,8 +8,8 @@ import numpy as np
 
 from ..checks import Array, is_discrete
 from ..errors import InputError, StabilityError
-from ..linalg.hammarling import gramian_factor
 from ..linalg.schur import apply_units, balanced_units, ordered_schur
+from ..linalg.triangular import gramian_factor
 from ..parts import DenseParts, DiagonalParts
 from ..systems import StateSpace, one_system
 from .base import Pair, Weighting, pair_of_factors

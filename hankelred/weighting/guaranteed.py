@@ -20,9 +20,9 @@ import scipy.linalg as sla
 
 from ..checks import EPS, Array
 from ..errors import StabilityError
-from ..linalg.hammarling import schur_factors
 from ..linalg.hankel_svd import norm_estimate
 from ..linalg.schur import apply_units, balanced_units, ordered_schur
+from ..linalg.triangular import schur_factors
 from .base import Pair
 
 # Eigenvalues of X below this share of the largest are rounding.
