@@ -16,7 +16,7 @@ Every run is written to the file of results when it ends and is not made again; 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,11 @@ def in_training(
     return found | {"end": trainer.accuracy(task.test)}
 
 
-def keys(part: str, seeds: int) -> list[Run]:
+def keys(part: str, seeds: int, shares: Sequence[float]) -> list[Run]:
     """The runs of a part, those of one seed after those of the one before."""
     if part == "after":
         return [{"part": "after", "seed": seed} for seed in range(seeds)]
-    cuts = [{"part": "in", "arm": way, "share": share} for share in SHARES for way in WAYS]
+    cuts = [{"part": "in", "arm": way, "share": share} for share in shares for way in WAYS]
     arms = [*cuts, {"part": "in", "arm": "scratch", "share": 0.0}, {"part": "in", "arm": "full", "share": 0.0}]
     return [arm | {"seed": seed} for seed in range(seeds) for arm in arms]
 
@@ -93,6 +93,7 @@ def keys(part: str, seeds: int) -> list[Run]:
 def main() -> None:
     parser = parser_of(__doc__, 8, 2000, RESULTS)
     parser.add_argument("--part", choices=("after", "in", "both"), default="both")
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="when to cut in training, of its steps")
     options = parser.parse_args()
     torch.set_num_threads(1)
     settings = replace(Settings(), steps=options.steps)
@@ -109,7 +110,7 @@ def main() -> None:
         options.out,
         "accuracy in percent, on the test part but for those around a cut in training, which are on validation",
         asdict(settings) | {"kept": KEPT, "sizes": list(SIZES)},
-        [key for part in parts for key in keys(part, options.seeds)],
+        [key for part in parts for key in keys(part, options.seeds, options.shares)],
         lambda key: settings.steps,
         run,
     )
