@@ -276,10 +276,17 @@ class Adapter(LayerTensors, ABC):
 
         Parameters
         ----------
-        values, written : mapping of str to ndarray
-            The tensors before and after the reduction.
+        values : mapping of str to ndarray
+            The tensors before the reduction.
         reduction : Reduction or tuple of them
             As in `LayerReduction.reduction`.
+        written : mapping of str to ndarray
+            The tensors after it.
+
+        Returns
+        -------
+        object
+            With ``first(moments)`` and ``second(moments)``.
         """
         return SimpleNamespace(
             first=partial(self.carry_first, values, reduction), second=partial(self.carry_second, values, reduction)

@@ -52,6 +52,7 @@ def register(accelerator: Accelerator, compressor: InTrainingCompressor) -> Any:
     >>> from accelerate import Accelerator
     >>> from hankelred_torch.integrations.accelerate import register
     >>> def made():
+    ...     _ = torch.manual_seed(0)
     ...     accelerator, layer = Accelerator(cpu=True), ht.layers.LRU(channels=2, states=16)
     ...     layer, optimizer = accelerator.prepare(layer, torch.optim.Adam(layer.parameters()))
     ...     config, schedule = ht.CompressionConfig(order=4), ht.Schedule(end_step=1, force=True)
