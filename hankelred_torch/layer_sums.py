@@ -147,22 +147,6 @@ class SampleStatistics:
     layers: dict[str, Statistics]
     probe: Any = field(default=None, repr=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the sums as plain values and tensors; the probe is left out."""
-        return {name: _plain(vars(layer)) for name, layer in self.layers.items()}
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> SampleStatistics:
-        """Make statistics of what `to_dict` returned."""
-        found: dict[str, Statistics] = {}
-        for name, saved in state.items():
-            values = {key: x.numpy() if isinstance(x, Tensor) else x for key, x in saved["sums"].items()}
-            layer: Any = object.__new__(LayerStatistics if "powers" in saved else StateStatistics)
-            vars(layer).update({key: x.numpy() if isinstance(x, Tensor) else x for key, x in saved.items()})
-            layer.sums = (SelectiveStatistics if "powers" in saved else StateCovariance).from_dict(values)
-            found[name] = layer
-        return cls(found)
-
     def merge(self, other: SampleStatistics) -> None:
         """Add what another of the same model at the same sizes has seen; the probe stays."""
         check_type(other, "other", SampleStatistics)
@@ -187,3 +171,20 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
         key: _plain(x) if isinstance(x, Mapping) else torch.from_numpy(x) if isinstance(x, np.ndarray) else x
         for key, x in found.items()
     }
+
+
+def as_plain(statistics: SampleStatistics) -> dict[str, Any]:
+    """Return the sums of all layers as plain values and tensors, without the probe."""
+    return {name: _plain(vars(layer)) for name, layer in statistics.layers.items()}
+
+
+def of_plain(state: Mapping[str, Any]) -> dict[str, Statistics]:
+    """Return the sums of all layers from what `as_plain` returned."""
+    found: dict[str, Statistics] = {}
+    for name, saved in state.items():
+        values = {key: x.numpy() if isinstance(x, Tensor) else x for key, x in saved["sums"].items()}
+        layer: Any = object.__new__(LayerStatistics if "powers" in saved else StateStatistics)
+        vars(layer).update({key: x.numpy() if isinstance(x, Tensor) else x for key, x in saved.items()})
+        layer.sums = (SelectiveStatistics if "powers" in saved else StateCovariance).from_dict(values)
+        found[name] = layer
+    return found

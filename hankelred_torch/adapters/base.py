@@ -209,8 +209,8 @@ class Adapter(LayerTensors, ABC):
 
     def after(self, written: Mapping[str, Array]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and sizes that the layer has when values from `rewrite` are written, by name."""
-        states = self.states_of({name: written[name].shape for name in self.state_axes})
-        return tensors_in_place_of(self.stored(), written), self.sizes(states)
+        name = next(iter(self.state_axes))
+        return tensors_in_place_of(self.stored(), written), self.sizes(self.states_on(name, written[name].shape))
 
     @abstractmethod
     def rewrite(self, values: Mapping[str, Array], reduction: Any) -> dict[str, Array]:

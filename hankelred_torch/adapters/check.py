@@ -19,7 +19,7 @@ from hankelred.errors import HankelredError, InputError
 
 from ..convert import first
 from ..layer_sums import Sequences
-from ..running import holding, running
+from ..sampling import holding, running
 from .base import Adapter
 
 LENGTH = 32

@@ -164,7 +164,7 @@ class LayerCut:
         whole["rounding"] = 0.0
         return replace(self, **whole, reason=reason, method="", output_error=None, reduction=None)
 
-    def without_tensors(self) -> LayerCut:
+    def _without_tensors(self) -> LayerCut:
         """Give the record without the reduction and what else belongs to a plan only.
 
         Returns

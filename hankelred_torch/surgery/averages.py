@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
+from weakref import ref
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -65,12 +66,26 @@ def warn_of_forgotten(model: nn.Module, adapters: Mapping[str, Adapter], given: 
     Those of ema-pytorch know their model. Torch's are taken for averages of this one if the tensors of all their states
     lie near its own, as those of independent models do not, and no other model of its class that is alive is as near.
     """
-    told = {id(x) for x in given}
+    forgotten = _forgotten(model, adapters, {id(x) for x in given})
+    if forgotten:
+        gc.collect()  # what nothing refers to is forgotten rightly
+    for kind in {type(x).__qualname__ for alive in forgotten if (x := alive()) is not None}:
+        warnings.warn(
+            f"Averages of a model must be cut with it; got {kind}, which averages this one and does not follow. Pass "
+            f"it as ema, or make it anew after the cut.",
+            HankelredWarning,
+            stacklevel=3,
+        )
+
+
+def _forgotten(model: nn.Module, adapters: Mapping[str, Adapter], told: set[int]) -> list[ref[nn.Module]]:
+    """All averages of a model, but those told of."""
+    found = list[ref[nn.Module]]()
     wrappers = _instances(AveragedModel)
     if (ema_pytorch := sys.modules.get("ema_pytorch")) is not None:
         wrappers += _instances(ema_pytorch.EMA)
     averages = {id(inner := unwrapped(inner_of(x))): (x, inner) for x in wrappers}
-    for wrapper, inner in averages.values():
+    for wrapper, inner in averages.values() if id(model) not in averages else ():  # an average has none of its own
         if id(inner) in told or type(inner) is not type(model):
             continue
         if isinstance(wrapper, AveragedModel):
@@ -81,12 +96,8 @@ def warn_of_forgotten(model: nn.Module, adapters: Mapping[str, Adapter], given: 
         else:
             mine = unwrapped(wrapper.model) is model
         if mine:
-            warnings.warn(
-                f"Averages of a model must be cut with it; got {type(wrapper).__qualname__}, which averages this one "
-                f"and does not follow. Pass it as ema, or make it anew after the cut.",
-                HankelredWarning,
-                stacklevel=3,
-            )
+            found.append(ref(wrapper))
+    return found
 
 
 def _instances(kind: type) -> list[Any]:

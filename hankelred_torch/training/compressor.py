@@ -416,7 +416,7 @@ class InTrainingCompressor:
             name: replace(layer, step=self.steps, seconds=seconds, analysis_seconds=analysis)
             for name, layer in layers.items()
         }
-        self.history += [x.without_tensors() for x in found.values()]
+        self.history += [x._without_tensors() for x in found.values()]
         return found
 
     def _metric(self) -> float | None:

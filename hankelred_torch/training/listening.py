@@ -15,9 +15,9 @@ from hankelred.errors import InputError
 
 from ..adapters import Adapter, SampleStatistics
 from ..config import CompressionConfig
+from ..layer_sums import as_plain, of_plain
 from ..planning import looked_at, target_layers
-from ..running import Call, call, running
-from ..sampling import Watch, gather, watch
+from ..sampling import Call, Watch, call, gather, running, watch
 from .rewarm import stepping
 
 
@@ -77,13 +77,13 @@ class Ear:
             return None
         names = {id(module): name for name, module in self._model.named_modules()}
         calls = [(names.get(id(module)), args, kwargs) for module, args, kwargs in self.batches.probe or ()]
-        return {"layers": self.batches.to_dict(), "calls": calls if _is_plain(calls) else []}
+        return {"layers": as_plain(self.batches), "calls": calls if _is_plain(calls) else []}
 
     def hear_again(self, heard: Mapping[str, Any] | None) -> None:
         """Take what `heard` returned as what was heard."""
         if heard is not None:
             calls = [Call(self._model.get_submodule(name), args, kwargs) for name, args, kwargs in heard["calls"]]
-            self.batches = SampleStatistics(SampleStatistics.from_dict(heard["layers"]).layers, calls or None)
+            self.batches = SampleStatistics(of_plain(heard["layers"]), calls or None)
 
     def forward_seconds(self) -> float | None:
         """Shorter of two forward passes of the model on a call of the training; None where none was heard."""

@@ -689,7 +689,10 @@ def test_jobs_that_fail_give_the_threads_of_the_linear_algebra_back(job, monkeyp
     library = Library()
     monkeypatch.setattr(blas, "_libraries", lambda: [library])
     jobs = {"tracker": tracker.step, "step": compressor.step, "hsv": lambda: ht.hankel_singular_values(layer)}
-    with pytest.raises(hr.InputError, match="must be finite"):
+    fails = pytest.raises(hr.InputError, match="must be finite") if job == "hsv" else warnings.catch_warnings()
+    with fails:
+        if job != "hsv":
+            warnings.simplefilter("ignore", ht.RefusedCutWarning)  # the layer is left alone
         jobs[job]()
     assert library.settings[-1:] in ([], [2])
 
