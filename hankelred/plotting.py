@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .checks import Array, check_integer, check_real_array, check_type
+from .checks import Array, check_integer, check_real_array, check_type, double
 from .errors import InputError, NumericalError, OrderError
 from .order import error_bound
 from .reduction import Balancing, Reduction
@@ -210,6 +210,49 @@ def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None,
         ax.set_xscale("log")
     unit = "sample" if dt is True else "second"
     return _finish(ax, f"frequency (rad per {unit})", "gain (y per u)", xlim)
+
+
+def plot_tradeoff(trials: ArrayLike, kept: int | None = None, ax: Axes | None = None) -> Axes:
+    """Draw what a search for the smallest model tried: a metric over the number of states.
+
+    Parameters
+    ----------
+    trials : (k, 2) array_like
+        Pairs of states and metric, such as `trials` of a plan that `hankelred_torch.compress_` carried out by a metric.
+    kept : int, optional
+        States that were decided on.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes drawn into. Of equal numbers of states the line joins the last.
+
+    Raises
+    ------
+    InputError
+        If `trials` are no pairs of numbers, or none, or `kept` is not a number of states that was tried.
+
+    Examples
+    --------
+    >>> from hankelred.plotting import plot_tradeoff
+    >>> ax = plot_tradeoff([(4, 0.31), (8, 0.12), (8, 0.1), (16, 0.09)], kept=8)
+    """
+    pairs = double(check_real_array(trials, "trials", 2, "They are pairs of states and metric."))
+    if pairs.shape[1] != 2 or not len(pairs) or np.abs(pairs).max() > DRAWABLE:
+        raise InputError(f"trials must be pairs of states and metric, at least one; got shape {pairs.shape}.")
+    states, metric = pairs[np.argsort(pairs[:, 0], kind="stable")].T
+    ax = as_axes(ax)
+    last = np.append(states[1:] != states[:-1], True)
+    ax.plot(states[last], metric[last], color=DROPPED, linewidth=1)
+    ax.plot(states, metric, color=DROPPED, marker="o", linestyle="none", label="tried")
+    if kept is not None:
+        kept = check_integer(kept, "kept", 0, hint="It is one of the numbers of states that were tried.")
+        if kept not in states:
+            raise InputError(f"kept must be a number of states that was tried; got {kept}. Drop it.")
+        ax.axvline(kept, color=KEPT, linestyle="--", linewidth=1, label=f"{kept} states kept")
+    return _finish(ax, "states", "metric", None, whole=True)
 
 
 def new_axes(columns: int) -> list[Axes]:

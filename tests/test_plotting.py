@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import hankelred as hr
-from hankelred.plotting import new_axes, plot_error_bound, plot_frequency_error, plot_hsv
+from hankelred.plotting import new_axes, plot_error_bound, plot_frequency_error, plot_hsv, plot_tradeoff
 from hankelred.weighting import FrequencyLimited
 
 
@@ -55,8 +55,9 @@ EVERY_PLOT = pytest.mark.parametrize(
         lambda **ax: plot_hsv(REDUCTION, **ax),
         lambda **ax: plot_error_bound(BALANCED, [REDUCTION], **ax),
         lambda **ax: plot_frequency_error(PLANT, REDUCTION, **ax),
+        lambda **ax: plot_tradeoff([(4, 0.3), (8, 0.1)], **ax),
     ],
-    ids=["hsv", "error_bound", "frequency_error"],
+    ids=["hsv", "error_bound", "frequency_error", "tradeoff"],
 )
 
 
@@ -281,3 +282,20 @@ def test_a_weighting_is_drawn_with_the_bounds_that_hold_and_without_one_it_is_re
             plot_error_bound(found)
     ax = plot_frequency_error(plant, plain.reduce(1))
     assert "error bound" not in [line.get_label() for line in ax.get_lines()]
+
+
+def test_tradeoff_shows_every_trial_in_the_order_of_states_and_what_was_kept():
+    ax = plot_tradeoff([(16, 0.09), (8, 0.12), (8, 0.1), (4, 0.31)], kept=8)
+    x, y = line(ax, "tried")
+    assert sorted(zip(x, y, strict=True)) == [(4, 0.31), (8, 0.1), (8, 0.12), (16, 0.09)]
+    assert labels(ax) == ["tried", "8 states kept"]
+    assert ax.get_lines()[0].get_xdata().tolist() == [4, 8, 16]
+
+
+@pytest.mark.parametrize(
+    ("trials", "kept"),
+    [([], None), ([1, 2], None), ([(1, 2, 3)], None), ([(4, np.nan)], None), ([(4, 0.1)], 5), ([(4, 0.1)], "4")],
+)
+def test_trials_that_are_none_are_refused(trials, kept):
+    with pytest.raises(hr.InputError):
+        plot_tradeoff(trials, kept)

@@ -1147,6 +1147,12 @@ def _(draw: Draw) -> Call:
     return Call(plotting.plot_hsv, {"hsv": hsv, **draw.one_of({}, {"order": 1}, {"order": 0})})
 
 
+@target("plotting.plot_tradeoff", "plotting")
+def _(draw: Draw) -> Call:
+    trials = np.array([[2.0, 0.5], [4.0, 0.25], [4.0, 0.2]])
+    return Call(plotting.plot_tradeoff, {"trials": trials, **draw.one_of({}, {"kept": 4})})
+
+
 @target("plotting.plot_error_bound", "plotting")
 def _(draw: Draw) -> Call:
     found = reduced(draw)
