@@ -250,7 +250,9 @@ def plot_tradeoff(trials: ArrayLike, kept: int | None = None, ax: Axes | None = 
     if kept is not None:
         kept = check_integer(kept, "kept", 0, hint="It is one of the numbers of states that were tried.")
         if kept not in states:
-            raise InputError(f"kept must be one of the states in trials, {states.min():g} to {states.max():g}; got {kept}.")
+            raise InputError(
+                f"kept must be one of the states in trials, {states.min():g} to {states.max():g}; got {kept}."
+            )
         ax.axvline(kept, color=KEPT, linestyle="--", linewidth=1, label=f"{kept} states kept")
     return _finish(ax, "states", "metric", None, whole=True)
 
