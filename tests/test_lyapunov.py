@@ -194,7 +194,7 @@ def test_factor_of_an_unstable_matrix_is_refused(A, dt):
 def test_factor_that_overflows_is_an_error():
     A = np.array([[-1e-300, 1e300], [0.0, -1e-300]])
     # in units in which the upper entry is no larger, a pole underflows: then it is no stable one
-    with np.errstate(all="ignore"), pytest.raises((NumericalError, StabilityError), match="overflow|must be stable"):
+    with np.errstate(all="ignore"), pytest.raises((NumericalError, StabilityError), match=r"overflow|must be stable"):
         lyapunov_factor(A, np.ones((2, 1)))
 
 
