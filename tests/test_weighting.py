@@ -266,7 +266,9 @@ def test_banks_are_weighted_as_their_systems_are(output):
             alone = hr.balanced_truncation(bank[i], states=2, weighting=own)
             np.testing.assert_allclose(reduction[i].system.lam, alone.system.lam, rtol=1e-12)
             assert reduction.error_bound[i] == alone.error_bound
-    for weighting in (Sampled(states=x[:2]), Sampled(states=x[0])):
+    one = StateCovariance(4)
+    one.update(x[0])
+    for weighting in (Sampled(states=x[:2]), Sampled(states=x[0]), Sampled(states=one), Sampled(x[:2, ..., :2].real)):
         with pytest.raises(hr.InputError, match="3 systems"):
             hr.hankel_singular_values(bank, weighting)
 

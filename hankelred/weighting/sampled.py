@@ -90,8 +90,12 @@ class Sampled(Weighting):
             data = getattr(self, name)
             if data is None or (name == "inputs" and data.ndim == 3):
                 continue
-            if len(data) != count or (not isinstance(data, StateCovariance) and data.ndim != 4):
-                raise InputError(f"{name} must have an axis of the {count} systems of the bank in front.")
+            sums = isinstance(data, StateCovariance)
+            if (data.systems if sums else len(data) if data.ndim == 4 else None) != count:
+                raise InputError(
+                    f"{name} must have an axis of the {count} systems of the bank in front; got "
+                    f"{repr(data) if sums else data.shape}."
+                )
             vars(copy)[name] = data[i]
         return copy
 

@@ -241,7 +241,8 @@ class LinearAdapter(Adapter):
     def sequence(self, u: Tensor | None, named: Mapping[str, Any]) -> Tensor:
         """Return the inputs of a call, (batch, length, channels)."""
         u = super().sequence(u, named)
-        handed = [name for name, x in named.items() if "state" in name and x is not None]
+        held = {k: x for k, x in named.items() if isinstance(x, (Tensor, tuple, list)) and x is not u}
+        handed = [name for name in held if "state" in name]
         if handed:
             raise InputError(f"The layer must run from rest; got {handed[0]}. What it remembers is not seen.")
         systems, _, m = self._wide()["B"].shape

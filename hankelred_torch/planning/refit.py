@@ -50,7 +50,8 @@ def refitted(
 
 def _fitted(adapter: Any, reductions: tuple[Reduction, ...], u: Tensor) -> tuple[Reduction, ...] | None:
     """Fit C of every system of a layer, or give None where the outputs of the other half do not come closer."""
-    if "C" not in adapter.parts or any(x.system.n == 0 for x in reductions):
+    held = "C" in adapter.parts and adapter.output == "real" and adapter.dt != 0
+    if not held or any(x.system.n == 0 for x in reductions):
         return None
     u = u.double().cpu()
     u = u[: max(1, MOST_STEPS // u.shape[1])]

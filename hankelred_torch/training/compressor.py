@@ -234,9 +234,8 @@ class InTrainingCompressor:
         """
         trial = None
         if self._trial is not None and self._snapshot is not None:
-            smaller = None if self._trial.smaller is None else self._trial.smaller.to_dict()
-            trial = {"due": self._trial.due, "before": self._trial.before, "smaller": smaller, "cut_at": self._cut_at}
-            trial |= {"failed": self._trial.failed, "snapshot": self._snapshot.state_dict(), "heard": self._ear.heard()}
+            trial = self._trial.to_dict() | {"cut_at": self._cut_at, "heard": self._ear.heard()}
+            trial["snapshot"] = self._snapshot.state_dict()
         return {
             "steps": self.steps,
             "sizes": state_sizes(self.model),
@@ -284,8 +283,7 @@ class InTrainingCompressor:
         if trial is not None:
             snapshot, cut_at = self._snapshot_now(), int(trial["cut_at"])
             snapshot.load_state_dict(trial["snapshot"])
-            smaller = None if trial["smaller"] is None else CompressionConfig.from_dict(trial["smaller"])
-            going = Trial(int(trial["due"]), float(trial["before"]), smaller, dict(trial["failed"]))
+            going = Trial.from_dict(trial)
         steps, stopped = check_integer(state["steps"], "state steps", 0), check_flag(state["stopped"], "state stopped")
         history, start = History.from_list(state["history"]), {x: int(state["start"][x]) for x in sizes}
         before = [hook.state_dict() for hook in hooks]

@@ -27,6 +27,17 @@ class Trial:
     smaller: CompressionConfig | None
     failed: dict[str, int] = field(default_factory=dict)  # if it fails
 
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as plain values."""
+        smaller = None if self.smaller is None else self.smaller.to_dict()
+        return {"due": self.due, "before": self.before, "smaller": smaller, "failed": self.failed}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Trial:
+        """Make one of what `to_dict` gave."""
+        smaller = None if saved["smaller"] is None else CompressionConfig.from_dict(saved["smaller"])
+        return cls(int(saved["due"]), float(saved["before"]), smaller, dict(saved["failed"]))
+
 
 def towards_order(config: CompressionConfig, sizes: Mapping[str, int], attempts: int) -> CompressionConfig:
     """Configure the next attempt: with `attempts` left, shrink by the ratio (order / n) ** (1 / attempts)."""

@@ -168,6 +168,22 @@ class MaskedLRU(ht.layers.LRU):
         return super().forward(u)
 
 
+class NamedLRU(ht.layers.LRU):
+    def forward(self, hidden_states, return_state=False):
+        return super().forward(hidden_states)
+
+
+def test_inputs_that_are_called_states_are_inputs():
+    torch.manual_seed(0)
+    layer, u = NamedLRU(4, 8), slow_inputs(batch=2, length=20)
+    for call in (lambda: layer(u), lambda: layer(hidden_states=u, return_state=True)):
+        with watch(layer, {"": adapter_of(layer)}) as seen:
+            call()
+        found = seen.statistics().layers[""]
+        assert found.seen, found.reason
+        assert relative(found.sums.mean(), outer(states_of(layer, u))) < 2e-5
+
+
 def test_padding_and_packed_documents_are_kept_apart():
     torch.manual_seed(0)
     layer, u = MaskedLRU(4, 8), slow_inputs(batch=2, length=20)
