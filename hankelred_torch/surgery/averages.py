@@ -81,9 +81,8 @@ def warn_of_forgotten(model: nn.Module, adapters: Mapping[str, Adapter], given: 
 def _forgotten(model: nn.Module, adapters: Mapping[str, Adapter], told: set[int]) -> list[ref[nn.Module]]:
     """All averages of a model, but those told of."""
     found = list[ref[nn.Module]]()
-    wrappers = _instances(AveragedModel)
-    if (ema_pytorch := sys.modules.get("ema_pytorch")) is not None:
-        wrappers += _instances(ema_pytorch.EMA)
+    ema_pytorch = sys.modules.get("ema_pytorch")
+    wrappers = _instances(AveragedModel, *([] if ema_pytorch is None else [ema_pytorch.EMA]))
     averages = {id(inner := unwrapped(inner_of(x))): (x, inner) for x in wrappers}
     for wrapper, inner in averages.values() if id(model) not in averages else ():  # an average has none of its own
         if id(inner) in told or type(inner) is not type(model):
@@ -100,10 +99,14 @@ def _forgotten(model: nn.Module, adapters: Mapping[str, Adapter], told: set[int]
     return found
 
 
-def _instances(kind: type) -> list[Any]:
-    """All objects of a class and of those derived from it; they refer to it."""
-    derived: list[type] = kind.__subclasses__()
-    return [*(x for x in gc.get_referrers(kind) if type(x) is kind), *(y for x in derived for y in _instances(x))]
+def _instances(*kinds: type) -> list[Any]:
+    """All objects of classes and of those derived from them; they refer to these. One walk through all objects."""
+    every: dict[type, None] = dict.fromkeys(kinds)
+    derived: list[type] = list(kinds)
+    while derived:
+        derived = [x for kind in derived for x in kind.__subclasses__() if x not in every]
+        every |= dict.fromkeys(derived)
+    return [x for x in gc.get_referrers(*every) if type(x) in every]
 
 
 def _distance(a: nn.Module, b: nn.Module) -> float:
