@@ -101,11 +101,11 @@ def _forgotten(model: nn.Module, adapters: Mapping[str, Adapter], told: set[int]
 
 def _instances(*kinds: type) -> list[Any]:
     """All objects of classes and of those derived from them; they refer to these. One walk through all objects."""
-    every: dict[type, None] = dict.fromkeys(kinds)
-    derived: list[type] = list(kinds)
-    while derived:
-        derived = [x for kind in derived for x in kind.__subclasses__() if x not in every]
-        every |= dict.fromkeys(derived)
+    every, waiting = set[type](), list(kinds)
+    while waiting:
+        every.add(kind := waiting.pop())
+        derived: list[type] = kind.__subclasses__()
+        waiting += derived
     return [x for x in gc.get_referrers(*every) if type(x) in every]
 
 
