@@ -98,9 +98,9 @@ class SelectiveAdapter(Adapter):
         self.layer = check_type(layer, "layer", nn.Module)
         self.layouts = self.layout_of(layer)
         groups = self.groups
-        self._entries = {  # on the axis of the states: those of no state, and of every state
-            name: (axis, sum(x.size for x in blocks), groups * sum(x.role != "fixed" for x in blocks))
-            for name, (axis, blocks) in self.layouts.items()
+        self.counts = {  # type: ignore[misc]
+            name: (sum(x.size for x in blocks), groups * sum(x.role != "fixed" for x in blocks))
+            for name, (_, blocks) in self.layouts.items()
         }
         # which tensors there are depends on the layer: biases and norms are optional
         self.state_axes = {name: layout.axis for name, layout in self.layouts.items()}  # type: ignore[misc]
@@ -141,14 +141,6 @@ class SelectiveAdapter(Adapter):
     def output_norm(self) -> nn.Module | None:
         """A norm behind the states whose input says how it weighs their outputs."""
         return None
-
-    def states_on(self, name: str, shape: tuple[int, ...]) -> int:
-        """Return how many states a tensor of this shape carries, from its blocks; -1 if they do not fit."""
-        axis, fixed, per_state = self._entries[name]
-        if len(shape) <= axis:
-            return -1
-        states, rest = divmod(shape[axis] - fixed, per_state)
-        return states if states > 0 and not rest else -1
 
     def entries(self, name: str, kept: Array) -> Array:
         """Return the places on the state axis of a tensor that stay where some states stay, as in `Adapter.entries`."""

@@ -91,8 +91,8 @@ def _forgotten(
     alive: list[Any], model: nn.Module, adapters: Mapping[str, Adapter], told: set[int]
 ) -> list[ref[nn.Module]]:
     """All averages of a model among what is alive, but those told of."""
-    found, kinds = list[ref[nn.Module]](), wrappers()
-    averages = {id(inner := unwrapped(inner_of(x))): (x, inner) for x in alive if type(x) in kinds}
+    found = list[ref[nn.Module]]()
+    averages = {id(y := unwrapped(inner)): (x, y) for x in alive if (inner := inner_of(x)) is not x}
     for wrapper, inner in averages.values() if id(model) not in averages else ():  # an average has none of its own
         if id(inner) in told or type(inner) is not type(model):
             continue
