@@ -144,7 +144,7 @@ def followed_values(
 
 
 def _followed(system: DiagonalSystem, copy: DiagonalSystem, reduction: Reduction) -> Reduction:
-    return replace(reduction, system=follow(copy, system, reduction))
+    return replace(reduction, original=copy, system=follow(copy, system, reduction))
 
 
 def _as_tuple(one_or_more: Any) -> tuple[Any, ...]:
