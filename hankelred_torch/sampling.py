@@ -172,15 +172,18 @@ def output_errors(
     behind the layer, its own hooks included, is left out.
     Returned are root mean squares relative to that of the output, of those layers that the model called.
     """
-    cuts = {name: [({}, {}), *(adapter.after(x) for x in written)] for name, (adapter, written) in candidates.items()}
-    squares = {name: np.zeros(len(x)) for name, x in cuts.items()}
+    cuts = {name: [adapter.after(x) for x in written] for name, (adapter, written) in candidates.items()}
+    squares = {name: np.zeros(1 + len(x)) for name, x in cuts.items()}
 
-    def listen(name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
-        kwargs, outputs = {key: value for key, value in kwargs.items() if key not in CACHES}, []
+    def listen(name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        given = {key: value for key, value in kwargs.items() if key not in CACHES}
+        hooked = layer._forward_pre_hooks or len(layer._forward_hooks) > 1  # by others
+        outputs = [output if given.keys() == kwargs.keys() and not hooked else layer.forward(*args, **given)]
         for tensors, sizes in cuts[name]:
             with holding(layer, tensors, sizes):
-                outputs.append(first(layer.forward(*args, **kwargs)).double())
-        squares[name] += [float(x.square().sum()) for x in (outputs[0], *(x - outputs[0] for x in outputs[1:]))]
+                outputs.append(layer.forward(*args, **given))
+        before, *after = (first(x).double() for x in outputs)
+        squares[name] += [float(x.square().sum()) for x in (before, *(x - before for x in after))]
 
     with running(model), ExitStack() as stack:
         for name, (adapter, _) in candidates.items():
