@@ -20,6 +20,7 @@ from hankelred.checks import check_type
 from hankelred.errors import HankelredError, InputError, NumericalError
 
 from .convert import first
+from .exchange import holding
 from .layer_sums import SampleStatistics, Statistics
 
 if TYPE_CHECKING:
@@ -291,26 +292,6 @@ def call(model: nn.Module, batch: Any) -> None:
         call(model, batch[0])
     else:
         model(batch)
-
-
-@contextmanager
-def holding(
-    layer: nn.Module, tensors: Mapping[str, Tensor], attributes: Mapping[str, Any] | None = None
-) -> Iterator[None]:
-    """Let other tensors and sizes stand in a layer, by their names from there; what was there comes back."""
-    with ExitStack() as stack:
-        for name, tensor in tensors.items():
-            path, _, attribute = name.rpartition(".")
-            module = layer.get_submodule(path)
-            store: Any = module._parameters if attribute in module._parameters else module._buffers
-            stack.callback(store.__setitem__, attribute, store[attribute])
-            store[attribute] = tensor
-        for name, value in (attributes or {}).items():
-            path, _, attribute = name.rpartition(".")
-            module = layer.get_submodule(path)
-            stack.callback(setattr, module, attribute, getattr(module, attribute))
-            setattr(module, attribute, value)
-        yield
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from hankelred.checks import Array
 from hankelred.errors import HankelredError, InputError
 
 from ..convert import first
+from ..exchange import holding
 from ..layer_sums import Sequences
-from ..sampling import holding, running
+from ..sampling import running
 from .base import Adapter
 
 LENGTH = 32

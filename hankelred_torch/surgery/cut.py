@@ -20,10 +20,10 @@ from ..adapters.base import Systems
 from ..config import CompressionConfig
 from ..convert import stored_tensors, tensors_in_place_of, to_arrays, to_tensor
 from ..errors import SurgeryError
+from ..exchange import Exchange
 from ..guard import Guard
 from ..planning import Batches, LayerCut, Plan, check_stable, plan, renewed
 from .averages import Models, as_copies, as_models, followed_values, warn_of_forgotten, wrappers
-from .exchange import Exchange
 from .holders import check_holders, walk
 from .optimizers import Optimizers, as_optimizers, carried_states, check_trained
 from .ranks import agreed, check_refreshable, decided, digest, opened, refresh_ddp_

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from hankelred.errors import HankelredWarning, InputError
 
-from .exchange import ByTensor
+from ..exchange import ByTensor
 
 _STORES = ("_parameters", "_buffers")  # attributes of modules
 
