@@ -118,8 +118,11 @@ class SelectiveAdapter(Adapter):
         The mask (batch, length) is 0 at padding; `normed` is what `output_norm` was called with.
         """
 
-    def output(self, data: Sequences, y: Tensor) -> Tensor | None:
-        """Return what the layer puts out where its states put out `y`; None if not known, for `check`."""
+    def output(self, inputs: Tensor, data: Sequences, y: Tensor) -> Tensor | None:
+        """Return what the layer puts out for inputs where its states put out `y`; None if not known, for `check`.
+
+        `data` are those of `sequences`; `y` has the axes of its `u`.
+        """
         return None
 
     @property

@@ -21,7 +21,16 @@ from hankelred_torch.adapters import check, refusals
 from hankelred_torch.ops import selective_scan
 
 from . import s4_repository
-from .selective_models import MAMBA, MAMBA2, inputs, language_model, mamba
+from .selective_models import (
+    MAMBA,
+    MAMBA2,
+    GatedLinearAttention,
+    GatedOutput,
+    enlarged,
+    inputs,
+    language_model,
+    mamba,
+)
 
 TO_EIGHT = ht.CompressionConfig(order=8)
 
@@ -304,6 +313,45 @@ def test_a_mamba_of_another_formula_is_refused():
             return y
 
     assert "differ by" in refusals(Softplus(6, 8))[""]
+
+
+def other_formula(layer, name, change):
+    """Make a layer of a class derived from that of another, which runs with one tensor or setting as changed."""
+
+    class Other(type(layer)):
+        def forward(self, u):
+            kept = getattr(self, name)
+            setattr(self, name, change(kept))
+            y = super().forward(u)
+            setattr(self, name, kept)
+            return y
+
+    layer.__class__ = Other
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("A_log", lambda x: nn.Parameter(softplus(x).log())),  # rates by another function than the exponential
+        ("dt_bias", lambda x: nn.Parameter(0 * x)),
+        ("time_step_limit", lambda _: (0.0, 0.1)),
+        ("D", lambda x: nn.Parameter(2 * x)),
+    ],
+    ids=["A_log", "dt_bias", "time_step_limit", "D"],
+)
+def test_a_mamba2_of_another_formula_is_refused(name, change):
+    # history: states could change places in these, too, and that was all that was compared
+    pytest.importorskip("transformers")
+    layer = language_model("Mamba2").backbone.layers[0].mixer
+    assert "differ by" in refusals(other_formula(layer, name, change))[""]
+
+
+@pytest.mark.parametrize("kind", [GatedLinearAttention, GatedOutput])
+def test_attention_computes_what_its_adapter_believes(kind):
+    assert check(enlarged(kind())) < 1e-10
+    other = other_formula(enlarged(kind()), "gate_logit_normalizer", lambda _: 1)
+    assert "differ by" in refusals(other)[""]
 
 
 class BothWays(ht.layers.Mamba):
