@@ -94,7 +94,8 @@ def gather(
 ) -> SampleStatistics:
     """Run a model on at most so many batches and return what its layers did; statistics go as they are.
 
-    Where patient, a layer whose sums fail has the reason in its statistics.
+    Where no layer is to be seen, it runs on the first batch, which is the probe for what cuts change. Where patient, a
+    layer whose sums fail has the reason in its statistics.
 
     Raises
     ------
@@ -105,7 +106,7 @@ def gather(
     """
     check_batches(adapters, batches)
     layers, drawn = _empty(adapters), []
-    if not layers or batches is None:
+    if batches is None:
         return SampleStatistics({})
     if isinstance(batches, SampleStatistics):
         for name, new in layers.items():
@@ -121,7 +122,7 @@ def gather(
     with running(model), ExitStack() as stack:
         _listen(stack, adapters, layers, patient=patient)
         device = next((x.device for x in model.parameters()), torch.device("cpu"))
-        for batch in _drawn(batches, most):
+        for batch in _drawn(batches, most if layers else 1):
             drawn.append(_on(device, batch))
             try:
                 call(model, drawn[-1])
@@ -131,6 +132,7 @@ def gather(
                 if patient:
                     for layer in layers.values():
                         layer.reason = f"the model could not be called with batches: {type(error).__name__}: {error}"
+                    drawn.pop()
                     break
                 raise InputError(
                     f"batches must hold inputs of the model: tensors, dicts of its keyword arguments, or tuples that "
@@ -143,7 +145,7 @@ def gather(
             f"batches must make the model call all of its selective layers; got none for {', '.join(unseen)} in "
             f"{len(drawn)} batches. Pass inputs as in training, or leave the layers out by target_modules."
         )
-    return SampleStatistics(layers, drawn[0])
+    return SampleStatistics(layers, drawn[0] if drawn else None)
 
 
 def layer_inputs(model: nn.Module, adapters: Mapping[str, Adapter], probe: Any) -> dict[str, Tensor]:
@@ -197,7 +199,7 @@ def output_errors(
 def check_batches(adapters: Mapping[str, Adapter], batches: Any) -> None:
     """Raise if there are selective layers and nothing to see them at work on."""
     selective = [name or type(x.layer).__qualname__ for name, x in adapters.items() if x.kind == "selective"]
-    if not selective or isinstance(batches, SampleStatistics):
+    if isinstance(batches, SampleStatistics) or batches is None and not selective:
         return
     if batches is None:
         raise InputError(
