@@ -82,7 +82,10 @@ def _of_system(adapter: Any, dtype: torch.dtype) -> float:
     layer, read = adapter.layer, adapter.read(adapter.values())
     bank = [read] if isinstance(read, DiagonalSystem) else list(read)
     if not all(x.is_discrete for x in bank):  # in continuous time, shared by channels with steps of their own
-        return _of_permutation(adapter, lambda: first(layer(LENGTH)))
+        if (unshared := adapter.unshared()) is None:
+            return _of_permutation(adapter, lambda: first(layer(LENGTH)))
+        with holding(layer, unshared):
+            bank = list(adapter.read(adapter.values()))
     u = np.random.default_rng(0).standard_normal((LENGTH, sum(x.m for x in bank)))
     y, direct = _outputs(bank, u)
     channels = bank[0].m

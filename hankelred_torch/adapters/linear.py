@@ -176,6 +176,10 @@ class LinearAdapter(Adapter):
         """Sampling time of the systems, 0 if their rates are poles in continuous time."""
         return True
 
+    def unshared(self) -> dict[str, Tensor] | None:
+        """Return tensors of channels that share nothing, where channels share poles, for `check`; None if not known."""
+        return None
+
     @property
     def held(self) -> tuple[str, ...]:
         """Names of the tensors that `tensors` returns."""
@@ -216,13 +220,7 @@ class LinearAdapter(Adapter):
         return bank if self.is_bank else bank[0]
 
     def tensors_of_system(self) -> SystemTensors:
-        """Return the systems of the layer now, differentiable with respect to its parameters; for penalties.
-
-        Returns
-        -------
-        SystemTensors
-            The same numbers as ``bank(values())`` has.
-        """
+        """Return the systems of the layer now, differentiable, as `Adapter.tensors_of_system` documents it."""
         found = self._wide()
         return SystemTensors(found["rates"], found["B"], found["C"], self.dt, self.output)
 

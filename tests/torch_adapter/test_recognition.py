@@ -297,10 +297,22 @@ def test_layers_of_s5_pytorch_compute_what_is_read(bidir):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"channels": 2}, {"real_transform": "none"}, {"dt_transform": "softplus"}], ids=str
+    "options",
+    [{}, {"channels": 2}, {"real_transform": "none"}, {"dt_transform": "softplus"}, {"channels": 2, "n_ssm": 2}],
+    ids=str,
 )
 def test_kernels_of_the_repository_compute_what_is_read(options):
     assert check(s4_repository.SSMKernelDiag(4, 8, **options)) < 1e-10
+
+
+@pytest.mark.parametrize("n_ssm", [1, 2, 4])
+def test_kernels_derived_from_that_of_the_repository_are_compared_with_what_is_read(n_ssm):
+    # history: of channels that share poles nothing but another order of the states was tried
+    class Late(s4_repository.SSMKernelDiag):
+        def forward(self, L):
+            return super().forward(L).roll(1, dims=-1)
+
+    assert "differ by" in refusals(Late(4, 8, n_ssm=n_ssm))[""]
 
 
 def test_a_mamba_of_another_formula_is_refused():
