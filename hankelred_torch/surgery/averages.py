@@ -75,7 +75,7 @@ def warn_of_forgotten(
     Those of ema-pytorch know their model. Torch's are taken for averages of this one if the tensors of all their states
     lie near its own, as those of independent models do not, and no other model of its class that is alive is as near.
     """
-    forgotten = _forgotten([x for found in alive if (x := found()) is not None], model, adapters, {*map(id, given)})
+    forgotten = _forgotten([found() for found in alive], model, adapters, {*map(id, given)})
     if forgotten:
         gc.collect()  # what nothing refers to is forgotten rightly
     for kind in {type(x).__qualname__ for found in forgotten if (x := found()) is not None}:

@@ -139,6 +139,16 @@ def test_forgotten_average_of_a_derived_class_in_a_larger_model_is_told_of():
     assert average is not None
 
 
+def test_average_that_nothing_refers_to_is_not_told_of():
+    layer = lru()
+    average = AveragedModel(layer)
+    average.module.within = [average]
+    del average  # a cycle: it stays until it is collected
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ht.compress_(layer, CONFIG)
+
+
 def test_forgotten_average_of_ema_pytorch_is_told_of():
     ema_pytorch = pytest.importorskip("ema_pytorch", reason="ema-pytorch is not installed")
     layer, other = lru(), lru()
