@@ -18,7 +18,7 @@ from hankelred.checks import Array, check_type
 from hankelred.errors import InputError, NumericalError, OrderError
 from hankelred.selective import rotate, select
 
-from ..layer_sums import LayerStatistics, Sequences
+from ..layer_sums import PIECE, LayerStatistics, Sequences
 from .analysis import Analysis, LayerReduction
 from .base import Adapter
 from .state_maps import Block, Layout, StateMap, mapped
@@ -210,8 +210,12 @@ class SelectiveAdapter(Adapter):
         return LayerStatistics(self.states, self.groups)
 
     def observe(self, statistics: LayerStatistics, u: Tensor, mask: Tensor | None, normed: Tensor | None) -> None:
-        """Add a call of the layer to its sums."""
-        statistics.update(self.sequences(u, mask, normed))
+        """Add a call of the layer to its sums, some of its sequences at a time."""
+        rows = max(1, PIECE // u[0].numel())
+        for start in range(0, len(u), rows):
+            piece = slice(start, start + rows)
+            others = (None if x is None else x[piece] for x in (mask, normed))
+            statistics.update(self.sequences(u[piece], *others))
 
     def _reduced(
         self, ways: tuple[str, ...], values: Mapping[str, Array], statistics: LayerStatistics, states: int

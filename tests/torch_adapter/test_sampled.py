@@ -14,6 +14,7 @@ from torch import nn
 import hankelred as hr
 import hankelred_torch as ht
 from hankelred.weighting import Sampled
+from hankelred_torch import layer_sums
 from hankelred_torch.adapters import adapter_of, collect_statistics
 from hankelred_torch.sampling import watch
 
@@ -79,6 +80,27 @@ def test_a_plan_is_the_truncation_against_these_states(name):
     for ours, theirs in pairs:
         a, b = ours.frequency_response(omega), theirs.frequency_response(omega)
         assert relative(a, b) < 1e-2  # states at the floor of the covariance turn with rounding
+
+
+@pytest.mark.parametrize("piece", [1, 100, 2000])
+@pytest.mark.parametrize("name", LAYERS)
+def test_sums_do_not_depend_on_how_many_states_are_held_at_a_time(monkeypatch, name, piece):
+    torch.manual_seed(0)
+    layer, u = LAYERS[name](), slow_inputs()
+    mask = (torch.rand(u.shape[:2]) > 0.3).long()
+
+    def summed():
+        adapter = adapter_of(layer)
+        found = adapter.statistics()
+        with torch.no_grad():
+            adapter.observe(found, u, mask, None)
+        return found.sums
+
+    whole = summed()
+    monkeypatch.setattr(layer_sums, "PIECE", piece)
+    pieces = summed()
+    assert pieces.count == whole.count == int(mask.sum())
+    assert relative(pieces.mean(), whole.mean()) < 1e-5  # states in single precision
 
 
 @pytest.mark.parametrize("name", LAYERS)
