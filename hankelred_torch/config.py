@@ -166,7 +166,7 @@ class CompressionConfig(_Settings):
             self._set(max_error=check_number(self.max_error, "max_error", least=0, hint=hint))
         if self.round_to is not None:
             self._set(round_to=check_integer(self.round_to, "round_to", 1))
-        if self.refit != "auto":
+        if not (isinstance(self.refit, str) and self.refit == "auto"):
             self._set(refit=check_flag(self.refit, "refit"))
         given = [name for name in ("order", "fraction", "max_error") if getattr(self, name) is not None]
         if len(given) > 1:

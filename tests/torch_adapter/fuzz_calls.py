@@ -282,7 +282,9 @@ for _name, _form in (("LRU", "lru"), ("S4D", "s4d"), ("S5", "s5"), ("Mamba", "ma
 def _config(draw: Draw) -> dict[str, Any]:
     found = draw.one_of({"tau": 0.1}, {"order": 3}, {"fraction": 0.5}, {"max_error": 0.1})
     found |= draw.one_of({}, {"min_order": 2}, {"min_cut": 0.2}, {"round_to": 2}, {"optimizer_state": "reset"})
-    found |= draw.one_of({}, {"method": "auto"}, {"weighting": "auto"}, {"refit": "auto"}, {"budget": "per_layer"})
+    found |= draw.one_of({}, {"method": "auto"}, {"weighting": "auto"}, {"weighting": "sampled"})
+    found |= draw.one_of({}, {"budget": "per_layer"})
+    found |= draw.one_of({}, {"refit": "auto"}, {"refit": True})
     return found | draw.one_of({}, {"target_modules": ".*"}, {"exclude_modules": ["head"]})
 
 
@@ -463,7 +465,15 @@ def _(draw: Draw) -> Call:
 @target("ht.plan", "looking", planned)
 def _(draw: Draw) -> Call:
     x = layer(draw, draw.one_of("mamba", *FORMS))
-    config = ht.CompressionConfig(**draw.one_of({"tau": 0.1}, {"order": 2}, {"fraction": 0.5}))
+    config = ht.CompressionConfig(
+        **draw.one_of(
+            {"tau": 0.1},
+            {"order": 2},
+            {"fraction": 0.5},
+            {"order": 2, "refit": True},
+            {"max_error": 0.2, "weighting": "sampled"},
+        )
+    )
     return Call(ht.plan, {"model": x, "config": config, "batches": [torch.randn(1, 4, 2)]})
 
 

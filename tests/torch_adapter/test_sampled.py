@@ -216,7 +216,7 @@ def test_a_layer_that_delays_its_inputs_has_nothing_to_lose_and_is_left_alone_in
 
 
 def test_settings_that_contradict_each_other_are_refused():
-    for wrong in ({"weighting": "pink"}, {"refit": "yes"}, {"refit": 2}):
+    for wrong in ({"weighting": "pink"}, {"refit": "yes"}, {"refit": 2}, {"refit": np.zeros(0)}):
         with pytest.raises(hr.InputError):
             ht.CompressionConfig(**wrong)
     with pytest.raises(hr.InputError, match="batches"):
