@@ -14,9 +14,9 @@ import scipy.linalg as sla
 
 from .checks import EPS, Array
 from .linalg import cauchy
-from .linalg.hankel_svd import HankelSVD, norm_estimate, real_pair
+from .linalg.hankel_svd import HankelSVD, real_pair
 from .linalg.response import boundary_points, dense_response
-from .linalg.schur import apply_units, balanced_units, decouple, inverse_norm, ordered_schur, whole_schur
+from .linalg.schur import apply_units, balanced_units, decouple, ordered_schur, rounding_norms, whole_schur
 from .linalg.triangular import schur_factors
 from .rounding import measured
 from .systems import DiagonalBank, DiagonalSystem, StateSpace, real_output
@@ -75,7 +75,8 @@ class DenseParts:
         self._form = form = ordered_schur(A, G.is_discrete, offset) if splits else whole_schur(A)
         self.poles, self.kept = form.poles, form.kept
         k = self.kept
-        self.T, self._right, self._left = form.T[k:, k:], form.Z[:, k:], form.Z[:, k:].conj().T
+        self.T, self._right = form.T[k:, k:], form.Z[:, k:]
+        self._left = self._right.conj().T
         if k:
             Y = decouple(form.T, k)
             self._fixed_left = form.Z[:, :k].conj().T - Y @ self._left
@@ -159,13 +160,13 @@ class DenseParts:
         the Gramians by a relative ``2 eps |A| |L^-1|``, L the Lyapunov operator, and |L^-1| is attained at the
         identity. Where that is much, or a part was split off, the error is measured.
         """
-        product = norm_estimate(svd.S) * norm_estimate(svd.R)
+        product, size, inverse = rounding_norms(self._form.T, self.T, svd.S, svd.R, self.discrete)
         floor, on_schur_form = EPS * self.system.n * product, False
         if product == 0.0:
             return 0.0, 0, False
-        size = norm_estimate(self._form.T) ** (2 if self.discrete else 1)
+        size = size**2 if self.discrete else size
         roundings = BACKWARD if self.system.n <= MANY_STATES else BACKWARD_OF_MANY
-        estimate = roundings * EPS * size * inverse_norm(self.T, self.discrete) * product
+        estimate = roundings * EPS * size * inverse * product
         limit = MEASURE_SMALL_FROM if self.system.n <= FEW_STATES else MEASURE_FROM
         if self.kept or not estimate <= limit * svd.values[0]:
             estimate, on_schur_form = measured(self, svd, floor)

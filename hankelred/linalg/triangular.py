@@ -33,7 +33,7 @@ from ..checks import Array, check_result
 from .compiled import Kernels
 from .hankel_svd import graded
 
-kernels = Kernels("hankelred.linalg._schur_kernels")
+kernels, leaves = (Kernels(f"hankelred.linalg.{name}") for name in ("_schur_kernels", "_leaf_kernels"))
 
 # Below this size loops beat the fixed cost of a product and a Python call (measured for 16, 24, 32, 48 and 64).
 LEAF = 48
@@ -158,10 +158,16 @@ def gramian_factor(T: Array, B: Array, discrete: bool) -> Array:
 
 def schur_factors(T: Array, B: Array, C: Array, discrete: bool) -> tuple[Array, Array]:
     """Return graded factors S and R of both Gramians on a stable Schur form T, in its coordinates."""
-    S = gramian_factor(T, B, discrete)
-    J = slice(None, None, -1)  # the dual system A^H, C^H has the Schur form J T^H J
-    R = gramian_factor(flipped(T), np.ascontiguousarray(C.conj().T[J]), discrete)[J]
-    check_result("The Gramian", S, R, hint=OVERFLOW)
+    n, finite = len(T), False
+    if n <= LEAF and 0 < B.shape[1] <= n and 0 < len(C) <= n:
+        pairs = None if T.dtype.kind == "c" else True
+        S, R, finite = leaves.factor_leaves(contiguous(T), contiguous(B), contiguous(C.conj().T), pairs, discrete)
+    else:
+        S = gramian_factor(T, B, discrete)
+        J = slice(None, None, -1)  # the dual system A^H, C^H has the Schur form J T^H J
+        R = gramian_factor(flipped(T), np.ascontiguousarray(C.conj().T[J]), discrete)[J]
+    if not finite:
+        check_result("The Gramian", S, R, hint=OVERFLOW)
     return graded(S), graded(R).conj().T
 
 
