@@ -16,7 +16,7 @@ from .checks import EPS, Array
 from .linalg import cauchy
 from .linalg.hankel_svd import HankelSVD, real_pair
 from .linalg.response import boundary_points, dense_response
-from .linalg.schur import apply_units, balanced_units, decouple, ordered_schur, rounding_norms, whole_schur
+from .linalg.schur import apply_units, balanced_units, decouple, ordered_schur, rounding_norms
 from .linalg.triangular import schur_factors
 from .rounding import measured
 from .systems import DiagonalBank, DiagonalSystem, StateSpace, real_output
@@ -72,7 +72,7 @@ class DenseParts:
         self.system = G = system.dense()
         self.units = balanced_units(G.A, G.B, G.C)
         A, B, C = apply_units(self.units, G.A, G.B, G.C)
-        self._form = form = ordered_schur(A, G.is_discrete, offset) if splits else whole_schur(A)
+        self._form = form = ordered_schur(A, G.is_discrete, offset if splits else None)
         self.poles, self.kept = form.poles, form.kept
         k = self.kept
         self.T, self._right = form.T[k:, k:], form.Z[:, k:]
@@ -108,23 +108,19 @@ class DenseParts:
         """Return bases of the part that is kept, in the coordinates of the system."""
         return self._out(self._form.Z[:, : self.kept]), self._in(self._fixed_left)
 
-    def _out(self, T: Array) -> Array:
+    def _out(self, T: Array, power: int = 1) -> Array:
+        """Return columns in the coordinates of the system; with the power -1 those that rows are turned into."""
         w, order, gain, given = self.units
         out = T
         if not given:
             out = np.empty_like(T)
             out[order] = T
-            out *= w[:, None]
-        return out if gain == 1.0 else out / gain
+            out *= (w**power)[:, None]
+        return out if gain == 1.0 else out * gain**-power
 
     def _in(self, Ti: Array) -> Array:
-        w, order, gain, given = self.units
-        out = Ti
-        if not given:
-            out = np.empty_like(Ti)
-            out[:, order] = Ti
-            out /= w
-        return out if gain == 1.0 else out * gain
+        """Return rows in the coordinates of the system."""
+        return self._out(Ti.T, -1).T
 
     def stable_response(self, omega: Array) -> Array:
         """Return the response of the stable part at frequencies in rad per unit of time."""
@@ -256,10 +252,10 @@ def _diagonal_factors(system: DiagonalSystem) -> tuple[Array, Array]:
     if not system.has_real_output:
         return cauchy.factor_pair(poles, B, C)[:2]
     if not system.stores_pairs:  # the imaginary parts of all states are zero
-        return real_output.real_factors(*cauchy.factor_pair(poles, B, C)[:2])
+        return real_output.real_matrices(*cauchy.factor_pair(poles, B, C)[:2])
     S, R, distance = cauchy.factor_pair(poles, B, C, pairs=True)
     if distance >= cauchy.NEARLY_REAL:
-        return real_output.real_factors(S, R)
+        return real_output.real_matrices(S, R)
     S, R, _ = cauchy.factor_pair(poles.doubled(), *real_output.doubled(B, C))
     # past FULL_STATES there are no digits below eps hsv[0] that divide and conquer could lose
     return real_pair(*real_output.to_real(S, R), divide_and_conquer=len(lam) > cauchy.FULL_STATES)

@@ -142,7 +142,7 @@ def apply_units(units: Units, A: Array, B: Array, C: Array) -> tuple[Array, Arra
     return (A, B, C) if gain == 1.0 else (A, B * gain, C / gain)
 
 
-def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
+def ordered_schur(A: Array, discrete: bool, offset: float | None = 0.0) -> SchurForm:
     """Compute a Schur form with the unstable and marginal poles first.
 
     Parameters
@@ -151,8 +151,8 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
         State matrix in balanced units, float64 or complex128.
     discrete : bool
         Whether the boundary is the unit circle instead of the imaginary axis.
-    offset : float
-        Poles within this distance of the boundary are kept as well.
+    offset : float or None
+        Poles within this distance of the boundary are kept as well; with None no pole is kept, and none has an error.
 
     Returns
     -------
@@ -180,6 +180,8 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
     if n == 0:
         return SchurForm(A, A, np.zeros(0, np.complex128), np.zeros(0), 0)
     T, Z, poles = _schur(A)
+    if offset is None:
+        return SchurForm(T, Z, poles, np.zeros(n), 0)
     lange: Any = lapack.zlange if A.dtype.kind == "c" else lapack.dlange
     margin, size = _margins(poles, discrete), float(lange("F", A if A.flags.f_contiguous else A.T))  # A.T costs no copy
     if margin[margin.argmin()] > max(CLEAR * size, offset):
@@ -203,36 +205,6 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
             f"across the boundary when they are reordered. Choose an offset that does not cut through a cluster."
         )
     return SchurForm(T, Z, poles, error, kept)
-
-
-def whole_schur(A: Array) -> SchurForm:
-    """Compute a Schur form that puts no pole aside.
-
-    Parameters
-    ----------
-    A : (n, n) ndarray
-        State matrix in balanced units, float64 or complex128.
-
-    Returns
-    -------
-    SchurForm
-        With ``kept = 0`` and no error bars.
-
-    Raises
-    ------
-    NumericalError
-        If the Schur form fails.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> whole_schur(np.array([[-1.0, 1.0], [0.0, 2.0]])).kept
-    0
-    """
-    if len(A) == 0:
-        return SchurForm(A, A, np.zeros(0, np.complex128), np.zeros(0), 0)
-    T, Z, poles = _schur(A)
-    return SchurForm(T, Z, poles, np.zeros(len(A)), 0)
 
 
 def _margins(poles: Array, discrete: bool) -> Array:

@@ -305,7 +305,7 @@ class Coordinates(NamedTuple):
 
     def whole(self, S: Array, R: Array) -> tuple[Array, Array]:
         """Return factors for all states where those that are left, imaginary parts of real ones, are zero."""
-        return real_output.real_factors(S, R) if self.halves else (S, R)
+        return real_output.real_matrices(S, R) if self.halves else (S, R)
 
 
 def coordinates_of(parts: DenseParts | DiagonalParts) -> Coordinates:
