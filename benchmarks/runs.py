@@ -184,14 +184,20 @@ def study(
     settings: dict[str, Any],
     wanted: list[Run],
     steps: Callable[[Run], int],
-    run: Callable[[Run, Callable[[], None]], Run],
+    run: Callable[[Run, Callable[[], None]], Run | None],
 ) -> list[Run]:
-    """Make the runs that the file of a study lacks, rounded to four digits, and return those that are wanted."""
+    """Make the runs that the file of a study lacks, rounded to four digits, and return those that are wanted.
+
+    A run that is None ends the study there.
+    """
     head = {"what": what, "settings": settings, "environment": surroundings(("torch",))}
+
+    def made(key: Run, _: list[Run], bars: Bars) -> Run | None:
+        found = run(key, bars.step)
+        return found and {name: rounded(x) for name, x in found.items()}
+
     try:
-        document = run_missing(
-            out, head, wanted, steps, lambda key, _, bars: {n: rounded(x) for n, x in run(key, bars.step).items()}
-        )
+        document = run_missing(out, head, wanted, steps, made)
     except InputError as error:
         raise SystemExit(str(error)) from error
     runs = finite(document["runs"])

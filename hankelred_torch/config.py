@@ -79,7 +79,8 @@ class CompressionConfig(_Settings):
         Share of its stored states that a layer keeps at every cut, whatever its Hankel singular values.
     max_error : float, optional
         Error budget of a cut: the least order whose bound on the H-infinity error is within it, in units of output
-        per unit of input.
+        per unit of input. With ``weighting="sampled"``: the relative error of every layer's own output, measured on
+        the samples, for which sizes are searched by bisection.
     min_order : int, default 1
         Fewest stored states a layer is cut to.
     min_cut : float, default 0.05
@@ -167,14 +168,17 @@ class CompressionConfig(_Settings):
             self._set(round_to=check_integer(self.round_to, "round_to", 1))
         if self.refit != "auto":
             self._set(refit=check_flag(self.refit, "refit"))
-        if self.weighting == "sampled" and self.max_error is not None:
-            raise InputError("max_error is a bound, which holds for weighting='white' only; got 'sampled'. Use tau.")
         given = [name for name in ("order", "fraction", "max_error") if getattr(self, name) is not None]
         if len(given) > 1:
             raise InputError(f"At most one of order, fraction and max_error may be given; got {' and '.join(given)}.")
         if self.budget == "global" and given and given != ["max_error"]:
             raise InputError(
                 f"budget must be 'per_layer' with a given {given[0]}; got 'global', which shares an error."
+            )
+        if self.budget == "global" and given and self.weighting == "sampled":
+            raise InputError(
+                "budget must be 'per_layer' with max_error and weighting='sampled', where each layer's own output is "
+                "measured; got 'global'. Use tau, or weighting='white', whose bounds add up."
             )
 
 

@@ -17,8 +17,8 @@ from hankelred.weighting import StateCovariance
 
 from .ops import linear_recurrence
 
-# Numbers in a piece of states held at a time.
-PIECE = 2**22
+# States held at a time, for a small part of the memory that a training step takes.
+PIECE = 2**15
 
 
 class Sequences(NamedTuple):
@@ -109,21 +109,42 @@ class StateStatistics:
         side, and `mask` (batch, length) is zero where a step is padding.
         """
         systems, n, m = B.shape
-        rows = max(1, PIECE // (u.shape[1] * systems * n))
-        B = B.to(torch.complex128 if u.dtype == torch.float64 else torch.complex64)
+        steps = min(u.shape[1], max(1, PIECE // n))
+        together = max(1, min(systems, PIECE // (n * steps)))
+        rows = max(1, PIECE // (n * steps * together))
+        poles, B = rates.exp(), B.to(torch.complex128 if u.dtype == torch.float64 else torch.complex64)
+        sums, count = np.zeros((systems, 2 * n, 2 * n)), 0
         for start in range(0, len(u), rows):
-            inputs = u[start : start + rows].detach().to(B.dtype).unflatten(2, (systems, m))
-            states = linear_recurrence(rates.exp(), torch.einsum("btkm,knm->btkn", inputs, B))
-            seen = states.flatten(0, 1) if mask is None else states[mask[start : start + rows] != 0]
-            parts = torch.view_as_real(seen).double().movedim(-1, -2).flatten(-2).movedim(1, 0)  # (b, rows, 2n)
-            sums = (parts.mT @ parts).cpu().numpy()
-            found = {"n": n, "systems": systems, "count": len(seen), "sums": sums}
-            self.sums.merge(StateCovariance.from_dict(found))
+            inputs = u[start : start + rows].detach().unflatten(2, (systems, m))
+            seen = None if mask is None else mask[start : start + rows] != 0
+            count += inputs.shape[0] * inputs.shape[1] if seen is None else int(seen.sum())
+            for first in range(0, systems, together):
+                own = slice(first, first + together)
+                sums[own] += _products(poles[own], B[own], inputs[:, :, own], seen, steps)
+        self.sums.merge(StateCovariance.from_dict({"n": n, "systems": systems, "count": count, "sums": sums}))
 
     def merge(self, other: StateStatistics) -> None:
         """Add what another of the same sizes has seen, as if this one had seen it."""
         self.sums.merge(other.sums)
         self.reason = self.reason or other.reason
+
+
+def _products(poles: Tensor, B: Tensor, inputs: Tensor, seen: Tensor | None, most: int) -> Array:
+    """Return the sums of products of real and imaginary parts of states, (b, 2n, 2n), some steps at a time.
+
+    `poles` (b, n) and `B` (b, n, m) belong to `inputs` (rows, length, b, m); `seen` (rows, length) marks what counts.
+    """
+    sums = torch.zeros(len(poles), 2 * poles.shape[1], 2 * poles.shape[1], dtype=torch.float64, device=B.device)
+    last = torch.zeros(1, dtype=B.dtype, device=B.device)
+    for start in range(0, inputs.shape[1], most):
+        driven = torch.einsum("btkm,knm->btkn", inputs[:, start : start + most].to(B.dtype), B)
+        driven[:, 0] += poles * last
+        states = linear_recurrence(poles, driven)
+        last = states[:, -1]
+        states = states.flatten(0, 1) if seen is None else states[seen[:, start : start + most]]
+        parts = torch.view_as_real(states).double().movedim(-1, -2).flatten(-2).movedim(1, 0)  # (b, steps, 2n)
+        sums += parts.mT @ parts
+    return sums.cpu().numpy()
 
 
 Statistics = LayerStatistics | StateStatistics

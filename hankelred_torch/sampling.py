@@ -20,6 +20,7 @@ from hankelred.checks import check_type
 from hankelred.errors import HankelredError, InputError, NumericalError
 
 from .convert import first
+from .exchange import holding
 from .layer_sums import SampleStatistics, Statistics
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def gather(
 ) -> SampleStatistics:
     """Run a model on at most so many batches and return what its layers did; statistics go as they are.
 
-    Where patient, a layer whose sums fail has the reason in its statistics.
+    Where no layer is to be seen, it runs on the first batch, which is the probe for what cuts change. Where patient, a
+    layer whose sums fail has the reason in its statistics.
 
     Raises
     ------
@@ -104,7 +106,7 @@ def gather(
     """
     check_batches(adapters, batches)
     layers, drawn = _empty(adapters), []
-    if not layers or batches is None:
+    if batches is None:
         return SampleStatistics({})
     if isinstance(batches, SampleStatistics):
         for name, new in layers.items():
@@ -120,7 +122,7 @@ def gather(
     with running(model), ExitStack() as stack:
         _listen(stack, adapters, layers, patient=patient)
         device = next((x.device for x in model.parameters()), torch.device("cpu"))
-        for batch in _drawn(batches, most):
+        for batch in _drawn(batches, most if layers else 1):
             drawn.append(_on(device, batch))
             try:
                 call(model, drawn[-1])
@@ -130,6 +132,7 @@ def gather(
                 if patient:
                     for layer in layers.values():
                         layer.reason = f"the model could not be called with batches: {type(error).__name__}: {error}"
+                    drawn.pop()
                     break
                 raise InputError(
                     f"batches must hold inputs of the model: tensors, dicts of its keyword arguments, or tuples that "
@@ -142,7 +145,7 @@ def gather(
             f"batches must make the model call all of its selective layers; got none for {', '.join(unseen)} in "
             f"{len(drawn)} batches. Pass inputs as in training, or leave the layers out by target_modules."
         )
-    return SampleStatistics(layers, drawn[0])
+    return SampleStatistics(layers, drawn[0] if drawn else None)
 
 
 def layer_inputs(model: nn.Module, adapters: Mapping[str, Adapter], probe: Any) -> dict[str, Tensor]:
@@ -172,15 +175,18 @@ def output_errors(
     behind the layer, its own hooks included, is left out.
     Returned are root mean squares relative to that of the output, of those layers that the model called.
     """
-    cuts = {name: [({}, {}), *(adapter.after(x) for x in written)] for name, (adapter, written) in candidates.items()}
-    squares = {name: np.zeros(len(x)) for name, x in cuts.items()}
+    cuts = {name: [adapter.after(x) for x in written] for name, (adapter, written) in candidates.items()}
+    squares = {name: np.zeros(1 + len(x)) for name, x in cuts.items()}
 
-    def listen(name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
-        kwargs, outputs = {key: value for key, value in kwargs.items() if key not in CACHES}, []
+    def listen(name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        given = {key: value for key, value in kwargs.items() if key not in CACHES}
+        hooked = layer._forward_pre_hooks or len(layer._forward_hooks) > 1  # by others
+        outputs = [output if given.keys() == kwargs.keys() and not hooked else layer.forward(*args, **given)]
         for tensors, sizes in cuts[name]:
             with holding(layer, tensors, sizes):
-                outputs.append(first(layer.forward(*args, **kwargs)).double())
-        squares[name] += [float(x.square().sum()) for x in (outputs[0], *(x - outputs[0] for x in outputs[1:]))]
+                outputs.append(layer.forward(*args, **given))
+        before, *after = (first(x).double() for x in outputs)
+        squares[name] += [float(x.square().sum()) for x in (before, *(x - before for x in after))]
 
     with running(model), ExitStack() as stack:
         for name, (adapter, _) in candidates.items():
@@ -193,7 +199,7 @@ def output_errors(
 def check_batches(adapters: Mapping[str, Adapter], batches: Any) -> None:
     """Raise if there are selective layers and nothing to see them at work on."""
     selective = [name or type(x.layer).__qualname__ for name, x in adapters.items() if x.kind == "selective"]
-    if not selective or isinstance(batches, SampleStatistics):
+    if isinstance(batches, SampleStatistics) or batches is None and not selective:
         return
     if batches is None:
         raise InputError(
@@ -288,26 +294,6 @@ def call(model: nn.Module, batch: Any) -> None:
         call(model, batch[0])
     else:
         model(batch)
-
-
-@contextmanager
-def holding(
-    layer: nn.Module, tensors: Mapping[str, Tensor], attributes: Mapping[str, Any] | None = None
-) -> Iterator[None]:
-    """Let other tensors and sizes stand in a layer, by their names from there; what was there comes back."""
-    with ExitStack() as stack:
-        for name, tensor in tensors.items():
-            path, _, attribute = name.rpartition(".")
-            module = layer.get_submodule(path)
-            store: Any = module._parameters if attribute in module._parameters else module._buffers
-            stack.callback(store.__setitem__, attribute, store[attribute])
-            store[attribute] = tensor
-        for name, value in (attributes or {}).items():
-            path, _, attribute = name.rpartition(".")
-            module = layer.get_submodule(path)
-            stack.callback(setattr, module, attribute, getattr(module, attribute))
-            setattr(module, attribute, value)
-        yield
 
 
 @contextmanager

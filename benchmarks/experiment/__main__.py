@@ -73,7 +73,7 @@ def _defaults(name: str, usual: object) -> str:
         if preset.get(name, usual) != usual:
             own.setdefault(preset[name], []).append(task)
     values = [] if usual is None else [str(usual)]
-    values += [f"{value} for {' and '.join(tasks)}" for value, tasks in own.items()]
+    values += [f"{value} for {', '.join(tasks)}" for value, tasks in own.items()]
     return f" (default: {', '.join(values)})" if values else ""
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from hankelred_torch.layers import LRU, S4D, S5, Mamba
 
+from ..tasks import Task
 from .settings import Settings
-from .tasks import Task
 
 
 class Block(nn.Module):
@@ -82,15 +82,22 @@ class TokenModel(nn.Module):
         return self.head(self.norm(self.blocks(self.encoder(tokens))))
 
 
-def model_of(task: Task, settings: Settings, states: Sequence[int]) -> SequenceClassifier | TokenModel:
-    """A new model for a task, with these stored states in its blocks."""
+def model_of(task: Task, settings: Settings, states: Sequence[int]) -> nn.Module:
+    """A new model for a task, with these stored states in its blocks; where outputs are real, of layers alone."""
+    if task.predicts:
+        return nn.Sequential(*(_layer(task, settings, task.features, n) for n in states))
     return (TokenModel if task.tokens else SequenceClassifier)(task, settings, states)
 
 
 def _block(norm: nn.Module, task: Task, settings: Settings, states: int) -> nn.Module:
-    channels, dropout = settings.channels, settings.dropout
+    layer = _layer(task, settings, settings.channels, states)
     if settings.layer == "mamba":
-        return MambaBlock(norm, Mamba(channels, states), dropout)
+        return MambaBlock(norm, layer, settings.dropout)
+    return Block(norm, layer, settings.channels, settings.dropout)
+
+
+def _layer(task: Task, settings: Settings, channels: int, states: int) -> nn.Module:
     r_max = max(0.9, 1.0 - 1.0 / (settings.memory * task.length))
-    kinds: dict[str, Callable[[int, int], nn.Module]] = {"lru": partial(LRU, r_max=r_max), "s4d": S4D, "s5": S5}
-    return Block(norm, kinds[settings.layer](channels, states), channels, dropout)
+    kinds: dict[str, Callable[[int, int], nn.Module]]
+    kinds = {"lru": partial(LRU, r_max=r_max), "mamba": Mamba, "s4d": S4D, "s5": S5}
+    return kinds[settings.layer](channels, states)

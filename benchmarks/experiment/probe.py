@@ -14,9 +14,11 @@ from functools import partial
 
 from torch import nn
 
+from hankelred_torch import find_ssm_layers
+
+from ..tasks import Task
 from .record import RunRecord, cuts_of
 from .settings import Settings
-from .tasks import Task
 from .trainer import Trainer
 
 ROUNDS = 15  # blocks of each model
@@ -80,8 +82,8 @@ def measure_speed(
     )
     shrunk.train_to(max((cut["step"] for cut in compressed.cuts), default=0), lambda: None)
     trainers = {"full": full, "compressed": shrunk, "scratch": scratch}
-    for block in bare.model.blocks:
-        block.ssm = nn.Identity()  # what is left of the model does not know how many states there are
+    for name in find_ssm_layers(bare.model):  # what is left of the model does not know how many states there are
+        bare.model.set_submodule(name, nn.Identity())
 
     jobs: dict[tuple[str, str], Callable[[], object]] = {
         (arm, "step"): trainer.step for arm, trainer in trainers.items()

@@ -14,8 +14,8 @@ from hankelred.checks import Array
 from hankelred_torch import CompressionConfig, Schedule, hankel_singular_values, state_sizes
 from hankelred_torch import LayerCut as Attempt
 
+from ..tasks import Task
 from .settings import Settings
-from .tasks import Task
 from .trainer import Trainer
 
 MEASUREMENTS = 40  # equally spaced over a run; as many again, at most, in its reduction window

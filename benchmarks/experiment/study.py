@@ -13,10 +13,10 @@ import torch
 from benchmarks._common import surroundings, write
 from benchmarks.runs import Bars, Run, broken, conforms, run_missing, run_of
 
+from ..tasks import Metric, Task, load_task
 from .probe import SpeedProbe, measure_speed
 from .record import Measurement, RunRecord, cuts_of, record_run
 from .settings import Settings
-from .tasks import Metric, Task, load_task
 from .trainer import Trainer
 
 RESULTS = "results.json"

@@ -10,20 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hankelred.errors import NumericalError
 from hankelred_torch import CompressionConfig, InTrainingCompressor, LayerCut, Schedule, find_ssm_layers
 from hankelred_torch.layers import S5
 
+from ..tasks import UNLABELLED, Part, Task
 from .models import model_of
 from .settings import Settings
-from .tasks import UNLABELLED, Part, Task
 
 WARM_UP = 0.1  # share of the steps in which the learning rate rises
 LONGEST = 32  # sequences: time constant that poles of S5, which nothing else keeps stable, can reach
-SAMPLES = 1  # batches of the training data on which layers whose matrices depend on their input are seen at work
 MEASURED_AT_ONCE = 32_768  # positions
 EVERY = 10  # steps between looks at a loss that is waited for
 
@@ -55,6 +53,8 @@ class Trainer:
         What to cut and when; by default nothing.
     on_cut : sequence
         Hooks of the compressor.
+    samples : int
+        Batches of the training data on which layers are seen at work.
     clock : callable
         Tells seconds; `times` are those of each step, its cut included.
     """
@@ -67,6 +67,7 @@ class Trainer:
         states: Sequence[int] | None = None,
         cuts: tuple[CompressionConfig, Schedule] | None = None,
         on_cut: Sequence[Any] = (),
+        samples: int = 1,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         torch.manual_seed(seed)
@@ -82,7 +83,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _warm_up_then_cosine(settings.steps))
         self.batch = min(settings.batch, len(task.train))
-        self.batches = list(self._samples(seed))
+        self.batches = list(self._samples(samples, seed))
         self.penalty: Callable[[], Tensor | None] | None = None  # added to the loss of a batch
         self.compressor: InTrainingCompressor | None = None
         self._attempts: Sequence[int] = ()
@@ -92,7 +93,7 @@ class Trainer:
             )
             self._attempts = cuts[1].attempt_steps()
         self.times: list[float] = []
-        self._made_of = (task, settings, seed, states, cuts, on_cut, clock)
+        self._made_of = (task, settings, seed, states, cuts, on_cut, samples, clock)
         self._shuffle = torch.Generator().manual_seed(seed)
         self._waiting = torch.empty(0, dtype=torch.int64)
 
@@ -110,9 +111,9 @@ class Trainer:
         return data.inputs[chosen], data.labels[chosen]
 
     def forward_backward(self) -> Tensor:
-        """Add the gradient of the next batch to those of the parameters; return its cross entropy."""
+        """Add the gradient of the next batch to those of the parameters; return its loss."""
         inputs, labels = self.next_batch()
-        loss = _cross_entropy(self.model(inputs), labels)
+        loss = self.task.loss(self.model(inputs), labels)
         loss.backward()
         return loss.detach()
 
@@ -175,7 +176,7 @@ class Trainer:
 
     def score(self, part: Part) -> float:
         """What the task measures by, on `part`."""
-        return self.accuracy(part) if self.task.metric.rises else self.loss(part) / math.log(2)
+        return self.accuracy(part) if self.task.metric.rises else self.task.metric.per_loss * self.loss(part)
 
     def accuracy(self, part: Part) -> float:
         """The percentage of the labels of `part` that the model gets right."""
@@ -184,12 +185,12 @@ class Trainer:
         return 100.0 * (guesses == part.labels)[labelled].double().mean().item()
 
     def loss(self, part: Part) -> float:
-        """The mean cross entropy of the labels of `part`."""
-        sums = [_cross_entropy(scores, labels, "sum").double() for scores, labels in self._scores(part)]
+        """The mean loss over the labels of `part`."""
+        sums = [self.task.loss(scores, labels, "sum").double() for scores, labels in self._scores(part)]
         return self.check((sum(sums) / (part.labels != UNLABELLED).sum()).item())
 
     def validation_loss(self) -> float:
-        """The mean cross entropy on the validation part."""
+        """The mean loss on the validation part."""
         return self.loss(self.task.validation)
 
     def check(self, loss: float) -> float:
@@ -209,10 +210,10 @@ class Trainer:
                 yield self.model(inputs), labels
         self.model.train()
 
-    def _samples(self, seed: int) -> Iterator[Tensor]:
+    def _samples(self, count: int, seed: int) -> Iterator[Tensor]:
         """Yield inputs of the training data, the same for all arms."""
         data, generator = self.task.train, torch.Generator().manual_seed(seed)
-        for _ in range(SAMPLES):
+        for _ in range(count):
             yield data.inputs[torch.randint(len(data), (self.batch,), generator=generator)]
 
     @torch.no_grad()
@@ -231,11 +232,6 @@ def _state_space_parameters(layer: nn.Module) -> list[nn.Parameter]:
     """
     own = list(layer.parameters())
     return [p for p in own if getattr(p, "_no_weight_decay", False)] or own
-
-
-def _cross_entropy(scores: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-    """The cross entropy over sequences, or over all positions that have a label."""
-    return F.cross_entropy(scores.flatten(0, -2), labels.flatten(), ignore_index=UNLABELLED, reduction=reduction)
 
 
 def _warm_up_then_cosine(steps: int) -> Callable[[int], float]:

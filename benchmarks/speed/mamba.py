@@ -30,8 +30,8 @@ from hankelred_torch.ops import selective_scan
 
 from .._common import least_times, surroundings, write
 from ..experiment.settings import Settings
-from ..experiment.tasks import Task, load_task
 from ..experiment.trainer import Trainer
+from ..tasks import Task, load_task
 from .selective import BATCH, INNER, LENGTH, scan_arguments
 
 RESULTS = Path(__file__).parents[1] / "results" / "mamba_speed.json"

@@ -31,9 +31,9 @@ import torch
 
 import hankelred as hr
 from benchmarks.experiment.settings import Settings
-from benchmarks.experiment.tasks import Task, load_task
 from benchmarks.experiment.trainer import Trainer
 from benchmarks.runs import parser_of, study, table
+from benchmarks.tasks import Task, load_task
 from hankelred.checks import Array
 from hankelred_torch import CompressionConfig, Rewarm, Schedule, find_ssm_layers, register_adapter, state_sizes
 from hankelred_torch.adapters import LRUAdapter

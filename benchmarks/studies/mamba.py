@@ -38,9 +38,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmarks.experiment.settings import Settings
-from benchmarks.experiment.tasks import Task, load_task
 from benchmarks.experiment.trainer import Trainer
 from benchmarks.runs import Run, Spread, parser_of, study, table
+from benchmarks.tasks import Task, load_task
 from hankelred.checks import Array
 from hankelred.selective import SelectiveReduction, SelectiveStatistics, rotate, select
 from hankelred_torch import CompressionConfig, compress_, find_ssm_layers, register_adapter, state_sizes

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 
 from benchmarks.experiment.settings import Settings
-from benchmarks.experiment.tasks import Task, load_task
 from benchmarks.experiment.trainer import Trainer
 from benchmarks.runs import parser_of, study, table
+from benchmarks.tasks import Task, load_task
 from hankelred_torch import CompressionConfig, compress_, hankel_penalty, hankel_singular_values
 
 RESULTS = Path(__file__).parents[1] / "results" / "penalty.json"

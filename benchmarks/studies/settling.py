@@ -31,9 +31,9 @@ import torch
 import hankelred as hr
 import hankelred_torch as ht
 from benchmarks.experiment.settings import Settings
-from benchmarks.experiment.tasks import Task, load_task
 from benchmarks.experiment.trainer import Trainer
 from benchmarks.runs import Run, parser_of, rounded, study, table
+from benchmarks.tasks import Task, load_task
 from hankelred.drift import match_hsv
 
 RESULTS = Path(__file__).parents[1] / "results" / "settling.json"

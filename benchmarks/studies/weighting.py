@@ -1,128 +1,201 @@
 """What do cuts gain that go by the layer's real inputs, and outputs that are fitted again?
 
-    python -m benchmarks.studies.weighting                     # digits, after and in training: two hours
-    python -m benchmarks.studies.weighting --part after --seeds 5
+    python -m benchmarks.studies.weighting                              # digits, after and in training: an hour
+    python -m benchmarks.studies.weighting --task pooled-smnist --budget 40
+    python -m benchmarks.studies.weighting --task teacher-4 --part in --shares 0.1
     python -m benchmarks.studies.weighting --seeds 1 --steps 200 --out quick.json
 
-The classifier of the demo learns the digits with 64 complex states. *After* training copies of it are cut
-to few states and not trained again. *In* training it is cut once, at a tenth, a quarter or half of the steps, to four
-states, and learns on. Arms are white noise (the published method) and the inputs the layer gets, each with and without
-outputs that are fitted again on sample batches, and four states from the start. Runs of one seed start from the same
-weights and see the same batches; sample batches are those of the training part; the test part is looked at once.
+A model with one LRU layer learns with 64 complex states: the digits, MNIST, or the output of a linear system. *After*
+training copies of it are cut to few states and not trained again. *In* training it is cut once, at a tenth, a quarter
+or half of the steps, to few states, and learns on. Arms are white noise (the published method) and the inputs the layer
+gets, each with and without outputs that are fitted again on sample batches; after training also inputs together with
+random projections of the model's outputs, traced back to the states; in training small from the start. Runs of one seed
+start from the same weights and see the same batches; sample batches are those of the training part; the test part is
+looked at once.
 
 Every run is written to the file of results when it ends and is not made again; Ctrl-C loses the run in progress only.
+Runs are made seed by seed, so that a budget of minutes leaves whole tables.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
 from benchmarks.experiment.settings import Settings
-from benchmarks.experiment.tasks import Task, load_task
 from benchmarks.experiment.trainer import Trainer
-from benchmarks.runs import Run, parser_of, study, table
-from hankelred_torch import CompressionConfig, compress_
+from benchmarks.runs import Run, Spread, parser_of, study, table
+from benchmarks.tasks import Task, load_task
+from hankelred import balanced_truncation
+from hankelred.weighting import Sampled, StateCovariance
+from hankelred_torch import CompressionConfig, compress_, find_ssm_layers, read_system, write_system
+from hankelred_torch.ops import linear_recurrence
 
-RESULTS = Path(__file__).parents[1] / "results" / "weighting.json"
+RESULTS = Path(__file__).parents[1] / "results"
 WAYS: dict[str, dict[str, Any]] = {
     "white": {"weighting": "white", "refit": False},
     "white, fitted": {"weighting": "white", "refit": True},
     "sampled": {"weighting": "sampled", "refit": False},
     "sampled, fitted": {"weighting": "sampled", "refit": True},
 }
+TRACED = "sampled, traced"
 SIZES = (32, 16, 8, 6, 4)  # stored complex states after training
-KEPT = 4  # in training
+KEPT = {"digits": 4, "pooled-smnist": 8, "smnist": 16, "teacher-4": 4, "teacher-8": 8, "teacher-16": 16}  # in training
 SHARES = (0.1, 0.25, 0.5)
-COLUMNS = {str(n): (f"{n} states, %", 1) for n in SIZES}
-IN_TRAINING = {"before": ("before the cut, %", 1), "after": ("just after, %", 1), "end": ("at the end, %", 1)}
-
-
-def cut(trainer: Trainer, way: str, states: int) -> None:
-    """Cut the model of a trainer, its optimizer along, by samples of the training part."""
-    config = CompressionConfig(order=states, **WAYS[way])
-    compress_(trainer.model, config, [trainer.optimizer], batches=trainer.batches)
+SAMPLES = 8  # batches
 
 
 def after_training(
     task: Task, settings: Settings, seed: int, progress: Callable[[], Any]
 ) -> dict[str, dict[str, float]]:
-    """Train once; return the accuracy of every way and size, and that of the whole model under "full"."""
-    trainer = Trainer(task, settings, seed)
+    """Train once; return the score of every way and size, and that of the whole model under "full"."""
+    trainer = Trainer(task, settings, seed, samples=SAMPLES)
     trainer.train_to(settings.steps, progress)
-    found = {"full": {str(n): trainer.accuracy(task.test) for n in SIZES}}
+    found = {"full": dict.fromkeys(map(str, SIZES), trainer.score(task.test))}
     whole = copy.deepcopy(trainer.model)
-    for way in WAYS:
+    traced = traced_sums(whole, trainer.batches)
+    for way in (*WAYS, TRACED):
         found[way] = {}
         for states in SIZES:
             trainer.model = copy.deepcopy(whole)
-            compress_(trainer.model, CompressionConfig(order=states, **WAYS[way]), batches=trainer.batches)
-            found[way][str(states)] = trainer.accuracy(task.test)
+            if way == TRACED:
+                cut_traced(trainer.model, traced, states)
+            else:
+                compress_(trainer.model, CompressionConfig(order=states, **WAYS[way]), batches=trainer.batches)
+            found[way][str(states)] = trainer.score(task.test)
     return found
+
+
+def traced_sums(model: nn.Module, batches: Sequence[Tensor]) -> Sampled:
+    """The states of the one LRU layer on samples, and what random projections of the model's outputs are there."""
+    (name,) = find_ssm_layers(model)
+    layer = model.get_submodule(name)
+    system = read_system(layer)
+    lam, B, C = (torch.from_numpy(np.array(x, complex)) for x in (system.lam, system.B, system.C))
+    driven, reading, noise = StateCovariance(system.n), StateCovariance(system.n), torch.Generator().manual_seed(0)
+    kept: list[Tensor] = []
+
+    def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        kept[:] = [args[0].detach(), output.detach().requires_grad_()]
+        return kept[1]
+
+    model.eval()
+    handle = layer.register_forward_hook(keep)
+    for batch in batches:
+        out = model(batch)
+        (slope,) = torch.autograd.grad((out * torch.randn(out.shape, generator=noise)).sum(), kept[1])
+        driven.update(linear_recurrence(lam, kept[0].to(B.dtype) @ B.mT).numpy())
+        reading.update(linear_recurrence(lam.conj(), slope.to(C.dtype) @ C.conj(), reverse=True).numpy())
+    handle.remove()
+    model.train()
+    return Sampled(states=driven, adjoints=reading)
+
+
+def cut_traced(model: nn.Module, weighting: Sampled, states: int) -> None:
+    """Cut the one LRU layer of a model by sums of states and of what is read from them."""
+    (name,) = find_ssm_layers(model)
+    layer = model.get_submodule(name)
+    write_system(layer, balanced_truncation(read_system(layer), states=states, weighting=weighting).system)
 
 
 def in_training(
     task: Task, settings: Settings, way: str, share: float, seed: int, progress: Callable[[], Any]
 ) -> dict[str, float]:
     """Train, cut once, train on; or train the small model from the start, or the large one to the end."""
-    trainer = Trainer(task, settings, seed, [KEPT] if way == "scratch" else None)
+    kept = KEPT[task.name]
+    trainer = Trainer(task, settings, seed, [kept] if way == "scratch" else None)
     found = {}
     if way in WAYS:
         trainer.train_to(int(share * settings.steps), progress)
-        found["before"] = trainer.accuracy(task.validation)
-        cut(trainer, way, KEPT)
-        found["after"] = trainer.accuracy(task.validation)
+        found["before"] = trainer.score(task.validation)
+        config = CompressionConfig(order=kept, **WAYS[way])
+        compress_(trainer.model, config, [trainer.optimizer], batches=trainer.batches)
+        found["after"] = trainer.score(task.validation)
     trainer.train_to(settings.steps, progress)
-    return found | {"end": trainer.accuracy(task.test)}
+    return found | {"end": trainer.score(task.test)}
 
 
-def keys(part: str, seeds: int, shares: Sequence[float]) -> list[Run]:
-    """The runs of a part, those of one seed after those of the one before."""
+def keys(part: str, seed: int, shares: Sequence[float]) -> list[Run]:
+    """The runs of a part for one seed."""
     if part == "after":
-        return [{"part": "after", "seed": seed} for seed in range(seeds)]
-    cuts = [{"part": "in", "arm": way, "share": share} for share in shares for way in WAYS]
-    arms = [*cuts, {"part": "in", "arm": "scratch", "share": 0.0}, {"part": "in", "arm": "full", "share": 0.0}]
-    return [arm | {"seed": seed} for seed in range(seeds) for arm in arms]
+        return [{"part": "after", "seed": seed}]
+    cuts = [{"part": "in", "arm": way, "share": share, "seed": seed} for share in shares for way in WAYS]
+    return [*cuts, *({"part": "in", "arm": x, "share": 0.0, "seed": seed} for x in ("scratch", "full"))]
+
+
+def differences(runs: Sequence[Run], by: str, value: str) -> str:
+    """The mean difference of every two arms over seeds that both have, and its standard errors."""
+    lines = []
+    arms = dict.fromkeys(x[by] for x in runs)
+    scores = {arm: {x["seed"]: x[value] for x in runs if x[by] == arm} for arm in arms}
+    for one, other in itertools.combinations(arms, 2):
+        found = Spread.of(scores[one][k] - scores[other][k] for k in scores[one].keys() & scores[other].keys())
+        if found and found.deviation:
+            error = found.deviation / math.sqrt(found.count)
+            lines.append(f"{one} over {other}: {found.mean:+.3g} ± {error:.2g} (standard error, {found.count} pairs)")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    parser = parser_of(__doc__, 8, 2000, RESULTS)
+    parser = parser_of(__doc__, 8, 0, RESULTS / "weighting_TASK.json")
+    parser.add_argument("--task", choices=tuple(KEPT), default="digits")
     parser.add_argument("--part", choices=("after", "in", "both"), default="both")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="when to cut in training, of its steps")
+    parser.add_argument("--budget", type=float, default=math.inf, help="minutes, after which no run is begun")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    settings = replace(Settings(), steps=options.steps)
-    task = load_task(settings.task)
+    steps = {"steps": options.steps} if options.steps else {}
+    settings = replace(Settings.of(options.task), **steps, order=None)
+    task = load_task(options.task)
+    out = options.out.with_name(options.out.name.replace("TASK", options.task))
     parts = ("after", "in") if options.part == "both" else (options.part,)
+    stop = time.monotonic() + 60 * options.budget
 
-    def run(key: Run, progress: Callable[[], None]) -> Run:
+    def run(key: Run, progress: Callable[[], None]) -> Run | None:
+        if time.monotonic() > stop:
+            return None
         if key["part"] == "after":
             found = after_training(task, settings, key["seed"], progress)
             return {f"{way}: {n}": x for way, sizes in found.items() for n, x in sizes.items()}
         return in_training(task, settings, key["arm"], key["share"], key["seed"], progress)
 
     runs = study(
-        options.out,
-        "accuracy in percent, on the test part but for those around a cut in training, which are on validation",
-        asdict(settings) | {"kept": KEPT, "sizes": list(SIZES)},
-        [key for part in parts for key in keys(part, options.seeds, options.shares)],
+        out,
+        f"{task.metric.heading}, on the test part but for those around a cut in training, which are on validation",
+        asdict(settings) | {"kept": KEPT[task.name], "sizes": list(SIZES), "samples": SAMPLES},
+        [key for seed in range(options.seeds) for part in parts for key in keys(part, seed, options.shares)],
         lambda key: settings.steps,
         run,
     )
+    report(runs, task)
+
+
+def report(runs: Sequence[Run], task: Task) -> None:
+    """Print the tables of both parts, and in training the differences of arms at the end."""
+    unit, digits = task.metric.unit.split()[0], task.metric.digits
     after = [x for x in runs if x["part"] == "after"]
     if after:
-        rows = [{"arm": way} | {str(n): x[f"{way}: {n}"] for n in SIZES} for x in after for way in ("full", *WAYS)]
-        print(table(rows, "arm", COLUMNS))
+        rows = [
+            {"arm": way} | {str(n): x[f"{way}: {n}"] for n in SIZES} for x in after for way in ("full", *WAYS, TRACED)
+        ]
+        print(table(rows, "arm", {str(n): (f"{n} states, {unit}", digits) for n in SIZES}))
     named = [
         x | {"arm": f"{x['arm']} at {x['share']:.0%}" if x["share"] else x["arm"]} for x in runs if x["part"] == "in"
     ]
     if named:
-        print(table(named, "arm", IN_TRAINING))
+        headings = {"before": "before the cut", "after": "just after", "end": "at the end"}
+        print(table(named, "arm", {x: (f"{heading}, {unit}", digits) for x, heading in headings.items()}))
+        print(differences(named, "arm", "end"))
 
 
 if __name__ == "__main__":

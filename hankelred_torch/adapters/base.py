@@ -53,6 +53,9 @@ class Adapter(LayerTensors, ABC):
     others : tuple of str
         Tensors and submodules of the layer that have nothing to do with its states. What is named nowhere here and has
         an axis of the size of the states is a reason to refuse the layer.
+    counts : mapping of str to (int, int)
+        How many entries on the state axis of a tensor belong to no state, and how many to each, where these are not 0
+        and 1, as in rows of several blocks.
     round_to : int
         Multiple of states that kernels of the layer ask for.
 

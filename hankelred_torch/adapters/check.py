@@ -18,8 +18,8 @@ from hankelred.checks import Array
 from hankelred.errors import HankelredError, InputError
 
 from ..convert import first
-from ..layer_sums import Sequences
-from ..sampling import holding, running
+from ..exchange import holding
+from ..sampling import running
 from .base import Adapter
 
 LENGTH = 32
@@ -82,7 +82,10 @@ def _of_system(adapter: Any, dtype: torch.dtype) -> float:
     layer, read = adapter.layer, adapter.read(adapter.values())
     bank = [read] if isinstance(read, DiagonalSystem) else list(read)
     if not all(x.is_discrete for x in bank):  # in continuous time, shared by channels with steps of their own
-        return _of_permutation(adapter, lambda: first(layer(LENGTH)))
+        if (unshared := adapter.unshared()) is None:
+            return _of_permutation(adapter, lambda: first(layer(LENGTH)))
+        with holding(layer, unshared):
+            bank = list(adapter.read(adapter.values()))
     u = np.random.default_rng(0).standard_normal((LENGTH, sum(x.m for x in bank)))
     y, direct = _outputs(bank, u)
     channels = bank[0].m
@@ -145,21 +148,29 @@ def _of_recurrence(adapter: Any, dtype: torch.dtype) -> float:
     if width is None:
         raise InputError(f"{type(layer).__qualname__} must have a Linear to be run; got none that says how wide it is.")
     u = torch.randn(2, LENGTH, width, generator=torch.Generator().manual_seed(0)).to(_device(layer), dtype)
-    expected, found = _recurrence(adapter, adapter.sequences(u, None)), first(layer(u))
+    expected, found = _recurrence(adapter, u), first(layer(u))
     if expected is None:
         return _of_permutation(adapter, lambda: first(layer(u)))
     return _relative(found, expected)
 
 
-def _recurrence(adapter: Any, data: Sequences) -> Tensor | None:
-    """Return the output of the layer by the recurrence of Mamba, step by step."""
-    if data.rates is None:
-        return None
-    h, y = data.u.new_zeros(len(data.u), *data.rates.shape), []
-    for delta, B, C, u in zip(*(x.unbind(1) for x in data[:4]), strict=True):
-        h = torch.exp(delta[..., None] * data.rates) * h + (delta * u)[..., None] * B[:, None]
-        y.append((h * C[:, None]).sum(-1))
-    return adapter.output(data, torch.stack(y, 1))
+def _recurrence(adapter: Any, inputs: Tensor) -> Tensor | None:
+    """Return the output of a selective layer by ``H_t = decay_t H_{t-1} + u_t B_t^T`` and ``y_t = H_t C_t``, in heads.
+
+    The channels of Mamba are heads of one channel, with decays ``exp(delta_t A)``.
+    """
+    data = adapter.sequences(inputs, None)
+    decay, B, C, u = data[:4]
+    if data.rates is not None:
+        decay, B, C, u = torch.exp(decay[..., None] * data.rates), B[:, :, None], C[:, :, None], (decay * u)[..., None]
+    elif decay.ndim == u.ndim - 1:  # one for all states of a head
+        decay = decay[..., None]
+    B, C = (x.repeat_interleave(u.shape[2] // x.shape[2], dim=2) for x in (B, C))
+    H, y = u.new_zeros(len(u), *u.shape[2:], B.shape[-1]), []
+    for decay_t, B_t, C_t, u_t in zip(*(x.unbind(1) for x in (decay, B, C, u)), strict=True):
+        H = decay_t[:, :, None] * H + u_t[..., None] * B_t[:, :, None]
+        y.append((H * C_t[:, :, None]).sum(-1))
+    return adapter.output(inputs, data, torch.stack(y, 1).view(data.u.shape))
 
 
 def _of_permutation(adapter: Any, run: Any) -> float:

@@ -27,6 +27,7 @@ class LayerTensors:
     state_axes: ClassVar[Mapping[str, int]]
     constants: ClassVar[tuple[str, ...]] = ()
     others: ClassVar[tuple[str, ...]] = ()
+    counts: ClassVar[Mapping[str, tuple[int, int]]] = {}
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer = check_type(layer, "layer", nn.Module)
@@ -49,12 +50,10 @@ class LayerTensors:
         return sizes.pop()
 
     def states_on(self, name: str, shape: tuple[int, ...]) -> int:
-        """Return how many states a tensor of this shape carries; -1 if its axis is missing or does not fit.
-
-        Override it where the axis holds more than the states, such as rows of several blocks.
-        """
-        axis = self.state_axes[name]
-        return shape[axis] if axis < len(shape) else -1
+        """Return how many states a tensor of this shape carries; -1 if its axis is missing or does not fit."""
+        axis, (others, per_state) = self.state_axes[name], self.counts.get(name, (0, 1))
+        states, rest = divmod(shape[axis] - others, per_state) if axis < len(shape) else (-1, 0)
+        return states if states >= 0 and not rest else -1
 
     @property
     def rescaled(self) -> Mapping[str, int]:

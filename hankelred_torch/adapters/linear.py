@@ -176,6 +176,10 @@ class LinearAdapter(Adapter):
         """Sampling time of the systems, 0 if their rates are poles in continuous time."""
         return True
 
+    def unshared(self) -> dict[str, Tensor] | None:
+        """Return tensors of channels that share nothing, where channels share poles, for `check`; None if not known."""
+        return None
+
     @property
     def held(self) -> tuple[str, ...]:
         """Names of the tensors that `tensors` returns."""
@@ -216,13 +220,7 @@ class LinearAdapter(Adapter):
         return bank if self.is_bank else bank[0]
 
     def tensors_of_system(self) -> SystemTensors:
-        """Return the systems of the layer now, differentiable with respect to its parameters; for penalties.
-
-        Returns
-        -------
-        SystemTensors
-            The same numbers as ``bank(values())`` has.
-        """
+        """Return the systems of the layer now, differentiable, as `Adapter.tensors_of_system` documents it."""
         found = self._wide()
         return SystemTensors(found["rates"], found["B"], found["C"], self.dt, self.output)
 
@@ -278,7 +276,7 @@ class LinearAdapter(Adapter):
         systems, factors = tuple(bank), dict[bool, Array]()
         if names := self.parts.get("B"):
             before = inverse_at(self, {"rates": self._rates_of(bank), "B": bank.B, "C": bank.C}, values)
-            after, _ = self._inverse_of(bank, values, reductions)
+            after, _ = self._inverse_of(values, reductions)
             factors = {True: row_factors(before, names), False: row_factors(after, names)}
 
         def stored_rows(k: int) -> Any:
@@ -289,14 +287,14 @@ class LinearAdapter(Adapter):
 
     def rewrite(self, values: Mapping[str, Array], reduction: Any) -> dict[str, Array]:
         """Return the tensors after a reduction, with phases per step and gauge of the states they came from."""
-        inverse, gauge = self._inverse_of(self.bank(values), values, as_tuple(reduction))
+        inverse, gauge = self._inverse_of(values, as_tuple(reduction))
         return as_arrays(inverse.outputs) | gauge
 
     def _inverse_of(
-        self, bank: DiagonalBank, values: Mapping[str, Array], reductions: tuple[Reduction, ...]
+        self, values: Mapping[str, Array], reductions: tuple[Reduction, ...]
     ) -> tuple[Differentiated, dict[str, Array]]:
         """Return `tensors` at the reduced systems, and the gauge tensors of their states."""
-        filled, old = Filled(bank, reductions), self._rates_of(bank)
+        filled, old = Filled(reductions), np.stack([self._rates_of(x.original) for x in reductions])
         rates, B, C = filled.systems(self._rates_of, None if self.dt == 0 else old.imag)
         gauge = self._gauge(values, old, rates, filled.mean_of)
         return inverse_at(self, {"rates": rates, "B": B, "C": C}, {**values, **gauge}), gauge
@@ -353,7 +351,7 @@ class LinearAdapter(Adapter):
     ) -> Transport:
         """Return the way of all moments through one reduction; the new tensors may be given."""
         new = self.rewrite(values, reduction) if written is None else written
-        return Transport(self, self.bank(values), dict(values), dict(new), as_tuple(reduction))
+        return Transport(self, dict(values), dict(new), as_tuple(reduction))
 
     def pad(self, values: Mapping[str, Array], states: int) -> dict[str, Array]:
         """Return the tensors with further states that repeat the last one, without input and output."""

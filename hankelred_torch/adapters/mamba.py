@@ -105,7 +105,7 @@ class MambaAdapter(SelectiveAdapter):
         delta = softplus(wide(linear(dt, layer.dt_proj.weight)) + wide(layer.dt_proj.bias))
         return Sequences(delta, B, C, u, silu(z) * kept, -torch.exp(wide(layer.A_log)), powers)
 
-    def output(self, data: Sequences, y: Tensor) -> Tensor:
+    def output(self, inputs: Tensor, data: Sequences, y: Tensor) -> Tensor:
         """Return the gated sum of states and feedthrough, projected."""
         layer: Any = self.layer
         return layer.out_proj(((y + layer.D * data.u) * data.gate).to(layer.out_proj.weight.dtype))

@@ -81,8 +81,30 @@ class Mamba2Adapter(SelectiveAdapter):
         """Return decays, B, C, inputs times their steps, and gates, by the layer's own projection and convolution."""
         layer: Any = self.layer
         heads, size, _ = self._shape
-        batch, length = inputs.shape[:2]
         kept = 1.0 if mask is None else mask[..., None].to(inputs.dtype)
+        z, x, B, C, delta = self._projected(inputs, kept)
+        decay = torch.exp(delta * -torch.exp(wide(layer.A_log)))
+        gate = silu(z) * kept
+        if normed is not None:
+            gate = gate * self._norm_weights(normed.to(gate.dtype), gate)
+        return Sequences(decay, B, C, x * delta[..., None], gate.unflatten(-1, (heads, size)))
+
+    def output(self, inputs: Tensor, data: Sequences, y: Tensor) -> Tensor | None:
+        """Return the sum of states and feedthrough, gated, normed and projected; None beside a perceptron."""
+        layer: Any = self.layer
+        heads, size, inner = self._shape
+        if inner != heads * size:
+            return None
+        z, x, *_ = self._projected(inputs, 1.0)
+        gate, y = silu(z), (y + layer.D.view(heads, -1) * x).flatten(2)
+        weights = 1.0 if self.output_norm is None else self._norm_weights(y, gate)
+        return layer.out_proj((y * gate * weights).to(layer.out_proj.weight.dtype))
+
+    def _projected(self, inputs: Tensor, kept: Any) -> tuple[Tensor, ...]:
+        """Return z, x, B, C and steps; `kept` is 0 at padding."""
+        layer: Any = self.layer
+        heads, size, _ = self._shape
+        batch, length = inputs.shape[:2]
         projected = layer.in_proj(inputs * kept * getattr(layer, "ssm_in_multiplier", 1.0))
         projected = projected * getattr(layer, "mup_vector", 1.0)
         states = self.groups * self.states
@@ -93,13 +115,8 @@ class Mamba2Adapter(SelectiveAdapter):
         xBC = layer.act(layer.conv1d(xBC.transpose(1, 2))[..., :length]).transpose(1, 2) * kept
         x, B, C = xBC.split([self._width, states, states], dim=-1)
         delta = softplus(wide(dt) + wide(layer.dt_bias)).clamp(*_first_of(layer, "time_step_limit", "dt_limit"))
-        decay = torch.exp(delta * -torch.exp(wide(layer.A_log)))
         B, C = (y.reshape(batch, length, self.groups, self.states) for y in (B, C))
-        gate = silu(z.float()) * kept
-        if normed is not None:
-            gate = gate * self._norm_weights(normed.float(), gate)
-        x, gate = (y.reshape(batch, length, heads, size).float() for y in (x, gate))
-        return Sequences(decay, B, C, x * delta[..., None], gate)
+        return z.to(delta.dtype), x.reshape(batch, length, heads, size).to(delta.dtype), B, C, delta
 
     @property
     def output_norm(self) -> nn.Module | None:
@@ -114,7 +131,7 @@ class Mamba2Adapter(SelectiveAdapter):
         width = getattr(norm, "group_size", None) or y.shape[-1] // getattr(norm, "n_groups", 1)
         squares = seen.unflatten(-1, (-1, width)).square().mean(dim=-1)
         scale = torch.rsqrt(squares + _first_of(norm, "variance_epsilon", "eps"))
-        return scale.repeat_interleave(width, dim=-1) * norm.weight.float()
+        return scale.repeat_interleave(width, dim=-1) * norm.weight
 
     @property
     def _shape(self) -> tuple[int, int, int]:
@@ -188,11 +205,21 @@ class GatedLinearAttentionAdapter(SelectiveAdapter):
         layer: Any = self.layer
         shape = (*inputs.shape[:2], self.groups, -1)
         q, k, v, logits = (x(inputs).reshape(shape) for x in (layer.q_proj, layer.k_proj, layer.v_proj, layer.gk_proj))
-        logarithms = logsigmoid(logits.float()) / layer.gate_logit_normalizer
+        logarithms = logsigmoid(wide(logits)) / layer.gate_logit_normalizer
         if layer.clamp_min is not None:
             logarithms = logarithms.clamp_min(layer.clamp_min)
         kept = None if mask is None else mask[..., None, None].to(v.dtype).expand_as(v)
         return Sequences(torch.exp(logarithms), k, q * self.states**-0.5, v if kept is None else v * kept, kept)
+
+    def output(self, inputs: Tensor, data: Sequences, y: Tensor) -> Tensor:
+        """Return what the norm and the gate, where the layer has them, make of the states' outputs, projected."""
+        layer: Any = self.layer
+        gate = None if getattr(layer, "g_proj", None) is None else layer.g_proj(inputs).view_as(y)
+        if hasattr(layer, "g_norm_swish_gate"):
+            y = layer.g_norm_swish_gate(y, gate)
+        elif hasattr(layer, "g_norm"):
+            y = layer.g_norm(y) if gate is None else layer.g_norm(y) * layer.gate_fn(gate)
+        return layer.o_proj(y.flatten(2).to(layer.o_proj.weight.dtype))
 
 
 def _first_of(layer: nn.Module, *names: str) -> Any:

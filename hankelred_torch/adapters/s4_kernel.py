@@ -73,6 +73,12 @@ class SSMKernelDiagAdapter(LinearAdapter):
         B = B[None, ..., 0] / hold
         return {"A_real": stored(-poles.real), "A_imag": -poles.imag, "B": as_pairs(B), "C": as_pairs(C)}
 
+    def unshared(self) -> dict[str, Tensor]:
+        """Return the poles and inputs of every channel by itself."""
+        axes = {"A_real": 0, "A_imag": 0, "B": 1}
+        channels, sharing = self.tensor("inv_dt").shape[0], self.tensor("A_real").shape[0]
+        return {name: torch.cat([self.tensor(name)] * (channels // sharing), axis) for name, axis in axes.items()}
+
     def _held(self, poles: Tensor, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return rates and the factor on B; in continuous time the poles, and 1."""
         if self.dt == 0:

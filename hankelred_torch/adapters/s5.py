@@ -78,9 +78,10 @@ class S5PytorchAdapter(LinearAdapter):
         poles, B = not_held(rates, B, like["log_step"])
         return {"Lambda": poles, "B": as_pairs(B), "C": torch.cat(C[0].chunk(self._directions), dim=1)}
 
-    def states_on(self, name: str, shape: tuple[int, ...]) -> int:
-        """Return how many states a tensor of this shape carries: C has those of both directions."""
-        return super().states_on(name, shape) // (self._directions if name == "C" else 1)
+    @property
+    def counts(self) -> Mapping[str, tuple[int, int]]:  # type: ignore[override]
+        """C has the states of both directions."""
+        return {"C": (0, self._directions)}
 
     def entries(self, name: str, kept: Array) -> Array:
         """Return the places of some states, in C for both directions."""

@@ -18,7 +18,7 @@ from hankelred.checks import Array, check_type
 from hankelred.errors import InputError, NumericalError, OrderError
 from hankelred.selective import rotate, select
 
-from ..layer_sums import LayerStatistics, Sequences
+from ..layer_sums import PIECE, LayerStatistics, Sequences
 from .analysis import Analysis, LayerReduction
 from .base import Adapter
 from .state_maps import Block, Layout, StateMap, mapped
@@ -98,9 +98,9 @@ class SelectiveAdapter(Adapter):
         self.layer = check_type(layer, "layer", nn.Module)
         self.layouts = self.layout_of(layer)
         groups = self.groups
-        self._entries = {  # on the axis of the states: those of no state, and of every state
-            name: (axis, sum(x.size for x in blocks), groups * sum(x.role != "fixed" for x in blocks))
-            for name, (axis, blocks) in self.layouts.items()
+        self.counts = {  # type: ignore[misc]
+            name: (sum(x.size for x in blocks), groups * sum(x.role != "fixed" for x in blocks))
+            for name, (_, blocks) in self.layouts.items()
         }
         # which tensors there are depends on the layer: biases and norms are optional
         self.state_axes = {name: layout.axis for name, layout in self.layouts.items()}  # type: ignore[misc]
@@ -118,8 +118,11 @@ class SelectiveAdapter(Adapter):
         The mask (batch, length) is 0 at padding; `normed` is what `output_norm` was called with.
         """
 
-    def output(self, data: Sequences, y: Tensor) -> Tensor | None:
-        """Return what the layer puts out where its states put out `y`; None if not known, for `check`."""
+    def output(self, inputs: Tensor, data: Sequences, y: Tensor) -> Tensor | None:
+        """Return what the layer puts out for inputs where its states put out `y`; None if not known, for `check`.
+
+        `data` are those of `sequences`; `y` has the axes of its `u`.
+        """
         return None
 
     @property
@@ -141,14 +144,6 @@ class SelectiveAdapter(Adapter):
     def output_norm(self) -> nn.Module | None:
         """A norm behind the states whose input says how it weighs their outputs."""
         return None
-
-    def states_on(self, name: str, shape: tuple[int, ...]) -> int:
-        """Return how many states a tensor of this shape carries, from its blocks; -1 if they do not fit."""
-        axis, fixed, per_state = self._entries[name]
-        if len(shape) <= axis:
-            return -1
-        states, rest = divmod(shape[axis] - fixed, per_state)
-        return states if states > 0 and not rest else -1
 
     def entries(self, name: str, kept: Array) -> Array:
         """Return the places on the state axis of a tensor that stay where some states stay, as in `Adapter.entries`."""
@@ -215,8 +210,12 @@ class SelectiveAdapter(Adapter):
         return LayerStatistics(self.states, self.groups)
 
     def observe(self, statistics: LayerStatistics, u: Tensor, mask: Tensor | None, normed: Tensor | None) -> None:
-        """Add a call of the layer to its sums."""
-        statistics.update(self.sequences(u, mask, normed))
+        """Add a call of the layer to its sums, some of its sequences at a time."""
+        rows = max(1, PIECE // u[0].numel())
+        for start in range(0, len(u), rows):
+            piece = slice(start, start + rows)
+            others = (None if x is None else x[piece] for x in (mask, normed))
+            statistics.update(self.sequences(u[piece], *others))
 
     def _reduced(
         self, ways: tuple[str, ...], values: Mapping[str, Array], statistics: LayerStatistics, states: int

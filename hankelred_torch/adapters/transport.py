@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hankelred import DiagonalBank, DiagonalSystem, Reduction
+from hankelred import DiagonalSystem, Reduction
 from hankelred.checks import Array
 from hankelred.systems import real_output
 from hankelred.training import Moments, carry_first_moments, carry_second_moments
@@ -81,13 +81,13 @@ class Filled:
     nothing, and training can bring it back.
     """
 
-    def __init__(self, bank: DiagonalBank, reductions: Sequence[Reduction]) -> None:
-        self._bank, self._reduced = bank, [x.system for x in reductions]
+    def __init__(self, reductions: Sequence[Reduction]) -> None:
+        self._originals, self._reduced = [x.original for x in reductions], [x.system for x in reductions]
         self.states = max((x.n for x in self._reduced), default=0)
         self._lost: list[Array] = []
         self._direct: list[Array] = []  # (states, old) weights of old states in every system's states
         self._mirrored: list[Array] = []
-        for system, reduction in zip(bank, reductions, strict=True):
+        for system, reduction in zip(self._originals, reductions, strict=True):
             direct, mirrored = participation(system, reduction)
             lost = np.argsort((direct + mirrored).sum(axis=0), kind="stable")[: self.states - len(direct)]
             self._lost.append(lost)
@@ -105,7 +105,7 @@ class Filled:
 
     def mean_of(self, tensor: Array) -> Array:
         """Return the mean of a tensor with one number for every state of every system."""
-        return self.mean(tensor.reshape(len(self._bank), -1)).reshape(*tensor.shape[:-1], self.states)
+        return self.mean(tensor.reshape(len(self._reduced), -1)).reshape(*tensor.shape[:-1], self.states)
 
     def systems(self, rates_of: Callable[[Any], Array], phases: Array | None = None) -> tuple[Array, Array, Array]:
         """Return rates (b, states), next to given phases of the old ones, B (b, states, m) and C (b, p, states)."""
@@ -113,7 +113,7 @@ class Filled:
         C = self.stack([x.C.T for x in self._reduced])
         for k, (lost, x) in enumerate(zip(self._lost, self._reduced, strict=True)):
             if len(lost):
-                rates[k, x.n :], B[k, x.n :] = rates_of(self._bank[k])[lost], self._bank.B[k, lost]
+                rates[k, x.n :], B[k, x.n :] = rates_of(self._originals[k])[lost], self._originals[k].B[lost]
         rates = rates if phases is None else unwrapped(rates, self.mean(phases, odd=True))
         return rates, B, C.swapaxes(1, 2)
 
@@ -132,8 +132,6 @@ class Transport:
     ----------
     adapter : LinearAdapter
         Of the layer.
-    bank : DiagonalBank
-        Its systems before the reduction.
     values, new : mapping of str to ndarray
         Its tensors before and after the reduction.
     reductions : tuple of Reduction
@@ -143,19 +141,21 @@ class Transport:
     def __init__(
         self,
         adapter: LinearAdapter,
-        bank: DiagonalBank,
         values: dict[str, Array],
         new: dict[str, Array],
         reductions: tuple[Reduction, ...],
     ) -> None:
-        self._adapter, self._values, self._reductions = adapter, values, reductions
-        self._bank, self._systems, self._new = bank, tuple(bank), values | new
-        self._filled = Filled(bank, reductions)
+        self._adapter, self._values, self._new, self._reductions = adapter, values, values | new, reductions
+        self._filled = Filled(reductions)
+
+    @cached_property
+    def _old(self) -> dict[str, Array]:
+        """The systems before the reduction."""
+        return as_arrays(self._maps[0].outputs)
 
     @cached_property
     def _inverse(self) -> Differentiated:
-        system = as_arrays(self._maps[0].outputs)
-        return inverse_at(self._adapter, {x: system[x] for x in ("rates", "B", "C")}, self._values)
+        return inverse_at(self._adapter, {x: self._old[x] for x in ("rates", "B", "C")}, self._values)
 
     @cached_property
     def _maps(self) -> tuple[Differentiated, Differentiated]:
@@ -187,11 +187,11 @@ class Transport:
         given = self._completed(moments)
         squares = {part: self._to_system(part, given) for part in self._adapter.parts}
         if "B" not in squares:  # only products with what C holds have a gradient
-            factor = (self._bank.C.swapaxes(1, 2) / self._bank.B[:, :, :1]).conj()
+            factor = (self._old["C"].swapaxes(1, 2) / self._old["B"][:, :, :1]).conj()
             squares["B"] = scaled_squares(factor, squares["C"].swapaxes(1, 2)).sum(axis=2, keepdims=True)
-            squares["B"] = np.broadcast_to(squares["B"], self._bank.B.shape)
+            squares["B"] = np.broadcast_to(squares["B"], self._old["B"].shape)
         if "C" not in squares:
-            squares["C"] = np.zeros(self._bank.C.shape)
+            squares["C"] = np.zeros(self._old["C"].shape)
         carried = self._carried(carry_second_moments, squares)
         carried["B"] = scaled_squares(1 / self._scale.conj()[:, :, None], carried["B"])
         carried["C"] = scaled_squares(self._scale.conj()[:, None, :], carried["C"])
@@ -213,8 +213,8 @@ class Transport:
 
     def _carried(self, carry: Callable[..., Moments], moments: Mapping[str, Array]) -> dict[str, Array]:
         """Return moments of the reduced systems, from those of the old ones."""
-        rows = zip(self._systems, self._reductions, *(moments[x] for x in ("rates", "B", "C")), strict=True)
-        found = [carry(system, reduction, Moments(*x)) for system, reduction, *x in rows]
+        rows = zip(self._reductions, *(moments[x] for x in ("rates", "B", "C")), strict=True)
+        found = [carry(reduction.original, reduction, Moments(*x)) for reduction, *x in rows]
         rates, B, C = (self._filled.stack(x) for x in zip(*((x.rates, x.B, x.C.T) for x in found), strict=True))
         return {"rates": rates, "B": B, "C": C.swapaxes(1, 2)}
 

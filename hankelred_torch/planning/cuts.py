@@ -230,7 +230,7 @@ class Plan:
     state_bytes : tuple of int, or None
         Memory for the states of all time-invariant layers, for one sequence, before and after.
     forward_seconds : tuple of float, or None
-        Shorter of two forward passes of the model on a sample batch before and after; where there was one.
+        Forward pass of the model on a batch of the training before and after, where the compressor has heard one.
     ema_restarted : tuple of str
         Layers whose averaged copy could not follow the cut and starts anew from the live layer.
     metric : dict of str to float

@@ -24,6 +24,7 @@ from ..layer_sums import LayerStatistics, SampleStatistics
 from ..sampling import NOT_HEARD, gather, output_errors
 from .allocation import Allocation, allocate
 from .cuts import LayerCut, Plan
+from .measured import within_output_error
 from .refit import refitted
 
 Batches = Iterable[Any] | SampleStatistics | None
@@ -92,18 +93,26 @@ def decide(
                     raise
                 layers[name] = _not_now(name, x.states, error)
 
-        def cuts(rounding: Mapping[str, float]) -> dict[str, LayerCut]:
-            wanted = allocate(analyses, config, rounding)
-            known = (name for name in adapters if name in analyses)
+        known = [name for name in adapters if name in analyses]
+
+        def cuts(wanted: Mapping[str, Allocation]) -> dict[str, LayerCut]:
             return {x: _plan_layer(x, adapters[x], analyses[x], wanted[x], config, values[x], patient) for x in known}
 
-        planned = cuts({})
-        if config.max_error is not None:
-            planned = _within_error(planned, cuts, config.max_error, config.budget)
-    planned = {name: replace(x, _statistics=sampled.layers.get(name)) if x.method else x for name, x in planned.items()}
-    if config.refit is True:
-        planned |= _refitted(model, adapters, planned, sampled.probe)
-    layers |= _measured(model, adapters, planned, sampled.probe)
+        def measured(planned: dict[str, LayerCut]) -> dict[str, LayerCut]:
+            seen = {x: replace(y, _statistics=sampled.layers.get(x)) if y.method else y for x, y in planned.items()}
+            if config.refit is True:
+                seen |= _refitted(model, adapters, seen, sampled.probe)
+            return _measured(model, adapters, seen, sampled.probe)
+
+        if config.max_error is not None and config.weighting == "sampled":
+            layers |= within_output_error(analyses, lambda wanted: measured(cuts(wanted)), config.max_error)
+        else:
+            planned = cuts(allocate(analyses, config, {}))
+            if config.max_error is not None:
+                planned = _within_error(
+                    planned, lambda x: cuts(allocate(analyses, config, x)), config.max_error, config.budget
+                )
+            layers |= measured(planned)
     return Plan({name: layers[name] for name in adapters}, config)
 
 
@@ -115,7 +124,7 @@ def looked_at(adapters: Mapping[str, Adapter], config: CompressionConfig) -> dic
 
 def _is_white(config: CompressionConfig) -> bool:
     """Tell whether time-invariant layers are weighed by white noise, which alone has a bound."""
-    return config.weighting == "white" or config.max_error is not None
+    return config.weighting == "white" or config.weighting == "auto" and config.max_error is not None
 
 
 def hankel_singular_values(model_or_layer: nn.Module, batches: Batches = None) -> dict[str, Array]:
@@ -148,7 +157,8 @@ def hankel_singular_values(model_or_layer: nn.Module, batches: Batches = None) -
     (32,)
     """
     adapters = _ssm_layers(model_or_layer)
-    sampled = gather(model_or_layer, {name: x for name, x in adapters.items() if x.kind == "selective"}, batches)
+    selective = {name: x for name, x in adapters.items() if x.kind == "selective"}
+    sampled = gather(model_or_layer, selective, batches if selective else None)
     with one_blas_thread(_largest(adapters)):
         return {
             name: found.hankel_singular_values()
@@ -256,7 +266,7 @@ def _within_error(
 def _measured(
     model: nn.Module, adapters: Mapping[str, Adapter], layers: dict[str, LayerCut], probe: Any
 ) -> dict[str, LayerCut]:
-    """Measure what cuts that go by data change; of the ways to cut a selective layer, choose the best.
+    """Measure what cuts change on a sample; of the ways to cut a selective layer, choose the best.
 
     Without a probe it is the first.
     """
@@ -267,14 +277,15 @@ def _measured(
         if isinstance(adapter, SelectiveAdapter) and layer.reduction is not None:
             ways[name] = layer.reduction
             written[name] = adapter, [adapter.rewrite(layer._values, x) for x in layer.reduction]
-        elif layer.method:
+        elif layer.cut:
             ways[name], written[name] = (layer.reduction,), (adapter, [layer._written])
     errors = output_errors(model, written, probe) if ways and probe is not None else {}
     decided = dict(layers)
     for name, maps in ways.items():
         best = int(np.argmin(errors[name])) if name in errors else 0
         error = errors[name][best] if name in errors else None
-        method = layers[name].method or maps[best].core.method
+        selective = isinstance(written[name][0], SelectiveAdapter)
+        method = maps[best].core.method if selective else layers[name].method
         new = {"reduction": maps[best], "_written": written[name][1][best]}
         decided[name] = replace(layers[name], method=method, output_error=error, **new)
     return decided

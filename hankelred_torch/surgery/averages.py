@@ -26,6 +26,7 @@ from hankelred.training import follow
 
 from ..adapters import Adapter, find_ssm_layers
 from ..adapters.registry import are_near, unwrapped
+from .holders import derived
 
 Models = nn.Module | Iterable[nn.Module]
 
@@ -60,16 +61,24 @@ def inner_of(copy: Any) -> nn.Module:
     return copy.ema_model if any(x.__module__.startswith("ema_pytorch.") for x in type(copy).__mro__) else copy
 
 
-def warn_of_forgotten(model: nn.Module, adapters: Mapping[str, Adapter], given: Iterable[nn.Module]) -> None:
+def wrappers() -> set[type]:
+    """The classes whose objects average a model."""
+    ema_pytorch = sys.modules.get("ema_pytorch")
+    return derived(AveragedModel, *([] if ema_pytorch is None else [ema_pytorch.EMA]))
+
+
+def warn_of_forgotten(
+    alive: Iterable[ref[Any]], model: nn.Module, adapters: Mapping[str, Adapter], given: Iterable[nn.Module]
+) -> None:
     """Warn of averages of a model that are alive and were not given: they do not follow a cut.
 
     Those of ema-pytorch know their model. Torch's are taken for averages of this one if the tensors of all their states
     lie near its own, as those of independent models do not, and no other model of its class that is alive is as near.
     """
-    forgotten = _forgotten(model, adapters, {id(x) for x in given})
+    forgotten = _forgotten([found() for found in alive], model, adapters, {*map(id, given)})
     if forgotten:
         gc.collect()  # what nothing refers to is forgotten rightly
-    for kind in {type(x).__qualname__ for alive in forgotten if (x := alive()) is not None}:
+    for kind in {type(x).__qualname__ for found in forgotten if (x := found()) is not None}:
         warnings.warn(
             f"Averages of a model must be cut with it; got {kind}, which averages this one and does not follow. Pass "
             f"it as ema, or make it anew after the cut.",
@@ -78,17 +87,17 @@ def warn_of_forgotten(model: nn.Module, adapters: Mapping[str, Adapter], given: 
         )
 
 
-def _forgotten(model: nn.Module, adapters: Mapping[str, Adapter], told: set[int]) -> list[ref[nn.Module]]:
-    """All averages of a model, but those told of."""
+def _forgotten(
+    alive: list[Any], model: nn.Module, adapters: Mapping[str, Adapter], told: set[int]
+) -> list[ref[nn.Module]]:
+    """All averages of a model among what is alive, but those told of."""
     found = list[ref[nn.Module]]()
-    ema_pytorch = sys.modules.get("ema_pytorch")
-    wrappers = _instances(AveragedModel, *([] if ema_pytorch is None else [ema_pytorch.EMA]))
-    averages = {id(inner := unwrapped(inner_of(x))): (x, inner) for x in wrappers}
+    averages = {id(y := unwrapped(inner)): (x, y) for x in alive if (inner := inner_of(x)) is not x}
     for wrapper, inner in averages.values() if id(model) not in averages else ():  # an average has none of its own
         if id(inner) in told or type(inner) is not type(model):
             continue
         if isinstance(wrapper, AveragedModel):
-            others = [x for x in _instances(type(model)) if id(x) not in averages and x is not model]
+            others = [x for x in alive if type(x) is type(model) and id(x) not in averages and x is not model]
             layers, distance = find_ssm_layers(inner), _distance(model, inner)
             near = layers.keys() == adapters.keys() and all(are_near(x, layers[name]) for name, x in adapters.items())
             mine = near and all(distance < _distance(x, inner) for x in others)
@@ -97,16 +106,6 @@ def _forgotten(model: nn.Module, adapters: Mapping[str, Adapter], told: set[int]
         if mine:
             found.append(ref(wrapper))
     return found
-
-
-def _instances(*kinds: type) -> list[Any]:
-    """All objects of classes and of those derived from them; they refer to these. One walk through all objects."""
-    every, waiting = set[type](), list(kinds)
-    while waiting:
-        every.add(kind := waiting.pop())
-        derived: list[type] = kind.__subclasses__()
-        waiting += derived
-    return [x for x in gc.get_referrers(*every) if type(x) in every]
 
 
 def _distance(a: nn.Module, b: nn.Module) -> float:
@@ -145,7 +144,7 @@ def followed_values(
 
 
 def _followed(system: DiagonalSystem, copy: DiagonalSystem, reduction: Reduction) -> Reduction:
-    return replace(reduction, system=follow(copy, system, reduction))
+    return replace(reduction, original=copy, system=follow(copy, system, reduction))
 
 
 def _as_tuple(one_or_more: Any) -> tuple[Any, ...]:

@@ -20,11 +20,11 @@ from ..adapters.base import Systems
 from ..config import CompressionConfig
 from ..convert import stored_tensors, tensors_in_place_of, to_arrays, to_tensor
 from ..errors import SurgeryError
+from ..exchange import Exchange
 from ..guard import Guard
 from ..planning import Batches, LayerCut, Plan, check_stable, plan, renewed
-from .averages import Models, as_copies, as_models, followed_values, warn_of_forgotten
-from .exchange import Exchange
-from .holders import check_holders
+from .averages import Models, as_copies, as_models, followed_values, warn_of_forgotten, wrappers
+from .holders import check_holders, walk
 from .optimizers import Optimizers, as_optimizers, carried_states, check_trained
 from .ranks import agreed, check_refreshable, decided, digest, opened, refresh_ddp_
 from .roles import Notes
@@ -110,9 +110,11 @@ def compress_(
     )
     prepared = agreed(ddp, lambda: _Cut(model, adapters, todo, optimizers, copies), lambda cut: digest(cut.parts()))
     before = sum(p.numel() for p in model.parameters()), _state_bytes(adapters)
-    check_holders(prepared.exchange.names(), [model, *(x for x, _ in copies)], optimizers)
     if prepared.layers:
-        warn_of_forgotten(model, adapters, [x for x, _ in copies])
+        replaced, copied = prepared.exchange.names(), [x for x, _ in copies]
+        containers, alive = walk(replaced, {*wrappers(), type(model)})
+        check_holders(containers, replaced, [model, *copied], optimizers)
+        warn_of_forgotten(alive, model, adapters, copied)
     prepared.notes.warn(stacklevel=4)
     with prepared.exchange:
         prepared.check_sizes()

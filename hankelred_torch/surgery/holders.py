@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,14 +14,40 @@ from torch.optim import Optimizer
 
 from hankelred.errors import HankelredWarning, InputError
 
-from .exchange import ByTensor
+from ..exchange import ByTensor
+
+_STORES = ("_parameters", "_buffers")  # attributes of modules
 
 
-def check_holders(tensors: ByTensor, models: Sequence[nn.Module], optimizers: tuple[Any, ...]) -> None:
+def walk(tensors: Collection[Tensor], kinds: Collection[type]) -> tuple[list[Any], list[weakref.ref[Any]]]:
+    """Find the lists and dicts that hold tensors, weakly too, and the objects of classes, among all objects at once.
+
+    This takes time in proportion to all that is alive. The objects are referred to weakly, so as not to keep them.
+    """
+    held = [*tensors, *(ref for p in tensors for ref in weakref.getweakrefs(p))]
+    ids, around = {id(x) for x in held}, gc.get_referrers(*held, *kinds)
+    containers = [x for x in around if _is_container(x) and x is not held and not ids.isdisjoint(map(id, _inside(x)))]
+    return containers, [weakref.ref(x) for x in around if type(x) in kinds]
+
+
+def derived(*kinds: type) -> set[type]:
+    """All classes that derive from some, and these."""
+    every, waiting = set[type](), list(kinds)
+    while waiting:
+        every.add(kind := waiting.pop())
+        waiting += type.__subclasses__(kind)
+    return every
+
+
+def check_holders(
+    containers: Iterable[Any], tensors: ByTensor, models: Sequence[nn.Module], optimizers: tuple[Any, ...]
+) -> None:
     """Look for those who would go on with tensors that are about to be replaced.
 
     Parameters
     ----------
+    containers : iterable
+        Lists and dicts that hold them, from `walk`.
     tensors : dict of torch.Tensor to str
         Those that are replaced, and what to call them.
     models : sequence of torch.nn.Module
@@ -43,24 +69,27 @@ def check_holders(tensors: ByTensor, models: Sequence[nn.Module], optimizers: tu
     """
     told = {id(store) for x in models for m in x.modules() for store in (m._parameters, m._buffers)}
     told |= {id(group["params"]) for x in optimizers for group in x.param_groups} | {id(x.state) for x in optimizers}
+    found = [x for x in containers if id(x) not in told]
+    if not found:
+        return
     refs = {id(ref): p for p in tensors for ref in weakref.getweakrefs(p) if type(ref) is weakref.ref}
-    objects = [*tensors, *(ref for p in tensors for ref in weakref.getweakrefs(p))]
-    found = [x for x in gc.get_referrers(*objects) if id(x) not in told and x is not objects and _is_container(x)]
-    keepers = [x for x in gc.get_referrers(*found) if x is not found] if found else []
+    keepers = [x for x in gc.get_referrers(*found) if x is not found and x is not containers]
     owners = [_attributes(x) for x in keepers]
+    stored = [x for x in owners if any(x.get(name) is y for name in _STORES for y in found)]
+    modules = [x for x in gc.get_referrers(*stored) if isinstance(x, nn.Module)] if stored else []
     refused: list[str] = []
     remarks: list[str] = []
     for x in found:
-        inside = [refs.get(id(y), y) for y in (x if isinstance(x, list) else [*x, *x.values()])]
+        inside = [refs.get(id(y), y) for y in _inside(x)]
         names = [tensors[y] for y in inside if isinstance(y, Tensor) and y in tensors]
         held = f"which holds {', '.join(names[:2])}{' and others' if len(names) > 2 else ''}"
         around = [y for y in owners if any(value is x for value in y.values())]
         if isinstance(x, list) and any(y.get("params") is x for y in around):
             (refused if optimizers else remarks).append(f"an optimizer that was not given, {held}")
-        elif any(x is y.get(name) for y in around for name in ("_parameters", "_buffers")):
-            modules = [z for y in around for z in gc.get_referrers(y) if isinstance(z, nn.Module)]
-            if not modules or not isinstance(modules[0], GraphModule):  # what was compiled is compiled anew after a cut
-                kind = type(modules[0]).__qualname__ if modules else "nn.Module"
+        elif any(x is y.get(name) for y in around for name in _STORES):
+            outside = [y for y in modules if any(x is vars(y).get(name) for name in _STORES)]
+            if not outside or not isinstance(outside[0], GraphModule):  # what was compiled is compiled anew after a cut
+                kind = type(outside[0]).__qualname__ if outside else "nn.Module"
                 refused.append(f"a module outside of the model that was given, {kind}, {held}")
         elif isinstance(x, dict) and any(isinstance(y, Tensor) and y in tensors for y in x):
             steps = any(isinstance(value, Optimizer) for value in x.values())
@@ -81,6 +110,11 @@ def check_holders(tensors: ByTensor, models: Sequence[nn.Module], optimizers: tu
 
 def _is_container(x: Any) -> bool:
     return type(x) is list or (isinstance(x, dict) and not isinstance(x, ByTensor))
+
+
+def _inside(container: Any) -> list[Any]:
+    """The elements of a list, or the keys and values of a dict, whatever classes of them make of these."""
+    return container if isinstance(container, list) else [*dict.keys(container), *dict.values(container)]
 
 
 def _attributes(x: Any) -> dict[Any, Any]:

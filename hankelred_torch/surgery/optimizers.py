@@ -23,8 +23,8 @@ from hankelred.errors import InputError, NumericalError
 from ..adapters import Adapter
 from ..adapters.transport import raised
 from ..convert import to_array, to_tensors
+from ..exchange import Slot, State, find_slots
 from .averages import followed_values
-from .exchange import Slot, State, find_slots
 from .roles import TABLE, Entry, Kept, Notes, is_trusted, read_states, tried
 
 Optimizers = Optimizer | Iterable[Optimizer]

@@ -23,8 +23,8 @@ from hankelred.errors import InputError
 
 from ..convert import to_array, to_arrays
 from ..errors import OptimizerStateWarning
+from ..exchange import State
 from ..randomness import random_state, set_random_state
-from .exchange import State
 
 ROLES = ("parameter", "gradient", "square", "root", "factored", "counter", "start", "basis")
 

@@ -21,8 +21,8 @@ from hankelred.errors import InputError
 
 from ..adapters import find_ssm_layers
 from ..convert import standing_in
+from ..exchange import Exchange
 from ..randomness import random_state, set_random_state
-from .exchange import Exchange
 
 
 @dataclass

@@ -316,7 +316,7 @@ class InTrainingCompressor:
         before = self._metric()
         self._call("before", todo, self)
         self._take_snapshot()
-        forward = self._ear.forward_seconds()
+        forward = self._ear.forward_seconds(warm=True)
         started = time.perf_counter()
         plan = compress_(self._outer, todo, self.optimizers, self.ema)
         plan = replace(plan, step=self.steps, seconds=analysis + time.perf_counter() - started)

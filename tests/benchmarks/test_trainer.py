@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.experiment import tasks
 from benchmarks.experiment.record import cuts_of, write_text
 from benchmarks.experiment.settings import LAYERS, Settings
-from benchmarks.experiment.tasks import UNLABELLED, VOCABULARY, Part, load_task
 from benchmarks.experiment.trainer import LONGEST, Trainer
+from benchmarks.tasks import UNLABELLED, Part, Task, base, load_task
+from benchmarks.tasks.recall import PAIRS
+from benchmarks.tasks.source_text import VOCABULARY
 from hankelred_torch import state_sizes
 from hankelred_torch.layers import S5
 
@@ -23,11 +24,11 @@ DIGITS = Settings(states=8, channels=4, steps=24, batch=16)
 
 
 @pytest.fixture(scope="module")
-def text() -> tasks.Task:
+def text() -> Task:
     """The text task with little to measure on."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "TRAINING", 200)
-        patch.setattr(tasks, "MEASURED", 8)
+        patch.setattr(base, "TRAINING", 200)
+        patch.setattr(base, "MEASURED", 8)
         return load_task("text")
 
 
@@ -69,8 +70,8 @@ def test_positions_without_label_count_in_neither_measure():
     part = Part(task.test.inputs[:8], task.test.labels[:8])
     late = Part(part.inputs, part.labels.clone())
     late.labels[:, -4:] = UNLABELLED
-    scores = trainer.model(part.inputs).log_softmax(dim=-1)[:, 2 * tasks.PAIRS : -4]
-    labels = part.labels[:, 2 * tasks.PAIRS : -4]
+    scores = trainer.model(part.inputs).log_softmax(dim=-1)[:, 2 * PAIRS : -4]
+    labels = part.labels[:, 2 * PAIRS : -4]
     bits = -scores.gather(2, labels[..., None]).mean().item() / math.log(2)
     assert trainer.loss(late) / math.log(2) == pytest.approx(bits, rel=1e-5)
     assert trainer.accuracy(late) == pytest.approx(100 * (scores.argmax(-1) == labels).double().mean().item())

@@ -116,6 +116,9 @@ class GatedLinearAttention(nn.Module):
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False, dtype=dtype)
 
     def forward(self, hidden_states):
+        return self.o_proj(self.attended(hidden_states).flatten(2))
+
+    def attended(self, hidden_states):
         shape = (*hidden_states.shape[:2], self.num_heads, -1)
         q, k, gk = (
             f(hidden_states).view(*shape[:3], self.head_k_dim) for f in (self.q_proj, self.k_proj, self.gk_proj)
@@ -126,7 +129,21 @@ class GatedLinearAttention(nn.Module):
         for t in range(v.shape[1]):
             state = decay[:, t, :, :, None] * state + k[:, t, :, :, None] * v[:, t, :, None, :]
             outputs.append((self.head_k_dim**-0.5 * q[:, t, :, :, None] * state).sum(2))
-        return self.o_proj(torch.stack(outputs, 1).flatten(2))
+        return torch.stack(outputs, 1)
+
+
+class GatedOutput(GatedLinearAttention):
+    """The same with the norm and the gate that flash-linear-attention has by default, as modules of their own."""
+
+    def __init__(self, hidden_size=8, **options):
+        super().__init__(hidden_size, **options)
+        self.g_proj = nn.Linear(hidden_size, hidden_size, bias=False, dtype=torch.float64)
+        self.g_norm = nn.RMSNorm(hidden_size // self.num_heads, dtype=torch.float64)
+        self.gate_fn = nn.functional.silu
+
+    def forward(self, hidden_states):
+        normed = self.g_norm(self.attended(hidden_states)).flatten(2)
+        return self.o_proj(normed * self.gate_fn(self.g_proj(hidden_states)))
 
 
 ht.register_adapter(GatedLinearAttention, ht.adapters.GatedLinearAttentionAdapter)

@@ -108,8 +108,7 @@ def test_states_that_stand_for_conjugates_have_the_phases_of_conjugates():
     # unaligned, a pair is stored by its pole above the real axis, whichever was stored before
     rates = np.array([-0.1 - 0.5j, -0.2 + 1.0j, -0.3 - 2.0j])
     system = hr.DiagonalSystem.from_rates(rates, np.ones((3, 1)), [[1.0, 2.0, 0.0]], dt=True, output="real")
-    bank = hr.DiagonalBank.from_rates(rates[None], system.B[None], system.C[None], dt=True, output="real")
-    filled = Filled(bank, [hr.balance(system).reduce(states=2)])
+    filled = Filled([hr.balance(system).reduce(states=2)])
     assert np.sort(filled.mean(rates.imag[None], odd=True)[0]) == pytest.approx([0.5, 1.0], abs=1e-9)
     assert np.sort(filled.mean(rates.imag[None])[0]) == pytest.approx([-0.5, 1.0], abs=1e-9)
 

@@ -10,7 +10,9 @@ from sizes import sample
 
 import hankelred as hr
 import hankelred_torch as ht
-from hankelred_torch.surgery import cut, exchange, snapshot
+from hankelred_torch import exchange
+from hankelred_torch.adapters import adapter_of
+from hankelred_torch.surgery import cut, snapshot
 
 from .adapter_models import STATE_TENSORS, Stack, assert_consistent, assert_unchanged, lru, train
 from .adapter_models import snapshot as remembered
@@ -104,6 +106,25 @@ def test_way_back_interrupted_at_any_line_is_not_begun_or_done():
             assert all(optimizer.state[p] for p in model.parameters())
         else:
             assert_unchanged(before, model, optimizer)
+
+
+def test_trial_interrupted_at_any_line_leaves_no_trace():
+    def tried(adapter):
+        with exchange.holding(adapter.layer, adapter.resize(3), {"states_wanted": 3}):
+            assert adapter.states == 3
+
+    def made():
+        layer = lru(6)
+        layer.states_wanted = 6
+        return adapter_of(layer)
+
+    for line in range(1, lines_run(lambda: tried(made())) + 1):
+        adapter = made()
+        before = remembered(adapter.layer)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted_at(line, lambda adapter=adapter: tried(adapter))
+        assert_unchanged(before, adapter.layer)
+        assert adapter.layer.states_wanted == 6
 
 
 def test_object_that_cannot_be_put_back_leaves_the_cut_in_place():

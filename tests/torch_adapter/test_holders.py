@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 import weakref
 
@@ -138,6 +139,16 @@ def test_forgotten_average_of_a_derived_class_in_a_larger_model_is_told_of():
     assert average is not None
 
 
+def test_average_that_nothing_refers_to_is_not_told_of():
+    layer = lru()
+    average = AveragedModel(layer)
+    average.module.within = [average]
+    del average  # a cycle: it stays until it is collected
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ht.compress_(layer, CONFIG)
+
+
 def test_forgotten_average_of_ema_pytorch_is_told_of():
     ema_pytorch = pytest.importorskip("ema_pytorch", reason="ema-pytorch is not installed")
     layer, other = lru(), lru()
@@ -182,6 +193,22 @@ def test_average_of_ema_pytorch_is_cut():
     ht.compress_(layer, CONFIG, optimizer, ema=average)
     average.update()
     assert ht.state_sizes(average.ema_model) == {"": 4}
+
+
+@pytest.mark.parametrize(("order", "walks"), [(4, 1), (8, 0)])
+def test_cut_walks_at_most_once_through_all_objects(order, walks, monkeypatch):
+    # history: 1 to 3 walks and one per average that was alive, each as long as there are objects in the process
+    layer, other, found = lru(), lru(seed=1), []
+    optimizer, averages = adam(layer), [AveragedModel(x) for x in (layer, other)]
+    schedulers = [torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)]
+    referrers = gc.get_referrers
+    monkeypatch.setattr(gc, "get_referrers", lambda *objects: found.append(objects) or referrers(*objects))
+    guard, schedule = ht.Guard(lambda: 1.0, 0.1, "max"), ht.Schedule(end_step=1, attempts=1, force=True)
+    config = ht.CompressionConfig(order=order)
+    rest = {"guard": guard, "ema": averages[0], "restore": schedulers}
+    ht.InTrainingCompressor(layer, optimizer, config, schedule, **rest).step()
+    assert ht.state_sizes(layer) == {"": order}
+    assert len(found) == walks
 
 
 def test_meta_tensors_are_named():

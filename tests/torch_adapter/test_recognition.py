@@ -21,7 +21,16 @@ from hankelred_torch.adapters import check, refusals
 from hankelred_torch.ops import selective_scan
 
 from . import s4_repository
-from .selective_models import MAMBA, MAMBA2, inputs, language_model, mamba
+from .selective_models import (
+    MAMBA,
+    MAMBA2,
+    GatedLinearAttention,
+    GatedOutput,
+    enlarged,
+    inputs,
+    language_model,
+    mamba,
+)
 
 TO_EIGHT = ht.CompressionConfig(order=8)
 
@@ -288,10 +297,22 @@ def test_layers_of_s5_pytorch_compute_what_is_read(bidir):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"channels": 2}, {"real_transform": "none"}, {"dt_transform": "softplus"}], ids=str
+    "options",
+    [{}, {"channels": 2}, {"real_transform": "none"}, {"dt_transform": "softplus"}, {"channels": 2, "n_ssm": 2}],
+    ids=str,
 )
 def test_kernels_of_the_repository_compute_what_is_read(options):
     assert check(s4_repository.SSMKernelDiag(4, 8, **options)) < 1e-10
+
+
+@pytest.mark.parametrize("n_ssm", [1, 2, 4])
+def test_kernels_derived_from_that_of_the_repository_are_compared_with_what_is_read(n_ssm):
+    # history: of channels that share poles nothing but another order of the states was tried
+    class Late(s4_repository.SSMKernelDiag):
+        def forward(self, L):
+            return super().forward(L).roll(1, dims=-1)
+
+    assert "differ by" in refusals(Late(4, 8, n_ssm=n_ssm))[""]
 
 
 def test_a_mamba_of_another_formula_is_refused():
@@ -304,6 +325,45 @@ def test_a_mamba_of_another_formula_is_refused():
             return y
 
     assert "differ by" in refusals(Softplus(6, 8))[""]
+
+
+def other_formula(layer, name, change):
+    """Make a layer of a class derived from that of another, which runs with one tensor or setting as changed."""
+
+    class Other(type(layer)):
+        def forward(self, u):
+            kept = getattr(self, name)
+            setattr(self, name, change(kept))
+            y = super().forward(u)
+            setattr(self, name, kept)
+            return y
+
+    layer.__class__ = Other
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("A_log", lambda x: nn.Parameter(softplus(x).log())),  # rates by another function than the exponential
+        ("dt_bias", lambda x: nn.Parameter(0 * x)),
+        ("time_step_limit", lambda _: (0.0, 0.1)),
+        ("D", lambda x: nn.Parameter(2 * x)),
+    ],
+    ids=["A_log", "dt_bias", "time_step_limit", "D"],
+)
+def test_a_mamba2_of_another_formula_is_refused(name, change):
+    # history: states could change places in these, too, and that was all that was compared
+    pytest.importorskip("transformers")
+    layer = language_model("Mamba2").backbone.layers[0].mixer
+    assert "differ by" in refusals(other_formula(layer, name, change))[""]
+
+
+@pytest.mark.parametrize("kind", [GatedLinearAttention, GatedOutput])
+def test_attention_computes_what_its_adapter_believes(kind):
+    assert check(enlarged(kind())) < 1e-10
+    other = other_formula(enlarged(kind()), "gate_logit_normalizer", lambda _: 1)
+    assert "differ by" in refusals(other)[""]
 
 
 class BothWays(ht.layers.Mamba):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import warnings
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import nn
 import hankelred as hr
 import hankelred_torch as ht
 from hankelred.weighting import Sampled
+from hankelred_torch import layer_sums
 from hankelred_torch.adapters import adapter_of, collect_statistics
 from hankelred_torch.sampling import watch
 
@@ -79,6 +82,27 @@ def test_a_plan_is_the_truncation_against_these_states(name):
         assert relative(a, b) < 1e-2  # states at the floor of the covariance turn with rounding
 
 
+@pytest.mark.parametrize("piece", [1, 100, 2000])
+@pytest.mark.parametrize("name", LAYERS)
+def test_sums_do_not_depend_on_how_many_states_are_held_at_a_time(monkeypatch, name, piece):
+    torch.manual_seed(0)
+    layer, u = LAYERS[name](), slow_inputs()
+    mask = (torch.rand(u.shape[:2]) > 0.3).long()
+
+    def summed():
+        adapter = adapter_of(layer)
+        found = adapter.statistics()
+        with torch.no_grad():
+            adapter.observe(found, u, mask, None)
+        return found.sums
+
+    whole = summed()
+    monkeypatch.setattr(layer_sums, "PIECE", piece)
+    pieces = summed()
+    assert pieces.count == whole.count == int(mask.sum())
+    assert relative(pieces.mean(), whole.mean()) < 1e-5  # states in single precision
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_on_slow_inputs_the_output_changes_less_than_by_a_white_cut_and_is_told_as_it_is(name):
     torch.manual_seed(0)
@@ -102,14 +126,70 @@ def test_white_noise_is_taken_without_data_for_a_bound_and_where_asked_for():
     assert np.isfinite(white.error_bound)
     for config in ({"order": 4, "weighting": "white"}, {"max_error": 1e3}):
         found = ht.plan(layer, ht.CompressionConfig(**config), [u]).layers[""]
-        assert (found.method, found.output_error) == ("", None)
+        assert found.method == ""
+        assert found.states == 16 or 0 < found.output_error < 10  # beside the bound
         np.testing.assert_array_equal(found.hsv, white.hsv)
         assert np.isfinite(found.error_bound)
     np.testing.assert_array_equal(ht.hankel_singular_values(layer, [u])[""], white.hsv)
 
 
+@pytest.mark.parametrize("refit", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_fewest_states_are_found_whose_measured_error_is_within_what_was_asked_for(name, refit):
+    torch.manual_seed(0)
+    layer, u = LAYERS[name](), [slow_inputs()]
+    errors = {
+        n: ht.plan(layer, ht.CompressionConfig(order=n, weighting="sampled", refit=refit, min_cut=0), u).layers[""]
+        for n in range(1, ht.state_sizes(layer)[""])
+    }
+    for most in (0.02, 0.1, 0.3):
+        config = ht.CompressionConfig(max_error=most, weighting="sampled", refit=refit, min_cut=0)
+        found = ht.plan(layer, config, u).layers[""]
+        holding = [n for n, x in errors.items() if x.output_error <= most]
+        if not holding:
+            assert not found.cut
+            assert f"max_error={most}" in found.reason
+            continue
+        assert found.output_error <= most
+        below = [x.output_error for n, x in errors.items() if n < found.states]
+        assert found.states == min(holding) or any(x > most for x in below)  # errors that fall again, as a detour
+        np.testing.assert_allclose(found.output_error, measured_error(layer, found.states, config, u[0]), rtol=1e-3)
+
+
+def measured_error(layer, states, config, u):
+    """Cut a copy and compare outputs."""
+    small = copy.deepcopy(layer)
+    ht.compress_(small, dataclasses.replace(config, max_error=None, order=states), batches=[u])
+    with torch.no_grad():
+        whole, cut = layer(u).double(), small(u).double()
+    return float((whole - cut).norm() / whole.norm())
+
+
+def test_an_error_that_no_cut_keeps_is_told_and_nothing_is_cut():
+    torch.manual_seed(0)
+    layer, u = ht.layers.LRU(4, 16), [slow_inputs()]
+    found = ht.plan(layer, ht.CompressionConfig(max_error=1e-7, weighting="sampled"), u).layers[""]
+    assert not found.cut
+    assert "the relative output error was" in found.reason
+    assert "max_error=1e-07" in found.reason
+    unseen = torch.nn.ModuleDict({"used": ht.layers.LRU(4, 8), "not": ht.layers.LRU(4, 8)})
+    unseen.forward = lambda u: unseen["used"](u)
+    with pytest.raises(hr.NumericalError, match="needs inputs"):
+        ht.plan(unseen, ht.CompressionConfig(max_error=0.1, weighting="sampled"), u)
+    with pytest.raises(hr.InputError, match="budget"):
+        ht.CompressionConfig(max_error=0.1, weighting="sampled", budget="global")
+
+
+def test_a_selective_layer_is_cut_within_a_measured_error_too():
+    torch.manual_seed(0)
+    layer, u = ht.layers.Mamba(8, 16), [slow_inputs(channels=8)]
+    found = ht.plan(layer, ht.CompressionConfig(max_error=0.2, weighting="sampled"), u).layers[""]
+    assert found.cut
+    assert found.output_error <= 0.2
+
+
 def test_settings_that_contradict_each_other_are_refused():
-    for wrong in ({"weighting": "pink"}, {"weighting": "sampled", "max_error": 1.0}, {"refit": "yes"}, {"refit": 2}):
+    for wrong in ({"weighting": "pink"}, {"refit": "yes"}, {"refit": 2}):
         with pytest.raises(hr.InputError):
             ht.CompressionConfig(**wrong)
     with pytest.raises(hr.InputError, match="batches"):

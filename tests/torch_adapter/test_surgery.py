@@ -15,9 +15,10 @@ from torch.nn.utils import parametrize
 
 import hankelred as hr
 import hankelred_torch as ht
+from hankelred_torch import exchange
 from hankelred_torch.adapters import LRUAdapter
 from hankelred_torch.adapters import registry as known_layers
-from hankelred_torch.surgery import cut, exchange
+from hankelred_torch.surgery import cut
 
 from .adapter_models import (
     STATE_TENSORS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import warnings
@@ -117,8 +118,9 @@ def test_any_schedule_with_any_optimizer_leaves_a_consistent_run(
     assert torch.isfinite(train(model, optimizers, 1, seed=seed))
     assert all(torch.isfinite(p).all() for p in model.parameters())
     stuck = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
-    # a positive real pole with its rows and columns stays real: all gradients across are zero
-    real = [name for name in found if before[f"{name}.theta_log"].max() < -25]
+    # a real pole, of phase 0 or pi to rounding, with its rows and columns stays real: all gradients across are zero
+    logs = {name: before[f"{name}.theta_log"] for name in found}
+    real = [name for name, x in logs.items() if bool(((x < -25) | ((x.exp() - math.pi).abs() < 1e-6)).all())]
     assert set(stuck) <= {f"{name}.{tensor}" for name in real for tensor in ("theta_log", "B_im", "C_im")}
 
 

@@ -8,7 +8,7 @@ line finds the way back complete; and a way back is itself a list of writes that
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hankelred.errors import InputError
 
-from ..errors import SurgeryError
+from .errors import SurgeryError
 
 Holder = tuple[dict[str, Any], str]  # a module's dict of parameters or buffers, and the name in it
 State = dict[str, Any]  # what an optimizer keeps for one parameter
@@ -235,6 +235,29 @@ def find_slots(parameters: Mapping[str, Tensor], optimizers: Iterable[Any]) -> d
                 f"{len(places)}. Give it to one of them."
             )
     return {name: Slot(tuple(x for x, _ in held[p]), held[p][0][1], p) for name, p in parameters.items() if held[p]}
+
+
+@contextlib.contextmanager
+def holding(
+    layer: nn.Module, tensors: Mapping[str, Tensor], attributes: Mapping[str, Any] | None = None
+) -> Iterator[None]:
+    """Let other tensors and sizes stand in a layer, by their names from there; what was there comes back."""
+    exchange = Exchange()
+    for name, tensor in tensors.items():
+        path, _, attribute = name.rpartition(".")
+        module = layer.get_submodule(path)
+        store: Any = module._parameters if attribute in module._parameters else module._buffers
+        exchange._list(partial(store.__setitem__, attribute), store[attribute], tensor)
+    exchange.attributes(layer, attributes or {})
+    try:
+        try:
+            exchange.commit()
+            yield
+        finally:
+            _put_back(exchange._written)
+    except BaseException:  # perhaps an interrupt on the way back
+        _put_back(exchange._written)
+        raise
 
 
 def holders_of(*models: nn.Module) -> ByTensor:

@@ -1,0 +1,39 @@
+"""The tasks that demo and studies train on.
+
+A new task is one function in a file of its own that returns a `Task`, and one line in `TASKS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from hankelred.errors import InputError
+
+from .base import ACCURACY, BITS, UNLABELLED, Metric, Part, Task
+from .digits import digits
+from .mnist import mnist
+from .recall import recall
+from .source_text import text
+from .teacher import teacher
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "digits": digits,
+    "text": text,
+    "recall": recall,
+    "smnist": partial(mnist, pooled=False),
+    "pooled-smnist": partial(mnist, pooled=True),
+    "teacher-4": partial(teacher, 4),
+    "teacher-8": partial(teacher, 8),
+    "teacher-16": partial(teacher, 16),
+}
+
+
+def load_task(name: str) -> Task:
+    """The task called `name`; raise `InputError` if there is none."""
+    if name not in TASKS:
+        raise InputError(f"task must be one of the known tasks; got {name!r}. Choose from: {', '.join(TASKS)}.")
+    return TASKS[name]()
+
+
+__all__ = ["ACCURACY", "BITS", "TASKS", "UNLABELLED", "Metric", "Part", "Task", "load_task"]
