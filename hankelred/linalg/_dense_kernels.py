@@ -89,10 +89,10 @@ def power_norm(S: Array) -> float:
             longest, start = length, i
     v, x, St = np.conj(S[start]) * inverse, np.empty(rows, S.dtype), S.T.copy()
     for step in range(LEAST_STEPS + MORE_STEPS // rows):
-        shrink = inverse / _length(v, 1.0)
+        shrink = 1.0 / _length(v, 1.0)
         x[:] = 0
         for j in range(columns):
-            t = v[j] * shrink
+            t = v[j] * shrink * inverse
             for i in range(rows):
                 x[i] += t * St[j, i]
         size = _length(x, 1.0)

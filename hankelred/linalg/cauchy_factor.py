@@ -9,8 +9,8 @@ With pairs, row i stands for two: its own and that of ``conj(lam_i)``, with gene
 conjugate columns. A pivot and its conjugate, which borrows the spare last row, are eliminated one after the other;
 then a unitary 2 x 2 matrix makes the two columns conjugates on each other's rows again.
 
-What is done for every pivot gets the arrays of `Rows` one by one, in their order: numba counts references of each array
-that is taken out of a tuple, which for few states took a third of the time.
+What is done for every pivot takes each array out of its tuple once: numba counts references every time, which for few
+states took a third of all time.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def eliminate(
     limit, n = steps.columns.shape
     width = 1 if pairs is None else 2
     work = np.empty((1 + width, rows.size.size), rows.G.dtype)
-    (lam, z, gap, mirror, turn), G, size, states = rows
+    size, states = rows.size, rows.states
     while k < eligible and done + width <= limit:
         pivot, total = _largest_row(size, k, eligible)
         if not total > floor:
@@ -191,12 +191,12 @@ def eliminate(
             _bring_forward(rows, pivot, k)
         if pairs is None:
             w, column = steps.w[done], work[1]
-            steps.beta[done] = _step(lam, z, gap, mirror, turn, G, size, k, k + 1, n, w, work[0], column)
+            steps.beta[done] = _step(rows, k, k + 1, n, w, work[0], column)
             steps.pivots[done] = states[k]
             _store(column, states, k, steps.columns[done])
             done += 1
         else:
-            done += _pair_of_steps(lam, z, gap, mirror, turn, G, size, states, k, n, steps, done, pairs, work)
+            done += _pair_of_steps(rows, k, n, steps, done, pairs, work)
         k += 1
     return k, done
 
@@ -234,22 +234,9 @@ def _bring_forward(rows: Rows, i: int, k: int) -> None:
 
 
 @kernel
-def _step(
-    lam: Array,
-    z: Array,
-    gap: Array,
-    mirror: Array,
-    turn: Array,
-    G: Array,
-    size: Array,
-    k: int,
-    first: int,
-    last: int,
-    w: Array,
-    difference: Array,
-    column: Array,
-) -> float:
+def _step(rows: Rows, k: int, first: int, last: int, w: Array, difference: Array, column: Array) -> float:
     """Eliminate row k from some rows: write its column, update generator and sizes; return the reflection's beta."""
+    (lam, z, gap, mirror, turn), G, size, _ = rows
     m = G.shape[0]
     q, beta = 0, 0.0
     w[0] = 0.0
@@ -318,27 +305,12 @@ def _store(column: Array, states: Array, first: int, out: Array) -> None:
 
 
 @kernel
-def _pair_of_steps(
-    lam: Array,
-    z: Array,
-    gap: Array,
-    mirror: Array,
-    turn: Array,
-    G: Array,
-    size: Array,
-    states: Array,
-    k: int,
-    n: int,
-    steps: FactorSteps,
-    done: int,
-    pairs: Pairs,
-    work: Array,
-) -> int:
+def _pair_of_steps(rows: Rows, k: int, n: int, steps: FactorSteps, done: int, pairs: Pairs, work: Array) -> int:
     """Eliminate row k and its conjugate, row n; return how many columns that gave, 2 or 1.
 
     The second is absent where it is zero: at a real pole whose row of G is real up to one factor.
     """
-    columns, pivots, W, betas = steps
+    ((lam, z, gap, mirror, turn), G, size, states), (columns, pivots, W, betas) = rows, steps
     difference, one, two, found = work[0], work[1], work[2], 1
     twist, mix, distance = pairs.twist, pairs.mix[done : done + 2], pairs.distance
     lam[n], gap[n], size[n] = np.conj(lam[k]), gap[k], size[k]
@@ -349,7 +321,7 @@ def _pair_of_steps(
         G[j, n] = 0.0
         for l in range(twist.shape[0]):
             G[j, n] += np.conj(G[l, k]) * twist[l, j]
-    betas[done] = _step(lam, z, gap, mirror, turn, G, size, k, k + 1, n + 1, W[done], difference, one)
+    betas[done] = _step(rows, k, k + 1, n + 1, W[done], difference, one)
     pivots[done] = states[k]
     _reflect_twist(twist, W[done], betas[done])
     diagonal, overlap = np.abs(one[k]), np.conj(one[k]) * one[n]
@@ -358,7 +330,7 @@ def _pair_of_steps(
     mix[0, 0], mix[0, 1] = alpha, 0.0
     if size[n] > 0.0:
         found, two[k] = 2, 0.0
-        betas[done + 1] = _step(lam, z, gap, mirror, turn, G, size, n, k + 1, n, W[done + 1], difference, two)
+        betas[done + 1] = _step(rows, n, k + 1, n, W[done + 1], difference, two)
         pivots[done + 1] = states[n]
         _reflect_twist(twist, W[done + 1], betas[done + 1])
         ratio = np.abs(two[n]) / diagonal
@@ -386,18 +358,15 @@ def _reflect_twist(twist: Array, w: Array, beta: float) -> None:
     if beta == 0.0:
         return
     m = w.size
-    product = np.empty(m, w.dtype)
     for i in range(m):
-        product[i] = 0.0
+        product = twist[i, 0] * w[0]
+        for j in range(1, m):
+            product += twist[i, j] * w[j]
         for j in range(m):
-            product[i] += twist[i, j] * w[j]
-    for i in range(m):
-        for j in range(m):
-            twist[i, j] -= beta * product[i] * np.conj(w[j])
+            twist[i, j] -= beta * product * np.conj(w[j])
     for j in range(m):
-        product[j] = 0.0
+        product = w[0] * twist[0, j]
+        for i in range(1, m):
+            product += w[i] * twist[i, j]
         for i in range(m):
-            product[j] += w[i] * twist[i, j]
-    for i in range(m):
-        for j in range(m):
-            twist[i, j] -= beta * np.conj(w[i]) * product[j]
+            twist[i, j] -= beta * np.conj(w[i]) * product
