@@ -296,14 +296,10 @@ def inverse_norm(T: Array, discrete: bool) -> float:
     return norm_estimate(X)
 
 
-def _unsorted(*_: Any) -> None:
-    """Stand where LAPACK would ask which eigenvalues come first, but does not."""
-
-
 def _schur(A: Array) -> tuple[Array, Array, Array]:
     """Return T, Z and eigenvalues straight from LAPACK: SciPy's checks take longer than the work on a few states."""
     gees = lapack.zgees if A.dtype.kind == "c" else lapack.dgees
-    T, _, *poles, Z, _, info = gees(_unsorted, A, lwork=(BLOCK + 1) * len(A))
+    T, _, *poles, Z, _, info = gees(lambda *_: None, A, lwork=(BLOCK + 1) * len(A))
     if info:
         raise NumericalError(f"The Schur form of A {A.shape} must converge; got info={info} of LAPACK. Rescale A.")
     return T, Z, poles[0] if len(poles) == 1 else poles[0] + 1j * poles[1]
