@@ -7,11 +7,11 @@
 
 A model with one LRU layer learns with 64 complex states: the digits, MNIST, or the output of a linear system. *After*
 training copies of it are cut to few states and not trained again. *In* training it is cut once, at a tenth, a quarter
-or half of the steps, to few states, and learns on. Arms are white noise (the published method) and the inputs the layer
-gets, each with and without outputs that are fitted again on sample batches; after training also inputs together with
-random projections of the model's outputs, traced back to the states; in training small from the start. Runs of one seed
-start from the same weights and see the same batches; sample batches are those of the training part; the test part is
-looked at once.
+or half of the steps, to few states, and learns on; or once the share that the cut would drop has settled. Arms are
+white noise (the published method) and the inputs the layer gets, each with and without outputs that are fitted again on
+sample batches; after training also inputs together with random projections of the model's outputs, traced back to the
+states; in training small from the start. Runs of one seed start from the same weights and see the same batches; sample
+batches are those of the training part; the test part is looked at once.
 
 Every run is written to the file of results when it ends and is not made again; Ctrl-C loses the run in progress only.
 Runs are made seed by seed, so that a budget of minutes leaves whole tables.
@@ -38,7 +38,7 @@ from benchmarks.runs import Run, Spread, parser_of, study, table
 from benchmarks.tasks import Task, load_task
 from hankelred import balanced_truncation
 from hankelred.weighting import Sampled, StateCovariance
-from hankelred_torch import CompressionConfig, compress_, find_ssm_layers, read_system, write_system
+from hankelred_torch import CompressionConfig, compress_, find_ssm_layers, plan, read_system, write_system
 from hankelred_torch.ops import linear_recurrence
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -49,10 +49,14 @@ WAYS: dict[str, dict[str, Any]] = {
     "sampled, fitted": {"weighting": "sampled", "refit": True},
 }
 TRACED = "sampled, traced"
+SETTLED = "sampled, when settled"
 SIZES = (32, 16, 8, 6, 4)  # stored complex states after training
 KEPT = {"digits": 4, "pooled-smnist": 8, "smnist": 16, "teacher-4": 4, "teacher-8": 8, "teacher-16": 16}  # in training
 SHARES = (0.1, 0.25, 0.5)
 SAMPLES = 8  # batches
+LOOKS = 0.05  # of the steps between two looks at the spectrum, for a cut when it has settled
+CHANGE = 0.1  # of the share of the values that a cut would drop, between two looks: less is settled
+LATEST = 0.5  # of the steps
 
 
 def after_training(
@@ -108,6 +112,18 @@ def cut_traced(model: nn.Module, weighting: Sampled, states: int) -> None:
     write_system(layer, balanced_truncation(read_system(layer), states=states, weighting=weighting).system)
 
 
+def settle(trainer: Trainer, config: CompressionConfig, progress: Callable[[], Any]) -> None:
+    """Train until the share that a cut would drop stays what it was at the look before."""
+    before = math.inf
+    for look in range(1, round(LATEST / LOOKS) + 1):
+        trainer.train_to(round(look * LOOKS * trainer.settings.steps), progress)
+        (layer,) = plan(trainer.model, config, trainer.batches).layers.values()
+        tail = 1.0 - layer.kept_energy
+        if abs(tail - before) < CHANGE * before:
+            return
+        before = tail
+
+
 def in_training(
     task: Task, settings: Settings, way: str, share: float, seed: int, progress: Callable[[], Any]
 ) -> dict[str, float]:
@@ -115,22 +131,26 @@ def in_training(
     kept = KEPT[task.name]
     trainer = Trainer(task, settings, seed, [kept] if way == "scratch" else None)
     found = {}
-    if way in WAYS:
-        trainer.train_to(int(share * settings.steps), progress)
-        found["before"] = trainer.score(task.validation)
-        config = CompressionConfig(order=kept, **WAYS[way])
+    if way in WAYS or way == SETTLED:
+        config = CompressionConfig(order=kept, **WAYS.get(way, WAYS["sampled"]))
+        if way == SETTLED:
+            settle(trainer, config, progress)
+        else:
+            trainer.train_to(int(share * settings.steps), progress)
+        found |= {"step": trainer.steps, "before": trainer.score(task.validation)}
         compress_(trainer.model, config, [trainer.optimizer], batches=trainer.batches)
         found["after"] = trainer.score(task.validation)
     trainer.train_to(settings.steps, progress)
     return found | {"end": trainer.score(task.test)}
 
 
-def keys(part: str, seed: int, shares: Sequence[float]) -> list[Run]:
-    """The runs of a part for one seed."""
+def keys(part: str, seed: int, shares: Sequence[float], arms: Sequence[str] | None) -> list[Run]:
+    """The runs of a part for one seed, in training of some arms only."""
     if part == "after":
         return [{"part": "after", "seed": seed}]
-    cuts = [{"part": "in", "arm": way, "share": share, "seed": seed} for share in shares for way in WAYS]
-    return [*cuts, *({"part": "in", "arm": x, "share": 0.0, "seed": seed} for x in ("scratch", "full"))]
+    runs = [(way, share) for share in shares for way in WAYS] + [(x, 0.0) for x in (SETTLED, "scratch", "full")]
+    chosen = [(arm, share) for arm, share in runs if arms is None or arm in arms]
+    return [{"part": "in", "arm": arm, "share": share, "seed": seed} for arm, share in chosen]
 
 
 def differences(runs: Sequence[Run], by: str, value: str) -> str:
@@ -151,6 +171,7 @@ def main() -> None:
     parser.add_argument("--task", choices=tuple(KEPT), default="digits")
     parser.add_argument("--part", choices=("after", "in", "both"), default="both")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="when to cut in training, of its steps")
+    parser.add_argument("--arms", nargs="+", choices=(*WAYS, SETTLED, "scratch", "full"), help="in training; all")
     parser.add_argument("--budget", type=float, default=math.inf, help="minutes, after which no run is begun")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -173,7 +194,12 @@ def main() -> None:
         out,
         f"{task.metric.heading}, on the test part but for those around a cut in training, which are on validation",
         asdict(settings) | {"kept": KEPT[task.name], "sizes": list(SIZES), "samples": SAMPLES},
-        [key for seed in range(options.seeds) for part in parts for key in keys(part, seed, options.shares)],
+        [
+            key
+            for seed in range(options.seeds)
+            for part in parts
+            for key in keys(part, seed, options.shares, options.arms)
+        ],
         lambda key: settings.steps,
         run,
     )
@@ -193,8 +219,11 @@ def report(runs: Sequence[Run], task: Task) -> None:
         x | {"arm": f"{x['arm']} at {x['share']:.0%}" if x["share"] else x["arm"]} for x in runs if x["part"] == "in"
     ]
     if named:
-        headings = {"before": "before the cut", "after": "just after", "end": "at the end"}
-        print(table(named, "arm", {x: (f"{heading}, {unit}", digits) for x, heading in headings.items()}))
+        columns = {"step": ("cut at step", 0)} | {
+            x: (f"{heading}, {unit}", digits)
+            for x, heading in (("before", "before the cut"), ("after", "just after"), ("end", "at the end"))
+        }
+        print(table(named, "arm", columns))
         print(differences(named, "arm", "end"))
 
 

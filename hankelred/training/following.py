@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..checks import check_result, check_type, double
+from ..checks import check_result, check_type
 from ..errors import InputError
 from ..reduction import Reduction
 from ..systems import DiagonalSystem, real_output
@@ -17,7 +17,8 @@ def follow(copy: DiagonalSystem, system: DiagonalSystem, reduction: Reduction) -
 
     With bases ``T`` and ``Ti`` the copy becomes ``(Ti Lam T, Ti B, C T, D)``, whose state matrix is diagonal only for
     the system itself: the poles are its diagonal, right to first order in the distance of the two. An average of
-    reduced systems is thereby close to the reduction of the average.
+    reduced systems is thereby close to the reduction of the average. Where the reduced system has been changed since,
+    say by a fit of its outputs, the copy changes alike: only the difference of the two goes through the bases.
 
     Parameters
     ----------
@@ -57,7 +58,8 @@ def follow(copy: DiagonalSystem, system: DiagonalSystem, reduction: Reduction) -
             f"{copy.m} and {system.m} inputs, {copy.p} and {system.p} outputs. Is it a copy of another layer?"
         )
     new = reduction.system
-    drift, (B, C, _) = copy.spectrum.drift(system.spectrum), copy.double_matrices()
+    drift, before, after = copy.spectrum.drift(system.spectrum), system.double_matrices(), copy.double_matrices()
+    B, C, D = (x - y for x, y in zip(after, before, strict=True))
     stored, real, weight = np.arange(new.n), np.zeros(new.n, dtype=bool), np.ones(new.n)
     if copy.has_real_output:
         pairs = reduction.order - new.n
@@ -71,6 +73,7 @@ def follow(copy: DiagonalSystem, system: DiagonalSystem, reduction: Reduction) -
         moved, B, C = (
             np.where(mask, x.real, x) for mask, x in ((real, moved), (real[:, None], Ti @ B), (real, C @ T * weight))
         )
-    check_result("The reduced copy", moved, B, C)
+    B, C, D = new.B + B, new.C + C, np.where(before[2] == new.D, after[2], new.D + D)
+    check_result("The reduced copy", moved, B, C, D)
     names = {key: getattr(new, key) for key in NAMES}
-    return DiagonalSystem.trusted(new.spectrum.moved(moved), B, C, double(copy.D), new.dt, new.output, names)
+    return DiagonalSystem.trusted(new.spectrum.moved(moved), B, C, D, new.dt, new.output, names)

@@ -21,7 +21,7 @@ from hankelred import DiagonalBank, DiagonalSystem
 from hankelred.checks import Array
 from hankelred.errors import InputError
 
-from ..convert import tensors_in_place_of
+from ..convert import stored_tensors, tensors_in_place_of
 from .analysis import Analysis
 from .layer_tensors import LayerTensors
 
@@ -213,7 +213,8 @@ class Adapter(LayerTensors, ABC):
     def after(self, written: Mapping[str, Array]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and sizes that the layer has when values from `rewrite` are written, by name."""
         name = next(iter(self.state_axes))
-        return tensors_in_place_of(self.stored(), written), self.sizes(self.states_on(name, written[name].shape))
+        olds = stored_tensors(self.layer, written)
+        return tensors_in_place_of(olds, written), self.sizes(self.states_on(name, written[name].shape))
 
     @abstractmethod
     def rewrite(self, values: Mapping[str, Array], reduction: Any) -> dict[str, Array]:
@@ -229,7 +230,7 @@ class Adapter(LayerTensors, ABC):
         Returns
         -------
         dict of str to ndarray
-            For every name in `replaced`.
+            For every name in `replaced`, and for tensors without a state axis that change as well.
         """
 
     @abstractmethod

@@ -286,9 +286,15 @@ class LinearAdapter(Adapter):
         return found if self.is_bank else found[0]
 
     def rewrite(self, values: Mapping[str, Array], reduction: Any) -> dict[str, Array]:
-        """Return the tensors after a reduction, with phases per step and gauge of the states they came from."""
-        inverse, gauge = self._inverse_of(values, as_tuple(reduction))
-        return as_arrays(inverse.outputs) | gauge
+        """Return the tensors after a reduction, with phases per step and gauge of the states they came from.
+
+        Those of the feedthrough are among them where the reduction has changed it.
+        """
+        reductions = as_tuple(reduction)
+        inverse, gauge = self._inverse_of(values, reductions)
+        changed = any(not np.array_equal(x.system.D, x.original.D) for x in reductions)
+        D = self._feedthrough(np.stack([x.system.D for x in reductions]), values) if changed else {}
+        return as_arrays(inverse.outputs) | gauge | D
 
     def _inverse_of(
         self, values: Mapping[str, Array], reductions: tuple[Reduction, ...]
@@ -380,6 +386,12 @@ class LinearAdapter(Adapter):
         normal = [self.normal(torch.from_numpy(x)) for x in (old, new)] if self.gauge else []
         found = as_arrays({(k, name): x for k, tensors in enumerate(normal) for name, x in tensors.items()})
         return {x: found.get((1, x), 0.0) + mean(values[x] - found.get((0, x), 0.0)) for x in self.gauge}
+
+    def held_feedthrough(self) -> Array:
+        """Return which entries of the feedthrough the layer can hold, (b, p, m)."""
+        made = Differentiated(self.matrices, self.values())
+        found = [D != 0 for name in self.constants if (D := made.push(name).get("D")) is not None]
+        return np.logical_or.reduce(found) if found else np.zeros(made.outputs["D"].shape, bool)
 
     def _feedthrough(self, D: Array, values: Mapping[str, Array]) -> dict[str, Array]:
         """Return the constants that make a feedthrough, each entry of which is one of theirs times a number."""

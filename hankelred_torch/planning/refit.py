@@ -1,7 +1,8 @@
-"""Fitting again what a time-invariant layer reads from the states that a cut has left: C, by ridge regression.
+"""Fitting again what a time-invariant layer reads from the states that a cut has left, by ridge regression.
 
 A truncation keeps the states and the outputs that go with them. With the poles and inputs of the reduced states given,
-the outputs of the layer before are closest to those of some other C, on the inputs that the layer really gets.
+the outputs of the layer before are closest to those of some other C and D, on the inputs that the layer really gets;
+D as far as the layer can hold one, entry by entry.
 """
 
 from __future__ import annotations
@@ -59,15 +60,17 @@ def _fitted(adapter: Any, reductions: tuple[Reduction, ...], u: Tensor) -> tuple
     first, second = slice(middle), slice(middle, None)
     seen, judged = ((slice(None), first), (slice(None), second)) if len(u) == 1 else ((first,), (second,))
     before = after = 0.0
-    new = []
+    new, held = [], adapter.held_feedthrough()
     for k, reduction in enumerate(reductions):
-        m = reduction.original.m
+        system, m = reduction.system, reduction.original.m
         own = u[..., k * m : (k + 1) * m]
-        target, rows = _outputs(reduction.original, own), _regressors(reduction.system, own)
-        C, n = _ridge(rows[seen], target[seen]), reduction.system.n
-        before += _error(rows[judged], target[judged], np.hstack([reduction.system.C.real, -reduction.system.C.imag]))
-        after += _error(rows[judged], target[judged], C)
-        system = reduction.system.with_(C=C[:, :n] - 1j * C[:, n:])
+        target, rows = _outputs(reduction.original, own), _regressors(system, own)
+        old = np.hstack([system.C.real, -system.C.imag, system.D.real])
+        free = np.hstack([np.ones((system.p, 2 * system.n), bool), held[k]])
+        fitted, n = _ridge(rows[seen], target[seen], old, free), system.n
+        before += _error(rows[judged], target[judged], old)
+        after += _error(rows[judged], target[judged], fitted)
+        system = system.with_(C=fitted[:, :n] - 1j * fitted[:, n : 2 * n], D=fitted[:, 2 * n :])
         method = f"{reduction.method}, outputs fitted again"
         new.append(replace(reduction, system=system, _reduced=system, error_bound=np.inf, method=method))
     return tuple(new) if after < before else None
@@ -80,22 +83,28 @@ def _states(system: Any, u: Tensor) -> Tensor:
 
 
 def _outputs(system: Any, u: Tensor) -> Array:
-    """Return what the states of a system put out, without the feedthrough."""
-    return (_states(system, u) @ torch.from_numpy(np.array(system.C, dtype=complex)).mT).real.numpy()
+    """Return what a system puts out."""
+    C, D = (torch.from_numpy(np.array(x, dtype=complex)) for x in (system.C, system.D))
+    return (_states(system, u) @ C.mT + u.to(D.dtype) @ D.mT).real.numpy()
 
 
 def _regressors(system: Any, u: Tensor) -> Array:
-    """Return real and imaginary parts of the states: ``Re(C x)`` is ``Re C`` times these less ``Im C`` times those."""
+    """Return real and imaginary parts of the states, and inputs: ``[Re C, -Im C, D]`` times these are the outputs."""
     x = _states(system, u)
-    return torch.cat([x.real, x.imag], dim=-1).numpy()
+    return torch.cat([x.real, x.imag, u], dim=-1).numpy()
 
 
-def _ridge(rows: Array, target: Array) -> Array:
-    """Return the matrix that makes the target of the rows, (p, k)."""
+def _ridge(rows: Array, target: Array, old: Array, free: Array) -> Array:
+    """Return the matrix that makes the target of the rows, (p, k), where it is free, and the old one elsewhere."""
     Z, Y = rows.reshape(-1, rows.shape[-1]), target.reshape(-1, target.shape[-1])
-    G = Z.T @ Z
-    G[np.diag_indices(len(G))] += RIDGE * np.trace(G) / len(G) + np.finfo(float).tiny
-    return np.linalg.solve(G, Z.T @ Y).T
+    new = np.where(free, 0.0, old)
+    G, right = Z.T @ Z, Z.T @ (Y - Z @ new.T)
+    n = free.all(axis=0).sum()
+    G[np.diag_indices(len(G))] += RIDGE * np.trace(G[:n, :n]) / n + np.finfo(float).tiny
+    for pattern in np.unique(free, axis=0):  # outputs that may use the same columns, together
+        outputs = (free == pattern).all(axis=1)
+        new[np.ix_(outputs, pattern)] = np.linalg.solve(G[np.ix_(pattern, pattern)], right[np.ix_(pattern, outputs)]).T
+    return new
 
 
 def _error(rows: Array, target: Array, C: Array) -> float:

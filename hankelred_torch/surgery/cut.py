@@ -231,12 +231,12 @@ class _Cut:
         olds, values = adapter.stored(), adapter.values()
         slots = check_trained(olds, name, self._optimizers)
         layer, written = renewed(layer, adapter, values)
-        news = tensors_in_place_of(olds, written)
-        states = carried_states(self._policy, adapter, values, layer.reduction, slots, news, written, self.notes)
-        self._exchange(adapter, layer, olds, news, states)
+        news, _ = adapter.after(written)
+        replaced = {name: news[name] for name in olds}
+        states = carried_states(self._policy, adapter, values, layer.reduction, slots, replaced, written, self.notes)
+        self._exchange(adapter, layer, news, states)
         for each in copied:
-            old = each.stored()
-            self._exchange(each, layer, old, self._followed(each, adapter, layer, old, values, to_arrays(news)), {})
+            self._exchange(each, layer, self._followed(each, adapter, layer, values, to_arrays(news)), {})
         self.layers[name] = layer
 
     def _followed(
@@ -244,7 +244,6 @@ class _Cut:
         copied: Adapter,
         live: Adapter,
         layer: LayerCut,
-        olds: Mapping[str, Tensor],
         values: Mapping[str, Array],
         restart: Mapping[str, Array],
     ) -> dict[str, Tensor]:
@@ -252,7 +251,7 @@ class _Cut:
         old = copied.values()
         followed = followed_values(live, values, old, layer.reduction)
         if followed is not None:
-            news = tensors_in_place_of(olds, followed)
+            news, _ = copied.after(followed)
             try:
                 check_stable(copied, layer.layer, old | to_arrays(news))
             except NumericalError:  # unstable only when rounded to the dtype of the copy
@@ -260,17 +259,16 @@ class _Cut:
             else:
                 return news
         self.restarted.add(layer.layer)
-        return tensors_in_place_of(olds, restart)
+        return copied.after(restart)[0]
 
     def _exchange(
-        self,
-        adapter: Adapter,
-        layer: LayerCut,
-        olds: Mapping[str, Tensor],
-        news: Mapping[str, Tensor],
-        states: Mapping[str, Any],
+        self, adapter: Adapter, layer: LayerCut, news: Mapping[str, Tensor], states: Mapping[str, Any]
     ) -> None:
-        self.exchange.replace(olds, news, states, f"layer {layer.layer!r}")
+        """Prepare new tensors; those without a state axis stay the same objects, known to their optimizer."""
+        olds = adapter.stored()
+        self.exchange.replace(olds, {name: news[name] for name in olds}, states, f"layer {layer.layer!r}")
+        for name, old in stored_tensors(adapter.layer, news.keys() - olds.keys()).items():
+            self.exchange.contents(old, news[name].detach())
         self.exchange.attributes(adapter.layer, adapter.sizes(layer.states))
 
 

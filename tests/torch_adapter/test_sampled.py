@@ -344,6 +344,56 @@ def test_outputs_fitted_again_come_closer_on_what_they_were_not_fitted_to(name, 
         assert errors[True] == errors[False]
 
 
+def with_fast_states(layer):
+    """Half of the states forget at once, so that what they put out is nearly a multiple of the input."""
+    system = ht.read_system(layer)
+    fast = np.arange(system.n) % 2 == 0
+    lam = np.where(fast, 0.05 * system.lam, system.lam)
+    ht.write_system(layer, hr.DiagonalSystem(lam, system.B, system.C, system.D, dt=True, output="real"))
+    return layer
+
+
+def test_what_goes_at_once_becomes_feedthrough_in_layer_optimizer_and_averages():
+    torch.manual_seed(0)
+    layer, u = with_fast_states(ht.layers.LRU(4, 16)), torch.randn(32, 60, 4)
+    average = copy.deepcopy(layer)
+    with torch.no_grad():
+        average.D += 0.5
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-4)
+    layer(u).square().mean().backward()
+    optimizer.step()
+    D, before, whole = layer.D, layer.D.detach().clone(), copy.deepcopy(layer)
+    slots = {key: x.clone() for key, x in optimizer.state[D].items()}
+    drift = average.D.detach() - before
+    snapshot = copy.deepcopy(whole.state_dict())
+    config = ht.CompressionConfig(order=8, weighting="white", refit=True)
+    plan = ht.compress_(layer, config, optimizer, ema=average, batches=[u])
+    assert layer.D is D  # known to its optimizer as before
+    assert all(torch.equal(optimizer.state[D][key], x) for key, x in slots.items())
+    assert float((D.detach() - before).abs().max()) > 0.01
+    np.testing.assert_allclose(np.diag(plan.layers[""].reduction.system.D), D.detach(), rtol=1e-6)
+    torch.testing.assert_close(average.D.detach() - D.detach(), drift, rtol=1e-4, atol=1e-6)
+    fresh = torch.randn(8, 60, 4)
+    plain, undone = copy.deepcopy(whole), copy.deepcopy(layer)
+    ht.compress_(plain, dataclasses.replace(config, refit=False))
+    with torch.no_grad():
+        undone.D.copy_(before)
+        outputs = [x(fresh).numpy() for x in (whole, layer, undone, plain)]
+    fitted, without, least = (float(relative(x, outputs[0])) for x in outputs[1:])
+    assert fitted < 0.9 * min(without, least)
+    assert all(torch.equal(x, snapshot[name]) for name, x in whole.state_dict().items())
+
+
+def test_an_averaged_copy_that_is_the_model_gets_the_fit_that_the_model_gets():
+    torch.manual_seed(0)
+    layer, u = ht.layers.LRU(4, 16), slow_inputs(batch=16)
+    average = copy.deepcopy(layer)
+    plan = ht.compress_(layer, ht.CompressionConfig(order=4, weighting="white", refit=True), ema=average, batches=[u])
+    assert "fitted again" in plan.layers[""].method
+    for x, y in zip(layer.parameters(), average.parameters(), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-7)
+
+
 def test_outputs_are_not_fitted_where_the_other_half_says_no():
     torch.manual_seed(0)
     layer = ht.layers.LRU(4, 16)
