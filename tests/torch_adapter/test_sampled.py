@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import warnings
@@ -186,6 +187,32 @@ def test_a_selective_layer_is_cut_within_a_measured_error_too():
     found = ht.plan(layer, ht.CompressionConfig(max_error=0.2, weighting="sampled"), u).layers[""]
     assert found.cut
     assert found.output_error <= 0.2
+
+
+@pytest.mark.parametrize("criterion", [{"order": 4}, {"tau": 0.02}])
+def test_a_layer_that_delays_its_inputs_has_nothing_to_lose_and_is_left_alone_in_training(criterion):
+    """All 32 Hankel singular values are nearly equal: the states are a memory of the last inputs."""
+    lam = 0.995 * np.exp(1j * np.pi * (2 * np.arange(16) + 1) / 32)
+    delay = hr.DiagonalSystem(lam, np.ones((16, 1)), (lam**-20 / 16)[None], dt=True, output="real")
+    model = nn.Sequential(ht.layers.LRU(1, 16), nn.Linear(1, 1))
+    with torch.no_grad():
+        model[0].D.zero_()
+    ht.write_system(model[0], delay.with_(D=np.zeros((1, 1))))
+    u = torch.randn(8, 100, 1)
+    torch.testing.assert_close(model[0](u)[:, 20:32], u[:, :12], rtol=0, atol=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    schedule = ht.Schedule(total_steps=10, end_step=2, attempts=1)
+    compressor = ht.InTrainingCompressor(model, optimizer, ht.CompressionConfig(**criterion), schedule)
+    told = pytest.warns(ht.RefusedCutWarning, match="max_tail") if "order" in criterion else contextlib.nullcontext()
+    with told:
+        for _ in range(2):
+            model(torch.randn(8, 100, 1)).square().mean().backward()
+            optimizer.step()
+            assert compressor.step() is None
+    (record,) = compressor.history
+    assert (record.n, record.states_now) == (16, 16)
+    assert record.reason
+    assert record.hsv[20] > 0.5 * record.hsv[0]
 
 
 def test_settings_that_contradict_each_other_are_refused():
