@@ -164,6 +164,8 @@ def check_names(names: Any, what: str, count: int) -> tuple[str, ...] | None:
     """Return as many names as there are signals, or None."""
     if names is None:
         return None
+    if type(names) is list and len(names) == count and set(map(type, names)) <= {str}:
+        return tuple(names)
     if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
         raise InputError(f"{what} must be a sequence of {count} names; got {names!r}. Write {what}=[...].")
     found = tuple(check_items(names, what))
@@ -235,8 +237,7 @@ def check_result(what: str, *values: Any, hint: str = "Scale inputs, outputs or 
 
 def is_finite(x: Any) -> bool:
     """Tell whether every entry is finite."""
-    finite = np.isfinite(x)
-    return bool(np.count_nonzero(finite) == finite.size)
+    return 0 not in np.isfinite(x).tobytes("A")  # of a few entries twice as fast as a reduction
 
 
 def exactly_one(**criteria: Any) -> tuple[str, Any]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,8 +27,7 @@ from .weighting.guaranteed import guaranteed_pair
 WARN_FROM = 1e-6
 
 
-@dataclass(frozen=True, eq=False)
-class Factored:
+class Factored(NamedTuple):
     """A system with its factors and Hankel singular values, and how far these can be trusted.
 
     Attributes

@@ -14,9 +14,9 @@ import scipy.linalg as sla
 
 from .checks import EPS, Array
 from .linalg import cauchy
-from .linalg.hankel_svd import HankelSVD, norm_estimate, real_pair
+from .linalg.hankel_svd import HankelSVD, real_pair
 from .linalg.response import boundary_points, dense_response
-from .linalg.schur import apply_units, balanced_units, decouple, inverse_norm, ordered_schur, whole_schur
+from .linalg.schur import apply_units, balanced_units, decouple, ordered_schur, rounding_norms
 from .linalg.triangular import schur_factors
 from .rounding import measured
 from .systems import DiagonalBank, DiagonalSystem, StateSpace, real_output
@@ -72,10 +72,11 @@ class DenseParts:
         self.system = G = system.dense()
         self.units = balanced_units(G.A, G.B, G.C)
         A, B, C = apply_units(self.units, G.A, G.B, G.C)
-        self._form = form = ordered_schur(A, G.is_discrete, offset) if splits else whole_schur(A)
+        self._form = form = ordered_schur(A, G.is_discrete, offset if splits else None)
         self.poles, self.kept = form.poles, form.kept
         k = self.kept
-        self.T, self._right, self._left = form.T[k:, k:], form.Z[:, k:], form.Z[:, k:].conj().T
+        self.T, self._right = form.T[k:, k:], form.Z[:, k:]
+        self._left = self._right.conj().T
         if k:
             Y = decouple(form.T, k)
             self._fixed_left = form.Z[:, :k].conj().T - Y @ self._left
@@ -107,23 +108,19 @@ class DenseParts:
         """Return bases of the part that is kept, in the coordinates of the system."""
         return self._out(self._form.Z[:, : self.kept]), self._in(self._fixed_left)
 
-    def _out(self, T: Array) -> Array:
+    def _out(self, T: Array, power: int = 1) -> Array:
+        """Return columns in the coordinates of the system; with the power -1 those that rows are turned into."""
         w, order, gain, given = self.units
         out = T
         if not given:
             out = np.empty_like(T)
             out[order] = T
-            out *= w[:, None]
-        return out if gain == 1.0 else out / gain
+            out *= (w**power)[:, None]
+        return out if gain == 1.0 else out * gain**-power
 
     def _in(self, Ti: Array) -> Array:
-        w, order, gain, given = self.units
-        out = Ti
-        if not given:
-            out = np.empty_like(Ti)
-            out[:, order] = Ti
-            out /= w
-        return out if gain == 1.0 else out * gain
+        """Return rows in the coordinates of the system."""
+        return self._out(Ti.T, -1).T
 
     def stable_response(self, omega: Array) -> Array:
         """Return the response of the stable part at frequencies in rad per unit of time."""
@@ -159,13 +156,13 @@ class DenseParts:
         the Gramians by a relative ``2 eps |A| |L^-1|``, L the Lyapunov operator, and |L^-1| is attained at the
         identity. Where that is much, or a part was split off, the error is measured.
         """
-        product = norm_estimate(svd.S) * norm_estimate(svd.R)
+        product, size, inverse = rounding_norms(self._form.T, self.T, svd.S, svd.R, self.discrete)
         floor, on_schur_form = EPS * self.system.n * product, False
         if product == 0.0:
             return 0.0, 0, False
-        size = norm_estimate(self._form.T) ** (2 if self.discrete else 1)
+        size = size**2 if self.discrete else size
         roundings = BACKWARD if self.system.n <= MANY_STATES else BACKWARD_OF_MANY
-        estimate = roundings * EPS * size * inverse_norm(self.T, self.discrete) * product
+        estimate = roundings * EPS * size * inverse * product
         limit = MEASURE_SMALL_FROM if self.system.n <= FEW_STATES else MEASURE_FROM
         if self.kept or not estimate <= limit * svd.values[0]:
             estimate, on_schur_form = measured(self, svd, floor)
@@ -255,10 +252,10 @@ def _diagonal_factors(system: DiagonalSystem) -> tuple[Array, Array]:
     if not system.has_real_output:
         return cauchy.factor_pair(poles, B, C)[:2]
     if not system.stores_pairs:  # the imaginary parts of all states are zero
-        return real_output.real_factors(*cauchy.factor_pair(poles, B, C)[:2])
+        return real_output.real_matrices(*cauchy.factor_pair(poles, B, C)[:2])
     S, R, distance = cauchy.factor_pair(poles, B, C, pairs=True)
     if distance >= cauchy.NEARLY_REAL:
-        return real_output.real_factors(S, R)
+        return real_output.real_matrices(S, R)
     S, R, _ = cauchy.factor_pair(poles.doubled(), *real_output.doubled(B, C))
     # past FULL_STATES there are no digits below eps hsv[0] that divide and conquer could lose
     return real_pair(*real_output.to_real(S, R), divide_and_conquer=len(lam) > cauchy.FULL_STATES)

@@ -13,9 +13,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.linalg import norm
 
+from hankelred.errors import NumericalError
 from hankelred.linalg import triangular
 from hankelred.linalg._schur_kernels import continuous_leaf, discrete_leaf
-from hankelred.linalg.triangular import LEAF, gramian_factor, is_schur_form
+from hankelred.linalg.triangular import LEAF, gramian_factor, is_schur_form, schur_factors
 from tests.reference_lyapunov import exact_factor_singular_values, lyapunov_residual
 
 domains = pytest.mark.parametrize("discrete", [False, True])
@@ -229,10 +230,34 @@ def test_small_singular_values_of_the_factor_have_correct_digits(discrete):
     np.testing.assert_allclose(found, exact, rtol=1e-10)  # eps over the least, 1e-5 of the first: 2e-11
 
 
+@kinds
+@domains
+def test_both_factors_of_few_states_are_those_of_one_equation_each(kind, discrete):
+    rng = np.random.default_rng(4)
+    for n in (1, 2, 5, LEAF):
+        T = stable_schur_form(rng, n, kind, discrete)
+        B, C = random(rng, (n, 1), kind), random(rng, (min(n, 3), n), kind)
+        S, R = schur_factors(T, B, C, discrete)
+        assert lyapunov_residual(T, S @ S.conj().T, B @ B.conj().T, discrete) <= 1e-14
+        assert lyapunov_residual(T.conj().T, R.conj().T @ R, C.conj().T @ C, discrete) <= 1e-14
+
+
+@kinds
+@domains
+def test_factors_of_few_states_that_overflow_are_refused(kind, discrete):
+    T = stable_schur_form(np.random.default_rng(5), 3, kind, discrete)
+    T[0, 0] = 1 - 1e-15 if discrete else -1e-15
+    large, one = np.full((3, 1), 1e305).astype(T.dtype), np.ones((3, 1), T.dtype)
+    for B, C in ((large, one.T), (one, large.T)):
+        with pytest.raises(NumericalError, match="Gramian"):
+            schur_factors(T, B, C, discrete)
+
+
 def test_kernels_run_without_compilation():
     program = """
 import numpy as np
-from hankelred.linalg.triangular import gramian_factor
+from hankelred.linalg.schur import rounding_norms
+from hankelred.linalg.triangular import gramian_factor, schur_factors
 T = np.array([[-0.5, 0.3, 0.2], [-0.4, -0.5, 0.1], [0.0, 0.0, -0.2]])
 for discrete in (False, True):
     for S in (T, np.triu(T).astype(complex)):
@@ -241,5 +266,8 @@ for discrete in (False, True):
         P = P @ P.conj().T
         R = S @ P @ S.conj().T - P + B @ B.T if discrete else S @ P + P @ S.conj().T + B @ B.T
         assert np.linalg.norm(R) < 1e-14 * np.linalg.norm(P)
+        left, right = schur_factors(S, B, B.T, discrete)
+        assert np.linalg.norm(left @ left.conj().T - P) < 1e-14 * np.linalg.norm(P)
+        assert np.isfinite(rounding_norms(S, S, left, right, discrete)).all()
 """
     subprocess.run([sys.executable, "-c", program], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, check=True)

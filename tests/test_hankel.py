@@ -9,6 +9,7 @@ from hypothesis import given
 from strategies import diagonal_systems, state_spaces, systems
 
 import hankelred as hr
+from hankelred.drift import drift_bound
 
 
 def residual(A: np.ndarray, P: np.ndarray, W: np.ndarray, discrete: bool) -> float:
@@ -113,3 +114,10 @@ def test_static_gain_has_no_hsv():
 def test_anything_as_system_accepts_will_do():
     hsv = hr.hankel_singular_values(([[-1.0]], [[1.0]], [[4.0]], [[0.0]]))
     np.testing.assert_allclose(hsv, [2.0])
+
+
+@pytest.mark.parametrize("size", [5e-324, 1e-310])
+def test_subnormal_inputs_without_an_output_have_no_hankel_singular_value(size):
+    silent = hr.StateSpace([[0.8125]], [[size, 7 * size]], [[0.0]], dt=0.1)
+    assert hr.hankel_singular_values(silent).tolist() == [0.0]
+    assert drift_bound(silent, silent).bound == 0.0

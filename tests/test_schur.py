@@ -18,8 +18,17 @@ from hypothesis import strategies as st
 from numpy.linalg import norm
 
 from hankelred.errors import NumericalError
+from hankelred.linalg.hankel_svd import norm_estimate
 from hankelred.linalg.marginality import BACKWARD
-from hankelred.linalg.schur import SchurForm, apply_units, balanced_units, decouple, inverse_norm, ordered_schur
+from hankelred.linalg.schur import (
+    SchurForm,
+    apply_units,
+    balanced_units,
+    decouple,
+    inverse_norm,
+    ordered_schur,
+    rounding_norms,
+)
 from hankelred.linalg.triangular import schur_eigenvalues
 
 EPS = np.finfo(float).eps
@@ -349,6 +358,18 @@ def test_inverse_norm_is_that_of_the_kronecker_form(discrete: bool, kind: str) -
             )
         identity = np.linalg.solve(operator, eye.ravel()).reshape(n, n)
         assert inverse_norm(T, discrete) == pytest.approx(norm(identity, 2), rel=1e-11)  # |operator| |inverse| eps
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("n", [1, 5, 20, 60])
+def test_norms_for_the_rounding_error_are_those_of_each_matrix(n: int, discrete: bool) -> None:
+    rng = np.random.default_rng(n)
+    whole = sla.schur(random_case(n, n, "f", True) - 2 * np.eye(n))[0] / (1e3 if discrete else 1)
+    T, S, R = whole[n // 2 :, n // 2 :], rng.standard_normal((n, n)), rng.standard_normal((2, n))
+    found = rounding_norms(whole, T, S, R, discrete)
+    expected = norm_estimate(S) * norm_estimate(R), norm_estimate(whole), inverse_norm(T, discrete)
+    np.testing.assert_allclose(found, expected, rtol=1e-2)  # power steps begin from a row of R, or from a column
+    assert rounding_norms(whole, T, S[:, :0], R, discrete) == (0.0, *expected[1:])
 
 
 def test_inverse_norm_overflows_to_infinity() -> None:

@@ -46,6 +46,26 @@ def test_matrices_too_small_for_threads_are_left_alone():
 
 
 @pytest.mark.usefixtures("two_threads")
+def test_large_matrices_inside_a_block_of_few_states_have_one_thread():
+    with one_blas_thread(4), one_blas_thread(200):
+        assert blas_threads() == {1}
+        with one_blas_thread(4), one_blas_thread(SERIAL_BELOW):
+            assert blas_threads() == {1}
+    assert blas_threads() == {2}
+
+
+def test_warnings_of_overflow_are_off_inside_and_as_before_behind():
+    with np.errstate(over="raise"):
+        with one_blas_thread(4), one_blas_thread(200):
+            assert np.geterr()["over"] == "ignore"
+        assert np.geterr()["over"] == "raise"
+        with pytest.raises(FloatingPointError), one_blas_thread(4):
+            raise FloatingPointError
+        with one_blas_thread(4):
+            assert np.geterr()["over"] == "ignore"
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_threads_come_back_after_an_error():
     with pytest.raises(ZeroDivisionError), one_blas_thread(200):
         raise ZeroDivisionError

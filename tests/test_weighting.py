@@ -566,3 +566,17 @@ def test_the_guaranteed_form_of_a_real_system_takes_complex_weights():
     reduction = hr.balanced_truncation(G, 2, weighting=FrequencyWeighted(weight, weight, guaranteed=True))
     assert reduction.system.is_stable()
     assert reduction.hinf_error() <= reduction.error_bound
+
+
+@pytest.mark.parametrize("guaranteed", [None, True])
+@pytest.mark.parametrize(("before", "after"), [(1.0, 1e308), (1e308, 1.0), (1e200, 1e-200), (1e-200, 1e200)])
+def test_weights_whose_gramians_overflow_are_refused(before, after, guaranteed):
+    rng = np.random.default_rng(0)
+    G = dense(rng, 3, 1, 1, 0, "real")
+    input, output = (hr.StateSpace([[-1.0]], [[size]], [[1.0]]) for size in (before, after))
+    weighting = FrequencyWeighted(input=input, output=output, guaranteed=guaranteed)
+    if guaranteed or 1e308 in (before, after):
+        with pytest.raises(hr.NumericalError, match="Weighted Gramians"):
+            hr.balance(G, weighting=weighting)
+    else:
+        assert np.isfinite(hr.balance(G, weighting=weighting).floor)

@@ -17,9 +17,12 @@ PHASES, SMALLEST = 0.3, 1e-300
 
 
 @kernel
-def unit_sizes(A: Array, w: Array) -> tuple[Array, float, bool]:
-    """Return the sums of ``|A|`` over row and column of each state, their spread, and whether all w are 1."""
-    n = len(A)
+def unit_sizes(A: Array, w: Array, B: Array, C: Array) -> tuple[Array, float, bool, float, float]:
+    """Return the sums of ``|A|`` over row and column of each state, their spread, and whether all w are 1.
+
+    Then the largest entries of ``W^-1 B`` and ``C W``.
+    """
+    n, size_B, size_C = len(A), 0.0, 0.0
     size, same = np.zeros(n), True
     for j in range(n):
         same = same and w[j] == 1.0
@@ -27,7 +30,11 @@ def unit_sizes(A: Array, w: Array) -> tuple[Array, float, bool]:
             entry = abs(A[i, j])
             size[i] += entry
             size[j] += entry
-    return size, size.max() / size.min(), same
+        for q in range(B.shape[1]):
+            size_B = max(size_B, abs(B[j, q] / w[j]))
+        for i in range(len(C)):
+            size_C = max(size_C, abs(C[i, j] * w[j]))
+    return size, size.max() / size.min(), same, size_B, size_C
 
 
 @kernel
@@ -44,8 +51,8 @@ def graded_factor(triangle: Array, pivots: Array, noise: float) -> Array:
 
 
 @kernel
-def phases(U: Array) -> Array:
-    """Return the factors of modulus 1 that make the largest entry of each column positive."""
+def phases(U: Array, hsv: Array) -> Array:
+    """Return the factors of modulus ``hsv^-1/2`` that make the largest entry of each column positive."""
     turn = np.ones(U.shape[1], U.dtype)
     for j in range(U.shape[1]):
         size = 0.0
@@ -53,12 +60,13 @@ def phases(U: Array) -> Array:
             if abs(U[i, j]) > size:
                 size = abs(U[i, j])
                 turn[j] = np.conj(U[i, j]) / size
+        turn[j] /= np.sqrt(hsv[j])
     return turn
 
 
 @kernel
-def power_norm(S: Array, St: Array) -> float:
-    """Estimate the spectral norm of S, given with its transpose, from below; infinite where an entry is not finite.
+def power_norm(S: Array) -> float:
+    """Estimate the spectral norm of S from below; infinite where an entry is not finite.
 
     Power steps from the longest row. To the first, all rows in phase with it are added: no direction is orthogonal to
     their sum by accident.
@@ -79,12 +87,12 @@ def power_norm(S: Array, St: Array) -> float:
         length = _length(S[i], inverse)
         if length > longest:
             longest, start = length, i
-    v, x = np.conj(S[start]) * inverse, np.empty(rows, S.dtype)
+    v, x, St = np.conj(S[start]) * inverse, np.empty(rows, S.dtype), S.T.copy()
     for step in range(LEAST_STEPS + MORE_STEPS // rows):
-        shrink = inverse / _length(v, 1.0)
+        shrink = 1.0 / _length(v, 1.0)
         x[:] = 0
         for j in range(columns):
-            t = v[j] * shrink
+            t = v[j] * shrink * inverse
             for i in range(rows):
                 x[i] += t * St[j, i]
         size = _length(x, 1.0)

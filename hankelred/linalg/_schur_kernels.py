@@ -18,6 +18,17 @@ def divide(x: Any, y: Any) -> Any:
 
 @kernel
 def solve_small(K: Array, f: Array, d: int) -> None:
+    """Overwrite ``f[:d]`` by the solution of ``K x = f``, d = 1, 2 or 4; destroys K."""
+    if d == 4:  # loops of known length are unrolled
+        _eliminate(K, f, 4)
+    elif d == 2:
+        _eliminate(K, f, 2)
+    else:
+        f[0] = divide(f[0], K[0, 0])
+
+
+@kernel
+def _eliminate(K: Array, f: Array, d: int) -> None:
     """Overwrite ``f[:d]`` by the solution of ``K x = f``: elimination with partial pivoting, destroys K."""
     for p in range(d):
         best = p

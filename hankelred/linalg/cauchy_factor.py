@@ -8,6 +8,9 @@ say which arrays the kernels share.
 With pairs, row i stands for two: its own and that of ``conj(lam_i)``, with generator ``conj(G_i) twist`` and the
 conjugate columns. A pivot and its conjugate, which borrows the spare last row, are eliminated one after the other;
 then a unitary 2 x 2 matrix makes the two columns conjugates on each other's rows again.
+
+What is done for every pivot takes each array out of its tuple once: numba counts references every time, which for few
+states took a third of all time.
 """
 
 from __future__ import annotations
@@ -92,20 +95,21 @@ def divide_by_denominators(P: Array, p: PoleData, q: PoleData) -> None:
     """Turn ``B_i B_k^H`` in ``P[k, i]`` into the Cauchy-like ``P_ik``, with poles p of rows and q of columns."""
     difference = np.empty(p.lam.size, p.lam.dtype)
     for k in range(q.lam.size):
-        _differences(p, q, k, 0, p.lam.size, difference)
+        _differences(p.lam, p.z, q.lam[k], q.z, k, 0, p.lam.size, difference)
         for i in range(p.lam.size):
             P[k, i], _ = eliminated(P[k, i], difference[i], q.gap[k], q.mirror[k], q.mirror[k])
 
 
 @kernel
-def _differences(p: PoleData, q: PoleData, k: int, first: int, last: int, difference: Array) -> None:
-    """Write ``lam_i - lam_k``, i among the poles p and k among the poles q."""
-    lam, z, lam_k = p.lam, p.z, q.lam[k]
+def _differences(
+    lam: Array, z: Array, lam_k: Any, other: Array, k: int, first: int, last: int, difference: Array
+) -> None:
+    """Write ``lam_i - lam_k``, where ``other[k]`` is the logarithm of lam_k if there is one."""
     if z.size == 0:
         for i in range(first, last):
             difference[i] = lam[i] - lam_k
     else:
-        z_k = q.z[k]
+        z_k = other[k]
         for i in range(first, last):
             difference[i] = difference_of_exponentials(lam[i], z[i], lam_k, z_k)
 
@@ -178,17 +182,21 @@ def eliminate(
     limit, n = steps.columns.shape
     width = 1 if pairs is None else 2
     work = np.empty((1 + width, rows.size.size), rows.G.dtype)
+    size, states = rows.size, rows.states
     while k < eligible and done + width <= limit:
-        pivot, total = _largest_row(rows.size, k, eligible)
+        pivot, total = _largest_row(size, k, eligible)
         if not total > floor:
             break
-        _bring_forward(rows, pivot, k)
+        if pivot != k:
+            _bring_forward(rows, pivot, k)
         if pairs is None:
-            _step(rows, k, k + 1, n, steps, done, work[0], work[1])
-            _store(work[1], rows.states, k, steps.columns[done])
+            w, column = steps.w[done], work[1]
+            steps.beta[done] = _step(rows, k, k + 1, n, w, work[0], column)
+            steps.pivots[done] = states[k]
+            _store(column, states, k, steps.columns[done])
             done += 1
         else:
-            done += _pair_of_steps(rows, k, steps, done, pairs, work[0], work[1], work[2])
+            done += _pair_of_steps(rows, k, n, steps, done, pairs, work)
         k += 1
     return k, done
 
@@ -226,20 +234,18 @@ def _bring_forward(rows: Rows, i: int, k: int) -> None:
 
 
 @kernel
-def _step(
-    rows: Rows, k: int, first: int, last: int, steps: FactorSteps, done: int, difference: Array, column: Array
-) -> None:
-    """Eliminate row k from some rows: write its column and what to remember, update generator and sizes."""
-    p, G, size, w, m = rows.poles, rows.G, rows.size, steps.w[done], rows.G.shape[0]
+def _step(rows: Rows, k: int, first: int, last: int, w: Array, difference: Array, column: Array) -> float:
+    """Eliminate row k from some rows: write its column, update generator and sizes; return the reflection's beta."""
+    (lam, z, gap, mirror, turn), G, size, _ = rows
+    m = G.shape[0]
     q, beta = 0, 0.0
     w[0] = 0.0
     if m > 1:
         q, beta = _reflector(G[:, k], w)
         _reflect(G, first, last, w, beta, difference)
-    steps.pivots[done], steps.beta[done] = rows.states[k], beta
-    g, gap, gap_k, mirror_k, turn_k, root = G[q], p.gap, p.gap[k], p.mirror[k], p.turn[k], np.sqrt(p.gap[k])
+    g, gap_k, mirror_k, turn_k, root = G[q], gap[k], mirror[k], turn[k], np.sqrt(gap[k])
     column[k] = g[k] / root
-    _differences(p, p, k, first, last, difference)
+    _differences(lam, z, lam[k], z, k, first, last, difference)
     for i in range(first, last):
         quotient, g[i] = eliminated(g[i], difference[i], gap_k, mirror_k, turn_k)
         column[i] = root * quotient
@@ -247,8 +253,11 @@ def _step(
     for i in range(first, last):
         square = _square(G, i) / gap[i]
         if difference[i] == 0.0 and square <= noise * size[i]:
-            square, G[:, i] = 0.0, 0.0
+            square = 0.0
+            for j in range(m):
+                G[j, i] = 0.0
         size[i] = square
+    return beta
 
 
 @kernel
@@ -296,27 +305,36 @@ def _store(column: Array, states: Array, first: int, out: Array) -> None:
 
 
 @kernel
-def _pair_of_steps(
-    rows: Rows, k: int, steps: FactorSteps, done: int, pairs: Pairs, difference: Array, one: Array, two: Array
-) -> int:
-    """Eliminate row k and its conjugate; return how many columns that gave, 2 or 1.
+def _pair_of_steps(rows: Rows, k: int, n: int, steps: FactorSteps, done: int, pairs: Pairs, work: Array) -> int:
+    """Eliminate row k and its conjugate, row n; return how many columns that gave, 2 or 1.
 
     The second is absent where it is zero: at a real pole whose row of G is real up to one factor.
     """
-    n, mix, found = steps.columns.shape[1], pairs.mix[done : done + 2], 1
-    _borrow_conjugate(rows, k, n, pairs.twist)
-    _step(rows, k, k + 1, n + 1, steps, done, difference, one)
-    _reflect_twist(pairs.twist, steps.w[done], steps.beta[done])
+    ((lam, z, gap, mirror, turn), G, size, states), (columns, pivots, W, betas) = rows, steps
+    difference, one, two, found = work[0], work[1], work[2], 1
+    twist, mix, distance = pairs.twist, pairs.mix[done : done + 2], pairs.distance
+    lam[n], gap[n], size[n] = np.conj(lam[k]), gap[k], size[k]
+    mirror[n], turn[n], states[n] = np.conj(mirror[k]), np.conj(turn[k]), n + states[k]
+    if z.size > 0:
+        z[n] = np.conj(z[k])
+    for j in range(twist.shape[0]):
+        G[j, n] = 0.0
+        for l in range(twist.shape[0]):
+            G[j, n] += np.conj(G[l, k]) * twist[l, j]
+    betas[done] = _step(rows, k, k + 1, n + 1, W[done], difference, one)
+    pivots[done] = states[k]
+    _reflect_twist(twist, W[done], betas[done])
     diagonal, overlap = np.abs(one[k]), np.conj(one[k]) * one[n]
     phase = np.sqrt(np.conj(overlap) / np.abs(overlap)) if np.abs(overlap) > 0.0 else overlap + 1.0
     alpha = phase * np.conj(one[k]) / diagonal
     mix[0, 0], mix[0, 1] = alpha, 0.0
-    if rows.size[n] > 0.0:
+    if size[n] > 0.0:
         found, two[k] = 2, 0.0
-        _step(rows, n, k + 1, n, steps, done + 1, difference, two)
-        _reflect_twist(pairs.twist, steps.w[done + 1], steps.beta[done + 1])
+        betas[done + 1] = _step(rows, n, k + 1, n, W[done + 1], difference, two)
+        pivots[done + 1] = states[n]
+        _reflect_twist(twist, W[done + 1], betas[done + 1])
         ratio = np.abs(two[n]) / diagonal
-        pairs.distance[0] = min(pairs.distance[0], ratio)
+        distance[0] = min(distance[0], ratio)
         cosine = np.sqrt(0.5 + 0.5 * np.abs(overlap) / diagonal**2)
         sine = 0.5 * ratio / cosine
         delta = np.conj(phase * two[n]) / np.abs(two[n])
@@ -326,26 +344,12 @@ def _pair_of_steps(
         for i in range(k, n):
             u, v = one[i], two[i]
             one[i], two[i] = a * u + b * v, c * u + d * v
-        _store(two, rows.states, k, steps.columns[done + 1])
+        _store(two, states, k, columns[done + 1])
     else:
         for i in range(k, n):
             one[i] *= alpha
-    _store(one, rows.states, k, steps.columns[done])
+    _store(one, states, k, columns[done])
     return found
-
-
-@kernel
-def _borrow_conjugate(rows: Rows, k: int, n: int, twist: Array) -> None:
-    """Put the conjugate of row k into the spare row n."""
-    p = rows.poles
-    p.lam[n], p.gap[n], rows.size[n] = np.conj(p.lam[k]), p.gap[k], rows.size[k]
-    p.mirror[n], p.turn[n], rows.states[n] = np.conj(p.mirror[k]), np.conj(p.turn[k]), n + rows.states[k]
-    if p.z.size > 0:
-        p.z[n] = np.conj(p.z[k])
-    for j in range(twist.shape[0]):
-        rows.G[j, n] = 0.0
-        for l in range(twist.shape[0]):
-            rows.G[j, n] += np.conj(rows.G[l, k]) * twist[l, j]
 
 
 @kernel
@@ -354,18 +358,15 @@ def _reflect_twist(twist: Array, w: Array, beta: float) -> None:
     if beta == 0.0:
         return
     m = w.size
-    product = np.empty(m, w.dtype)
     for i in range(m):
-        product[i] = 0.0
+        product = twist[i, 0] * w[0]
+        for j in range(1, m):
+            product += twist[i, j] * w[j]
         for j in range(m):
-            product[i] += twist[i, j] * w[j]
-    for i in range(m):
-        for j in range(m):
-            twist[i, j] -= beta * product[i] * np.conj(w[j])
+            twist[i, j] -= beta * product * np.conj(w[j])
     for j in range(m):
-        product[j] = 0.0
+        product = w[0] * twist[0, j]
+        for i in range(1, m):
+            product += w[i] * twist[i, j]
         for i in range(m):
-            product[j] += w[i] * twist[i, j]
-    for i in range(m):
-        for j in range(m):
-            twist[i, j] -= beta * np.conj(w[i]) * product[j]
+            twist[i, j] -= beta * np.conj(w[i]) * product

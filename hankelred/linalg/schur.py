@@ -12,11 +12,19 @@ import numpy as np
 import scipy.linalg as sla
 from scipy.linalg import lapack
 
-from ..checks import EPS, Array, is_finite
+from ..checks import EPS, Array
 from ..errors import NumericalError
 from .hankel_svd import kernels, norm_estimate
 from .marginality import BACKWARD, CLEAR, error_bars
-from .triangular import flipped, schur_eigenvalues, solve_hermitian_stein, solve_hermitian_sylvester, solve_sylvester
+from .triangular import (
+    LEAF,
+    flipped,
+    leaves,
+    schur_eigenvalues,
+    solve_hermitian_stein,
+    solve_hermitian_sylvester,
+    solve_sylvester,
+)
 
 # Added to the diagonal of a Laplacian, which is singular, one constant for each part that hangs together.
 RIDGE = 1e-6
@@ -82,21 +90,14 @@ def balanced_units(A: Array, B: Array, C: Array) -> Units:
     if n == 0:
         return Units(np.ones(0), np.arange(0), 1.0, True)
     gebal = lapack.zgebal if A.dtype.kind == "c" else lapack.dgebal
-    start = _symmetric_units(A) if n > 2 and 2 * np.count_nonzero(A) <= n * n + n else None
+    start = _symmetric_units(A) if n > 2 and 2 * np.count_nonzero(A) <= n * (n + 1) else None
     balanced, _, _, w, _ = gebal(A if start is None else A * start / start[:, None], scale=1, permute=0)
     w = w if start is None else w * start
-    size, spread, same = kernels.unit_sizes(balanced, w)
+    size, spread, same, size_B, size_C = kernels.unit_sizes(balanced, w, *map(np.ascontiguousarray, (B, C)))
     graded = spread > GRADED
     order = np.argsort(-size, kind="stable") if graded else np.arange(n)
-    size_B, size_C = (_lapack_norm("M", X) for X in ((B, C) if same else (B / w[:, None], C * w)))
     gain = 2.0 ** round((math.log2(size_C) - math.log2(size_B)) / 2) if min(size_B, size_C) > 0 else 1.0
     return Units(w, order, gain, same and not graded)
-
-
-def _lapack_norm(kind: str, X: Array) -> float:
-    """Return the largest modulus ("M") or the Frobenius norm ("F")."""
-    lange: Any = lapack.zlange if X.dtype.kind == "c" else lapack.dlange
-    return float(lange(kind, X if X.flags.f_contiguous else X.T)) if X.size else 0.0  # X.T costs no copy
 
 
 def _symmetric_units(A: Array) -> Array | None:
@@ -141,7 +142,7 @@ def apply_units(units: Units, A: Array, B: Array, C: Array) -> tuple[Array, Arra
     return (A, B, C) if gain == 1.0 else (A, B * gain, C / gain)
 
 
-def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
+def ordered_schur(A: Array, discrete: bool, offset: float | None = 0.0) -> SchurForm:
     """Compute a Schur form with the unstable and marginal poles first.
 
     Parameters
@@ -150,8 +151,8 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
         State matrix in balanced units, float64 or complex128.
     discrete : bool
         Whether the boundary is the unit circle instead of the imaginary axis.
-    offset : float
-        Poles within this distance of the boundary are kept as well.
+    offset : float or None
+        Poles within this distance of the boundary are kept as well; with None no pole is kept, and none has an error.
 
     Returns
     -------
@@ -179,8 +180,11 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
     if n == 0:
         return SchurForm(A, A, np.zeros(0, np.complex128), np.zeros(0), 0)
     T, Z, poles = _schur(A)
-    margin, size = _margins(poles, discrete), _lapack_norm("F", A)
-    if margin.min() > max(CLEAR * size, offset):
+    if offset is None:
+        return SchurForm(T, Z, poles, np.zeros(n), 0)
+    lange: Any = lapack.zlange if A.dtype.kind == "c" else lapack.dlange
+    margin, size = _margins(poles, discrete), float(lange("F", A if A.flags.f_contiguous else A.T))  # A.T costs no copy
+    if margin[margin.argmin()] > max(CLEAR * size, offset):
         return SchurForm(T, Z, poles, np.full(n, BACKWARD * EPS * size), 0)
     error, refined = error_bars(A, T, poles, margin, discrete)
     margin = _margins(poles, discrete)
@@ -201,36 +205,6 @@ def ordered_schur(A: Array, discrete: bool, offset: float = 0.0) -> SchurForm:
             f"across the boundary when they are reordered. Choose an offset that does not cut through a cluster."
         )
     return SchurForm(T, Z, poles, error, kept)
-
-
-def whole_schur(A: Array) -> SchurForm:
-    """Compute a Schur form that puts no pole aside.
-
-    Parameters
-    ----------
-    A : (n, n) ndarray
-        State matrix in balanced units, float64 or complex128.
-
-    Returns
-    -------
-    SchurForm
-        With ``kept = 0`` and no error bars.
-
-    Raises
-    ------
-    NumericalError
-        If the Schur form fails.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> whole_schur(np.array([[-1.0, 1.0], [0.0, 2.0]])).kept
-    0
-    """
-    if len(A) == 0:
-        return SchurForm(A, A, np.zeros(0, np.complex128), np.zeros(0), 0)
-    T, Z, poles = _schur(A)
-    return SchurForm(T, Z, poles, np.zeros(len(A)), 0)
 
 
 def _margins(poles: Array, discrete: bool) -> Array:
@@ -279,6 +253,14 @@ def decouple(T: Array, k: int) -> Array:
     return np.ascontiguousarray(Y[:, ::-1])
 
 
+def rounding_norms(whole: Array, T: Array, S: Array, R: Array, discrete: bool) -> tuple[float, float, float]:
+    """Return ``|S| |R|``, the norm of a whole Schur form, and `inverse_norm` of its stable part T."""
+    if len(whole) <= LEAF and min(S.size, R.size) > 0:
+        arrays = (np.ascontiguousarray(x) for x in (whole, T, S, R.T))
+        return leaves.norms_leaf(*arrays, discrete, len(T) <= TINY)
+    return norm_estimate(S) * norm_estimate(R), norm_estimate(whole), inverse_norm(T, discrete)
+
+
 def inverse_norm(T: Array, discrete: bool) -> float:
     """Compute the norm of the inverse of a stable Lyapunov or Stein operator, ``X -> T X + X T^H`` or ``X - T X T^H``.
 
@@ -306,14 +288,12 @@ def inverse_norm(T: Array, discrete: bool) -> float:
     n = len(T)
     if n == 0:
         return 0.0
+    if n <= LEAF:
+        return float(leaves.inverse_norm_leaf(np.ascontiguousarray(T), discrete, n <= TINY))
     X = np.zeros((n, n), dtype=T.dtype)
     X.flat[:: n + 1] = 1.0 if discrete else -1.0
     (solve_hermitian_stein if discrete else solve_hermitian_sylvester)(T, X)
-    if n > TINY:
-        return norm_estimate(X)
-    if not is_finite(X):
-        return np.inf
-    return float((lapack.zheevd if X.dtype.kind == "c" else lapack.dsyevd)(X, compute_v=0)[0][-1])
+    return norm_estimate(X)
 
 
 def _schur(A: Array) -> tuple[Array, Array, Array]:

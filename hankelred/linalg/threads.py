@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -24,24 +24,37 @@ from threadpoolctl import ThreadpoolController
 SERIAL_FROM, SERIAL_BELOW = 24, 1000
 
 _taken = threading.Lock()
+_NOTHING = nullcontext()
+
+
+class _Blocks(threading.local):
+    """What holds for the code that this Python thread runs."""
+
+    quiet = serial = False
+
+
+_inside = _Blocks()
 
 
 def one_blas_thread(n: int) -> AbstractContextManager[None]:
     """Run the block with one BLAS thread if its matrices have from `SERIAL_FROM` to below `SERIAL_BELOW` rows.
 
-    NumPy's warnings of overflow are off inside; the result is checked instead.
+    NumPy's warnings of overflow are off inside; the result is checked instead. Inside such a block another one costs
+    next to nothing.
     """
-    return _quiet_and_serial() if SERIAL_FROM <= n < SERIAL_BELOW else _quiet()
-
-
-def _quiet() -> AbstractContextManager[None]:
-    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    alone = SERIAL_FROM <= n < SERIAL_BELOW
+    return _NOTHING if _inside.quiet and (_inside.serial or not alone) else _quiet(alone or _inside.serial)
 
 
 @contextmanager
-def _quiet_and_serial() -> Iterator[None]:
-    with _quiet(), serial(True):
-        yield
+def _quiet(alone: bool) -> Iterator[None]:
+    before = _inside.quiet, _inside.serial
+    _inside.quiet, _inside.serial = True, alone
+    try:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"), serial(True) if alone else _NOTHING:
+            yield
+    finally:
+        _inside.quiet, _inside.serial = before
 
 
 @contextmanager

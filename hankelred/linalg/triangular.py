@@ -33,10 +33,10 @@ from ..checks import Array, check_result
 from .compiled import Kernels
 from .hankel_svd import graded
 
-kernels = Kernels("hankelred.linalg._schur_kernels")
+kernels, leaves = (Kernels(f"hankelred.linalg.{name}") for name in ("_schur_kernels", "_leaf_kernels"))
 
-# Below this size loops beat the fixed cost of a product and a Python call (measured for 16, 24, 32, 48 and 64).
-LEAF = 48
+# Up to this size loops beat the fixed cost of a product and a Python call (measured from 32 to 112).
+LEAF = 64
 
 OVERFLOW = "A pole lies so close to the stability boundary that its energy overflows: raise offset, or scale inputs."
 
@@ -149,56 +149,63 @@ def solve_hermitian_stein(T: Array, F: Array) -> None:
 def gramian_factor(T: Array, B: Array, discrete: bool) -> Array:
     """Return the upper triangular U with ``P = U U^H``; T is a stable Schur form of B's dtype."""
     n, m = B.shape
-    if m == 0:
-        return np.zeros((n, n), dtype=T.dtype)
+    U, M = np.zeros((2, n, n), dtype=T.dtype)
     if m > n:
         B = sla.qr(B.conj().T, mode="r", check_finite=False)[0][:n].conj().T  # the L of B = L Q: L L^H = B B^H
-    return (_discrete if discrete else _continuous)(T, B)[0]
+    if m > 0:
+        (_discrete if discrete else _continuous)(T, B, U, M, np.zeros(B.shape, T.dtype))
+    return U
 
 
 def schur_factors(T: Array, B: Array, C: Array, discrete: bool) -> tuple[Array, Array]:
     """Return graded factors S and R of both Gramians on a stable Schur form T, in its coordinates."""
-    S = gramian_factor(T, B, discrete)
-    J = slice(None, None, -1)  # the dual system A^H, C^H has the Schur form J T^H J
-    R = gramian_factor(flipped(T), np.ascontiguousarray(C.conj().T[J]), discrete)[J]
-    check_result("The Gramian", S, R, hint=OVERFLOW)
+    n, finite = len(T), False
+    if n <= LEAF and 0 < B.shape[1] <= n and 0 < len(C) <= n:
+        pairs = None if T.dtype.kind == "c" else True
+        S, R, finite = leaves.factor_leaves(contiguous(T), contiguous(B), contiguous(C.conj().T), pairs, discrete)
+    else:
+        S = gramian_factor(T, B, discrete)
+        J = slice(None, None, -1)  # the dual system A^H, C^H has the Schur form J T^H J
+        R = gramian_factor(flipped(T), np.ascontiguousarray(C.conj().T[J]), discrete)[J]
+    if not finite:
+        check_result("The Gramian", S, R, hint=OVERFLOW)
     return graded(S), graded(R).conj().T
 
 
-def _continuous(T: Array, B: Array) -> tuple[Array, Array, Array]:
-    """Return U, M and Y."""
+def _continuous(T: Array, B: Array, U: Array, M: Array, Y: Array) -> None:
+    """Fill U, M and Y, zero below their blocks."""
     if len(T) <= LEAF:
-        return kernels.continuous_leaf(contiguous(T), B.copy(), None if T.dtype.kind == "c" else True)
+        U[...], M[...], Y[...] = kernels.continuous_leaf(contiguous(T), B.copy(), None if T.dtype.kind == "c" else True)
+        return
     h = halve(T)
-    U22, M22, Y2 = _continuous(T[h:, h:], B[h:])
-    U12 = -(T[:h, h:] @ U22 + B[:h] @ Y2.conj().T)
-    solve_sylvester(T[:h, :h], M22, U12)
-    U11, M11, Y1 = _continuous(T[:h, :h], B[:h] - U12 @ Y2)
-    return _upper(U11, U12, U22), _upper(M11, -Y1 @ Y2.conj().T, M22), np.vstack([Y1, Y2])
+    U12 = U[:h, h:]
+    _continuous(T[h:, h:], B[h:], U[h:, h:], M[h:, h:], Y[h:])
+    U12[...] = -(T[:h, h:] @ U[h:, h:] + B[:h] @ Y[h:].conj().T)
+    solve_sylvester(T[:h, :h], M[h:, h:], U12)
+    _continuous(T[:h, :h], B[:h] - U12 @ Y[h:], U[:h, :h], M[:h, :h], Y[:h])
+    M[:h, h:] = -Y[:h] @ Y[h:].conj().T
 
 
-def _discrete(T: Array, B: Array) -> tuple[Array, Array, Array, Array, Array]:
-    """Return U, M, Y, Za and Zb."""
+def _discrete(T: Array, B: Array, U: Array, M: Array, Y: Array) -> tuple[Array, Array]:
+    """Fill U, M and Y, zero below their blocks, and return Za and Zb."""
     n, m = B.shape
     if m > n:  # only the row space of B matters: work on its n coordinates, or Zb (m, m) would rule the cost
         Q, R = sla.qr(B.conj().T, mode="economic", check_finite=False)
-        Qh = Q.conj().T
-        U, M, Y, Za, Zb = _discrete(T, R.conj().T)
-        return U, M, Y @ Qh, Za @ Qh, np.eye(m) + Q @ (Zb - np.eye(n)) @ Qh
+        Qh, inner = Q.conj().T, np.zeros((n, n), T.dtype)
+        Za, Zb = _discrete(T, R.conj().T, U, M, inner)
+        Y[...] = inner @ Qh
+        return Za @ Qh, np.eye(m) + Q @ (Zb - np.eye(n)) @ Qh
     if n <= LEAF:
-        return kernels.discrete_leaf(contiguous(T), B.copy(), None if T.dtype.kind == "c" else True)
+        U[...], M[...], Y[...], Za, Zb = kernels.discrete_leaf(
+            contiguous(T), B.copy(), None if T.dtype.kind == "c" else True
+        )
+        return Za, Zb
     h = halve(T)
-    U22, M22, Y2, Za2, Zb = _discrete(T[h:, h:], B[h:])
-    U12, W = B[:h] @ Y2.conj().T, T[:h, h:] @ U22
-    solve_stein(T[:h, :h], M22, U12, W)
-    U11, M11, Y1, Za1, upper = _discrete(T[:h, :h], W @ Za2 + B[:h] @ Zb)
-    U, M = _upper(U11, U12, U22), _upper(M11, Y1 @ Za2.conj().T, M22)
-    return U, M, np.vstack([Y1 @ Zb.conj().T, Y2]), np.vstack([Za1, Za2 @ upper]), Zb @ upper
-
-
-def _upper(X11: Array, X12: Array, X22: Array) -> Array:
-    """Return ``[[X11, X12], [0, X22]]``."""
-    h, n = len(X11), len(X11) + len(X22)
-    X = np.zeros((n, n), X11.dtype)
-    X[:h, :h], X[:h, h:], X[h:, h:] = X11, X12, X22
-    return X
+    U12 = U[:h, h:]
+    Za2, Zb = _discrete(T[h:, h:], B[h:], U[h:, h:], M[h:, h:], Y[h:])
+    U12[...], W = B[:h] @ Y[h:].conj().T, T[:h, h:] @ U[h:, h:]
+    solve_stein(T[:h, :h], M[h:, h:], U12, W)
+    Za1, upper = _discrete(T[:h, :h], W @ Za2 + B[:h] @ Zb, U[:h, :h], M[:h, :h], Y[:h])
+    M[:h, h:] = Y[:h] @ Za2.conj().T
+    Y[:h] = Y[:h] @ Zb.conj().T
+    return np.vstack([Za1, Za2 @ upper]), Zb @ upper

@@ -254,7 +254,8 @@ def _diagonalised(spectrum: Poles, bank: Bank, T: Array, Ti: Array, w: Array, sy
     X = np.where(failed[:, None, None], np.eye(X.shape[1]), X)  # not used; an exactly singular one stops the others
     Xi = np.linalg.inv(X)
     B, C = bank.divisor[:, :, None] * (Xi @ B), (bank.unit / bank.divisor)[:, :, None] * C @ X
-    margin = -_excess(poles, shift, discrete)
+    reduced = spectrum.like(poles, shift)
+    margin, data = -reduced.excess(discrete), reduced.data_like(spectrum)
     failed |= np.any(margin <= 0, axis=1)
     E = np.abs(Xi @ (A @ X - X * poles[:, None, :])) + ROUNDING * (np.abs(Xi) @ terms @ np.abs(X))
     rows, columns = np.linalg.norm(B, axis=2) / np.abs(margin), np.linalg.norm(C, axis=1) / np.abs(margin)
@@ -267,19 +268,9 @@ def _diagonalised(spectrum: Poles, bank: Bank, T: Array, Ti: Array, w: Array, sy
         B = np.where(real[:, :, None], B.real, B)
         C = np.where(real[:, None, :], C.real, np.where(stored[:, None, :], 2 * C, C))
         first = np.argsort(~stored, axis=1, kind="stable")
-        poles = np.take_along_axis(poles, first, 1)
+        data = np.take_along_axis(data, first, 1)
         B, C = np.take_along_axis(B, first[:, :, None], 1), np.take_along_axis(C, first[:, None, :], 2)
-    data = spectrum.like(poles, shift).data_like(spectrum)
     return _Part(systems, data, B, C, T, Ti, stored.sum(axis=1), failed, 2 * change)
-
-
-def _excess(poles: Array, shift: float, discrete: bool) -> Array:
-    """How far poles are beyond the stability boundary, negative inside; discrete ones given less `shift`."""
-    if not discrete:
-        return poles.real
-    if shift:
-        return (2 * poles.real + np.abs(poles) ** 2) / (1 + np.abs(1 + poles))  # (|1 + x|^2 - 1) / (|1 + x| + 1)
-    return np.abs(poles) - 1
 
 
 def _unchanged(system: DiagonalBank) -> _Part:

@@ -43,10 +43,10 @@ class LinearSystem:
     C: Array
     D: Array
     dt: Any
-    name: str | None
-    inputs: tuple[str, ...] | None
-    outputs: tuple[str, ...] | None
-    states: tuple[str, ...] | None
+    name: str | None = None
+    inputs: tuple[str, ...] | None = None
+    outputs: tuple[str, ...] | None = None
+    states: tuple[str, ...] | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse: what was factored or measured must stay what it was."""
@@ -72,7 +72,7 @@ class LinearSystem:
             arrays = {name: x.astype(dtype, copy=False) for name, x in arrays.items()}
         for x in arrays.values():
             x.flags.writeable = False
-        vars(self).update(arrays, dt=dt, **{key: names.get(key) for key in NAMES})
+        vars(self).update(arrays, dt=dt, **names)
 
     def _checked_names(self, names: dict[str, Any]) -> dict[str, Any]:
         """Return names that fit the sizes of the arrays."""

@@ -44,7 +44,7 @@ def doubled(B: Array, C: Array) -> tuple[Array, Array]:
 
 
 def real_matrices(B: Array, C: Array) -> tuple[Array, Array]:
-    """Return input and output matrix in the real coordinates."""
+    """Return input and output matrix, or factors of Gramians given by upper halves, in the real coordinates."""
     return np.sqrt(2) * np.vstack([B.real, B.imag]), np.sqrt(0.5) * np.hstack([C.real, -C.imag])
 
 
@@ -59,11 +59,6 @@ def real_product(lam: Array, X: Array) -> Array:
     re, im = lam.real[:, None], lam.imag[:, None]
     upper, lower = np.split(X, 2)
     return np.vstack([re * upper - im * lower, im * upper + re * lower])
-
-
-def real_factors(S: Array, R: Array) -> tuple[Array, Array]:
-    """Return real factors for the upper halves of factors ``[S; conj S]`` and ``[R, conj R] / 2``."""
-    return np.sqrt(2.0) * np.vstack([S.real, S.imag]), np.sqrt(0.5) * np.hstack([R.real, -R.imag])
 
 
 def to_conjugates(T: Array, Ti: Array) -> tuple[Array, Array]:

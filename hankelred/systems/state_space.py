@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from ..checks import (
     B_HINT,
     C_HINT,
+    SINGLE,
     Array,
     check_array,
     check_dt,
@@ -135,13 +136,12 @@ class StateSpace(LinearSystem):
 
     def dense(self) -> StateSpace:
         """Return the same system in double precision without E: ``(E^-1 A, E^-1 B, C, D)``."""
-        if (G := self._standard) is not None:
-            names = {**self.outer_names, "states": self.states if G.n == self.n else None}
-            return StateSpace.trusted(G.A, G.B, G.C, G.D, self.dt, names)
-        if self.A.dtype in (np.float64, np.complex128):
+        G = self._standard or self
+        if G is self and self.dtype not in SINGLE:
             return self
-        A, B, C, D = (double(x) for x in (self.A, self.B, self.C, self.D))
-        return StateSpace.trusted(A, B, C, D, self.dt, self._arguments())
+        names = {**self.outer_names, "states": self.states if G.n == self.n else None}
+        A, B, C, D = (double(x) for x in (G.A, G.B, G.C, G.D))
+        return StateSpace.trusted(A, B, C, D, self.dt, names)
 
     def poles(self) -> Array:
         """Return the eigenvalues of A, the finite ones of the pencil (A, E) where E is given, as (n,) complex array."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..checks import EPS, Array, check_flag, check_result
+from ..linalg.cauchy import row_norms
 from ..linalg.hankel_svd import norm_estimate
 from ..linalg.semidefinite import covariance_factors, equal_sizes
 from ..parts import DenseParts, DiagonalParts
@@ -80,5 +81,7 @@ def pair_of_matrices(coordinates: Coordinates, P: Array, Q: Array | None = None,
 
 def _product_size(S: Array, R: Array) -> float:
     """Return ``|S| |R|`` in units in which inputs drive every state as much as outputs see it."""
-    d = equal_sizes(np.linalg.norm(S, axis=1), np.linalg.norm(R, axis=0))
-    return norm_estimate(S / d[:, None]) * norm_estimate(R * d)
+    d = equal_sizes(row_norms(S), row_norms(R.T))
+    size = norm_estimate(S / d[:, None]) * norm_estimate(R * d)
+    check_result("Weighted Gramians", size, hint=HINT)
+    return size

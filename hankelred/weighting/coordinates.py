@@ -13,6 +13,7 @@ import numpy as np
 import scipy.linalg as sla
 
 from ..checks import Array, check_result
+from ..linalg.cauchy import row_norms
 from ..linalg.hankel_svd import graded
 from ..linalg.logarithm import triangular_logarithm
 from ..linalg.semidefinite import equal_sizes
@@ -288,7 +289,7 @@ class Coordinates(NamedTuple):
         if self.pairs:  # factors of real matrices
             S, R = real_output.to_real(S, R)
             S, R = np.hstack([S.real, S.imag]), np.vstack([R.real, R.imag])
-        d = equal_sizes(np.linalg.norm(S, axis=1), np.linalg.norm(R, axis=0))[:, None]
+        d = equal_sizes(row_norms(S), row_norms(R.T))[:, None]
         S, R = graded(S / d), graded((R * d.T).conj().T).conj().T  # what is noise does not depend on units
         return self.whole(S * d, R / d.T)
 
@@ -305,7 +306,7 @@ class Coordinates(NamedTuple):
 
     def whole(self, S: Array, R: Array) -> tuple[Array, Array]:
         """Return factors for all states where those that are left, imaginary parts of real ones, are zero."""
-        return real_output.real_factors(S, R) if self.halves else (S, R)
+        return real_output.real_matrices(S, R) if self.halves else (S, R)
 
 
 def coordinates_of(parts: DenseParts | DiagonalParts) -> Coordinates:

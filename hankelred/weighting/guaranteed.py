@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg as sla
 
-from ..checks import EPS, Array
+from ..checks import EPS, Array, check_result
 from ..errors import StabilityError
 from ..linalg.hankel_svd import norm_estimate
 from ..linalg.schur import apply_units, balanced_units, ordered_schur
@@ -68,6 +68,7 @@ def guaranteed_pair(white: Any, pair: Pair, parts: Any) -> tuple[Pair, float]:
 def _range_of(A: Array, P: Array, B: Array, discrete: bool) -> tuple[Array, float]:
     """Return Bs with ``|X| = Bs Bs^H``, and ``|K|`` for ``B = Bs K``; infinite where B leaves the range of X."""
     X = P - A @ P @ A.conj().T if discrete else -(A @ P + P @ A.conj().T)
+    check_result("Weighted Gramians in balanced coordinates", X, hint="Scale the weights.")
     values, vectors = sla.eigh((X + X.conj().T) / 2)
     size = np.abs(values)
     kept = size > NOISE * size.max(initial=0.0)
