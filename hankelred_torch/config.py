@@ -103,9 +103,9 @@ class CompressionConfig(_Settings):
         ``"auto"`` is sampled where data can be seen and `max_error` does not ask for a bound, otherwise white.
         Selective layers always go by data.
     refit : {"auto", True, False}, default "auto"
-        Whether C of a reduced time-invariant layer is fitted again to the outputs it had, on a sample batch: True
-        keeps the fit where the outputs of the other half of the batch come closer; ``"auto"`` tries it where
-        `compress_` has a metric to judge by, and not at all else.
+        Whether C, and D as far as the layer holds one, are fitted again to the outputs that a time-invariant layer
+        had before it was reduced, on a sample batch: True keeps the fit where the outputs of the other half of the
+        batch come closer; ``"auto"`` tries it where `compress_` has a metric to judge by, and not at all else.
     optimizer_state : {"transport", "reset"}, default "transport"
         What becomes of the averages an optimizer keeps: carried over by the change of basis, or started anew.
     target_modules : str or sequence of str, optional
