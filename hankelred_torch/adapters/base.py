@@ -213,7 +213,9 @@ class Adapter(LayerTensors, ABC):
     def after(self, written: Mapping[str, Array]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and sizes that the layer has when values from `rewrite` are written, by name."""
         name = next(iter(self.state_axes))
-        olds = stored_tensors(self.layer, written)
+        olds = self.stored()
+        if added := written.keys() - olds.keys():
+            olds |= stored_tensors(self.layer, added)
         return tensors_in_place_of(olds, written), self.sizes(self.states_on(name, written[name].shape))
 
     @abstractmethod

@@ -231,12 +231,17 @@ class _Cut:
         olds, values = adapter.stored(), adapter.values()
         slots = check_trained(olds, name, self._optimizers)
         layer, written = renewed(layer, adapter, values)
-        news, _ = adapter.after(written)
-        replaced = {name: news[name] for name in olds}
-        states = carried_states(self._policy, adapter, values, layer.reduction, slots, replaced, written, self.notes)
-        self._exchange(adapter, layer, news, states)
+        # without a state axis: filled anew and the same objects as before, which their optimizer knows
+        filled = stored_tensors(adapter.layer, added) if (added := written.keys() - olds.keys()) else {}
+        news = tensors_in_place_of(olds | filled, written)
+        resized = {name: news[name] for name in olds}
+        states = carried_states(self._policy, adapter, values, layer.reduction, slots, resized, written, self.notes)
+        self._exchange(adapter, layer, olds, filled, news, states)
         for each in copied:
-            self._exchange(each, layer, self._followed(each, adapter, layer, values, to_arrays(news)), {})
+            old = each.stored()
+            filled = stored_tensors(each.layer, added) if added else {}
+            followed = self._followed(each, adapter, layer, old | filled, values, to_arrays(news))
+            self._exchange(each, layer, old, filled, followed, {})
         self.layers[name] = layer
 
     def _followed(
@@ -244,6 +249,7 @@ class _Cut:
         copied: Adapter,
         live: Adapter,
         layer: LayerCut,
+        olds: Mapping[str, Tensor],
         values: Mapping[str, Array],
         restart: Mapping[str, Array],
     ) -> dict[str, Tensor]:
@@ -251,7 +257,7 @@ class _Cut:
         old = copied.values()
         followed = followed_values(live, values, old, layer.reduction)
         if followed is not None:
-            news, _ = copied.after(followed)
+            news = tensors_in_place_of(olds, old | followed)
             try:
                 check_stable(copied, layer.layer, old | to_arrays(news))
             except NumericalError:  # unstable only when rounded to the dtype of the copy
@@ -259,15 +265,19 @@ class _Cut:
             else:
                 return news
         self.restarted.add(layer.layer)
-        return copied.after(restart)[0]
+        return tensors_in_place_of(olds, restart)
 
     def _exchange(
-        self, adapter: Adapter, layer: LayerCut, news: Mapping[str, Tensor], states: Mapping[str, Any]
+        self,
+        adapter: Adapter,
+        layer: LayerCut,
+        olds: Mapping[str, Tensor],
+        filled: Mapping[str, Tensor],
+        news: Mapping[str, Tensor],
+        states: Mapping[str, Any],
     ) -> None:
-        """Prepare new tensors; those without a state axis stay the same objects, known to their optimizer."""
-        olds = adapter.stored()
         self.exchange.replace(olds, {name: news[name] for name in olds}, states, f"layer {layer.layer!r}")
-        for name, old in stored_tensors(adapter.layer, news.keys() - olds.keys()).items():
+        for name, old in filled.items():
             self.exchange.contents(old, news[name].detach())
         self.exchange.attributes(adapter.layer, adapter.sizes(layer.states))
 
