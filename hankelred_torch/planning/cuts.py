@@ -397,11 +397,10 @@ def _plain(x: Any) -> Any:
 def _row(layer: LayerCut) -> tuple[str, ...]:
     """Give one layer as the cells of a line."""
     cut = layer.states < layer.n
-    bound = f"{layer.error_bound:.3g}" if cut else ""
-    if layer.method:
-        bound = "none" if layer.output_error is None else f"none; measured {layer.output_error:.3g}"
+    bound = "none" if layer.method else f"{layer.error_bound:.3g}"
+    measured = "" if layer.output_error is None else f"; measured {layer.output_error:.3g}"
     spread = getattr(layer.reduction, "spread", None)
     method = layer.method if spread is None else f"{layer.method}, rates spread by {spread:.0%} over channels"
     note = "; ".join(filter(None, (method, layer.reason)))
     states = f"{layer.n} -> {layer.states}" if cut else f"{layer.n}"
-    return layer.layer or "(model)", states, f"{layer.kept_energy:.2%}", bound, note
+    return layer.layer or "(model)", states, f"{layer.kept_energy:.2%}", bound + measured if cut else "", note
