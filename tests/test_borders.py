@@ -29,7 +29,7 @@ CORE = """
     reduction drift | selective | training | __init__ | control testing plotting | cli
 """
 ADAPTER = """
-    errors convert config randomness ops layers layer_sums sampling adapters penalty planning guard surgery
+    errors convert config randomness ops layers layer_sums exchange sampling adapters penalty planning guard surgery
     saving training integrations __init__
 """
 LAYERS = {
