@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from hankelred.checks import check_type
 from hankelred.errors import HankelredError, InputError, NumericalError
@@ -90,12 +91,13 @@ def gather(
     batches: Any,
     *,
     most: int = MOST_BATCHES,
+    probe: bool = False,
     patient: bool = False,
 ) -> SampleStatistics:
     """Run a model on at most so many batches and return what its layers did; statistics go as they are.
 
-    Where no layer is to be seen, it runs on the first batch, which is the probe for what cuts change. Where patient, a
-    layer whose sums fail has the reason in its statistics.
+    Where no layer is to be seen it does not run, or on the first batch if a probe is asked for, on which the changes of
+    cuts are measured. Where patient, a layer whose sums fail has the reason in its statistics.
 
     Raises
     ------
@@ -106,7 +108,7 @@ def gather(
     """
     check_batches(adapters, batches)
     layers, drawn = _empty(adapters), []
-    if batches is None:
+    if batches is None or not layers and not probe:
         return SampleStatistics({})
     if isinstance(batches, SampleStatistics):
         for name, new in layers.items():
@@ -119,6 +121,12 @@ def gather(
                     f"{name!r} with {new.sums.n} states. Collect them anew after every cut."
                 )
         return batches
+    lazy = [name for name, x in model.named_parameters() if is_lazy(x)]
+    if lazy:
+        raise InputError(
+            f"model must have all its parameters to be run on batches; got {', '.join(lazy[:3])}, which wait for a "
+            f"first forward pass. Call the model once."
+        )
     with running(model), ExitStack() as stack:
         _listen(stack, adapters, layers, patient=patient)
         device = next((x.device for x in model.parameters()), torch.device("cpu"))

@@ -76,7 +76,7 @@ def decide(
             f"method chooses how selective layers lose states; got {config.method!r} and time-invariant ones only, "
             f"{', '.join(map(repr, adapters))}. Leave it out."
         )
-    sampled = gather(model, looked_at(adapters, config), batches, patient=patient)
+    sampled = gather(model, looked_at(adapters, config), batches, probe=True, patient=patient)
     with one_blas_thread(_largest(adapters)):
         values: dict[str, dict[str, Array]] = {}
         analyses: dict[str, Analysis] = {}
@@ -157,8 +157,7 @@ def hankel_singular_values(model_or_layer: nn.Module, batches: Batches = None) -
     (32,)
     """
     adapters = _ssm_layers(model_or_layer)
-    selective = {name: x for name, x in adapters.items() if x.kind == "selective"}
-    sampled = gather(model_or_layer, selective, batches if selective else None)
+    sampled = gather(model_or_layer, {name: x for name, x in adapters.items() if x.kind == "selective"}, batches)
     with one_blas_thread(_largest(adapters)):
         return {
             name: found.hankel_singular_values()

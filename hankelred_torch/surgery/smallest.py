@@ -39,7 +39,7 @@ def smallest(
 
     targets = target_layers(inner, config)
     if batches is not None:
-        batches = decided(ddp, lambda: gather(inner, looked_at(targets, config), batches))
+        batches = decided(ddp, lambda: gather(inner, looked_at(targets, config), batches, probe=True))
     refits = batches is not None and config.refit == "auto" and any(x.kind == "lti" for x in targets.values())
 
     def found(tau: float, refit: bool | None = None) -> Plan:

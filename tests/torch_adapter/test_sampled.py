@@ -217,6 +217,15 @@ def test_a_layer_that_delays_its_inputs_has_nothing_to_lose_and_is_left_alone_in
     assert record.hsv[20] > 0.5 * record.hsv[0]
 
 
+def test_parameters_that_wait_for_a_first_call_are_not_made_by_looking():
+    model, u = nn.Sequential(ht.layers.LRU(4, 16), nn.LazyLinear(2)), [slow_inputs()]
+    with pytest.raises(hr.InputError, match=r"1\.weight, 1\.bias, which wait for a first forward pass. Call the model"):
+        ht.plan(model, ht.CompressionConfig(order=4), u)
+    ht.hankel_singular_values(model, u)
+    assert isinstance(model[1], nn.LazyLinear)
+    assert ht.plan(model, ht.CompressionConfig(order=4)).is_cut  # without data the model need not run
+
+
 def test_settings_that_contradict_each_other_are_refused():
     for wrong in ({"weighting": "pink"}, {"refit": "yes"}, {"refit": 2}, {"refit": np.zeros(0)}):
         with pytest.raises(hr.InputError):
