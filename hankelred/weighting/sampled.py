@@ -160,6 +160,8 @@ def _covariance(system: Any, data: Array | StateCovariance, name: str) -> StateC
         found = StateCovariance(system.n)
         found.update(data)
         data = found
+    if data.systems == 1:  # a bank of one, as an adapter of a layer sums it up
+        data = data[0]
     if data.systems is not None or data.n != system.n:
         raise InputError(f"{name} must be those of one system of {system.n} states; got {data!r}.")
     if data.is_complex and system.dtype.kind != "c":

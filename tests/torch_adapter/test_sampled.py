@@ -83,6 +83,19 @@ def test_a_plan_is_the_truncation_against_these_states(name):
         assert relative(a, b) < 1e-2  # states at the floor of the covariance turn with rounding
 
 
+def test_sums_of_a_layer_that_is_one_system_weigh_that_system():
+    torch.manual_seed(0)
+    layer, u = ht.layers.LRU(4, 16), [slow_inputs()]
+    sums = collect_statistics(layer, u).layers[""].sums
+    found = hr.hankel_singular_values(ht.read_system(layer), weighting=Sampled(states=sums))
+    planned = ht.plan(layer, ht.CompressionConfig(order=4), u).layers[""].hsv
+    np.testing.assert_allclose(found, planned, rtol=1e-10, atol=1e-12 * planned[0])
+    with pytest.raises(hr.InputError, match="one system of 16 states"):
+        hr.balance(
+            ht.read_system(layer), weighting=Sampled(states=collect_statistics(ht.layers.S4D(4, 16), u).layers[""].sums)
+        )
+
+
 @pytest.mark.parametrize("piece", [1, 100, 2000])
 @pytest.mark.parametrize("name", LAYERS)
 def test_sums_do_not_depend_on_how_many_states_are_held_at_a_time(monkeypatch, name, piece):
