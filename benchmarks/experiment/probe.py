@@ -89,7 +89,8 @@ def measure_speed(
         (arm, "step"): trainer.step for arm, trainer in trainers.items()
     }
     jobs |= {(arm, "pass"): partial(_pass, trainer) for arm, trainer in trainers.items()}
-    jobs["bare", "pass"] = partial(_pass, bare)
+    learns = any(p.requires_grad for p in bare.model.parameters())
+    jobs["bare", "pass"] = partial(_pass, bare) if learns else bare.next_batch  # a model may be of such layers alone
     jobs |= {(arm, "optimizer"): trainer.optimizer.step for arm, trainer in trainers.items()}  # with the last gradients
     clock = time.process_time if settings.threads == 1 else time.perf_counter
     times: dict[tuple[str, str], list[float]] = {job: [] for job in jobs}

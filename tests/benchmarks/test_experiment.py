@@ -397,3 +397,10 @@ def test_the_report_speaks_of_bits_and_shows_what_was_written(written):
         assert part in page, part
     assert "accuracy" not in page
     assert (written / "bits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_model_of_state_space_layers_alone_is_reported_too(tmp_path):
+    options = "--task teacher-4 --seeds 1 --steps 10 --states 8 --attempts 1 --batch 4"
+    main([*options.split(), "--out", str(tmp_path)])
+    assert "of the mean square" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert [cut["after"] for cut in runs(tmp_path)["compressed"]["cuts"]] == [4]
