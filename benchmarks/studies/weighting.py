@@ -39,6 +39,7 @@ from benchmarks.tasks import Task, load_task
 from hankelred import balanced_truncation
 from hankelred.weighting import Sampled, StateCovariance
 from hankelred_torch import CompressionConfig, compress_, find_ssm_layers, plan, read_system, write_system
+from hankelred_torch.adapters import collect_statistics
 from hankelred_torch.ops import linear_recurrence
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -85,20 +86,19 @@ def traced_sums(model: nn.Module, batches: Sequence[Tensor]) -> Sampled:
     (name,) = find_ssm_layers(model)
     layer = model.get_submodule(name)
     system = read_system(layer)
-    lam, B, C = (torch.from_numpy(np.array(x, complex)) for x in (system.lam, system.B, system.C))
-    driven, reading, noise = StateCovariance(system.n), StateCovariance(system.n), torch.Generator().manual_seed(0)
-    kept: list[Tensor] = []
+    lam, C = (torch.from_numpy(np.array(x, complex)) for x in (system.lam, system.C))
+    driven, reading = collect_statistics(model, batches).layers[name].sums, StateCovariance(system.n)
+    noise, kept = torch.Generator().manual_seed(0), list[Tensor]()
 
     def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        kept[:] = [args[0].detach(), output.detach().requires_grad_()]
-        return kept[1]
+        kept[:] = [output.detach().requires_grad_()]
+        return kept[0]
 
     model.eval()
     handle = layer.register_forward_hook(keep)
     for batch in batches:
         out = model(batch)
-        (slope,) = torch.autograd.grad((out * torch.randn(out.shape, generator=noise)).sum(), kept[1])
-        driven.update(linear_recurrence(lam, kept[0].to(B.dtype) @ B.mT).numpy())
+        (slope,) = torch.autograd.grad((out * torch.randn(out.shape, generator=noise)).sum(), kept[0])
         reading.update(linear_recurrence(lam.conj(), slope.to(C.dtype) @ C.conj(), reverse=True).numpy())
     handle.remove()
     model.train()

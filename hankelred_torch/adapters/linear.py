@@ -32,6 +32,7 @@ from .transport import (
     as_arrays,
     as_tensors,
     as_tuple,
+    feedthrough_tensors,
     inverse_at,
     row_factors,
     unwrapped,
@@ -293,7 +294,7 @@ class LinearAdapter(Adapter):
         reductions = as_tuple(reduction)
         inverse, gauge = self._inverse_of(values, reductions)
         changed = any(not np.array_equal(x.system.D, x.original.D) for x in reductions)
-        D = self._feedthrough(np.stack([x.system.D for x in reductions]), values) if changed else {}
+        D = feedthrough_tensors(self, np.stack([x.system.D for x in reductions]), values) if changed else {}
         return as_arrays(inverse.outputs) | gauge | D
 
     def _inverse_of(
@@ -336,7 +337,7 @@ class LinearAdapter(Adapter):
         gauge = self._gauge(
             values, self._rates_of(bank), rates, lambda x: x if n == bank.n else x.mean(-1, keepdims=True).repeat(n, -1)
         )
-        D = self._feedthrough(np.stack([x.D for x in systems]), values)
+        D = feedthrough_tensors(self, np.stack([x.D for x in systems]), values)
         inverse = inverse_at(self, {"rates": rates, "B": B, "C": C}, {**values, **gauge})
         return as_arrays(inverse.outputs) | gauge | D
 
@@ -386,28 +387,6 @@ class LinearAdapter(Adapter):
         normal = [self.normal(torch.from_numpy(x)) for x in (old, new)] if self.gauge else []
         found = as_arrays({(k, name): x for k, tensors in enumerate(normal) for name, x in tensors.items()})
         return {x: found.get((1, x), 0.0) + mean(values[x] - found.get((0, x), 0.0)) for x in self.gauge}
-
-    def held_feedthrough(self) -> Array:
-        """Return which entries of the feedthrough the layer can hold, (b, p, m)."""
-        made = Differentiated(self.matrices, self.values())
-        found = [D != 0 for name in self.constants if (D := made.push(name).get("D")) is not None]
-        return np.logical_or.reduce(found) if found else np.zeros(made.outputs["D"].shape, bool)
-
-    def _feedthrough(self, D: Array, values: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the constants that make a feedthrough, each entry of which is one of theirs times a number."""
-        made, found = Differentiated(self.matrices, values), {}
-        for name in self.constants:
-            size = made.pull({"D": made.push(name).get("D", np.zeros(D.shape))})[name]
-            if size.any():
-                found[name] = made.pull({"D": D})[name] / np.where(size == 0, 1.0, size)
-        held = self.bank(dict(values) | found).D
-        if not np.allclose(held, D, rtol=1e-12, atol=0):
-            stored = ", ".join(f"{name} {x.shape}" for name, x in found.items()) or "no tensor"
-            raise InputError(
-                f"D must be one that {type(self.layer).__qualname__} can hold in {stored}, diagonal where that is one "
-                f"factor per channel; got entries that differ from it by up to {np.abs(held - D).max():.3g}."
-            )
-        return found
 
     def _checked(self, system: Any, bank: DiagonalBank) -> tuple[DiagonalSystem, ...]:
         """Return the systems to be written one by one, or raise if the layer cannot hold them."""

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hankelred import DiagonalSystem, Reduction
 from hankelred.checks import Array
+from hankelred.errors import InputError
 from hankelred.systems import real_output
 from hankelred.training import Moments, carry_first_moments, carry_second_moments
 
@@ -307,6 +308,30 @@ def inverse_at(adapter: LinearAdapter, system: Mapping[str, Array], like: Mappin
     """Return `tensors` as a map of rates, B and C, at systems."""
     fixed = as_tensors(like)
     return Differentiated(lambda s: adapter.tensors(s["rates"], s["B"], s["C"], fixed), system)
+
+
+def held_feedthrough(adapter: LinearAdapter) -> Array:
+    """Return which entries of the feedthrough a layer can hold, (b, p, m)."""
+    made = Differentiated(adapter.matrices, adapter.values())
+    found = [D != 0 for name in adapter.constants if (D := made.push(name).get("D")) is not None]
+    return np.logical_or.reduce(found) if found else np.zeros(made.outputs["D"].shape, bool)
+
+
+def feedthrough_tensors(adapter: LinearAdapter, D: Array, values: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the constants that make a feedthrough, each entry of which is one of theirs times a number."""
+    made, found = Differentiated(adapter.matrices, values), {}
+    for name in adapter.constants:
+        size = made.pull({"D": made.push(name).get("D", np.zeros(D.shape))})[name]
+        if size.any():
+            found[name] = made.pull({"D": D})[name] / np.where(size == 0, 1.0, size)
+    held = adapter.bank(dict(values) | found).D
+    if not np.allclose(held, D, rtol=1e-12, atol=0):
+        stored = ", ".join(f"{name} {x.shape}" for name, x in found.items()) or "no tensor"
+        raise InputError(
+            f"D must be one that {type(adapter.layer).__qualname__} can hold in {stored}, diagonal where that is one "
+            f"factor per channel; got entries that differ from it by up to {np.abs(held - D).max():.3g}."
+        )
+    return found
 
 
 def row_factors(inverse: Differentiated, names: tuple[str, ...]) -> Array:

@@ -19,7 +19,7 @@ from hankelred import Reduction
 from hankelred.checks import Array
 
 from ..adapters import Adapter
-from ..adapters.transport import as_tuple
+from ..adapters.transport import as_tuple, held_feedthrough
 from ..ops import linear_recurrence
 from ..sampling import layer_inputs
 from .cuts import LayerCut
@@ -60,7 +60,7 @@ def _fitted(adapter: Any, reductions: tuple[Reduction, ...], u: Tensor) -> tuple
     first, second = slice(middle), slice(middle, None)
     seen, judged = ((slice(None), first), (slice(None), second)) if len(u) == 1 else ((first,), (second,))
     before = after = 0.0
-    new, held = [], adapter.held_feedthrough()
+    new, held = [], held_feedthrough(adapter)
     for k, reduction in enumerate(reductions):
         system, m = reduction.system, reduction.original.m
         own = u[..., k * m : (k + 1) * m]
