@@ -35,6 +35,20 @@ settings.register_profile("thorough", max_examples=1000, deadline=None, suppress
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "deterministic"))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Forget compiled kernels that are older than any source: numba looks at a kernel's own file, not at what it calls.
+
+    A kernel that calls another one with arguments which that has no longer would go on in its old form.
+    """
+    if hasattr(config, "workerinput"):  # the others start when this is done
+        return
+    root = Path(__file__).parents[1] / "hankelred"
+    newest = max(path.stat().st_mtime for path in root.rglob("*.py"))
+    for index in root.rglob("*.nbi"):
+        if index.stat().st_mtime < newest:
+            index.unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="session")
 def pyproject() -> dict[str, Any]:
     """Return what pyproject.toml says."""

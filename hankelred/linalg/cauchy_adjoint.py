@@ -94,7 +94,7 @@ def adjoint_bank(poles: PoleData, s: FactorSteps, F: Array, discrete: bool, grad
                 factor = M[q, j]
                 for i in range(n):
                     past[i] += H[q, i] * factor
-            _differences(p, p, k, 0, n, difference)
+            _differences(p.lam, p.z, p.lam[k], p.z, k, 0, n, difference)
             lam_k, gap_k, mirror_k = p.lam[k], p.gap[k], mirror[k]
             for i in range(n):
                 H[j, i] = (F[b, j, i] + mirror[i] * past[i]) / np.conj(gap_k - difference[i] * mirror_k)
