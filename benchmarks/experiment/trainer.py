@@ -85,6 +85,7 @@ class Trainer:
         self.batch = min(settings.batch, len(task.train))
         self.batches = list(self._samples(samples, seed))
         self.penalty: Callable[[], Tensor | None] | None = None  # added to the loss of a batch
+        self.criterion: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None  # in the place of the task's loss
         self.compressor: InTrainingCompressor | None = None
         self._attempts: Sequence[int] = ()
         if cuts is not None:
@@ -113,7 +114,8 @@ class Trainer:
     def forward_backward(self) -> Tensor:
         """Add the gradient of the next batch to those of the parameters; return its loss."""
         inputs, labels = self.next_batch()
-        loss = self.task.loss(self.model(inputs), labels)
+        outputs = self.model(inputs)
+        loss = self.criterion(inputs, outputs, labels) if self.criterion else self.task.loss(outputs, labels)
         loss.backward()
         return loss.detach()
 

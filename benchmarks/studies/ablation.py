@@ -19,26 +19,20 @@ it was before the cut, counted in tens; `final` the accuracy on the test part in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import scipy.linalg as sla
 import torch
 
-import hankelred as hr
 from benchmarks.experiment.settings import Settings
 from benchmarks.experiment.trainer import Trainer
 from benchmarks.runs import parser_of, study, table
 from benchmarks.tasks import Task, load_task
-from hankelred.checks import Array
-from hankelred_torch import CompressionConfig, Rewarm, Schedule, find_ssm_layers, register_adapter, state_sizes
+from benchmarks.studies.published import ComplexAdapter, FirstStates, served_by
+from hankelred_torch import CompressionConfig, Rewarm, Schedule, state_sizes
 from hankelred_torch.adapters import LRUAdapter
-from hankelred_torch.adapters.analysis import SystemAnalysis
-from hankelred_torch.layers import LRU
 
 RESULTS = Path(__file__).parents[1] / "results" / "ablation.json"
 KEPT = 12
@@ -61,22 +55,6 @@ class Arm:
     states: int = 64
 
 
-class FirstStates:
-    """Give the optimizer the first rows of the averages it had, whatever they mean after the cut."""
-
-    def before(self, plan: Any, compressor: Any) -> None:
-        self._old = [dict(compressor.optimizers[0].state[tensor]) for tensor, _ in self._tensors(compressor)]
-
-    def after(self, plan: Any, compressor: Any) -> None:
-        for (tensor, axis), old in zip(self._tensors(compressor), self._old, strict=True):
-            first = {key: x.narrow(axis, 0, tensor.shape[axis]).clone() if x.ndim else x for key, x in old.items()}
-            compressor.optimizers[0].state[tensor] = first
-
-    def _tensors(self, compressor: Any) -> list[tuple[torch.Tensor, int]]:
-        layers = find_ssm_layers(compressor.model).values()
-        return [(layer.tensor(name), axis) for layer in layers for name, axis in layer.state_axes.items()]
-
-
 ARMS = {
     "transport": Arm(),
     "reset": Arm(changes={"optimizer_state": "reset"}),
@@ -95,36 +73,6 @@ ARMS = {
 }
 
 
-class ComplexAdapter(LRUAdapter):
-    """An adapter that truncates the complex system of a layer, as if its complex output were used."""
-
-    def analyse(self, values: Mapping[str, Array], statistics: Any = None) -> SystemAnalysis:
-        system = self.read(values)
-        assert system.rates is not None
-        full = hr.DiagonalSystem.from_rates(system.rates, system.B, system.C, system.D, dt=system.dt)
-
-        def align(found: hr.Reduction) -> hr.Reduction:
-            small = found.system
-            kept = hr.DiagonalSystem.from_rates(small.rates, small.B, small.C, small.D.real, dt=small.dt, output="real")
-            T, Ti = sla.block_diag(found.T, found.T.conj()), sla.block_diag(found.Ti, found.Ti.conj())
-            return self.align(
-                system, replace(found, system=kept, order=2 * found.order, hsv=np.repeat(found.hsv, 2), T=T, Ti=Ti)
-            )
-
-        return SystemAnalysis(full, align)
-
-
-@contextmanager
-def adapting(complex_system: bool) -> Iterator[None]:
-    """Let `ComplexAdapter` serve LRU layers meanwhile."""
-    if complex_system:
-        register_adapter(LRU, ComplexAdapter)
-    try:
-        yield
-    finally:
-        register_adapter(LRU, LRUAdapter)
-
-
 def run(task: Task, settings: Settings, arm: Arm, seed: int, progress: Callable[[], Any]) -> dict[str, Any]:
     """Train one arm and return its figures."""
     figures: dict[str, Any] = {"jump": None, "recovery": None}
@@ -133,7 +81,7 @@ def run(task: Task, settings: Settings, arm: Arm, seed: int, progress: Callable[
         cut = round(arm.share * settings.steps)
         schedule = Schedule(start_step=cut - 1, end_step=cut, attempts=1, force=True)
         cuts = CompressionConfig(**{"order": KEPT} | arm.changes), schedule
-    with adapting(arm.complex_system):
+    with served_by(ComplexAdapter if arm.complex_system else LRUAdapter):
         trainer = Trainer(task, settings, seed, cuts=cuts, on_cut=arm.hooks())
         if cuts is not None:
             trainer.train_to(cut - 1, progress)
