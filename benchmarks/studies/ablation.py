@@ -29,8 +29,8 @@ import torch
 from benchmarks.experiment.settings import Settings
 from benchmarks.experiment.trainer import Trainer
 from benchmarks.runs import parser_of, study, table
-from benchmarks.tasks import Task, load_task
 from benchmarks.studies.published import ComplexAdapter, FirstStates, served_by
+from benchmarks.tasks import Task, load_task
 from hankelred_torch import CompressionConfig, Rewarm, Schedule, state_sizes
 from hankelred_torch.adapters import LRUAdapter
 

@@ -10,7 +10,7 @@ from functools import partial
 
 from hankelred.errors import InputError
 
-from .base import ACCURACY, BITS, UNLABELLED, Metric, Part, Task
+from .base import ACCURACY, BITS, ERROR, UNLABELLED, Metric, Part, Task
 from .digits import digits
 from .mnist import mnist
 from .recall import recall
@@ -36,4 +36,4 @@ def load_task(name: str) -> Task:
     return TASKS[name]()
 
 
-__all__ = ["ACCURACY", "BITS", "TASKS", "UNLABELLED", "Metric", "Part", "Task", "load_task"]
+__all__ = ["ACCURACY", "BITS", "ERROR", "TASKS", "UNLABELLED", "Metric", "Part", "Task", "load_task"]

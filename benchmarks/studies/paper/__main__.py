@@ -6,7 +6,7 @@
     python -m benchmarks.studies.paper --report                            # docs/results from all lines
 
 A model with one LRU layer learns a task: with many states to the end, cut to few on the way, after training, small from
-the start, by other methods. Runs of one seed start from the same weights as far as sizes agree, and see the same batches.
+the start, by other methods. Runs of one seed start from the same weights where sizes agree, and see the same batches.
 Learning rates are one per task; small models get half and twice of it as well, and other starts of their poles, and of
 such families the run that is best on the validation part counts. The test part is looked at once, at the end.
 
