@@ -15,11 +15,12 @@ METHODS = ("auto", "balanced_truncation", "rotation", "selection", "selection_wi
 # states take a minute or two on one core, cut once at a tenth of training, when the learning rate has risen.
 _TOKENS: dict[str, Any] = {"layer": "mamba", "states": 128, "channels": 64, "blocks": 2, "dropout": 0.0, "tau": 0.1}
 _TOKENS |= {"window": 0.1, "attempts": 1, "steps": 1000, "batch": 8, "lr": 1e-2}
-PRESETS: dict[str, dict[str, Any]] = {"text": _TOKENS, "recall": _TOKENS | {"batch": 32}}
+PRESETS: dict[str, dict[str, Any]] = {"text": _TOKENS}
+PRESETS |= dict.fromkeys(("recall", "recall-16", "recall-32"), _TOKENS | {"batch": 32})
 
 # MNIST: minutes on one core for the pooled images, an hour for all pixels at the width of arXiv 2510.02823.
 PRESETS["pooled-smnist"] = {"steps": 1200, "lr": 1.6e-2}
-PRESETS["smnist"] = {"steps": 10_000, "states": 256, "channels": 8}
+PRESETS["smnist"] = {"steps": 10_000, "states": 256, "channels": 8, "lr": 1.6e-2}
 
 # A teacher: nothing but the layer, so that its states are all that can be learned with.
 PRESETS |= {f"teacher-{order}": {"steps": 1000, "order": order, "dropout": 0.0, "lr": 3e-2} for order in (4, 8, 16)}

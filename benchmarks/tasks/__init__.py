@@ -21,6 +21,8 @@ TASKS: dict[str, Callable[[], Task]] = {
     "digits": digits,
     "text": text,
     "recall": recall,
+    "recall-16": partial(recall, 16),
+    "recall-32": partial(recall, 32),
     "smnist": partial(mnist, pooled=False),
     "pooled-smnist": partial(mnist, pooled=True),
     "teacher-4": partial(teacher, 4),

@@ -8,28 +8,32 @@ import torch
 from . import base
 from .base import SPLIT_SEED, UNLABELLED, Part, Task
 
-PAIRS, KEYS, VALUES = 8, 16, 16
+PAIRS, VALUES = 8, 16
 
 
-def recall() -> Task:
-    """Associative recall: pairs of a key and a value, then the keys in another order, asking for the values."""
+def recall(pairs: int = PAIRS) -> Task:
+    """Associative recall: pairs of a key and a value, then the keys in another order, asking for the values.
+
+    Keys are drawn from twice as many as there are pairs.
+    """
     rng = np.random.default_rng(SPLIT_SEED)
-    train, validation, test = (_pairs(rng, count) for count in (base.TRAINING, base.MEASURED, 4 * base.MEASURED))
+    counts = base.TRAINING, base.MEASURED, 4 * base.MEASURED
+    train, validation, test = (_sequences(rng, count, pairs) for count in counts)
     return Task(
-        name="recall",
-        title=f"{PAIRS} keys with a value each, then the keys again in another order: which value belongs to each?",
+        name="recall" if pairs == PAIRS else f"recall-{pairs}",
+        title=f"{pairs} keys with a value each, then the keys again in another order: which value belongs to each?",
         source="Drawn at random",
-        classes=KEYS + VALUES,
+        classes=2 * pairs + VALUES,
         train=train,
         validation=validation,
         test=test,
     )
 
 
-def _pairs(rng: np.random.Generator, count: int) -> Part:
-    keys = rng.permuted(np.tile(np.arange(KEYS), (count, 1)), axis=1)[:, :PAIRS]
-    values = KEYS + rng.integers(VALUES, size=(count, PAIRS))
-    order = rng.permuted(np.tile(np.arange(PAIRS), (count, 1)), axis=1)
+def _sequences(rng: np.random.Generator, count: int, pairs: int) -> Part:
+    keys = rng.permuted(np.tile(np.arange(2 * pairs), (count, 1)), axis=1)[:, :pairs]
+    values = 2 * pairs + rng.integers(VALUES, size=(count, pairs))
+    order = rng.permuted(np.tile(np.arange(pairs), (count, 1)), axis=1)
     shown = np.stack([keys, values], axis=2).reshape(count, -1)
     inputs = np.concatenate([shown, np.take_along_axis(keys, order, axis=1)], axis=1)
     answers = np.take_along_axis(values, order, axis=1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from benchmarks.experiment.settings import Settings
-from benchmarks.tasks import load_task
+from benchmarks.experiment.trainer import Trainer
+from benchmarks.tasks import Task, load_task
+from hankelred_torch import CompressionConfig, Schedule
 
 from . import lines
 from .arms import ARMS
@@ -24,12 +28,22 @@ def with_needed(arms: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(needed))
 
 
+def compile_kernels(task: Task, settings: Settings) -> None:
+    """Cut a model once in either way, so that no run is timed with what its first calls compile."""
+    brief = replace(settings, steps=4, attempts=1, window=1.0)
+    for weighting in ("white", "sampled"):
+        config = CompressionConfig(order=max(1, settings.states // 4), weighting=weighting, refit=True)
+        cuts = config, Schedule(brief.steps, end_step=2, attempts=1, force=True)
+        Trainer(task, brief, 0, cuts=cuts, clock=time.thread_time).train_to(brief.steps, lambda: None)
+
+
 def group(path: Path, settings: Settings, arms: list[str], budget: Any, job: tuple[int, int], place: int) -> None:
     """Make the runs of one size and seed that are missing, in the order of the arms."""
     torch.set_num_threads(1)
     threadpool_limits(1)
     kept, seed = job
     task, memory, where = load_task(settings.task), lines.PeakMemory(), lines.machine()
+    compile_kernels(task, settings)
     for arm in arms:
         of_full = arm == "full"  # one for all sizes
         key = {"task": task.name, "arm": arm, "kept": settings.states if of_full else kept, "seed": seed}
