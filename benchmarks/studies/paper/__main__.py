@@ -17,15 +17,14 @@ killed is made anew. Runs are made seed by seed, one process to a core, and none
 from __future__ import annotations
 
 import argparse
-import os
-import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from benchmarks import lines
 from benchmarks.experiment.settings import Settings
 
-from . import lines, report
+from . import report
 from .arms import ARMS
 from .group import group, with_needed
 
@@ -46,7 +45,6 @@ MAIN = {
     "smnist": ("full", *_TWO, *_SMALL, "scratch, as long as sampled two cuts", *_STARTS),
     None: ("full", *_AT, *_SMALL, "scratch, as long as sampled 10%", "scratch, as long as sampled 25%", *_STARTS),
 }
-UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 def main() -> None:
@@ -58,14 +56,12 @@ def main() -> None:
         return
     if options.task:
         path = options.out / f"{options.task}.jsonl"
-        cores = sorted(os.sched_getaffinity(0))[: options.cores]
         sizes = options.kept or KEPT[options.task]
         jobs = [(kept, seed) for seed in range(options.seeds) for kept in sizes]
         arms = with_needed(options.arms or MAIN.get(options.task, MAIN[None]))
         steps = {"steps": options.steps} if options.steps else {}
         settings = replace(Settings.of(options.task), **steps, order=None)
-        budget = lines.Budget(options.budget)
-        lines.each_on_a_core(partial(group, path, settings, arms, budget), jobs, cores)
+        lines.each_on_a_core(partial(group, path, settings, arms, options.budget), jobs, options.cores)
         print(report.main_table(lines.read(path)))
     if options.report:
         report.write(RESULTS, options.docs)
@@ -77,13 +73,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--task", choices=tuple(KEPT))
     parser.add_argument("--kept", type=int, nargs="+", help="stored states to end with; those of the table by default")
     parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), metavar="ARM", help="see --list")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=0, help="those of the task by default")
-    parser.add_argument(
-        "--budget", type=_seconds, default=float("inf"), help="such as 40min, after which none is begun"
-    )
-    parser.add_argument("--cores", type=int, help="processes; one for each core this one may use by default")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    lines.add_options(parser, RESULTS)
     parser.add_argument("--docs", type=Path, default=Path(__file__).parents[3] / "docs" / "results")
     parser.add_argument("--report", action="store_true", help="write tables and figures of all lines into docs/results")
     parser.add_argument("--list", action="store_true")
@@ -91,14 +82,6 @@ def parsed() -> argparse.Namespace:
     if not (options.task or options.report or options.list):
         parser.error("one of --task, --report and --list must be given")
     return options
-
-
-def _seconds(text: str) -> float:
-    """Seconds from a number with its unit."""
-    found = re.fullmatch(r"([\d.]+)\s*(s|min|h)", text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"a budget is a number with s, min or h, such as 40min; got {text!r}")
-    return float(found[1]) * UNITS[found[2]]
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from benchmarks import lines
 from benchmarks.experiment.settings import Settings
 from benchmarks.experiment.trainer import Trainer
 from benchmarks.tasks import Task, load_task
 from hankelred_torch import CompressionConfig, Schedule
 
-from . import lines
 from .arms import ARMS
 from .course import made
 

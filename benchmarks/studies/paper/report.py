@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import lines
 from benchmarks.runs import Spread
 from benchmarks.tasks import ACCURACY, ERROR, Metric
 from hankelred.systems.files import write_atomically
 
-from . import figures, lines, texts
+from . import figures, texts
 from .arms import ARMS, BEST_OF
 
 Line = dict[str, Any]

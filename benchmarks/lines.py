@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import multiprocessing
 import os
+import re
 import resource
 import subprocess
 import time
@@ -63,7 +65,7 @@ def _rounded(value: Any) -> Any:
 
 def of_run(lines: Sequence[Line], key: Line) -> Line | None:
     """The line of a run, None if there is none."""
-    return next((line for line in lines if all(line[name] == key[name] for name in KEY)), None)
+    return next((line for line in lines if all(line[name] == value for name, value in key.items())), None)
 
 
 def machine() -> Line:
@@ -137,11 +139,24 @@ def _do(work: Callable[[Any, int], None], job: Any) -> None:
 
 
 class Budget:
-    """Processor or wall-clock time that may be used; what is begun is finished."""
+    """Wall-clock time after which nothing is begun; what is begun is finished."""
 
-    def __init__(self, seconds: float) -> None:
-        self.end = time.time() + seconds
+    def __init__(self, text: str) -> None:
+        found = re.fullmatch(r"([\d.]+)\s*(s|min|h)", text)
+        if not found:
+            raise argparse.ArgumentTypeError(f"a budget is a number with s, min or h, such as 40min; got {text!r}")
+        self._end = time.time() + float(found[1]) * {"s": 1.0, "min": 60.0, "h": 3600.0}[found[2]]
 
     @property
     def over(self) -> bool:
-        return time.time() > self.end
+        """Whether it is used up."""
+        return time.time() > self._end
+
+
+def add_options(parser: argparse.ArgumentParser, out: Path) -> None:
+    """Add the arguments of every study that writes lines: seeds, budget, cores and where results go."""
+    here = sorted(os.sched_getaffinity(0))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--budget", type=Budget, default="10000h", help="such as 40min, after which no run is begun")
+    parser.add_argument("--cores", type=lambda n: here[: int(n)], default=here, help="how many; all by default")
+    parser.add_argument("--out", type=Path, default=out)
