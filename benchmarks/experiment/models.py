@@ -51,18 +51,25 @@ class ChannelNorm(nn.BatchNorm1d):
 
 
 class SequenceClassifier(nn.Module):
-    """One class for each sequence of numbers; `states` are those of each block's layer."""
+    """One class for each sequence of numbers or tokens; `states` are those of each block's layer."""
 
     def __init__(self, task: Task, settings: Settings, states: Sequence[int]) -> None:
         super().__init__()
         channels = settings.channels
-        self.encoder = nn.Linear(task.features, channels)
+        self.encoder = (nn.Embedding if task.tokens else nn.Linear)(task.features, channels)
         self.blocks = nn.Sequential(*(_block(ChannelNorm(channels), task, settings, n) for n in states))
         self.head = nn.Linear(channels, task.classes)
+        self.readout, self.padded = task.readout, task.padded
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map sequences (batch, length, features) to scores (batch, classes)."""
-        return self.head(self.blocks(self.encoder(x)).mean(dim=1))
+        """Map sequences (batch, length, features), or (batch, length) of tokens, to scores (batch, classes)."""
+        y = self.blocks(self.encoder(x))
+        if self.readout == "last":
+            return self.head(y[:, -1])
+        if self.padded:
+            there = (x if x.ndim == 2 else x.abs().sum(2)) != 0
+            return self.head((y * there[..., None]).sum(1) / there.sum(1, keepdim=True))
+        return self.head(y.mean(dim=1))
 
 
 class TokenModel(nn.Module):
@@ -86,7 +93,7 @@ def model_of(task: Task, settings: Settings, states: Sequence[int]) -> nn.Module
     """A new model for a task, with these stored states in its blocks; where outputs are real, of layers alone."""
     if task.predicts:
         return nn.Sequential(*(_layer(task, settings, task.features, n) for n in states))
-    return (TokenModel if task.tokens else SequenceClassifier)(task, settings, states)
+    return (TokenModel if task.everywhere else SequenceClassifier)(task, settings, states)
 
 
 def _block(norm: nn.Module, task: Task, settings: Settings, states: int) -> nn.Module:

@@ -22,6 +22,17 @@ PRESETS |= dict.fromkeys(("recall", "recall-16", "recall-32"), _TOKENS | {"batch
 PRESETS["pooled-smnist"] = {"steps": 1200, "lr": 1.6e-2}
 PRESETS["smnist"] = {"steps": 10_000, "states": 256, "channels": 8, "lr": 1.6e-2}
 
+PRESETS["last-smnist"] = PRESETS["pooled-smnist"]
+
+# Other sequences of the paper's kind, at a width that one core trains in minutes (the long ones in hours).
+PRESETS["scifar"] = {"steps": 10_000, "states": 256, "channels": 32, "blocks": 2}
+PRESETS["listops"] = {"steps": 5000, "channels": 32, "blocks": 2, "dropout": 0.0, "batch": 32}
+PRESETS["listops-short"] = PRESETS["listops"] | {"steps": 3000}
+PRESETS["spam"] = {"steps": 600, "channels": 32}
+PRESETS["watch"] = {"steps": 800}
+PRESETS["vowels"] = {"steps": 800}
+PRESETS["delay-16"] = {"steps": 1000, "order": 8, "dropout": 0.0, "lr": 3e-2}
+
 # A teacher: nothing but the layer, so that its states are all that can be learned with.
 PRESETS |= {f"teacher-{order}": {"steps": 1000, "order": order, "dropout": 0.0, "lr": 3e-2} for order in (4, 8, 16)}
 

@@ -11,10 +11,15 @@ from functools import partial
 from hankelred.errors import InputError
 
 from .base import ACCURACY, BITS, ERROR, UNLABELLED, Metric, Part, Task
+from .cifar import cifar
+from .delay import delay
 from .digits import digits
+from .listops import listops
 from .mnist import mnist
 from .recall import recall
+from .series import vowels, watch
 from .source_text import text
+from .spam import spam
 from .teacher import teacher
 
 TASKS: dict[str, Callable[[], Task]] = {
@@ -25,6 +30,14 @@ TASKS: dict[str, Callable[[], Task]] = {
     "recall-32": partial(recall, 32),
     "smnist": partial(mnist, pooled=False),
     "pooled-smnist": partial(mnist, pooled=True),
+    "last-smnist": partial(mnist, pooled=True, readout="last"),
+    "scifar": cifar,
+    "listops": partial(listops, "listops"),
+    "listops-short": partial(listops, "listops-short"),
+    "spam": spam,
+    "watch": watch,
+    "vowels": vowels,
+    "delay-16": partial(delay, 16),
     "teacher-4": partial(teacher, 4),
     "teacher-8": partial(teacher, 8),
     "teacher-16": partial(teacher, 16),

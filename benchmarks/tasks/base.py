@@ -99,6 +99,12 @@ class Task:
         What models are measured by.
     vocabulary : str
         The character of each token where the tokens are text, else empty.
+    symbols : int
+        How many tokens there are, where that is not the number of classes.
+    readout : {"mean", "last"}
+        What a class is told from: the mean over a sequence, or its last position.
+    padded : bool
+        Whether sequences of different lengths begin with zeros, which no mean counts.
     """
 
     name: str
@@ -110,16 +116,24 @@ class Task:
     test: Part
     metric: Metric = ACCURACY
     vocabulary: str = ""
+    symbols: int = 0
+    readout: str = "mean"
+    padded: bool = False
 
     @property
     def tokens(self) -> bool:
-        """Whether sequences are of tokens, with a label at each position, and not of numbers with one label."""
+        """Whether sequences are of tokens, and not of numbers."""
         return self.train.inputs.ndim == 2
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether every position of a sequence has a label, and not the sequence one."""
+        return self.train.labels.ndim > 1
 
     @property
     def features(self) -> int:
         """Numbers given at each position of a sequence; of tokens, how many there are."""
-        return self.classes if self.tokens else self.train.inputs.shape[2]
+        return (self.symbols or self.classes) if self.tokens else self.train.inputs.shape[2]
 
     @property
     def predicts(self) -> bool:

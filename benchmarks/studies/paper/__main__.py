@@ -36,6 +36,14 @@ KEPT = {  # stored states to end with
     "pooled-smnist": (8, 4, 16),
     "smnist": (13, 28),
     "digits": (4,),
+    "last-smnist": (8, 4, 16),
+    "listops-short": (16,),
+    "spam": (8,),
+    "watch": (8,),
+    "vowels": (8,),
+    "delay-16": (8,),
+    "scifar": (93,),
+    "listops": (16,),
 }
 _SMALL = ("scratch", "scratch, lr / 2", "scratch, lr x 2")
 _STARTS = ("scratch, slow", "scratch, low", "scratch, wide")

@@ -17,6 +17,14 @@ TITLES = {
     "pooled-smnist": "MNIST, 196 means of 2 × 2 pixels read one by one",
     "smnist": "MNIST, 784 pixels read one by one",
     "digits": "Digits of 8 × 8 pixels read one by one",
+    "last-smnist": "MNIST, 196 means of 2 × 2 pixels, classes from the last state",
+    "listops-short": "ListOps, 50 to 200 tokens",
+    "spam": "Mail, 2,048 bytes",
+    "watch": "Exercises seen by a watch, six channels",
+    "vowels": "Japanese vowels, twelve channels",
+    "delay-16": "A delay by 16 steps",
+    "scifar": "CIFAR-10 in grey, 1,024 pixels read one by one",
+    "listops": "ListOps, 500 to 2,000 tokens",
 }
 READING = (
     "Means and standard deviations over seeds. *Seconds* are processor time of one thread, with what came before a cut "
