@@ -1,10 +1,11 @@
 """When does the ranking of Hankel singular values settle, how tight are the bounds on it, do certificates pay?
 
     python -m benchmarks.studies.settling                  # both layers, four seeds: some seven minutes on one core
+    python -m benchmarks.studies.settling --task pooled-smnist --seeds 2
     python -m benchmarks.studies.settling --seeds 1 --steps 200 --out /tmp/settling.json
 
-The demo's classifier learns the digits with one LRU or S5 layer of 64 states. Runs of one seed start from
-the same weights and see the same batches.
+The demo's classifier learns the digits, or MNIST, or a student learns a teacher, with one LRU or S5 layer of 64
+states. Runs of one seed start from the same weights and see the same batches.
 
 - `full` is never cut. Its layer is measured 40 times, and each time once more a step later.
 - `fixed` cuts at four attempts in the first fifth of training: with `order` to 16 states in the end, with `tau` a share
@@ -37,6 +38,7 @@ from benchmarks.tasks import Task, load_task
 from hankelred.drift import match_hsv
 
 RESULTS = Path(__file__).parents[1] / "results" / "settling.json"
+TASKS = ("digits", "teacher-4", "teacher-8", "teacher-16", "pooled-smnist", "smnist")
 LAYERS = ("lru", "s5")
 TAUS = (0.25, 0.1, 0.05)
 MEASUREMENTS = 40
@@ -54,14 +56,15 @@ CUTTING = {  # heading, and digits behind the point
     "cuts": ("cuts", 1),
     "first_cut": ("first cut, share", 3),
     "states": ("states", 1),
-    "final": ("final accuracy, %", 2),
+    "final": ("final accuracy or error, %", 2),
 }
 
 
 def track(trainer: Trainer, settings: Settings, progress: Callable[[], Any]) -> dict[str, Any]:
     """Train without cuts and return how the values of the layer moved."""
     every = settings.steps // MEASUREMENTS
-    tracker, layer = ht.Tracker(trainer.model, every), trainer.model.blocks[0].ssm
+    (name,) = ht.find_ssm_layers(trainer.model)
+    tracker, layer = ht.Tracker(trainer.model, every), trainer.model.get_submodule(name)
     systems, single, once = [ht.read_system(layer)], [], None
     for _ in range(settings.steps):
         trainer.step()
@@ -134,7 +137,7 @@ def run(task: Task, settings: Settings, arm: str, seed: int, progress: Callable[
     trainer = Trainer(task, settings, seed, cuts=None if config is None else (ht.CompressionConfig(**config), schedule))
     figures = track(trainer, settings, progress) if config is None else cut(trainer, progress)
     states = float(sum(ht.state_sizes(trainer.model).values()))
-    return figures | {"final": trainer.accuracy(task.test), "states": states}
+    return figures | {"final": trainer.score(task.test), "states": states}
 
 
 def summary(runs: list[Run]) -> str:
@@ -151,15 +154,21 @@ def summary(runs: list[Run]) -> str:
 
 
 def main() -> None:
-    options = parser_of(__doc__, 4, 800, RESULTS).parse_args()
+    parser = parser_of(__doc__, 4, 0, RESULTS)
+    parser.add_argument("--task", choices=TASKS, default="digits")
+    parser.add_argument("--layers", nargs="+", choices=LAYERS, default=LAYERS)
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    settings = replace(Settings(), steps=options.steps, window=WINDOW, alpha=ALPHA)
-    task = load_task(settings.task)
+    steps = {"steps": options.steps or 800} if options.task == "digits" or options.steps else {}
+    given = {"window": WINDOW, "alpha": ALPHA, "attempts": 4, "order": None} | steps
+    settings, task = Settings.of(options.task, **given), load_task(options.task)
+    own = options.out != RESULTS or options.task == "digits"
+    out = options.out if own else RESULTS.with_name(f"settling_{options.task}.json")
     runs = study(
-        options.out,
+        out,
         "settled, proven, first_cut: shares of training; ratio: movement over bound; jump: sum over the cuts",
         asdict(settings) | {"layer": ", ".join(LAYERS)},
-        [{"layer": x, "arm": arm, "seed": seed} for seed in range(options.seeds) for x in LAYERS for arm in ARMS],
+        [{"layer": x, "arm": arm, "seed": k} for k in range(options.seeds) for x in options.layers for arm in ARMS],
         lambda key: settings.steps,
         lambda key, progress: run(task, replace(settings, layer=key["layer"]), key["arm"], key["seed"], progress),
     )
