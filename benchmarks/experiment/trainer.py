@@ -7,13 +7,22 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hankelred.errors import NumericalError
-from hankelred_torch import CompressionConfig, InTrainingCompressor, LayerCut, Schedule, find_ssm_layers
+from hankelred_torch import (
+    CompressionConfig,
+    InTrainingCompressor,
+    LayerCut,
+    Schedule,
+    find_ssm_layers,
+    load_checkpoint,
+    save_checkpoint,
+)
 from hankelred_torch.layers import S5
 
 from ..tasks import UNLABELLED, Part, Task
@@ -171,6 +180,19 @@ class Trainer:
         other.times, other._waiting = self.times.copy(), self._waiting
         other._shuffle.set_state(self._shuffle.get_state())
         return other
+
+    def save(self, path: Path, extra: Any = None) -> None:
+        """Write all that `resume` goes on from, and plain values of the caller."""
+        state = {"times": self.times, "waiting": self._waiting.tolist(), "extra": extra}
+        restore = [self.schedule, self._shuffle]
+        save_checkpoint(path, self.model, self.optimizer, self.compressor, restore=restore, extra=state)
+
+    def resume(self, path: Path) -> Any:
+        """Go on where a trainer made like this one was saved, to the last bit; return the caller's values."""
+        restore = [self.schedule, self._shuffle]
+        state = load_checkpoint(path, self.model, self.optimizer, self.compressor, restore=restore)
+        self.times, self._waiting = list(state["times"]), torch.tensor(state["waiting"], dtype=torch.int64)
+        return state["extra"]
 
     def parameters(self) -> int:
         """The real numbers that the model learns now."""

@@ -132,13 +132,37 @@ def test_a_budget_that_is_used_up_begins_nothing(tmp_path):
 
 def test_the_large_model_that_is_kept_is_the_one_that_was_trained():
     task = load_task("teacher-4")
-    course.made(task, SETTINGS, "full", 4, 0, [], lambda: None)
-    kept, seconds = course.large(task, SETTINGS, 0, lambda: None)
+    course.made(task, SETTINGS, "full", 4, 0, [], lambda n: None)
+    kept, seconds = course.large(task, SETTINGS, 0)
     trainer = Trainer(task, SETTINGS, 0, samples=course.SAMPLES)
     trainer.train_to(SETTINGS.steps, lambda: None)
     assert seconds > 0
     for name, x in trainer.model.state_dict().items():
         assert torch.equal(x, kept.state_dict()[name])
+
+
+@pytest.mark.parametrize("arm", ["full", "sampled, two cuts", "scratch"])
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(arm, monkeypatch):
+    task, settings = load_task("teacher-4"), replace(SETTINGS, steps=40)
+    whole = course.made(task, settings, arm, 3, 0, [], lambda n: None)
+    monkeypatch.setattr(course, "SAVE_EVERY", 0.0)
+    steps = []
+
+    def killed(n: int) -> None:
+        steps.append(n)
+        if len(steps) == 25:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        course.made(task, settings, arm, 3, 0, [], killed)
+    resumed = course.made(task, settings, arm, 3, 0, [], steps.append)
+    assert steps[25] == 24
+    assert sum(steps[25:]) == 40
+    for name in ("test", "validation", "steps", "states", "robust"):
+        assert resumed[name] == whole[name], name
+    for name in ("curve", "sizes"):
+        assert [(x[0], x[-1]) for x in resumed[name]] == [(x[0], x[-1]) for x in whole[name]], name
+    assert not list(course.cache().glob("runs/*"))
 
 
 def test_a_run_as_long_as_another_makes_as_many_steps_as_fit():

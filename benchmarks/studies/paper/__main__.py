@@ -11,7 +11,8 @@ Learning rates are one per task; small models get half and twice of it as well, 
 such families the run that is best on the validation part counts. The test part is looked at once, at the end.
 
 Every run is a line of benchmarks/results/paper/TASK.jsonl, written when it ends and never made again; a run that was
-killed is made anew. Runs are made seed by seed, one process to a core, and none is begun when the budget is used up.
+killed goes on where it stood a few minutes before. Runs are made seed by seed, one process to a core, and none is begun
+when the budget is used up.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ SAMPLES = 8  # batches on which a layer is seen at work
 CURVE = 10  # looks at the validation part in a run
 EVERY = 10  # steps between two penalties
 ROBUST = 2000  # test sequences at most for accuracy under disturbance
+SAVE_EVERY = 180.0  # seconds between two states of a run that it could go on from
 TUNED_LR = 0.25  # of the learning rate, for a model that was cut after training
 
 Line = dict[str, Any]
@@ -39,7 +40,7 @@ Line = dict[str, Any]
 class Course:
     """A trainer on its way, with what was seen of it; times are processor time of the thread."""
 
-    def __init__(self, trainer: Trainer, progress: Callable[[], Any]) -> None:
+    def __init__(self, trainer: Trainer, progress: Callable[[int], Any]) -> None:
         self.trainer, self.progress = trainer, progress
         self.sizes, self.curve = [[0, self.states()]], list[list[float]]()
         self.cut_steps: list[int] = []
@@ -48,10 +49,16 @@ class Course:
         """The stored states of all layers."""
         return sum(state_sizes(self.trainer.model).values())
 
-    def run(self, last: int) -> None:
-        """Train to a step, cut where the trainer cuts, and look at the validation part now and then."""
-        trainer = self.trainer
+    def run(self, last: int, path: Path) -> None:
+        """Train to a step, cut where the trainer cuts, and look at the validation part now and then.
+
+        Where it stands is written to `path` every few minutes; a run that was killed goes on from there.
+        """
+        trainer, saved = self.trainer, time.monotonic()
         every = max(1, trainer.settings.steps // CURVE)
+        if path.exists():
+            self.sizes, self.curve, self.cut_steps = trainer.resume(path)
+            self.progress(trainer.steps)
         while trainer.steps < last:
             made = trainer.step(lambda: round(trainer.score(trainer.task.validation), 4))
             if made.cuts:
@@ -59,7 +66,11 @@ class Course:
                 self.cut_steps.append(trainer.steps)
             if trainer.steps % every == 0:
                 self.look()
-            self.progress()
+            self.progress(1)
+            if time.monotonic() - saved > SAVE_EVERY and trainer.steps < last:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                trainer.save(path, [self.sizes, self.curve, self.cut_steps])
+                saved = time.monotonic()
 
     def look(self) -> None:
         """Note how the model does on the validation part."""
@@ -81,7 +92,7 @@ def made(
     kept: int,
     seed: int,
     earlier: Sequence[Line],
-    progress: Callable[[], Any],
+    progress: Callable[[int], Any],
 ) -> Line:
     """Make one run and return its line, without what all lines of a machine have."""
     arm, wall = ARMS[name], time.perf_counter()
@@ -100,10 +111,12 @@ def made(
             trainer = Trainer(task, settings, seed, start, cuts, hooks, SAMPLES, time.thread_time)
             _start_poles(trainer, arm, seed)
             if arm.temperature is not None:
-                teacher, before = large(task, settings, seed, progress)
+                teacher, before = large(task, settings, seed)
                 trainer.criterion = _distilling(task, teacher, arm.temperature)
             course = Course(trainer, progress)
-        course.run(0 if arm.share == 1.0 and not arm.tuned else trainer.settings.steps)
+        place = _place(settings, seed, f"{name}-{kept}")
+        course.run(0 if arm.share == 1.0 and not arm.tuned else trainer.settings.steps, place)
+    place.unlink(missing_ok=True)
     if name == "full":
         _keep(trainer, settings, seed)
     found = {"steps": trainer.steps, "lr": settings.lr, "states": course.states()}
@@ -140,10 +153,10 @@ def _start_poles(trainer: Trainer, arm: Arm, seed: int) -> None:
             layer.load_state_dict(LRU(layer.channels, layer.states, max(0.0, r_min), r_max, phase).state_dict())
 
 
-def _place(settings: Settings, seed: int) -> Path:
-    """Where the large model of a seed is kept: outside of version control, with the data."""
-    mark = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode()).hexdigest()[:12]
-    return cache() / "models" / f"{settings.task}-{mark}-{seed}.pt"
+def _place(settings: Settings, seed: int, name: str = "full") -> Path:
+    """Where a run on its way or the large model of a seed is kept: outside of version control, with the data."""
+    mark = hashlib.sha256(json.dumps([name, asdict(settings)], sort_keys=True).encode()).hexdigest()[:12]
+    return cache() / ("models" if name == "full" else "runs") / f"{settings.task}-{mark}-{seed}.pt"
 
 
 def _keep(trainer: Trainer, settings: Settings, seed: int) -> None:
@@ -153,7 +166,7 @@ def _keep(trainer: Trainer, settings: Settings, seed: int) -> None:
     write_atomically(path, lambda file: torch.save(kept, file))
 
 
-def large(task: Task, settings: Settings, seed: int, progress: Callable[[], Any]) -> tuple[torch.nn.Module, float]:
+def large(task: Task, settings: Settings, seed: int) -> tuple[torch.nn.Module, float]:
     """The large model of a seed, trained to the end, and the seconds that took; kept from its own run or made anew."""
     trainer = Trainer(task, settings, seed, samples=SAMPLES, clock=time.thread_time)
     path = _place(settings, seed)
@@ -166,16 +179,16 @@ def large(task: Task, settings: Settings, seed: int, progress: Callable[[], Any]
 
 
 def _cut_afterwards(
-    task: Task, settings: Settings, arm: Arm, kept: int, seed: int, progress: Callable[[], Any]
+    task: Task, settings: Settings, arm: Arm, kept: int, seed: int, progress: Callable[[int], Any]
 ) -> tuple[Trainer, float]:
     """A trainer of a model that was trained, then cut, with the steps it is to be tuned for before it."""
     if arm.penalty:
         trainer = Trainer(task, settings, seed, samples=SAMPLES, clock=time.thread_time)
         trainer.penalty = lambda: None if trainer.steps % EVERY else EVERY * arm.penalty * hankel_penalty(trainer.model)
-        trainer.train_to(settings.steps, progress)
+        trainer.train_to(settings.steps, lambda: progress(1))
         model, seconds = trainer.model, sum(trainer.times)
     else:
-        model, seconds = large(task, settings, seed, progress)
+        model, seconds = large(task, settings, seed)
     steps = max(1, round(arm.tuned * settings.steps))
     brief = replace(settings, steps=steps, lr=TUNED_LR * settings.lr, attempts=1, window=1.0)
     tuner = Trainer(task, brief, seed, samples=SAMPLES, clock=time.thread_time)
