@@ -229,10 +229,13 @@ def test_differences_are_of_pairs_and_say_what_their_interval_says():
     assert report.difference(found, "white 10%", "full", 4) is None
 
 
-def test_less_error_is_better_and_has_a_factor():
+def test_errors_are_compared_by_their_factor_down_to_what_is_resolved():
     found = [x | {"task": "teacher-4"} for s in range(3) for x in (line("white 10%", 1.0, s), line("scratch", 4.0, s))]
     compared = report.difference(found, "white 10%", "scratch", 4)
-    assert (compared.spread.mean, compared.factor) == (3.0, pytest.approx(0.25))
+    assert (compared.spread.mean, compared.cells()[3]) == (pytest.approx(np.log10(4)), "error x 0.25")
+    assert (compared.verdict, compared.wins) == ("better", 3)
+    found[0]["test"], found[1]["test"] = 1e-9, 1e-5
+    assert report.difference(found[:2], "white 10%", "scratch", 4).spread.mean == 0
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from . import figures, texts
 from .arms import ARMS, BEST_OF
 
 Line = dict[str, Any]
+RESOLVED = 1e-3  # % of the mean square: an error below counts as this one, the answer is found
 CUTS = tuple(name for name, arm in ARMS.items() if arm.share is not None)
 RIVALS = ("scratch", *(x for x in BEST_OF if x.startswith("scratch")), *(x for x in ARMS if "as long as" in x))
 DISTURBED = ("full", "white 25%", "sampled 25%", "white, two cuts", "sampled, two cuts", "scratch")
@@ -88,14 +89,18 @@ def _row(arm: str, runs: Sequence[Line], metric: Metric) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one arm is than another, over seeds that both have; more is better whatever the metric."""
+    """How much better one arm is than another, over seeds that both have; more is better whatever the metric.
+
+    Accuracies by points, errors by factors: their logarithms are compared, because seeds that find the answer and
+    seeds that do not differ by orders of magnitude.
+    """
 
     arm: str
     over: str
     kept: int
     spread: Spread
     wins: int
-    factor: float | None  # geometric mean of the errors' ratio, where a task is measured by an error
+    by_factor: bool
 
     @property
     def verdict(self) -> str:
@@ -105,35 +110,33 @@ class Difference:
             return "one seed"
         return "better" if ends[0] > 0 else "worse" if ends[1] < 0 else "not told apart"
 
-    def cells(self, digits: int) -> tuple[str, ...]:
+    def text(self, value: float) -> str:
+        """A difference as it is told: points, or the factor of the error."""
+        return f"error x {10.0**-value:.2g}" if self.by_factor else f"{value:+.1f}"
+
+    @property
+    def interval(self) -> str:
+        """The ends of the 95 % interval, the better one last."""
         ends = self.spread.interval()
-        interval = f"{ends[0]:+.{digits}f} to {ends[1]:+.{digits}f}" if ends else "–"
-        factor = "" if self.factor is None else f", error x {self.factor:.2g}"
-        mean = f"{self.spread.mean:+.{digits}f}"
-        return (
-            self.arm,
-            self.over,
-            str(self.kept),
-            mean,
-            interval,
-            f"{self.wins} of {self.spread.count}",
-            (self.verdict + factor),
-        )
+        return " to ".join(map(self.text, ends)).replace("to error x", "to") if ends else "–"
+
+    def cells(self) -> tuple[str, ...]:
+        """The row of a table."""
+        wins = f"{self.wins} of {self.spread.count}"
+        return self.arm, self.over, str(self.kept), self.text(self.spread.mean), self.interval, wins, self.verdict
 
 
 def difference(found: Sequence[Line], arm: str, over: str, kept: int) -> Difference | None:
     """Compare two arms at one size, seed by seed; the large model is the same for all sizes."""
-    metric = metric_of(found[0]["task"])
+    rises = metric_of(found[0]["task"]).rises
+
+    def gain(x: float, y: float) -> float:
+        return x - y if rises else math.log10(max(y, RESOLVED) / max(x, RESOLVED))
+
     one, other = ({x["seed"]: x["test"] for x in found if x["arm"] == a and _at(x, kept)} for a in (arm, over))
-    seeds = sorted(one.keys() & other.keys())
-    sign = 1.0 if metric.rises else -1.0
-    spread = Spread.of(sign * (one[k] - other[k]) for k in seeds)
-    if spread is None:
-        return None
-    factor = None
-    if not metric.rises and all(one[k] > 0 and other[k] > 0 for k in seeds):
-        factor = math.exp(sum(math.log(one[k] / other[k]) for k in seeds) / len(seeds))
-    return Difference(arm, over, kept, spread, sum(sign * (one[k] - other[k]) > 0 for k in seeds), factor)
+    gains = [gain(one[k], other[k]) for k in sorted(one.keys() & other.keys())]
+    spread = Spread.of(gains)
+    return spread and Difference(arm, over, kept, spread, sum(x > 0 for x in gains), not rises)
 
 
 def _at(line: Line, kept: int) -> bool:
@@ -154,10 +157,8 @@ def differences(found: Sequence[Line]) -> Iterator[Difference]:
 
 def difference_table(found: Sequence[Line]) -> str:
     """All differences of a task."""
-    found = with_best(found)
-    digits = metric_of(found[0]["task"]).digits
     head = ("arm", "over", "states", "better by", "95 % interval", "seeds in which it is better", "verdict")
-    return markdown(head, [x.cells(digits) for x in differences(found)])
+    return markdown(head, [x.cells() for x in differences(with_best(found))])
 
 
 def robustness_table(found: Sequence[Line]) -> str:
@@ -195,10 +196,9 @@ def _said(found: Mapping[str, Sequence[Line]], task: str, kept: int, arm: str, o
     known = difference(with_best(found[task]), arm, over, kept)
     if known is None:
         return None
-    digits = metric_of(task).digits
-    arm_, over_, states, mean, interval, wins, _ = known.cells(digits)
-    unit = "points" if metric_of(task).rises else "% of the mean square"
-    return known.verdict, f"{task} at {states}: {arm_} over {over_} {mean} {unit} ({interval}; {wins} seeds)"
+    arm_, over_, states, mean, interval, wins, _ = known.cells()
+    unit = " points" if metric_of(task).rises else ""
+    return known.verdict, f"{task} at {states}: {arm_} over {over_} {mean}{unit} ({interval}; {wins} seeds)"
 
 
 def page(task: str, found: Sequence[Line]) -> str:
