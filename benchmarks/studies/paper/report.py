@@ -100,6 +100,7 @@ class Difference:
     kept: int
     spread: Spread
     wins: int
+    losses: int
     by_factor: bool
 
     @property
@@ -122,7 +123,7 @@ class Difference:
 
     def cells(self) -> tuple[str, ...]:
         """The row of a table."""
-        wins = f"{self.wins} of {self.spread.count}"
+        wins = f"{self.wins} : {self.losses} of {self.spread.count}"
         return self.arm, self.over, str(self.kept), self.text(self.spread.mean), self.interval, wins, self.verdict
 
 
@@ -136,7 +137,8 @@ def difference(found: Sequence[Line], arm: str, over: str, kept: int) -> Differe
     one, other = ({x["seed"]: x["test"] for x in found if x["arm"] == a and _at(x, kept)} for a in (arm, over))
     gains = [gain(one[k], other[k]) for k in sorted(one.keys() & other.keys())]
     spread = Spread.of(gains)
-    return spread and Difference(arm, over, kept, spread, sum(x > 0 for x in gains), not rises)
+    wins, losses = sum(x > 0 for x in gains), sum(x < 0 for x in gains)
+    return spread and Difference(arm, over, kept, spread, wins, losses, not rises)
 
 
 def _at(line: Line, kept: int) -> bool:
@@ -157,7 +159,7 @@ def differences(found: Sequence[Line]) -> Iterator[Difference]:
 
 def difference_table(found: Sequence[Line]) -> str:
     """All differences of a task."""
-    head = ("arm", "over", "states", "better by", "95 % interval", "seeds in which it is better", "verdict")
+    head = ("arm", "over", "states", "better by", "95 % interval", "seeds better : worse", "verdict")
     return markdown(head, [x.cells() for x in differences(with_best(found))])
 
 

@@ -152,8 +152,9 @@ def index(found: Mapping[str, Sequence[Any]], headlines: str) -> str:
         GENERATED,
         "## Headlines",
         "*Confirmed* means that the 95 % interval of the mean difference, seed by seed, lies above 0 in every "
-        "comparison; *not told apart* that it holds 0 in each. More is better, whatever a task is measured by. Errors are "
-        "compared by their logarithms, and those below .001 % of the mean square count as that: the answer is found.",
+        "comparison; *not told apart* that it holds 0 in each. More is better, whatever a task is measured by. Errors "
+        "are compared by their logarithms, and those below .001 % of the mean square count as that: the answer is "
+        "found.",
         headlines,
         "## Tasks",
         tasks,
