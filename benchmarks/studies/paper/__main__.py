@@ -49,9 +49,13 @@ KEPT = {  # stored states to end with
 _SMALL = ("scratch", "scratch, lr / 2", "scratch, lr x 2")
 _STARTS = ("scratch, slow", "scratch, low", "scratch, wide")
 _TWO = ("white, two cuts", "sampled, two cuts")
+_LOW = ("full, low", "white, low, two cuts", "sampled, low, two cuts")
 _AT = ("white 10%", "sampled 10%", "white 25%", "sampled 25%")
 MAIN = {
-    "smnist": ("full", *_TWO, *_SMALL, "scratch, as long as sampled two cuts", *_STARTS),
+    "smnist": (
+        *("full", *_TWO, "scratch", "scratch, low", *_LOW),  # a complete table early
+        *(*_SMALL, "scratch, as long as sampled two cuts", *_STARTS),
+    ),
     None: ("full", *_AT, *_SMALL, "scratch, as long as sampled 10%", "scratch, as long as sampled 25%", *_STARTS),
 }
 

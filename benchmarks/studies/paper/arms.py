@@ -75,12 +75,19 @@ for _name, _arm in {"white": WHITE, "sampled": SAMPLED, "sampled, fitted": FITTE
     ARMS |= {f"{_name} {share:.0%}": replace(_arm, share=share) for share in (0.05, 0.1, 0.25, 0.5)}
     ARMS |= {f"{_name}, {word} cuts": replace(_arm, cuts=n) for word, n in (("two", 2), ("four", 4))}
 
+LOW = (0.1, 1.0, pi / 10)  # slow poles of low phases
+ARMS["full, low"] = Arm("the large model to the end, slow poles of low phases", ring=LOW)
+for _name, _arm in {"white": WHITE, "sampled": SAMPLED}.items():
+    _what = f"{_arm.what}, slow poles of low phases at the start"
+    ARMS[f"{_name}, low, two cuts"] = replace(_arm, what=_what, cuts=2, ring=LOW)
+    ARMS[f"{_name}, low 25%"] = replace(_arm, what=_what, share=0.25, ring=LOW)
+
 ARMS |= {
     "scratch": SCRATCH,
     "scratch, lr / 2": replace(SCRATCH, what="small from the start, half the learning rate", lr=0.5),
     "scratch, lr x 2": replace(SCRATCH, what="small from the start, twice the learning rate", lr=2.0),
     "scratch, slow": replace(SCRATCH, what="small from the start, slow poles of all phases", ring=(0.1, 1.0, 2 * pi)),
-    "scratch, low": replace(SCRATCH, what="small from the start, slow poles of low phases", ring=(0.1, 1.0, pi / 10)),
+    "scratch, low": replace(SCRATCH, what="small from the start, slow poles of low phases", ring=LOW),
     "scratch, wide": replace(SCRATCH, what="small from the start, poles of all moduli", ring=(0.0, 1.0, 2 * pi)),
 }
 for _name in ("two cuts", "10%", "25%"):
@@ -132,6 +139,9 @@ for _heat in (1, 2, 4):
         what=f"small from the start, and learns from the large model at temperature {_heat}",
         temperature=float(_heat),
     )
+
+# Arms whose model is large to the end: the same for every size of the others.
+LARGE = tuple(name for name, arm in ARMS.items() if not arm.small and arm.share is None)
 
 # Arms of which the best on the validation part counts: no arm has an advantage that another cannot have.
 BEST_OF: dict[str, tuple[str, ...]] = {

@@ -18,7 +18,7 @@ from benchmarks.experiment.trainer import Trainer
 from benchmarks.tasks import Task, load_task
 from hankelred_torch import CompressionConfig, Schedule
 
-from .arms import ARMS
+from .arms import ARMS, LARGE
 from .course import made
 
 
@@ -45,7 +45,7 @@ def group(path: Path, settings: Settings, arms: list[str], budget: Any, job: tup
     task, memory, where = load_task(settings.task), lines.PeakMemory(), lines.machine()
     compile_kernels(task, settings)
     for arm in arms:
-        of_full = arm == "full"  # one for all sizes
+        of_full = arm in LARGE  # one for all sizes
         key = {"task": task.name, "arm": arm, "kept": settings.states if of_full else kept, "seed": seed}
         known = lines.read(path)
         if budget.over or lines.of_run(known, key):

@@ -14,12 +14,17 @@ from benchmarks.tasks import ACCURACY, ERROR, Metric
 from hankelred.systems.files import write_atomically
 
 from . import figures, texts
-from .arms import ARMS, BEST_OF
+from .arms import ARMS, BEST_OF, LARGE
 
 Line = dict[str, Any]
 RESOLVED = 1e-3  # % of the mean square: an error below counts as this one, the answer is found
 CUTS = tuple(name for name, arm in ARMS.items() if arm.share is not None)
-RIVALS = ("scratch", *(x for x in BEST_OF if x.startswith("scratch")), *(x for x in ARMS if "as long as" in x))
+RIVALS = (
+    "scratch",
+    "scratch, low",
+    *(x for x in BEST_OF if x.startswith("scratch")),
+    *(x for x in ARMS if "as long as" in x),
+)
 DISTURBED = ("full", "white 25%", "sampled 25%", "white, two cuts", "sampled, two cuts", "scratch")
 
 
@@ -142,16 +147,16 @@ def difference(found: Sequence[Line], arm: str, over: str, kept: int) -> Differe
 
 
 def _at(line: Line, kept: int) -> bool:
-    return line["kept"] == kept or line["arm"] == "full"
+    return line["kept"] == kept or line["arm"] in LARGE
 
 
 def differences(found: Sequence[Line]) -> Iterator[Difference]:
     """Every way to cut against every way to start small, and against the large model."""
-    sizes = sorted({line["kept"] for line in found if line["arm"] != "full"}, reverse=True)
+    sizes = sorted({line["kept"] for line in found if line["arm"] not in LARGE}, reverse=True)
     names = arms_of(found)
     for kept in sizes:
         for arm in (x for x in names if x in CUTS):
-            for over in (x for x in names if x in RIVALS or x == "full"):
+            for over in (x for x in names if x in RIVALS or x in LARGE):
                 compared = difference(found, arm, over, kept)
                 if compared is not None:
                     yield compared
