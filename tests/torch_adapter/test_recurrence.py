@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hankelred.errors import InputError
-from hankelred_torch.ops import diagonal_ssm, state_space
+from hankelred_torch.ops import diagonal_ssm, state_space, use_backend
 from hankelred_torch.ops import recurrence as blocks
 from hankelred_torch.ops._scan import scan, scan_adjoint
 from hankelred_torch.ops._segmented_scan import planar_scan, planar_scan_adjoint
