@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -21,6 +24,7 @@ if importlib.util.find_spec("triton") is None:
 from benchmarks.speed import interpreter, traffic
 
 LINEAR, SELECTIVE = interpreter.kernels()
+ROOT = Path(__file__).parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -342,3 +346,11 @@ def test_selective_kernels_move_the_bytes_of_the_model():
     with interpreter.traffic() as count:
         SELECTIVE.gradients(u.clone(), initial.mT.contiguous(), u, delta, A, B, C, D, starts)
     assert (count["distinct loaded"], count["distinct stored"]) == traffic.selective_adjoint(**size, block=4)
+
+
+@pytest.mark.skipif(not is_long(), reason="compiles for a minute: HANKELRED_LONG=1")
+def test_triton_kernels_compile_to_machine_code_without_a_gpu():
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "benchmarks.speed.compiled"]
+    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.count("registers") == 10
