@@ -1,7 +1,9 @@
-"""Which code runs an operation: loops that numba compiles for the CPU, or operations of torch on any device."""
+"""Which code runs an operation: loops that numba compiles for the CPU, Triton kernels, or operations of torch."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from types import TracebackType
 from typing import NamedTuple
 
@@ -10,9 +12,13 @@ from torch import Tensor
 from hankelred.checks import check_choice
 from hankelred.errors import InputError
 
-BACKENDS = ("auto", "cpu", "torch")
+BACKENDS = ("auto", "cpu", "triton", "mamba_ssm", "torch")
 
-# What runs where compiled loops do not reach.
+# Operations that have Triton kernels, and one that a package of others has; where there is no such package or it does
+# not fit, the next in the order of BACKENDS runs.
+KERNELS = {"triton": ("linear_recurrence", "diagonal_ssm", "selective_scan"), "mamba_ssm": ("selective_scan",)}
+
+# What runs where no kernels do.
 ELSEWHERE = {
     "linear_recurrence": "a scan of about 2 sqrt(length) operations",
     "diagonal_ssm": "the same scan in planes, or FFTs",
@@ -60,13 +66,19 @@ def backends() -> BackendTable:
     ...     ops.backends()[0]
     Backend(operation='linear_recurrence', backend='torch', why='chosen: a scan of about 2 sqrt(length) operations')
     """
-    why = {
-        "auto": "compiled loops for tensors on the CPU; on other devices {}",
-        "cpu": "chosen: compiled loops; tensors on other devices are refused",
-        "torch": "chosen: {}",
-    }[_chosen]
-    runs = "torch" if _chosen == "torch" else "cpu"
-    rows = [Backend(name, runs, why.format(other)) for name, other in ELSEWHERE.items()]
+    rows = []
+    for name, other in ELSEWHERE.items():
+        kernels = [package for package in ("mamba_ssm", "triton") if name in KERNELS[package] and _installed(package)]
+        names = {"mamba_ssm": "mamba_ssm where it fits", "triton": "Triton kernels"}
+        if _chosen in ("cpu", "auto"):
+            on_gpu = ", else ".join(f"on CUDA {names[package]}" for package in kernels)
+            found = f"{on_gpu}; elsewhere {other}" if kernels else f"on other devices {other}"
+            refused = "chosen: compiled loops; tensors on other devices are refused"
+            rows.append(Backend(name, "cpu", refused if _chosen == "cpu" else f"compiled loops on the CPU; {found}"))
+        elif _chosen in kernels:
+            rows.append(Backend(name, _chosen, f"chosen: {names[_chosen]}"))
+        else:
+            rows.append(Backend(name, "torch", f"chosen: {other}"))
     solver = Backend("solve_lyapunov", "cpu", "the solver of the core, one matrix after the other, on any device")
     return BackendTable([*rows, solver])
 
@@ -76,15 +88,18 @@ class use_backend:
 
     Parameters
     ----------
-    name : {"auto", "cpu", "torch"}
-        "auto": compiled loops for tensors on the CPU and operations of torch elsewhere; "cpu": compiled loops only,
-        tensors elsewhere are refused; "torch": operations of torch everywhere, a second opinion that is slower on a
-        CPU.
+    name : {"auto", "cpu", "triton", "mamba_ssm", "torch"}
+        "auto": compiled loops for tensors on the CPU, kernels for those on CUDA where there are any, operations of
+        torch elsewhere; "cpu": compiled loops only, tensors elsewhere are refused; "triton": Triton kernels where an
+        operation has them, and operations of torch for the others; tensors on the CPU need Triton's interpreter,
+        ``TRITON_INTERPRET=1`` in the environment before the first use; "mamba_ssm": the selective scan of that
+        package where it fits, float32 from rest with no state asked for, and otherwise as "auto"; "torch": operations
+        of torch everywhere, a second opinion that is slower on a CPU.
 
     Raises
     ------
     InputError
-        If there is no such backend here.
+        If there is no such backend, or its package is not installed.
 
     Examples
     --------
@@ -98,7 +113,10 @@ class use_backend:
 
     def __init__(self, name: str) -> None:
         global _chosen
-        self._before, _chosen = _chosen, check_choice(name, "name", BACKENDS)
+        check_choice(name, "name", BACKENDS)
+        if name in KERNELS and not _installed(name):
+            raise InputError(f"The package {name} must be installed for the backend {name!r}; got none. Install it.")
+        self._before, _chosen = _chosen, name
 
     def __enter__(self) -> use_backend:
         return self
@@ -108,8 +126,32 @@ class use_backend:
         _chosen = self._before
 
 
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+_TRITON, _MAMBA_SSM = _installed("triton"), _installed("mamba_ssm")
+
+
 def compiled_loops(x: Tensor) -> bool:
     """Tell whether compiled loops run what is done to a tensor."""
     if _chosen == "cpu" and not x.is_cpu:
         raise InputError(f'Tensors must be on the CPU for the backend "cpu"; got one on {x.device}. Choose "auto".')
-    return x.is_cpu and _chosen != "torch"
+    return x.is_cpu and _chosen not in ("torch", "triton")
+
+
+def triton_kernels(x: Tensor) -> bool:
+    """Tell whether Triton kernels run what is done to a tensor, by an operation that has them."""
+    if _chosen != "triton":
+        return _chosen in ("auto", "mamba_ssm") and _TRITON and x.is_cuda
+    if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise InputError(
+            f'Tensors must be on CUDA for the backend "triton"; got one on {x.device}. Choose "auto", or set '
+            f"TRITON_INTERPRET=1 in the environment before Triton is imported to run kernels in its interpreter."
+        )
+    return True
+
+
+def mamba_ssm(x: Tensor) -> bool:
+    """Tell whether the selective scan of mamba_ssm runs what is done to a tensor, if it fits."""
+    return _chosen == "mamba_ssm" or (_chosen == "auto" and _MAMBA_SSM and x.is_cuda)

@@ -11,7 +11,7 @@ from torch import Tensor
 from hankelred.checks import check_flag
 from hankelred.errors import InputError
 
-from ._backends import compiled_loops
+from ._backends import compiled_loops, triton_kernels
 from ._linear_kernels import scan, scan_adjoint
 from ._operator import check_tensors, differentiable, once, operator
 from ._segmented_scan import segmented_scan, segmented_scan_adjoint
@@ -22,8 +22,9 @@ def linear_recurrence(
 ) -> Tensor:
     """Compute all states of ``x_t = a_t x_{t-1} + b_t``, elementwise in what follows batch and time.
 
-    On a CPU by compiled loops that carry the state in double precision, elsewhere by a scan of about
-    ``2 sqrt(length)`` operations. Differentiable once in `a`, `b` and `initial`, by the adjoint recurrence.
+    On a CPU by compiled loops that carry the state in double precision, on CUDA by Triton kernels where Triton is
+    installed, elsewhere by a scan of about ``2 sqrt(length)`` operations.
+    Differentiable once in `a`, `b` and `initial`, by the adjoint recurrence.
 
     Parameters
     ----------
@@ -107,6 +108,10 @@ def _states(a: Tensor, b: Tensor, initial: Tensor, reset: Tensor | None, reverse
         x, carry = torch.empty_like(b), _double(initial)
         scan(a.numpy(), carry.numpy(), b.numpy(), _mask(reset, b), reverse, x.numpy())
         return x
+    if triton_kernels(b):
+        from . import _linear_triton
+
+        return _linear_triton.states(a, b, initial, reset, reverse)
     a, b, reset = (_in_time(z, reverse) for z in (a, b, reset))
     x = segmented_scan(a, b, initial, reset)
     return x.flip(1) if reverse else x.contiguous()
@@ -128,10 +133,22 @@ def _gradients(
         arrays = (z.numpy() for z in (a, carry, x, initial, gx))
         scan_adjoint(*arrays, _mask(reset, x), reverse, gb.numpy(), ga.numpy())
         return ga.to(a.dtype), gb, carry.to(initial.dtype)
+    if triton_kernels(x):
+        from . import _linear_triton
+
+        ga, gb = _linear_triton.states_adjoint(a, x, initial, gx, reset, reverse)
+        return ga, gb, _initial_gradient(a, gb, reset, reverse).to(initial.dtype)
     a_, x, gx, reset = (_in_time(z, reverse) for z in (a, x, gx, reset))
     ga, gb, g_initial = segmented_scan_adjoint(a_, x, initial, gx, reset)
     ga, gb = (z.flip(1).contiguous() if reverse else z.contiguous() for z in (ga, gb))
     return ga.to(a.dtype), gb, g_initial.to(initial.dtype)
+
+
+def _initial_gradient(a: Tensor, gb: Tensor, reset: Tensor | None, reverse: bool) -> Tensor:
+    """Return the gradient of the state before the first step."""
+    first = slice(-1, None) if reverse else slice(1)
+    seen = gb[:, first] if reset is None else gb[:, first].masked_fill(reset[:, first, None], 0)
+    return (a[:, first].conj_physical().to(gb.dtype) * seen).sum(1)  # a sum of one step, or of none
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ._backends import compiled_loops
+from ._backends import compiled_loops, triton_kernels
 from ._operator import differentiable, once, operator
 from ._scan import scan, scan_adjoint
 from ._segmented_scan import planar_scan, planar_scan_adjoint
@@ -102,6 +102,10 @@ def _backward(
         if compiled_loops(u):
             before = starts[piece, rows].to(u.dtype)
             scan_adjoint(lam.numpy(), carry[rows].numpy(), v.numpy(), before.numpy(), g.numpy(), g_lam.numpy())
+        elif triton_kernels(u):
+            from . import _linear_triton
+
+            _linear_triton.planar_states_adjoint(lam, v, g, g_lam)
         else:
             g.copy_(planar_scan_adjoint(lam, v, g, g_lam))
         gB += _product(g_rows.T, u_rows)
@@ -121,6 +125,10 @@ def _states(lam: Tensor, carry: Tensor, B: Tensor, u_rows: Tensor, v: Tensor) ->
     _product(u_rows, B.T, v.flatten(0, 1))
     if compiled_loops(v):
         scan(lam.numpy(), carry.numpy(), v.numpy())
+    elif triton_kernels(v):
+        from . import _linear_triton
+
+        _linear_triton.planar_states(lam, v)
     else:
         v.copy_(planar_scan(lam, v))
 
@@ -136,7 +144,7 @@ def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 def _keeps_states(u: Tensor, states: int) -> bool:
     """Tell whether the backward pass finds the states in memory, rather than computing them again."""
     batch, length, inputs = u.shape
-    if not u.is_cpu or inputs > WIDE:
+    if not compiled_loops(u) or inputs > WIDE:
         return True
     if torch.compiler.is_compiling():  # one graph for short and long sequences
         return False
@@ -166,9 +174,9 @@ def _pieces(u: Tensor, width: int) -> int:
 
 
 def _block_steps(u: Tensor, width: int) -> int:
-    """Return how many steps, of one or several rows, a block holds: on devices other than the CPU all of them."""
+    """Return how many steps, of one or several rows, a block holds: all, where no compiled loops carry states on."""
     everything = max(1, u.shape[0] * u.shape[1])
-    return max(1, BLOCK // (width * u.element_size())) if u.is_cpu else everything
+    return max(1, BLOCK // (width * u.element_size())) if compiled_loops(u) else everything
 
 
 def _extent(part: slice) -> slice:

@@ -11,7 +11,7 @@ from torch import Tensor
 from hankelred.checks import check_flag
 from hankelred.errors import InputError
 
-from ._backends import compiled_loops
+from ._backends import compiled_loops, mamba_ssm, triton_kernels
 from ._operator import check_tensors, differentiable, once, operator
 from ._selective_kernels import SEGMENT, scan, scan_adjoint
 from .convolution import without_autocast
@@ -60,8 +60,9 @@ def selective_scan(
 
     ``h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t`` and ``y_t = C_t . h_t + D u_t`` for every channel; its states
     meet no other channel. On a CPU the time is that of compiled loops, proportional to n for any n, and the memory
-    for the backward pass is a sixteenth of all states; elsewhere it runs as a loop of torch operations. float64 takes
-    five times as long as float32. Differentiable once in all tensors on a CPU.
+    for the backward pass is a sixteenth of all states. On CUDA Triton kernels do the same where Triton is installed;
+    elsewhere it runs as a loop of torch operations. float64 takes five times as long as float32 on a CPU.
+    Differentiable once in all tensors.
 
     Parameters
     ----------
@@ -119,11 +120,14 @@ def selective_scan(
     return_state = check_flag(return_state, "return_state")
     batch, _, channels = u.shape
     D = u.new_zeros(channels) if D is None else D
+    from_rest = initial is None
     initial = u.new_zeros(batch, *A.shape) if initial is None else initial
     given = (u, delta, A, B, C, D, initial)
     dtype = reduce(torch.promote_types, (x.dtype for x in given), torch.float32)
     arguments = [x.to(dtype) for x in given]
-    if compiled_loops(u):
+    if mamba_ssm(u) and from_rest and not return_state and dtype == torch.float32 and A.shape[1] <= 256:
+        return _foreign_scan(*arguments[:6])
+    if compiled_loops(u) or triton_kernels(u):
         y, starts = _scan(*arguments)
         state = starts[:, -1].mT
     else:
@@ -144,6 +148,14 @@ def selective_scan_loop(
         return torch.addcmul(y, u, D), h
 
 
+def _foreign_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    """Return the outputs from rest by the kernel of mamba_ssm, whose time axis comes last."""
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    y: Tensor = selective_scan_fn(u.mT, delta.mT, A, B.mT, C.mT, D)
+    return y.mT
+
+
 def _new_starts(u: Tensor, A: Tensor) -> Tensor:
     """Return an empty tensor for the states before each piece of steps and after the last."""
     return u.new_empty(u.shape[0], -(-u.shape[1] // SEGMENT) + 1, A.shape[1], A.shape[0])
@@ -157,6 +169,11 @@ def _new_starts(u: Tensor, A: Tensor) -> Tensor:
 def _outputs(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial: Tensor
 ) -> tuple[Tensor, Tensor]:
+    if triton_kernels(u):
+        from . import _selective_triton
+
+        starts = _new_starts(u, A)
+        return _selective_triton.outputs(u, delta, A, B, C, D, initial, starts), starts
     u, delta, A, B, C, D = (x.contiguous() for x in (u, delta, A, B, C, D))
     starts, y = _new_starts(u, A), torch.empty_like(u)
     starts[:, 0] = initial.mT
@@ -177,6 +194,10 @@ def _empty_gradients(gy: Tensor, g_state: Tensor, *inputs: Tensor) -> tuple[Tens
 def _gradients(gy: Tensor, g_state: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     gy, u, delta, A, B, C, D, starts = (x.contiguous() for x in (gy, *inputs))
     carry = g_state.clone(memory_format=torch.contiguous_format)
+    if triton_kernels(u):
+        from . import _selective_triton
+
+        return *_selective_triton.gradients(gy, carry, u, delta, A, B, C, D, starts), carry.mT.contiguous()
     gu, g_delta, gB, gC = torch.empty_like(u), torch.empty_like(u), torch.zeros_like(B), torch.zeros_like(C)
     gA, gD = (torch.zeros_like(x, dtype=torch.float64) for x in (A, D))
     arrays = (gy, carry, u, delta, A, B, C, D, starts, gu, g_delta, gA, gB, gC, gD)

@@ -95,8 +95,8 @@ def test_backends_are_chosen_for_a_block_or_for_good():
         assert ops.backends()[0].backend == "torch"
         assert ops.backends()[0].backend == "torch"
     assert ops.backends()[0].backend == "cpu"
-    with pytest.raises(InputError, match="must be one of 'auto', 'cpu', 'torch'; got 'triton'"):
-        ops.use_backend("triton")
+    with pytest.raises(InputError, match="must be one of 'auto', 'cpu', 'triton', 'mamba_ssm', 'torch'; got 'cuda'"):
+        ops.use_backend("cuda")
     ops.use_backend("torch")
     try:
         assert ops.backends()[0].backend == "torch"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hankelred.errors import InputError
-from hankelred_torch.ops import diagonal_ssm, state_space
+from hankelred_torch.ops import diagonal_ssm, state_space, use_backend
 from hankelred_torch.ops import recurrence as blocks
 from hankelred_torch.ops._scan import scan, scan_adjoint
 from hankelred_torch.ops._segmented_scan import planar_scan, planar_scan_adjoint
@@ -293,3 +293,15 @@ def test_predicted_time_grows_with_states(batch, length, channels):
     for method in METHODS:
         times = [state_space.predicted_seconds(method, batch, length, channels, channels, n) for n in (4, 64, 256)]
         assert times == sorted(times)
+
+
+def test_sequences_longer_than_a_block_are_right_without_compiled_loops():
+    """Only compiled loops carry states from one block to the next: others once began each block at rest."""
+    draw = torch.Generator().manual_seed(0)
+    rates = torch.complex(torch.full((256,), -1e-3, dtype=torch.float64), torch.rand(256, generator=draw).double())
+    B, C = (torch.randn(s, dtype=torch.complex64, generator=draw) for s in ((256, 1), (1, 256)))
+    u = torch.randn(1, 1500, 1, generator=draw)
+    expected = diagonal_ssm(rates, B, C, u, method="recurrence")
+    with use_backend("torch"):
+        found = diagonal_ssm(rates, B, C, u, method="recurrence")
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5

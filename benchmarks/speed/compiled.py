@@ -1,0 +1,93 @@
+"""Compile the Triton kernels for GPUs without one: instructions and registers of each.
+
+    python -m benchmarks.speed.compiled            # for H100
+    python -m benchmarks.speed.compiled --all      # for A100, RTX 4090 and H100, also in double precision and bfloat16
+
+Instructions are those of the whole kernel in PTX, loops counted once; `spilled` are bytes a thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from hankelred_torch.ops import _linear_triton as linear
+from hankelred_torch.ops import _selective_triton as selective
+from hankelred_torch.ops._selective_kernels import SEGMENT
+
+KINDS = {
+    "arithmetic": r"(?:fma\.rn|mul|add)\.f(?:32|64)",
+    "special": r"ex2\.",
+    "exchange": r"(?:shfl|ld\.shared|st\.shared)",
+    "global": r"(?:ld\.global|st\.global|cp\.async\.c)",
+}
+
+
+def kernels(every: bool) -> Iterator[tuple[str, Any, dict[str, Any], str, int]]:
+    """Yield name, kernel, its constants, the type of its arrays and the number of warps."""
+    for dtype in ("fp32", "fp64") if every else ("fp32",):
+        work, size = (tl.float32, 4) if dtype == "fp32" else (tl.float64, 8)
+        for is_complex, constant, reset in ((c, k, r) for c in (1, 0) for k in (1, 0) for r in (0, 1)[: 1 + every]):
+            constants = {"REVERSE": False, "RESET": bool(reset), "COMPLEX": bool(is_complex), "SPACING": 1 + is_complex}
+            constants |= {"CONSTANT": bool(constant), "WORK": work, "TIME": linear.TIME}
+            constants |= {"STATES": linear.WIDTH // size // (1 + is_complex), "STAGES": linear.LAUNCH["STAGES"]}
+            name = f"{('real', 'complex')[is_complex]}, {('varying', 'constant')[constant]}{', reset' * reset}"
+            yield f"scan, {name}", linear.scan, constants, dtype, linear.LAUNCH["num_warps"]
+            yield f"scan_adjoint, {name}", linear.scan_adjoint, constants, dtype, linear.LAUNCH["num_warps"]
+    for dtype in ("fp32", "fp64", "bf16") if every else ("fp32",):
+        constants = {"WORK": tl.float64 if dtype == "fp64" else tl.float32, "TIME": SEGMENT}
+        constants |= {"CHANNELS": selective.LAUNCH["CHANNELS"]}
+        for kernel in (selective.scan, selective.scan_adjoint):
+            yield f"selective {kernel.fn.__name__}", kernel, constants, dtype, selective.LAUNCH["num_warps"]
+
+
+def build(kernel: Any, constants: dict[str, Any], dtype: str, warps: int, capability: int) -> dict[str, Any]:
+    wide = "fp32" if dtype == "bf16" else dtype
+    types = dict.fromkeys(("steps", "n", "a_row", "a_step", "im", "length", "channels"), "i32") | {"reset": "*u8"}
+    types |= dict.fromkeys(("starts", "carry", "y", "gB", "gC"), f"*{wide}")
+    types |= {"gA": "*fp64", "gD": "*fp64", "ga": "*fp64" if constants.get("CONSTANT") else f"*{wide}"}
+    names = kernel.arg_names
+    given = {name: "constexpr" if name in constants else types.get(name, f"*{dtype}") for name in names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if given[name].startswith("*")}
+    for name in ("steps", "n"):
+        if name in names:
+            aligned[(names.index(name),)] = [["tt.divisibility", 16]]
+    values = {(names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=given, constexprs=values, attrs=aligned)
+    options = {"num_warps": warps, "enable_fp_fusion": True}
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    found = {kind: len(re.findall(rf"\b{pattern}", made.asm["ptx"])) for kind, pattern in KINDS.items()}
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    usage = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    registers, spilled = (int(x) for x in usage.groups()) if usage else (0, 0)
+    return found | {"registers": registers, "spilled": spilled, "shared": made.metadata.shared}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    print("Triton", triton.__version__)
+    for name, kernel, constants, dtype, warps in kernels(options.all):
+        for capability in (80, 89, 90) if options.all else (90,):
+            print(name, dtype, f"sm_{capability}", build(kernel, constants, dtype, warps, capability), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Triton's interpreter, made fit for tests: scans and sums over whole rows at once, and a count of bytes moved.
+
+The interpreter calls the function that combines two elements for every element of a tile, about 100 microseconds each;
+here it is called for every row of one. It runs kernels that were decorated while TRITON_INTERPRET=1 was set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+_SETTING = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
+
+
+def kernels() -> tuple[ModuleType, ModuleType]:
+    """The modules of kernels, compiled where torch finds a GPU and interpreted elsewhere.
+
+    The environment is as before on return: processes started later, and other kernels, are not interpreted.
+    """
+    with mock.patch.dict(os.environ, _SETTING):
+        from hankelred_torch.ops import _linear_triton, _selective_triton
+    return _linear_triton, _selective_triton
+
+
+@contextmanager
+def by_rows() -> Iterator[None]:
+    """Let the interpreter, where kernels run in it, combine whole rows of tiles."""
+    from triton.runtime import interpreter
+
+    def rows(self: Any, inputs: Any) -> Iterator[list[Any]]:
+        arrays = [np.moveaxis(x.handle.data, self.axis, 0) for x in inputs]
+        now: list[Any] = []
+        for i in range(len(arrays[0])):
+            row = [self.to_tensor(a[i], x.dtype) for a, x in zip(arrays, inputs, strict=True)]
+            found = self.combine_fn.fn(*now, *row) if now else row
+            now = list(found) if isinstance(found, (tuple, list)) else [found]
+            yield now
+
+    def scan(self: Any, inputs: Any) -> list[Any]:
+        found = zip(*([x.handle.data for x in row] for row in rows(self, inputs)), strict=True)
+        return [self.to_tensor(np.stack(x, self.axis), y.dtype) for x, y in zip(found, inputs, strict=True)]
+
+    def reduce(self: Any, inputs: Any) -> list[Any]:
+        *_, last = rows(self, inputs)
+        return [self.to_tensor(x.handle.data, y.dtype) for x, y in zip(last, inputs, strict=True)]
+
+    with (
+        np.errstate(all="ignore"),  # a GPU does not warn either
+        mock.patch.dict(os.environ, _SETTING),
+        mock.patch.object(interpreter.ScanOps, "generic_scan", scan),
+        mock.patch.object(interpreter.ReduceOps, "generic_reduce", reduce),
+    ):
+        yield
+
+
+@contextmanager
+def traffic() -> Iterator[dict[str, int]]:
+    """Count bytes loaded and stored: all of them, and those of distinct addresses."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    count = {"loaded": 0, "stored": 0, "distinct loaded": 0, "distinct stored": 0}
+    seen: dict[str, set[int]] = {"loaded": set(), "stored": set()}
+
+    def note(kind: str, pointers: Any, mask: Any) -> None:
+        size = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
+        addresses = np.broadcast_to(pointers.data, mask.data.shape)[mask.data]
+        count[kind] += size * addresses.size
+        new = set(addresses.tolist()) - seen[kind]
+        count[f"distinct {kind}"] += size * len(new)
+        seen[kind] |= new
+
+    load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+
+    def counted_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+        note("loaded", pointers, mask)
+        return load(self, pointers, mask, *rest)
+
+    def counted_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        note("stored", pointers, mask)
+        return store(self, pointers, value, mask, *rest)
+
+    with (
+        mock.patch.object(InterpreterBuilder, "create_masked_load", counted_load),
+        mock.patch.object(InterpreterBuilder, "create_masked_store", counted_store),
+    ):
+        yield count

@@ -1,0 +1,136 @@
+"""What the Triton kernels move and calculate, on paper: bytes, instructions, and the bandwidth they can reach at most.
+
+    python -m benchmarks.speed.traffic      # the table of docs/theory/recurrences.md
+
+Bytes are those of distinct addresses, each read and written once; tests compare them with what Triton's interpreter
+loads and stores. Instructions are counted in the PTX that Triton 3.9 makes of the float32 kernels for a H100.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Card(NamedTuple):
+    """Bytes a second, and lanes of one kind of instruction a second: makers' figures at boost clock."""
+
+    name: str
+    bandwidth: float
+    arithmetic: float
+    special: float
+    exchange: float
+    issue: float
+
+    @classmethod
+    def of(cls, name: str, bandwidth: float, processors: int, clock: float, arithmetic: int) -> Card:
+        lanes = processors * clock
+        return cls(name, bandwidth, arithmetic * lanes, 16 * lanes, 32 * lanes, 128 * lanes)
+
+
+CARDS = [
+    Card.of("A100", 2.04e12, 108, 1.41e9, 64),
+    Card.of("H100", 3.35e12, 132, 1.76e9, 128),
+    Card.of("H200", 4.80e12, 132, 1.76e9, 128),
+    Card.of("RTX 4090", 1.01e12, 128, 2.52e9, 128),
+]
+
+
+class Traffic(NamedTuple):
+    """Bytes loaded and stored by a kernel."""
+
+    loaded: int
+    stored: int
+
+    @property
+    def total(self) -> int:
+        return self.loaded + self.stored
+
+
+def linear(rows: int, steps: int, n: int, *, varies: bool, width: int, tile: int) -> Traffic:
+    """The linear recurrence, factors for all rows or of every step and row; `width` is that of a number in bytes."""
+    states = rows * steps * n
+    factors = states if varies else n + tile * n
+    return Traffic((states + factors + rows * n) * width, states * width)
+
+
+def linear_adjoint(rows: int, steps: int, n: int, *, varies: bool, width: int, tile: int, parts: int = 1) -> Traffic:
+    """Its adjoint; sums over time are double in each of the parts of a number, one if it is real and two if complex."""
+    states, shifted = rows * steps * n, rows * (steps - 1) * n
+    factors = shifted if varies else n * (steps > 1) + tile * n
+    found = states * width if varies else rows * n * 8 * parts
+    return Traffic((states + shifted + factors + rows * n) * width, states * width + found)
+
+
+def selective(batch: int, length: int, channels: int, n: int, *, width: int, segment: int) -> Traffic:
+    """The selective scan."""
+    entries, kept = batch * length * channels, batch * -(-length // segment) * channels * n
+    shared = 2 * batch * length * n + channels * n + channels
+    return Traffic((2 * entries + shared + kept) * width, (entries + kept) * width)
+
+
+def selective_adjoint(
+    batch: int, length: int, channels: int, n: int, *, width: int, segment: int, block: int
+) -> Traffic:
+    """Its adjoint, with gradients of B and C from each block of channels."""
+    entries, kept = batch * length * channels, batch * -(-length // segment) * channels * n
+    shared, edges = 2 * batch * length * n, batch * channels * n
+    loaded = (3 * entries + shared + channels * n + channels + kept + edges) * width + 8 * edges
+    blocks = -(-channels // block)
+    stored = (2 * entries + blocks * shared + edges) * width + 8 * edges + 8 * batch * channels
+    return Traffic(loaded, stored)
+
+
+# Multiplications and additions, exponentials, shuffles and accesses to shared memory, for a state at a step: what
+# `python -m benchmarks.speed.compiled` counts over the elements that a lane holds of a tile (4, 8 and 16).
+INSTRUCTIONS: dict[str, tuple[float, float, float]] = {
+    "planar recurrence": (61.0, 0.0, 34.5),
+    "its adjoint": (68.5, 0.0, 40.0),
+    "varying, real": (15.5, 0.0, 17.8),
+    "varying, real, adjoint": (16.5, 0.0, 18.0),
+    "selective scan": (8.1, 1.0, 0.0),
+    "selective scan, adjoint": (36.9, 3.0, 14.5),
+}
+
+
+def seconds(card: Card, kernel: str, states: int) -> float:
+    """The time that instructions take at least: each kind has lanes of its own, and all are issued one by one."""
+    arithmetic, special, exchange = INSTRUCTIONS[kernel]
+    each = (arithmetic / card.arithmetic, special / card.special, exchange / card.exchange)
+    return states * max(*each, (arithmetic + special + exchange) / card.issue)
+
+
+def share(card: Card, kernel: str, states: int, traffic: Traffic) -> float:
+    """The share of bandwidth that is reached at most."""
+    memory = traffic.total / card.bandwidth
+    return memory / max(memory, seconds(card, kernel, states))
+
+
+def cases() -> list[tuple[str, int, Traffic]]:
+    """Kernels at the sizes of a training, with states times steps and traffic, in float32."""
+    planar = {"rows": 16, "steps": 4096, "n": 256}
+    real = {"rows": 16, "steps": 4096, "n": 1024}
+    found = [
+        ("planar recurrence", 16 * 4096 * 256, linear(**planar, varies=False, width=8, tile=32)),
+        ("its adjoint", 16 * 4096 * 256, linear_adjoint(**planar, varies=False, width=8, tile=32, parts=2)),
+        ("varying, real", 16 * 4096 * 1024, linear(**real, varies=True, width=4, tile=32)),
+        ("varying, real, adjoint", 16 * 4096 * 1024, linear_adjoint(**real, varies=True, width=4, tile=32)),
+    ]
+    for n in (12, 16, 24):
+        size = {"batch": 16, "length": 2048, "channels": 1536, "n": n, "width": 4, "segment": 16}
+        states = 16 * 2048 * 1536 * n
+        found.append(("selective scan", states, selective(**size)))
+        found.append(("selective scan, adjoint", states, selective_adjoint(**size, block=32)))
+    return found
+
+
+def main() -> None:
+    print("| kernel | states x steps | GB | bytes a state and step | " + " | ".join(c.name for c in CARDS) + " |")
+    print("|---" * (4 + len(CARDS)) + "|")
+    for kernel, states, traffic in cases():
+        shares = " | ".join(f"{share(card, kernel, states, traffic):.0%}" for card in CARDS)
+        size = f"{states / 1e6:.0f} M | {traffic.total / 1e9:.2f} | {traffic.total / states:.1f}"
+        print(f"| {kernel} | {size} | {shares} |")
+
+
+if __name__ == "__main__":
+    main()
