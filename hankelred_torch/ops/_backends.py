@@ -7,6 +7,7 @@ import os
 from types import TracebackType
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from hankelred.checks import check_choice
@@ -143,13 +144,20 @@ def compiled_loops(x: Tensor) -> bool:
 def triton_kernels(x: Tensor) -> bool:
     """Tell whether Triton kernels run what is done to a tensor, by an operation that has them."""
     if _chosen != "triton":
-        return _chosen in ("auto", "mamba_ssm") and _TRITON and x.is_cuda
+        return _chosen in ("auto", "mamba_ssm") and _TRITON and x.is_cuda and _agree(x.device)
     if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise InputError(
             f'Tensors must be on CUDA for the backend "triton"; got one on {x.device}. Choose "auto", or set '
             f"TRITON_INTERPRET=1 in the environment before Triton is imported to run kernels in its interpreter."
         )
     return True
+
+
+def _agree(device: torch.device) -> bool:
+    """Tell whether kernels were seen to be right on a device; nobody can have tried all of them."""
+    from ._triton_proof import kernels_agree  # which needs the operations
+
+    return bool(kernels_agree(device))
 
 
 def mamba_ssm(x: Tensor) -> bool:

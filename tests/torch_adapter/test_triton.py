@@ -14,7 +14,7 @@ import torch
 from sizes import is_long
 from torch import Tensor
 
-from hankelred.errors import InputError
+from hankelred.errors import AccuracyWarning, InputError
 from hankelred_torch import ops
 from hankelred_torch.ops.selective import selective_scan_loop
 
@@ -25,6 +25,7 @@ from benchmarks.speed import interpreter, traffic
 
 LINEAR, SELECTIVE = interpreter.kernels()
 ROOT = Path(__file__).parents[2]
+TILES = LINEAR.TIME, LINEAR.WIDTH, SELECTIVE.LAUNCH["CHANNELS"]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -354,3 +355,40 @@ def test_triton_kernels_compile_to_machine_code_without_a_gpu():
     command = [sys.executable, "-m", "benchmarks.speed.compiled"]
     run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.count("registers") == 10
+
+
+@pytest.fixture
+def proof(monkeypatch):
+    from hankelred_torch.ops import _triton_proof
+
+    monkeypatch.setattr(LINEAR, "TIME", TILES[0])
+    monkeypatch.setattr(LINEAR, "WIDTH", TILES[1])
+    monkeypatch.setitem(SELECTIVE.LAUNCH, "CHANNELS", TILES[2])
+
+    _triton_proof.kernels_agree.cache_clear()
+    yield _triton_proof.kernels_agree
+    _triton_proof.kernels_agree.cache_clear()
+
+
+def test_kernels_are_compared_with_torch_once_on_each_device(proof, monkeypatch):
+    assert proof(torch.device(DEVICE))
+    monkeypatch.setattr(LINEAR, "states", None)  # would fail, and is not called again
+    assert proof(torch.device(DEVICE))
+
+
+@pytest.mark.parametrize("wrong", ["conjugate", "carry", "gradient", "raises"])
+def test_kernels_that_are_wrong_on_a_device_do_not_run_there(wrong, proof, monkeypatch):
+    if wrong in ("conjugate", "carry"):
+        right = LINEAR.states
+
+        def states(a, b, initial, reset, reverse):
+            return right(a.conj() if wrong == "conjugate" else a, b, initial, reset, False)
+
+        monkeypatch.setattr(LINEAR, "states", states)
+    elif wrong == "gradient":
+        adjoint = SELECTIVE.gradients
+        monkeypatch.setattr(SELECTIVE, "gradients", lambda *x: tuple(1.001 * y for y in adjoint(*x)))
+    else:
+        monkeypatch.setattr(SELECTIVE, "outputs", lambda *x: 1 / 0)
+    with pytest.warns(AccuracyWarning, match="Triton kernels on .* (differ|fail).* in their place"):
+        assert not proof(torch.device(DEVICE))
