@@ -17,7 +17,7 @@ import pytest
 import hankelred as hr
 from hankelred.control import lyap
 from hankelred.linalg.schur import apply_units, balanced_units
-from hankelred.weighting import FrequencyWeighted
+from hankelred.weighting import FrequencyWeighted, Stochastic
 
 FILE = Path(os.environ.get("HANKELRED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "slicot_cases.json"
 PRINTED = 6e-5
@@ -134,3 +134,10 @@ def test_badly_scaled_model_is_balanced_like_the_printed_one():
 
     theirs = spread(*(np.array(printed[key]) for key in ("A_bal", "B_bal", "C_bal")))
     assert spread(*apply_units(balanced_units(*matrices), *matrices)) <= theirs + 1 < spread(*matrices)
+
+
+def test_stochastic_values_and_model_are_those_printed():
+    data, printed = case("AB09HD")
+    bal = hr.balance(plant(data), weighting=Stochastic(beta=1.0))
+    np.testing.assert_allclose(bal.hsv, printed["hsv"], atol=PRINTED)
+    assert_same_response(bal.reduce(printed["nr"]).system, printed)

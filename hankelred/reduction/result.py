@@ -38,7 +38,7 @@ class Reduction:
         All Hankel singular values, decreasing, in units of y per unit of u; infinite for poles that were split
         off and kept.
     error_bound : float
-        Bound on the H-infinity norm of the error, with what rounding adds; infinite where no bound holds.
+        Bound on the error that `bounded` names, with what rounding adds; infinite where no bound holds.
     T, Ti : (n, order) and (order, n) ndarray
         Bases with ``Ti T = I``: ``x ≈ T x_r`` and ``x_r = Ti x``; the truncated model is
         ``(Ti A T, Ti B, C T, D)``. For diagonal systems the eigenvectors that restore the diagonal form are
@@ -48,6 +48,8 @@ class Reduction:
         Poles split off as unstable or marginal, and kept.
     method : str
         How the model was made; with "singular perturbation" T and Ti are the bases of the states kept.
+    bounded : str
+        Which error `error_bound` is on: the "H-infinity error", or what a weighting bounds in its place.
     """
 
     system: Any
@@ -59,6 +61,7 @@ class Reduction:
     Ti: Array
     unstable: int = 0
     method: str = "balanced truncation"
+    bounded: str = "H-infinity error"
     _reduced: Any = field(default=None, repr=False)
     _stable: tuple[LinearSystem, LinearSystem] | None = field(default=None, repr=False)
 
@@ -129,7 +132,7 @@ class Reduction:
         """
         lines = [
             f"{self.method}: order {len(self.hsv)} -> {self.order}",
-            f"H-infinity error bound {self.error_bound:.4g}",
+            f"{self.bounded} bound {self.error_bound:.4g}",
         ]
         if self.unstable:
             lines.append(f"{self.unstable} unstable or marginal poles split off and kept")
@@ -160,6 +163,7 @@ class Reduction:
             "full_order": len(self.hsv),
             "unstable": self.unstable,
             "hsv": finite,
+            "bounded": self.bounded,
             "error_bound": float(self.error_bound) if np.isfinite(self.error_bound) else None,
             "dt": self.original.dt,
             "sizes": {"n": self.original.n, "m": self.original.m, "p": self.original.p},
