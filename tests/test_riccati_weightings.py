@@ -190,7 +190,7 @@ def test_failed_preconditions_are_named_with_the_figure_found():
         BoundedReal(-1.0)
     with pytest.raises(hr.InputError, match=r"least singular value of 0 in D"):
         hr.balance(lag, weighting=Stochastic())
-    with pytest.raises(hr.InputError, match=r"least eigenvalue of -1\.0\d* at"):
+    with pytest.raises(hr.InputError, match=r"least eigenvalue of -1 at 0"):
         hr.balance(hr.StateSpace([[-1.0]], [[1.0]], [[-1.0]], [[0.5]]), weighting=PositiveReal())
     with pytest.raises(hr.InputError, match="as many outputs as inputs"):
         hr.balance(hr.StateSpace([[-1.0]], [[1.0]], [[1.0], [1.0]]), weighting=PositiveReal())

@@ -17,6 +17,8 @@ import pytest
 import hankelred as hr
 from hankelred.control import lyap
 from hankelred.linalg.schur import apply_units, balanced_units
+from hankelred.optimal import hankel_norm_approximation
+from hankelred.parts import DenseParts
 from hankelred.weighting import FrequencyWeighted, Stochastic
 
 FILE = Path(os.environ.get("HANKELRED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "slicot_cases.json"
@@ -141,3 +143,38 @@ def test_stochastic_values_and_model_are_those_printed():
     bal = hr.balance(plant(data), weighting=Stochastic(beta=1.0))
     np.testing.assert_allclose(bal.hsv, printed["hsv"], atol=PRINTED)
     assert_same_response(bal.reduce(printed["nr"]).system, printed)
+
+
+def assert_same_response_but_for_d(ours: hr.StateSpace, printed: dict[str, Any]) -> None:
+    """Compare with a model of the same Hankel operator: D, which the Hankel norm leaves free, is chosen otherwise."""
+    assert_same_response(ours.with_(D=np.zeros(ours.D.shape)), {**printed, "Dr": None})
+
+
+@pytest.mark.parametrize(("name", "alpha"), [("AB09CD", 0), ("AB09ED", -0.6)])
+def test_optimal_hankel_norm_models_are_those_printed(name, alpha):
+    data, printed = case(name)
+    best = hankel_norm_approximation(plant(data), printed["nr"], offset=-alpha)
+    np.testing.assert_allclose(best.hsv[np.isfinite(best.hsv)], printed["hsv"], atol=PRINTED)
+    assert_same_response_but_for_d(best.system, printed)
+
+
+def cascade(G: hr.StateSpace, H: hr.StateSpace) -> hr.StateSpace:
+    """Return ``G H``."""
+    A = np.block([[G.A, G.B @ H.C], [np.zeros((H.n, G.n)), H.A]])
+    return hr.StateSpace(A, np.vstack([G.B @ H.D, H.B]), np.hstack([G.C, G.D @ H.C]), G.D @ H.D)
+
+
+def stable_part(G: hr.StateSpace) -> hr.StateSpace:
+    parts = DenseParts(G, 0.0)
+    return hr.StateSpace(parts.T, parts.B, parts.C, G.D)
+
+
+@pytest.mark.parametrize("name", ["AB09JD", "AB09KD"])
+def test_weighted_hankel_norm_models_are_those_printed(name):
+    """The antistable weight V: approximate the stable part of V G, and take that of V^-1 times the result."""
+    data, printed = case(name)
+    G, V = plant(data), hr.StateSpace(data["AV"], data["BV"], data["CV"], data["DV"])
+    best = hankel_norm_approximation(stable_part(cascade(V, G)), printed["nr"])
+    np.testing.assert_allclose(best.hsv, printed["hsv"], atol=PRINTED)
+    inverse = hr.StateSpace(V.A - V.B @ V.C, V.B, -V.C, V.D)  # D = 1
+    assert_same_response_but_for_d(stable_part(cascade(inverse, best.system)), printed)

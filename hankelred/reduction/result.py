@@ -43,7 +43,8 @@ class Reduction:
         Bases with ``Ti T = I``: ``x ≈ T x_r`` and ``x_r = Ti x``; the truncated model is
         ``(Ti A T, Ti B, C T, D)``. For diagonal systems the eigenvectors that restore the diagonal form are
         included. With real output the full coordinates are ``[x; conj(x)]``, 2n of them, and the reduced ones
-        are the complex poles, their conjugates and the real poles, in this order.
+        are the complex poles, their conjugates and the real poles, in this order. None where the model is no
+        projection.
     unstable : int
         Poles split off as unstable or marginal, and kept.
     method : str
@@ -57,8 +58,8 @@ class Reduction:
     order: int
     hsv: Array
     error_bound: float
-    T: Array
-    Ti: Array
+    T: Any
+    Ti: Any
     unstable: int = 0
     method: str = "balanced truncation"
     bounded: str = "H-infinity error"
