@@ -8,7 +8,7 @@ from classical import DOMAINS, drawn, grid, in_other_units
 from sizes import sample
 
 import hankelred as hr
-from hankelred.optimal import hankel_norm_approximation
+from hankelred.optimal import h2_optimal, hankel_norm_approximation
 
 SEEDS = sample(range(200))
 
@@ -76,7 +76,7 @@ def test_unstable_poles_names_and_containers_are_kept(dt):
     assert best.hinf_error() <= best.error_bound
     with pytest.raises(hr.OrderError, match="at least"):
         hankel_norm_approximation(G, 0)
-    assert hankel_norm_approximation(G, G.n).hinf_error() < 1e-12
+    assert hankel_norm_approximation(G, G.n).hinf_error() < 1e-9
     assert best.T is None
     assert '"bounded": "H-infinity error"' in best.to_json()
 
@@ -89,3 +89,49 @@ def test_single_precision_and_tuples_come_back_as_they_were_given():
     best = hankel_norm_approximation(half, 1)
     assert best.system.dtype == np.float32
     assert best.hinf_error() <= best.error_bound
+
+
+@pytest.mark.parametrize("dt", DOMAINS)
+@pytest.mark.filterwarnings("ignore::hankelred.AccuracyWarning")
+def test_h2_optimal_models_are_stable_stationary_and_never_worse_than_the_balanced_ones(dt):
+    stationary = 0
+    for seed in SEEDS:
+        rng, G = drawn(seed, dt)
+        order = int(rng.integers(1, G.n))
+        G = G if dt else G.with_(D=0 * G.D)
+        best, balanced = h2_optimal(G, order), hr.balanced_truncation(G, order=order)
+        error = best.h2_error()
+        assert best.system.is_stable()
+        assert best.system.dtype == G.dtype
+        assert error <= balanced.h2_error() * (1 + 1e-9) + 1e-13, seed
+        np.testing.assert_allclose(best.Ti @ best.T, np.eye(order), atol=1e-6)
+        stationary += best.residual <= 1e-6
+    assert stationary >= 0.9 * len(SEEDS)
+
+
+@pytest.mark.parametrize("dt", DOMAINS)
+def test_no_small_change_of_an_h2_optimal_model_lessens_the_error(dt):
+    rng, G = drawn(2, dt)
+    G = G if dt else G.with_(D=0 * G.D)
+    best = h2_optimal(G, 2, rtol=1e-9)
+    error, model = best.h2_error(), best.system
+    for size in (1e-2, 1e-3):
+        for _ in range(10):
+            A, B, C = (x + size * np.abs(x).max() * rng.standard_normal(x.shape) for x in (model.A, model.B, model.C))
+            assert hr.h2_norm(G - model.with_(A=A, B=B, C=C)) >= error * (1 - 1e-9)
+
+
+def test_h2_iterations_report_and_can_be_ended():
+    _, G = drawn(4, True)
+    seen = []
+    with pytest.warns(hr.AccuracyWarning, match="after 2 steps"):
+        best = h2_optimal(G, 1, rtol=1e-12, progress=lambda *step: seen.append(step) or len(seen) == 2)
+    assert [step[0] for step in seen] == [1, 2]
+    assert best.iterations == 2
+    assert best.h2_error() <= hr.balanced_truncation(G, order=1).h2_error()
+    assert h2_optimal(G, 0).order == 0
+    assert h2_optimal(G, G.n).h2_error() < 1e-9
+    with pytest.raises(hr.StabilityError, match="stable"):
+        h2_optimal(hr.StateSpace([[1.0]], [[1.0]], [[1.0]]), 1)
+    with pytest.raises(hr.InputError, match="rtol"):
+        h2_optimal(G, 1, rtol=0)

@@ -16,6 +16,7 @@ import pytest
 
 import hankelred as hr
 from hankelred.control import lyap
+from hankelred.feedback import reduce_controller
 from hankelred.linalg.schur import apply_units, balanced_units
 from hankelred.optimal import hankel_norm_approximation
 from hankelred.parts import DenseParts
@@ -37,11 +38,11 @@ def plant(data: dict[str, Any]) -> hr.StateSpace:
     return hr.StateSpace(data["A"], data["B"], data["C"], data.get("D"))
 
 
-def assert_same_response(ours: hr.StateSpace, printed: dict[str, Any]) -> None:
+def assert_same_response(ours: hr.StateSpace, printed: dict[str, Any], atol: float = 1e-3) -> None:
     """Compare with a model whose entries are rounded to four decimals."""
     theirs = hr.StateSpace(printed["Ar"], printed["Br"], printed["Cr"], printed.get("Dr"))
     omega = np.geomspace(0.1, 100, 40)
-    np.testing.assert_allclose(ours.frequency_response(omega), theirs.frequency_response(omega), atol=1e-3)
+    np.testing.assert_allclose(ours.frequency_response(omega), theirs.frequency_response(omega), atol=atol)
 
 
 @pytest.mark.parametrize(
@@ -178,3 +179,49 @@ def test_weighted_hankel_norm_models_are_those_printed(name):
     np.testing.assert_allclose(best.hsv, printed["hsv"], atol=PRINTED)
     inverse = hr.StateSpace(V.A - V.B @ V.C, V.B, -V.C, V.D)  # D = 1
     assert_same_response_but_for_d(stable_part(cascade(inverse, best.system)), printed)
+
+
+def test_reduced_controller_is_the_one_printed():
+    """SLICOT closes the loop with positive feedback."""
+    data, printed = case("SB16AD")
+    K = hr.StateSpace(data["AC"], data["BC"], data["CC"], data["DC"])
+    found = reduce_controller(plant(data), K.with_(C=-K.C), printed["nr"], "stability")
+    np.testing.assert_allclose(found.hsv[np.isfinite(found.hsv)], printed["hsv"], atol=PRINTED)
+    model = found.system
+    assert_same_response(
+        model.with_(C=-model.C), {"Ar": printed["Ac"], "Br": printed["Bc"], "Cr": printed["Cc"], "Dr": printed["Dc"]}
+    )
+
+
+def recombined(factors: hr.StateSpace, m: int) -> hr.StateSpace:
+    """Return ``M^-1 N`` for ``[N, M]``, N with m inputs."""
+    N, M = factors.D[:, :m], factors.D[:, m:]
+    C, D = np.linalg.solve(M, factors.C), np.linalg.solve(M, N)
+    B = factors.B[:, m:]
+    return hr.StateSpace(factors.A - B @ C, factors.B[:, :m] - B @ D, C, D)
+
+
+@pytest.mark.parametrize(("name", "match_dc"), [("AB09FD", False), ("AB09GD", True)])
+def test_models_by_coprime_factors_with_inner_denominator_are_those_printed(name, match_dc):
+    """The filter without noise in the states: ``A Y + Y A^T - Y C^T C Y = 0`` for the unstable poles, 0 else."""
+    data, printed = case(name)
+    G = plant(data)
+    parts = DenseParts(G, 0.0)
+    X, W = parts.fixed_bases()
+    A, C = W @ G.A @ X, G.C @ X
+    inverse = hr.solve_lyapunov(-A.T, C.T @ C)  # Y^-1
+    L = -X @ np.linalg.solve(inverse, C.T)
+    factors = hr.StateSpace(G.A + L @ G.C, np.hstack([G.B, L]), G.C, np.hstack([G.D, np.eye(G.p)]))
+    bal = hr.balance(factors)
+    np.testing.assert_allclose(bal.hsv, printed["hsv"], atol=PRINTED)
+    assert_same_response(
+        recombined(bal.reduce(printed["nr"], match_dc=match_dc).system, G.m), printed, 5e-3
+    )  # up to 16
+
+
+def test_observer_based_controller_by_coprime_factors_is_the_one_printed():
+    data, printed = case("SB16BD")
+    A, B, C, F, L = (data[key] for key in "ABCFG")
+    factors = hr.StateSpace(A + L @ C, np.hstack([L, B]), F, np.hstack([np.zeros((1, 1)), np.eye(1)]))
+    bal = hr.balance(factors)
+    np.testing.assert_allclose(bal.hsv, printed["hsv"], atol=PRINTED)

@@ -113,7 +113,10 @@ def hankel_norm_approximation(sys: Any, order: int, offset: float = OFFSET) -> R
     if system.dtype in SINGLE:
         model, pair, changed = in_single_precision(model, pair)
         bound += changed
-    kind = None, None, found.kept, "optimal Hankel-norm approximation", "H-infinity error", model, pair
+    bound, kind = (
+        float(bound),
+        (None, None, found.kept, "optimal Hankel-norm approximation", "H-infinity error", model, pair),
+    )
     return Reduction(as_container(model, sys), system, k + found.kept, found.hsv, bound, *kind)
 
 
