@@ -174,7 +174,7 @@ def _hinf_norm(system: Any, rtol: float, stable: bool = True) -> tuple[float, fl
     with one_blas_thread(system.order):
         parts = parts_of(system, 0.0) if system.order >= COMPACT_FROM or not stable else None
         if parts.kept if parts else not system.is_stable():
-            if stable or not np.all(parts.clearly_unstable):
+            if stable or parts is None or not np.all(parts.clearly_unstable):
                 return np.inf, np.nan
             parts = None
         norm, peak = peak_gain(*_compact(system, parts, rtol), system.is_discrete, rtol, gain_of(system))

@@ -57,6 +57,19 @@ def test_no_bound_is_exceeded_and_every_model_keeps_the_property(name, dt):
             assert kept, (seed, order)
 
 
+def test_discrete_models_that_match_dc_are_within_the_bound_of_continuous_ones():
+    """The bilinear map makes one of the other; truncated models, without a theorem, are measured."""
+    for seed in SEEDS:
+        _, G = drawn(seed, True)
+        bal = hr.balance(G, weighting=Stochastic(beta=0.3))
+        assert bal.error_bound(1) == np.inf
+        for order in range(bal.rank):
+            tail = bal.hsv[order:] + bal.floor
+            for match_dc in (True, False):
+                model = bal.reduce(order, match_dc=match_dc).system
+                assert relative_error(G, model, 0.3) <= np.prod((1 + tail) / (1 - tail)) - 1, (seed, order, match_dc)
+
+
 @pytest.mark.parametrize("dt", DOMAINS)
 @pytest.mark.parametrize("name", ["LQG", "coprime", "bounded-real", "positive-real", "stochastic"])
 def test_values_do_not_depend_on_units_of_the_states(name, dt):

@@ -64,7 +64,7 @@ def nu_gap(G: Any, H: Any) -> float:
         if is_discrete(dt):
             a = image_point(sla.block_diag(first.A, second.A).reshape((first.n + second.n,) * 2))
             first, second = (StateSpace.trusted(*continuous_image(x.A, x.B, x.C, x.D, a), 0) for x in (first, second))
-        right, left = right_graph_symbol(first), left_graph_symbol(second)
+        right, (_, left) = right_graph_symbol(first), (left_graph_symbol(x) for x in (first, second))
         if not _winds_to_zero(right, right_graph_symbol(second)):
             return 1.0
     turned = StateSpace.trusted(right.A, right.B, _turned(right.C, first.p), _turned(right.D, first.p), 0)

@@ -12,7 +12,7 @@ makes a factor of that, so that no root of a small number is taken and small val
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg as sla
@@ -170,9 +170,10 @@ def _stabilising(A: Array, C: Array, Q: Array, N: Array, R: Array, discrete: boo
         M = np.block([[Ah, zero((n, n)), Ch], [-Q, -A, -N], [Nh, C, R]])
         L = np.vstack([np.eye(2 * n), zero((p, 2 * n))])
     rest = sla.qr(M[:, 2 * n :])[0][:, p:].conj().T
+    ordqz: Any = sla.ordqz  # its types want the kind of output written out
     kind = "complex" if M.dtype.kind == "c" else "real"
     with np.errstate(all="ignore"):
-        *_, Z = sla.ordqz(rest @ M[:, : 2 * n], rest @ L, sort="iuc" if discrete else "lhp", output=kind)
+        *_, Z = ordqz(rest @ M[:, : 2 * n], rest @ L, sort="iuc" if discrete else "lhp", output=kind)
         try:
             P = np.linalg.solve(Z[:n, :n].conj().T, Z[n:, :n].conj().T).conj().T
         except np.linalg.LinAlgError as error:

@@ -135,10 +135,10 @@ def _approximation(found: Factored, k: int) -> tuple[Matrices, int, float]:
     inside = Y @ dilated.A @ X, Y @ dilated.B, dilated.C @ X  # antistable; its mirror image is stable
     mirror = -inside[0].conj().T, -inside[2].conj().T, inside[1].conj().T
     D, rest = _constant(*mirror)
-    model: Any = parts.T, parts.B, parts.C, dilated.D + D.conj().T
+    A, B, C, D = parts.T, parts.B, parts.C, dilated.D + D.conj().T
     if found.parts.discrete:
-        model = discrete_image(*model, a)
-    return Matrices(*model), first, float(balanced.hsv[k]) + rest + 2 * found.floor
+        A, B, C, D = discrete_image(A, B, C, D, a)
+    return Matrices(A, B, C, D), first, float(balanced.hsv[k]) + rest + 2 * found.floor
 
 
 def _balanced(found: Factored) -> tuple[Balanced, float]:
@@ -178,7 +178,7 @@ def _constant(A: Array, B: Array, C: Array) -> tuple[Array, float]:
     """Return a constant near to a stable system, and how far at most: the sum of its values, dilated one by one."""
     D, total, left = np.zeros((len(C), B.shape[1]), A.dtype), 0.0, STEPS
     while len(A) and left:
-        found = factored(StateSpace.trusted(*(x.copy() for x in (A, B, C, D)), 0))
+        found = factored(StateSpace.trusted(A.copy(), B.copy(), C.copy(), D.copy(), 0))
         rank = min(found.rank, left)
         if rank == 0:
             break

@@ -8,6 +8,7 @@ import scipy.linalg as sla
 from .. import order as orders
 from ..checks import Array, double
 from ..errors import NumericalError, StabilityError
+from ..linalg.hankel_svd import HankelSVD
 from ..linalg.riccati import RiccatiFactor, covariance_factor, filter_factor, in_last_digits
 from ..parts import DenseParts, DiagonalParts
 from .base import Pair, Weighting, riccati_pair
@@ -15,6 +16,8 @@ from .coordinates import Coordinates, Triangular, coordinates_of
 
 # Poles this near to the stability boundary, in discrete time or relative to the largest, need a loop.
 SLOW = 1e-6
+# Factors with a value this near to 1 have a zero in common: mu is beyond 1e6, and no model has digits.
+COMMON = 1e-12
 
 
 class LQG(Weighting):
@@ -91,11 +94,12 @@ class Coprime(Weighting):
         left = _filter(inner, D)
         root = sla.cholesky(left.middle, lower=True) if len(D) else left.middle
         C = sla.solve_triangular(root, inner.C, lower=True) if len(D) else inner.C  # N and M are (A + K C, ., C, .)
-        dual = (inner.T + left.K @ inner.C).conj().T, C.conj().T
-        found, nearby = (
-            (S, covariance_factor(*data, inner.discrete).conj().T)
-            for S, data in ((left.S, dual), (left.nearby, in_last_digits(*dual)))
-        )
+        A, C = (inner.T + left.K @ inner.C).conj().T, C.conj().T
+        R = covariance_factor(A, C, inner.discrete).conj().T
+        if HankelSVD(left.S, R).values.max(initial=0.0) > 1 - COMMON:  # both factors have the zero of a hidden mode
+            raise _hidden(inner)
+        A, C = in_last_digits(A, C)
+        found, nearby = (left.S, R), (left.nearby, covariance_factor(A, C, inner.discrete).conj().T)
         return riccati_pair(coordinates, found, nearby, bound=_of_factors)
 
 
@@ -109,18 +113,23 @@ def _filter(part: Triangular, D: Array) -> RiccatiFactor:
     try:
         return filter_factor(part.T, part.B, part.C, D, part.discrete)
     except NumericalError as error:
-        poles = np.linalg.eigvals(part.T)
-        poles = poles[np.abs(poles) >= 1 - SLOW] if part.discrete else poles[poles.real >= -SLOW * np.abs(poles).max()]
-        n, worst = len(part.T), (np.inf, 0.0 + 0.0j)
-        for pole in poles:
-            shifted = part.T - pole * np.eye(n)
-            reached = np.linalg.svd(np.hstack([shifted, part.B]), compute_uv=False)[-1]
-            seen = np.linalg.svd(np.vstack([shifted, part.C]), compute_uv=False)[-1]
-            worst = min(worst, (float(min(reached, seen)), complex(pole)), key=lambda found: found[0])
-        raise StabilityError(
-            f"Unstable and marginal poles must be controllable and observable; got a pole at {worst[1]:.6g} that is "
-            f"{worst[0]:.2g} away from losing one or the other. Take it out of the system first."
-        ) from error
+        raise _hidden(part) from error
+
+
+def _hidden(part: Triangular) -> StabilityError:
+    """Return the error that names the pole nearest to being uncontrollable or unobservable of those that need a loop."""
+    poles = np.linalg.eigvals(part.T)
+    poles = poles[np.abs(poles) >= 1 - SLOW] if part.discrete else poles[poles.real >= -SLOW * np.abs(poles).max()]
+    n, worst = len(part.T), (np.inf, 0.0 + 0.0j)
+    for pole in poles:
+        shifted = part.T - pole * np.eye(n)
+        reached = np.linalg.svd(np.hstack([shifted, part.B]), compute_uv=False)[-1]
+        seen = np.linalg.svd(np.vstack([shifted, part.C]), compute_uv=False)[-1]
+        worst = min(worst, (float(min(reached, seen)), complex(pole)), key=lambda found: found[0])
+    return StabilityError(
+        f"Unstable and marginal poles must be controllable and observable; got a pole at {worst[1]:.6g} that is "
+        f"{worst[0]:.2g} away from losing one or the other. Take it out of the system first."
+    )
 
 
 def _of_values(hsv: Array, order: int, floor: float) -> float:

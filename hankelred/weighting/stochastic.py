@@ -23,8 +23,8 @@ class Stochastic(Weighting):
     ``W^~ W = G G^~``. The hsv are those of the phase ``W^-~ G``, at most 1; those that equal 1 belong to zeros in the
     right half plane, and are kept. The relative error ``|(G G^H)^-1/2 (G - Gr)|`` is at most
     ``prod (1 + hsv) / (1 - hsv) - 1`` over the tail, at every frequency [3]_. Of a system with more outputs than inputs
-    it is taken from the other side, ``|(G - Gr) (G^H G)^-1/2|``. In discrete time the bound holds with ``match_dc`` and
-    is printed for both kinds of models.
+    it is taken from the other side, ``|(G - Gr) (G^H G)^-1/2|``. In discrete time that is a theorem with ``match_dc``
+    only, and `error_bound` is infinite.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class Stochastic(Weighting):
             raise self._error(parts, D) from error
         if not wide:
             found, nearby = ((part.native(R.conj().T), part.native(S).conj().T) for S, R in (found, nearby))
-        return riccati_pair(coordinates, found, nearby, bound=_relative)
+        return riccati_pair(coordinates, found, nearby, bound=None if part.discrete else _relative)
 
     def _error(self, parts: DenseParts | DiagonalParts, D: Array) -> InputError:
         """Say what has no full rank: D, or the response somewhere."""
