@@ -67,7 +67,9 @@ def nu_gap(G: Any, H: Any) -> float:
         right, (_, left) = right_graph_symbol(first), (left_graph_symbol(x) for x in (first, second))
         if not _winds_to_zero(right, right_graph_symbol(second)):
             return 1.0
-    turned = StateSpace.trusted(right.A, right.B, _turned(right.C, first.p), _turned(right.D, first.p), 0)
+    turned = StateSpace.trusted(
+        right.A, right.B, _numerator_first(right.C, first.p), _numerator_first(right.D, first.p), 0
+    )
     return min(1.0, float(norms.hinf_norm(cascade(left, turned), rtol=1e-10)))
 
 
@@ -104,7 +106,7 @@ def _transposed(G: StateSpace) -> StateSpace:
     return StateSpace.trusted(A, B, C, D, G.dt)
 
 
-def _turned(X: Array, p: int) -> Array:
+def _numerator_first(X: Array, p: int) -> Array:
     """Return the rows ``[N; -M]`` for ``[M; N]``, N with p rows."""
     return np.vstack([X[len(X) - p :], -X[: len(X) - p]])
 

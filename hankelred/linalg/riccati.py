@@ -120,7 +120,7 @@ def passive_factor(A: Array, F: Array, C: Array, N: Array, R: Array, discrete: b
     P = _refined(_stabilising(A, C, Q, N, -R, discrete), A, C, Q, N, -R, discrete)
     K, middle, S = _stored(P, A, F, C, N, R, discrete)
     a, f, c, n = in_last_digits(A, F, C, N)
-    step = _step(P, a, c, f @ f.conj().T, n, -R, discrete)[0]
+    step = _newton(P, a, c, f @ f.conj().T, n, -R, discrete)[0]
     return RiccatiFactor(S, K, middle, _stored(P if step is None else P + step, a, f, c, n, R, discrete)[2])
 
 
@@ -198,7 +198,7 @@ def _refined(P: Array, A: Array, C: Array, Q: Array, N: Array, R: Array, discret
     """Return the solution after Newton's steps, for as long as they lessen the residual."""
     best, error = P, np.inf
     for _ in range(STEPS):
-        step, now = _step(P, A, C, Q, N, R, discrete)
+        step, now = _newton(P, A, C, Q, N, R, discrete)
         if not now < error / 2:
             break
         best, error = P, now
@@ -210,7 +210,7 @@ def _refined(P: Array, A: Array, C: Array, Q: Array, N: Array, R: Array, discret
     return best
 
 
-def _step(P: Array, A: Array, C: Array, Q: Array, N: Array, R: Array, discrete: bool) -> tuple[Array | None, float]:
+def _newton(P: Array, A: Array, C: Array, Q: Array, N: Array, R: Array, discrete: bool) -> tuple[Array | None, float]:
     """Return Newton's step from P, none where the closed loop is on the boundary, and the relative residual of P."""
     K, middle = _gain(P, A, C, N, R, discrete)
     terms = [A @ P @ A.conj().T, -P] if discrete else [A @ P, P @ A.conj().T]

@@ -106,7 +106,7 @@ def h2_optimal(sys: Any, order: int, rtol: float = 1e-6, progress: Progress | No
         while residual > rtol and steps < STEPS:
             steps += 1
             try:
-                model, T, Ti = _step(G, found[0])
+                model, T, Ti = _projected(G, found[0])
             except (NumericalError, np.linalg.LinAlgError):
                 break
             if not model.is_stable():
@@ -135,7 +135,7 @@ def _result(
     return H2Reduction(**values, residual=residual, iterations=steps)
 
 
-def _step(G: StateSpace, model: StateSpace) -> tuple[StateSpace, Array, Array]:
+def _projected(G: StateSpace, model: StateSpace) -> tuple[StateSpace, Array, Array]:
     """Return the projection on the solutions of ``A V + V Ar^H + B Br^H = 0`` and its dual, or those of Stein."""
     A, B, C, Ar, Br, Cr = G.A, G.B, G.C, model.A, model.B, model.C
     if G.is_discrete:

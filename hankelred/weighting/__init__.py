@@ -6,7 +6,7 @@ system follow from them as from any other.
 """
 
 from .base import Weighting
-from .closed_loop import LQG, Coprime
+from .in_loop import LQG, Coprime
 from .covariance import StateCovariance
 from .dissipative import BoundedReal, PositiveReal
 from .frequency_limited import FrequencyLimited

@@ -117,7 +117,7 @@ def _filter(part: Triangular, D: Array) -> RiccatiFactor:
 
 
 def _hidden(part: Triangular) -> StabilityError:
-    """Return the error that names the pole nearest to being uncontrollable or unobservable of those that need a loop."""
+    """Return the error that names the pole nearest to being lost to inputs or outputs, of those that need a loop."""
     poles = np.linalg.eigvals(part.T)
     poles = poles[np.abs(poles) >= 1 - SLOW] if part.discrete else poles[poles.real >= -SLOW * np.abs(poles).max()]
     n, worst = len(part.T), (np.inf, 0.0 + 0.0j)
