@@ -6,11 +6,11 @@ system follow from them as from any other.
 """
 
 from .base import Weighting
-from .in_loop import LQG, Coprime
 from .covariance import StateCovariance
 from .dissipative import BoundedReal, PositiveReal
 from .frequency_limited import FrequencyLimited
 from .frequency_weighted import FrequencyWeighted
+from .in_loop import LQG, Coprime
 from .sampled import Sampled
 from .stochastic import Stochastic
 from .time_limited import TimeLimited
