@@ -21,7 +21,7 @@ from .linalg.threads import one_blas_thread
 from .parts import Matrices, in_own_time, parts_of
 from .systems import DiagonalBank, DiagonalSystem, LinearSystem, as_system
 from .weighting import Weighting
-from .weighting.base import Bound
+from .weighting.base import HINF, Bound
 from .weighting.guaranteed import guaranteed_pair
 
 # Hankel singular values that are less certain than this, relative to the largest, come with a warning.
@@ -78,7 +78,7 @@ class Factored(NamedTuple):
     @property
     def bounded(self) -> str:
         """What the bound is on."""
-        return "H-infinity error" if self.weighting is None else self.weighting.bounded
+        return HINF if self.weighting is None else self.weighting.bounded
 
     @property
     def keeps_poles(self) -> bool:

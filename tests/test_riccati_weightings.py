@@ -142,6 +142,19 @@ def test_lqg_and_coprime_balancing_have_the_same_models_and_bounds(dt):
     assert "gap metric bound" in one.summary()
 
 
+def test_figures_of_another_error_are_not_taken_for_those_of_the_h_infinity_error():
+    from hankelred.plotting import plot_error_bound
+    from hankelred.testing import assert_error_bound
+
+    _, G = drawn(4, 0)
+    reduction = hr.balanced_truncation(G, order=1, weighting=Coprime())
+    with pytest.raises(hr.InputError, match="gap metric"):
+        assert_error_bound(G, reduction)
+    for shown in (reduction, hr.balance(G, weighting=Coprime())):
+        with pytest.raises(hr.InputError, match="gap metric"):
+            plot_error_bound(shown)
+
+
 def test_bounded_real_values_far_above_the_norm_are_hankel_singular_values():
     _, G = drawn(6, 0)
     values = hr.hankel_singular_values(G, BoundedReal(1e6 * hr.hinf_norm(G)))

@@ -20,6 +20,7 @@ from ..reduction import Reduction, balance
 from ..reduction.balanced import OFFSET
 from ..reduction.single_precision import in_single_precision
 from ..systems import StateSpace, as_container, one_system
+from ..weighting.base import HINF
 
 # Values closer than this, relative to themselves, are one repeated value: their distance is divided by.
 REPEATED = 1e-9
@@ -115,7 +116,7 @@ def hankel_norm_approximation(sys: Any, order: int, offset: float = OFFSET) -> R
         bound += changed
     bound, kind = (
         float(bound),
-        (None, None, found.kept, "optimal Hankel-norm approximation", "H-infinity error", model, pair),
+        (None, None, found.kept, "optimal Hankel-norm approximation", HINF, model, pair),
     )
     return Reduction(as_container(model, sys), system, k + found.kept, found.hsv, bound, *kind)
 

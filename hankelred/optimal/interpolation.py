@@ -17,6 +17,7 @@ from ..linalg.equations import stein, sylvester
 from ..linalg.threads import one_blas_thread
 from ..reduction import Reduction, balance
 from ..systems import StateSpace, as_container, one_system
+from ..weighting.base import HINF
 
 # Steps at most: where the iteration converges at all, it is within some tens of steps.
 STEPS = 200
@@ -131,7 +132,7 @@ def _result(
 ) -> H2Reduction:
     values = {field.name: getattr(start, field.name) for field in fields(start)}
     values.update(system=as_container(model, sys), original=system, T=T, Ti=Ti, _reduced=model)
-    values.update(method="H2-optimal approximation", error_bound=np.inf)
+    values.update(method="H2-optimal approximation", error_bound=np.inf, bounded=HINF)
     return H2Reduction(**values, residual=residual, iterations=steps)
 
 

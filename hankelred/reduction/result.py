@@ -14,6 +14,7 @@ from ..checks import EPS, Array
 from ..linalg.gain import largest_gain
 from ..rounding import sample_frequencies
 from ..systems import LinearSystem
+from ..weighting.base import HINF
 
 # A difference of two gains is not known better than to this many roundings of either.
 RESOLUTION = 4 * EPS
@@ -62,7 +63,7 @@ class Reduction:
     Ti: Any
     unstable: int = 0
     method: str = "balanced truncation"
-    bounded: str = "H-infinity error"
+    bounded: str = HINF
     _reduced: Any = field(default=None, repr=False)
     _stable: tuple[LinearSystem, LinearSystem] | None = field(default=None, repr=False)
 

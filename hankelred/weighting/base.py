@@ -20,6 +20,9 @@ ROUNDINGS = 10.0
 W = TypeVar("W", bound="Weighting")
 
 
+# What a bound is on, unless a weighting says otherwise.
+HINF = "H-infinity error"
+
 # From the values of a pair, an order and the rounding error of a value to a bound on an error.
 Bound = Callable[[Array, int, float], float]
 
@@ -51,7 +54,7 @@ class Weighting:
     guaranteed: bool | None = None
     name = "weighted"
     quantity = "Hankel singular values of the weighted pair"  # what hsv are
-    bounded = "H-infinity error"  # what a bound is on
+    bounded = HINF  # what a bound is on
     splits = True  # whether unstable and marginal poles are put aside
 
     def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
