@@ -115,7 +115,7 @@ def assert_error_bound(full: Any, reduced: Any, *, bound: float | None = None, r
     if isinstance(reduced, Reduction):
         if bound is None and reduced.bounded != HINF:
             raise InputError(
-                f"reduced must have a bound on the {HINF}; got one on the {reduced.bounded}. Pass bound=, or measure it."
+                f"reduced must have a bound on the {HINF}; got one on the {reduced.bounded}. Pass bound=, or measure."
             )
         bound = reduced.error_bound if bound is None else bound
         reduced = reduced.system
