@@ -21,6 +21,7 @@ from .linalg.threads import one_blas_thread
 from .parts import Matrices, in_own_time, parts_of
 from .systems import DiagonalBank, DiagonalSystem, LinearSystem, as_system
 from .weighting import Weighting
+from .weighting.base import HINF, Bound
 from .weighting.guaranteed import guaranteed_pair
 
 # Hankel singular values that are less certain than this, relative to the largest, come with a warning.
@@ -50,6 +51,8 @@ class Factored(NamedTuple):
         Which pair of matrices is in the place of the Gramians.
     gain : float
         The error bound, in what it is for the Gramians themselves; infinite where none holds.
+    bound : callable or None
+        The bound of a weighting on another error.
     """
 
     system: Any
@@ -61,13 +64,21 @@ class Factored(NamedTuple):
     on_schur_form: bool
     weighting: Weighting | None = None
     gain: float = 1.0
+    bound: Bound | None = None
 
     def error_bound(self, order: int) -> float:
-        """Return the H-infinity error bound at an order, its rounding floor included."""
+        """Return the error bound at an order, its rounding floor included."""
+        if self.bound is not None:
+            return self.bound(self.hsv, order, self.floor)
         bound = orders.error_bound(self.hsv, order, self.floor)
         if order == len(self.hsv) and self.keeps_poles:
             return bound
         return self.gain * bound if np.isfinite(self.gain) else np.inf
+
+    @property
+    def bounded(self) -> str:
+        """What the bound is on."""
+        return HINF if self.weighting is None else self.weighting.bounded
 
     @property
     def keeps_poles(self) -> bool:
@@ -118,12 +129,13 @@ def _with_hsv(system: LinearSystem, parts: Any, svd: HankelSVD, floor: float, ra
 def _weighted(system: LinearSystem, offset: float, weighting: Weighting) -> Factored:
     """Factor the pair of a weighting, or its guaranteed form."""
     parts = parts_of(system, offset, weighting.splits)
-    pair, gain = weighting.pair(parts), np.inf
+    pair = weighting.pair(parts)
+    gain, bound = pair.gain, pair.bound
     if weighting.guaranteed:
         pair, gain = guaranteed_pair(factored(system, offset), pair, parts)
     svd = HankelSVD(pair.S, pair.R)
     rank = int(np.count_nonzero(svd.values > pair.floor))
-    return _with_hsv(system, parts, svd, pair.floor, rank, False, weighting, gain)
+    return _with_hsv(system, parts, svd, pair.floor, rank, False, weighting, gain, bound)
 
 
 def stable(system: LinearSystem, weighting: Weighting | None = None) -> Factored:
@@ -136,7 +148,7 @@ def stable(system: LinearSystem, weighting: Weighting | None = None) -> Factored
 
 def check_weighting(weighting: Any) -> Weighting | None:
     """Return a weighting, or None."""
-    hint = "hankelred.weighting has TimeLimited, FrequencyLimited, FrequencyWeighted and Sampled."
+    hint = "hankelred.weighting has TimeLimited, FrequencyLimited, FrequencyWeighted, Sampled, LQG and others."
     return None if weighting is None else check_type(weighting, "weighting", Weighting, hint)
 
 

@@ -110,7 +110,7 @@ def hankel_norm(sys: Any) -> Any:
     return _for_each(system, lambda one: float(np.max(factored(one).hsv, initial=0.0)))
 
 
-def hinf_norm(sys: Any, rtol: float = 1e-8, return_peak: bool = False) -> Any:
+def hinf_norm(sys: Any, rtol: float = 1e-8, return_peak: bool = False, stable: bool = True) -> Any:
     """Compute the H-infinity norm: the largest gain over all frequencies.
 
     Level sets of the gain are found as eigenvalues of a pencil on the stability boundary [1]_ and the interval
@@ -127,11 +127,14 @@ def hinf_norm(sys: Any, rtol: float = 1e-8, return_peak: bool = False) -> Any:
         Relative accuracy of the norm, from 1e-14 to below 1.
     return_peak : bool, default False
         Return the frequency of the peak as well.
+    stable : bool, default True
+        Count an unstable system as infinite. False asks for the L-infinity norm, the largest gain on the boundary
+        whatever the poles beyond it; a pole within its rounding error of the boundary makes that infinite too.
 
     Returns
     -------
     norm : float or (batch,) ndarray
-        In units of y per unit of u; infinite for an unstable system.
+        In units of y per unit of u; infinite for an unstable system unless ``stable=False``.
     peak : float or (batch,) ndarray
         Only with `return_peak`: angular frequency of the largest gain, in rad per second (rad per sample for
         ``dt=True``); negative values occur for complex systems only; NaN for an unstable system.
@@ -161,16 +164,19 @@ def hinf_norm(sys: Any, rtol: float = 1e-8, return_peak: bool = False) -> Any:
     rtol = check_number(rtol, "rtol", least=1e-14, below=1.0)
     check_flag(return_peak, "return_peak")
     system = as_system(sys)
-    found = _for_each(system, lambda one: _hinf_norm(one, rtol))
+    check_flag(stable, "stable")
+    found = _for_each(system, lambda one: _hinf_norm(one, rtol, stable))
     norm, peak = found.reshape(-1, 2).T if system.is_bank else found
     return (norm, peak) if return_peak else norm
 
 
-def _hinf_norm(system: Any, rtol: float) -> tuple[float, float]:
+def _hinf_norm(system: Any, rtol: float, stable: bool = True) -> tuple[float, float]:
     with one_blas_thread(system.order):
-        parts = parts_of(system, 0.0) if system.order >= COMPACT_FROM else None
+        parts = parts_of(system, 0.0) if system.order >= COMPACT_FROM or not stable else None
         if parts.kept if parts else not system.is_stable():
-            return np.inf, np.nan
+            if stable or parts is None or not np.all(parts.clearly_unstable):
+                return np.inf, np.nan
+            parts = None
         norm, peak = peak_gain(*_compact(system, parts, rtol), system.is_discrete, rtol, gain_of(system))
     if norm == np.inf and _largest_entry(system.B) * _largest_entry(system.C) > OVERFLOW:
         check_result("The H-infinity norm", norm)  # else a pole within rounding of the boundary

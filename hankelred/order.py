@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,16 +31,21 @@ def rounding_floor(hsv: Array) -> float:
     return len(hsv) * EPS * float(finite[0]) if len(finite) else 0.0
 
 
-def tail_sum(hsv: Array, order: int) -> float:
-    """Return the sum of the distinct Hankel singular values after the first `order`; infinite where it overflows."""
+def distinct_tail(hsv: Array, order: int) -> list[float]:
+    """Return the distinct Hankel singular values after the first `order`."""
     tail = hsv[order:]
     values = tail[: np.count_nonzero(tail)].tolist()  # a model of many states has few others
     distinct = values[:1]
     for value in values[1:]:
         if distinct[-1] - value > REPEATED * distinct[-1]:
             distinct.append(value)
+    return distinct
+
+
+def tail_sum(hsv: Array, order: int) -> float:
+    """Return the sum of the distinct Hankel singular values after the first `order`; infinite where it overflows."""
     try:
-        return math.fsum(distinct)
+        return math.fsum(distinct_tail(hsv, order))
     except OverflowError:
         return math.inf
 
@@ -83,6 +88,7 @@ def least_order(
     energy: float | None = None,
     max_error: float | None = None,
     floor: float | None = None,
+    bound: Callable[[int], float] | None = None,
 ) -> int:
     """Return the least order that meets one tolerance.
 
@@ -100,6 +106,8 @@ def least_order(
         Largest H-infinity error bound, in units of y per unit of u.
     floor : float, optional
         Rounding error of a Hankel singular value; ``n eps hsv[0]`` by default.
+    bound : callable, optional
+        The error bound of an order; `error_bound` by default.
 
     Returns
     -------
@@ -123,20 +131,25 @@ def least_order(
         rounding = 4 * EPS * tails[0] if energy < 1 else 0.0  # of 1 - energy: 12 of 15 is a share of 0.8
         return min(kept + int(np.argmax(tails <= (1 - energy) * tails[0] + rounding)), rank)
     max_error = _share(max_error, "max_error", hint="It is in units of y per unit of u.")
-    found = first_within(hsv, [*range(kept, rank + 1), len(hsv)], max_error, floor)
+    of = bound or (lambda order: error_bound(hsv, order, floor))
+    found = _first_within(of, [*range(kept, rank + 1), len(hsv)], max_error)
     if found is not None:
         return found
-    best = error_bound(hsv, len(hsv), floor)
+    best = of(len(hsv))
     raise OrderError(
         f"max_error={max_error:.3g} cannot be met: even the full order {len(hsv)} has the rounding floor "
-        f"{best:.3g} in its bound, and order {rank} has the bound {error_bound(hsv, rank, floor):.3g}. "
+        f"{best:.3g} in its bound, and order {rank} has the bound {of(rank):.3g}. "
         f"Ask for more than that."
     )
 
 
 def first_within(hsv: Array, orders: Sequence[int], max_error: float, floor: float | None = None) -> int | None:
     """Return the first of increasing orders whose error bound, which falls with the order, is no larger, or None."""
-    place = bisect_left(orders, True, key=lambda order: error_bound(hsv, order, floor) <= max_error)
+    return _first_within(lambda order: error_bound(hsv, order, floor), orders, max_error)
+
+
+def _first_within(bound: Callable[[int], float], orders: Sequence[int], max_error: float) -> int | None:
+    place = bisect_left(orders, True, key=lambda order: bound(order) <= max_error)
     return orders[place] if place < len(orders) else None
 
 

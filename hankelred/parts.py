@@ -196,6 +196,12 @@ class DiagonalParts:
         """Graded factors S and R of the Gramians of the rest, in real coordinates where the output is real."""
         return _diagonal_factors(self.stable)
 
+    @property
+    def clearly_unstable(self) -> Array:
+        """Which poles of those kept lie beyond the boundary, and not on it but for their last digits."""
+        spectrum, discrete = self.fixed_system.spectrum, self.system.is_discrete
+        return np.greater(spectrum.excess(discrete), CLEAR_OF_BAR * EPS * spectrum.rounding(discrete)[1])
+
     def lift(self, T: Array, Ti: Array) -> tuple[Array, Array]:
         """Return the bases as they are: those of the stable part."""
         return T, Ti

@@ -18,6 +18,7 @@ from .errors import InputError, NumericalError, OrderError
 from .order import error_bound
 from .reduction import Balancing, Reduction
 from .systems import LinearSystem, one_system
+from .weighting.base import HINF
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,6 +125,9 @@ def plot_error_bound(
         raise InputError(f"reductions must be a list; got {type(reductions).__name__}. Write reductions=[reduction].")
     for reduction in reductions:
         check_type(reduction, "reductions[...]", Reduction)
+    bounded = getattr(hsv._found if isinstance(hsv, Balancing) else hsv, "bounded", HINF)
+    if bounded != HINF:
+        raise InputError(f"hsv must bound the {HINF}, which is drawn; got a bound on the {bounded}. Draw bal.hsv.")
     orders = np.arange(int(np.isinf(values).sum()), len(values) + 1)
     bound = hsv.error_bound if isinstance(hsv, Balancing) else partial(error_bound, values)
     bounds = np.array([bound(int(order)) for order in orders])
@@ -182,7 +186,7 @@ def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None,
     >>> plant = hr.StateSpace(np.diag([-1.0, -2.0, -30.0]), np.ones((3, 1)), np.ones((1, 3)))
     >>> ax = plot_frequency_error(plant, hr.balanced_truncation(plant, order=2))
     """
-    bound = reduced.error_bound if isinstance(reduced, Reduction) else None
+    bound = reduced.error_bound if isinstance(reduced, Reduction) and reduced.bounded == HINF else None
     G, H = one_system(sys, "sys"), one_system(reduced.system if isinstance(reduced, Reduction) else reduced, "reduced")
     dt = (G - H).dt  # refuses systems that cannot be compared
     grid = _frequencies(G, H, dt) if omega is None else np.sort(check_real_array(omega, "omega", 1))

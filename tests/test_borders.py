@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 # what stands to its right is imported by users and the command line, never by the library.
 CORE = """
     errors | checks | linalg | systems | order | rounding | parts | weighting | hankel | lyapunov norms |
-    reduction drift | selective | training | __init__ | control testing plotting | cli
+    reduction drift | selective optimal feedback | training | __init__ | control testing plotting | cli
 """
 ADAPTER = """
     errors convert config randomness ops layers layer_sums exchange sampling adapters penalty planning guard surgery

@@ -16,8 +16,11 @@ import pytest
 
 import hankelred as hr
 from hankelred.control import lyap
+from hankelred.feedback import reduce_controller
 from hankelred.linalg.schur import apply_units, balanced_units
-from hankelred.weighting import FrequencyWeighted
+from hankelred.optimal import hankel_norm_approximation
+from hankelred.parts import DenseParts
+from hankelred.weighting import FrequencyWeighted, Stochastic
 
 FILE = Path(os.environ.get("HANKELRED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "slicot_cases.json"
 PRINTED = 6e-5
@@ -35,11 +38,11 @@ def plant(data: dict[str, Any]) -> hr.StateSpace:
     return hr.StateSpace(data["A"], data["B"], data["C"], data.get("D"))
 
 
-def assert_same_response(ours: hr.StateSpace, printed: dict[str, Any]) -> None:
+def assert_same_response(ours: hr.StateSpace, printed: dict[str, Any], atol: float = 1e-3) -> None:
     """Compare with a model whose entries are rounded to four decimals."""
     theirs = hr.StateSpace(printed["Ar"], printed["Br"], printed["Cr"], printed.get("Dr"))
     omega = np.geomspace(0.1, 100, 40)
-    np.testing.assert_allclose(ours.frequency_response(omega), theirs.frequency_response(omega), atol=1e-3)
+    np.testing.assert_allclose(ours.frequency_response(omega), theirs.frequency_response(omega), atol=atol)
 
 
 @pytest.mark.parametrize(
@@ -134,3 +137,91 @@ def test_badly_scaled_model_is_balanced_like_the_printed_one():
 
     theirs = spread(*(np.array(printed[key]) for key in ("A_bal", "B_bal", "C_bal")))
     assert spread(*apply_units(balanced_units(*matrices), *matrices)) <= theirs + 1 < spread(*matrices)
+
+
+def test_stochastic_values_and_model_are_those_printed():
+    data, printed = case("AB09HD")
+    bal = hr.balance(plant(data), weighting=Stochastic(beta=1.0))
+    np.testing.assert_allclose(bal.hsv, printed["hsv"], atol=PRINTED)
+    assert_same_response(bal.reduce(printed["nr"]).system, printed)
+
+
+def assert_same_response_but_for_d(ours: hr.StateSpace, printed: dict[str, Any]) -> None:
+    """Compare with a model of the same Hankel operator: D, which the Hankel norm leaves free, is chosen otherwise."""
+    assert_same_response(ours.with_(D=np.zeros(ours.D.shape)), {**printed, "Dr": None})
+
+
+@pytest.mark.parametrize(("name", "alpha"), [("AB09CD", 0), ("AB09ED", -0.6)])
+def test_optimal_hankel_norm_models_are_those_printed(name, alpha):
+    data, printed = case(name)
+    best = hankel_norm_approximation(plant(data), printed["nr"], offset=-alpha)
+    np.testing.assert_allclose(best.hsv[np.isfinite(best.hsv)], printed["hsv"], atol=PRINTED)
+    assert_same_response_but_for_d(best.system, printed)
+
+
+def cascade(G: hr.StateSpace, H: hr.StateSpace) -> hr.StateSpace:
+    """Return ``G H``."""
+    A = np.block([[G.A, G.B @ H.C], [np.zeros((H.n, G.n)), H.A]])
+    return hr.StateSpace(A, np.vstack([G.B @ H.D, H.B]), np.hstack([G.C, G.D @ H.C]), G.D @ H.D)
+
+
+def stable_part(G: hr.StateSpace) -> hr.StateSpace:
+    parts = DenseParts(G, 0.0)
+    return hr.StateSpace(parts.T, parts.B, parts.C, G.D)
+
+
+@pytest.mark.parametrize("name", ["AB09JD", "AB09KD"])
+def test_weighted_hankel_norm_models_are_those_printed(name):
+    """The antistable weight V: approximate the stable part of V G, and take that of V^-1 times the result."""
+    data, printed = case(name)
+    G, V = plant(data), hr.StateSpace(data["AV"], data["BV"], data["CV"], data["DV"])
+    best = hankel_norm_approximation(stable_part(cascade(V, G)), printed["nr"])
+    np.testing.assert_allclose(best.hsv, printed["hsv"], atol=PRINTED)
+    inverse = hr.StateSpace(V.A - V.B @ V.C, V.B, -V.C, V.D)  # D = 1
+    assert_same_response_but_for_d(stable_part(cascade(inverse, best.system)), printed)
+
+
+def test_reduced_controller_is_the_one_printed():
+    """SLICOT closes the loop with positive feedback."""
+    data, printed = case("SB16AD")
+    K = hr.StateSpace(data["AC"], data["BC"], data["CC"], data["DC"])
+    found = reduce_controller(plant(data), K.with_(C=-K.C), printed["nr"], "stability")
+    np.testing.assert_allclose(found.hsv[np.isfinite(found.hsv)], printed["hsv"], atol=PRINTED)
+    model = found.system
+    assert_same_response(
+        model.with_(C=-model.C), {"Ar": printed["Ac"], "Br": printed["Bc"], "Cr": printed["Cc"], "Dr": printed["Dc"]}
+    )
+
+
+def recombined(factors: hr.StateSpace, m: int) -> hr.StateSpace:
+    """Return ``M^-1 N`` for ``[N, M]``, N with m inputs."""
+    N, M = factors.D[:, :m], factors.D[:, m:]
+    C, D = np.linalg.solve(M, factors.C), np.linalg.solve(M, N)
+    B = factors.B[:, m:]
+    return hr.StateSpace(factors.A - B @ C, factors.B[:, :m] - B @ D, C, D)
+
+
+@pytest.mark.parametrize(("name", "match_dc"), [("AB09FD", False), ("AB09GD", True)])
+def test_models_by_coprime_factors_with_inner_denominator_are_those_printed(name, match_dc):
+    """The filter without noise in the states: ``A Y + Y A^T - Y C^T C Y = 0`` for the unstable poles, 0 else."""
+    data, printed = case(name)
+    G = plant(data)
+    parts = DenseParts(G, 0.0)
+    X, W = parts.fixed_bases()
+    A, C = W @ G.A @ X, G.C @ X
+    inverse = hr.solve_lyapunov(-A.T, C.T @ C)  # Y^-1
+    L = -X @ np.linalg.solve(inverse, C.T)
+    factors = hr.StateSpace(G.A + L @ G.C, np.hstack([G.B, L]), G.C, np.hstack([G.D, np.eye(G.p)]))
+    bal = hr.balance(factors)
+    np.testing.assert_allclose(bal.hsv, printed["hsv"], atol=PRINTED)
+    assert_same_response(
+        recombined(bal.reduce(printed["nr"], match_dc=match_dc).system, G.m), printed, 5e-3
+    )  # up to 16
+
+
+def test_observer_based_controller_by_coprime_factors_is_the_one_printed():
+    data, printed = case("SB16BD")
+    A, B, C, F, L = (data[key] for key in "ABCFG")
+    factors = hr.StateSpace(A + L @ C, np.hstack([L, B]), F, np.hstack([np.zeros((1, 1)), np.eye(1)]))
+    bal = hr.balance(factors)
+    np.testing.assert_allclose(bal.hsv, printed["hsv"], atol=PRINTED)

@@ -119,7 +119,7 @@ class Balancing:
     _offset: float = field(repr=False)
 
     def error_bound(self, order: int) -> float:
-        """Return the H-infinity error bound at an order, its rounding floor included.
+        """Return the error bound at an order, its rounding floor included, on the error that a weighting names.
 
         Parameters
         ----------
@@ -129,7 +129,7 @@ class Balancing:
         Returns
         -------
         float
-            In units of y per unit of u; infinite where no bound holds, as for the plain pair of a weighting.
+            In units of y per unit of u, or a share; infinite where no bound holds, as for a plain weighted pair.
 
         Raises
         ------
@@ -169,15 +169,15 @@ class Balancing:
         name, value = exactly_one(rtol=rtol, energy=energy, max_error=max_error, states=states)
         if name == "states":
             return self._order_of_states(value)
-        gain = self._found.gain
-        if name == "max_error" and gain != 1.0:
+        gain, bound = self._found.gain, None if self._found.bound is None else self._found.error_bound
+        if name == "max_error" and bound is None and gain != 1.0:
             if np.isinf(gain):
                 raise OrderError(
                     f"max_error must be a bound that holds; got {value!r}, and none holds for {self._found.weighting}. "
                     f"Pass order, rtol or energy, or guaranteed=True to the weighting."
                 )
             value = check_number(value, "max_error", least=0.0) / gain if gain else np.finfo(float).max
-        return orders.least_order(self.hsv, self.rank, **{name: value}, floor=self.floor)
+        return orders.least_order(self.hsv, self.rank, **{name: value}, floor=self.floor, bound=bound)
 
     def reduce(
         self,
@@ -219,7 +219,7 @@ class Balancing:
             If the cut separates equal Hankel singular values.
         """
         name, value = exactly_one(order=order, states=states, rtol=rtol, energy=energy, max_error=max_error)
-        if check_flag(match_dc, "match_dc") and not self._found.keeps_poles:
+        if check_flag(match_dc, "match_dc") and self._found.bound is None and not self._found.keeps_poles:
             raise InputError(
                 "match_dc needs a stable system where unstable poles are not split off; got one with some."
             )
@@ -289,13 +289,11 @@ class Balancing:
 
     def _unchanged(self) -> Reduction:
         """Return the system itself as its only model of full order."""
-        identity = in_family(np.eye(len(self.hsv)), self.system.dtype)
+        identity, found = in_family(np.eye(len(self.hsv)), self.system.dtype), self._found
         order, method = len(self.hsv), "none (full order keeps the system as it is)"
-        system = as_container(self.system, self._container)
-        bound = self.error_bound(order) if self._found.weighting is None else 0.0
-        return Reduction(
-            system, self.system, order, self.hsv, bound, identity, identity, self.unstable, method, self.system
-        )
+        system, bound = as_container(self.system, self._container), 0.0 if found.weighting else self.error_bound(order)
+        kind = identity, identity, self.unstable, method, found.bounded, self.system
+        return Reduction(system, self.system, order, self.hsv, bound, *kind)
 
     def _dense_result(self, order: int, T: Array, Ti: Array, small: Matrices, method: str) -> Reduction:
         G, parts = self.system, self._found.parts
@@ -329,7 +327,8 @@ class Balancing:
             reduced, pair, changed = in_single_precision(reduced, pair)
             bound, T, Ti = bound + changed, single(T), single(Ti)
         system = as_container(reduced, self._container)
-        return Reduction(system, self.system, order, self.hsv, bound, T, Ti, self.unstable, method, reduced, pair)
+        kind = T, Ti, self.unstable, method, self._found.bounded, reduced, pair
+        return Reduction(system, self.system, order, self.hsv, bound, *kind)
 
 
 def _of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, order: int) -> float:

@@ -14,6 +14,7 @@ from ..checks import EPS, Array
 from ..linalg.gain import largest_gain
 from ..rounding import sample_frequencies
 from ..systems import LinearSystem
+from ..weighting.base import HINF
 
 # A difference of two gains is not known better than to this many roundings of either.
 RESOLUTION = 4 * EPS
@@ -38,16 +39,19 @@ class Reduction:
         All Hankel singular values, decreasing, in units of y per unit of u; infinite for poles that were split
         off and kept.
     error_bound : float
-        Bound on the H-infinity norm of the error, with what rounding adds; infinite where no bound holds.
+        Bound on the error that `bounded` names, with what rounding adds; infinite where no bound holds.
     T, Ti : (n, order) and (order, n) ndarray
         Bases with ``Ti T = I``: ``x ≈ T x_r`` and ``x_r = Ti x``; the truncated model is
         ``(Ti A T, Ti B, C T, D)``. For diagonal systems the eigenvectors that restore the diagonal form are
         included. With real output the full coordinates are ``[x; conj(x)]``, 2n of them, and the reduced ones
-        are the complex poles, their conjugates and the real poles, in this order.
+        are the complex poles, their conjugates and the real poles, in this order. None where the model is no
+        projection.
     unstable : int
         Poles split off as unstable or marginal, and kept.
     method : str
         How the model was made; with "singular perturbation" T and Ti are the bases of the states kept.
+    bounded : str
+        Which error `error_bound` is on: the "H-infinity error", or what a weighting bounds in its place.
     """
 
     system: Any
@@ -55,10 +59,11 @@ class Reduction:
     order: int
     hsv: Array
     error_bound: float
-    T: Array
-    Ti: Array
+    T: Any
+    Ti: Any
     unstable: int = 0
     method: str = "balanced truncation"
+    bounded: str = HINF
     _reduced: Any = field(default=None, repr=False)
     _stable: tuple[LinearSystem, LinearSystem] | None = field(default=None, repr=False)
 
@@ -129,7 +134,7 @@ class Reduction:
         """
         lines = [
             f"{self.method}: order {len(self.hsv)} -> {self.order}",
-            f"H-infinity error bound {self.error_bound:.4g}",
+            f"{self.bounded} bound {self.error_bound:.4g}",
         ]
         if self.unstable:
             lines.append(f"{self.unstable} unstable or marginal poles split off and kept")
@@ -160,6 +165,7 @@ class Reduction:
             "full_order": len(self.hsv),
             "unstable": self.unstable,
             "hsv": finite,
+            "bounded": self.bounded,
             "error_bound": float(self.error_bound) if np.isfinite(self.error_bound) else None,
             "dt": self.original.dt,
             "sizes": {"n": self.original.n, "m": self.original.m, "p": self.original.p},

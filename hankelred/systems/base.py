@@ -265,6 +265,11 @@ def common_dt(G: LinearSystem, H: LinearSystem) -> Any:
             f"Both systems must have the same inputs and outputs; got {G.m} inputs, {G.p} outputs and "
             f"{H.m} inputs, {H.p} outputs."
         )
+    return same_dt(G, H)
+
+
+def same_dt(G: LinearSystem, H: LinearSystem) -> Any:
+    """Return the sampling time of two systems that are joined; True agrees with every discrete one."""
     if G.dt is H.dt or (True not in (G.dt is True, H.dt is True) and G.dt == H.dt):
         return G.dt
     if G.is_discrete and H.is_discrete and True in (G.dt is True, H.dt is True):

@@ -10,12 +10,14 @@ from numpy.typing import ArrayLike
 
 from ..checks import EPS, Array, check_array, check_number, check_result, double
 from ..drift import SAFETY, drift_bound
+from ..errors import InputError
 from ..hankel import gramian_factors, stable
 from ..linalg.hankel_svd import padded
 from ..norms import hinf_norm
 from ..order import tail_sum
 from ..reduction import Reduction
 from ..systems import LinearSystem, one_system
+from ..weighting.base import HINF
 from .systems import system_code
 
 # Rows of a table of values in a message.
@@ -111,6 +113,10 @@ def assert_error_bound(full: Any, reduced: Any, *, bound: float | None = None, r
     bound = None if bound is None else check_number(bound, "bound", least=0.0)
     claimed = "claimed" if bound is not None else "twice the sum of the dropped hsv"
     if isinstance(reduced, Reduction):
+        if bound is None and reduced.bounded != HINF:
+            raise InputError(
+                f"reduced must have a bound on the {HINF}; got one on the {reduced.bounded}. Pass bound=, or measure."
+            )
         bound = reduced.error_bound if bound is None else bound
         reduced = reduced.system
     G, Gr = one_system(full, "full"), one_system(reduced, "reduced")

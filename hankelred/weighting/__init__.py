@@ -7,9 +7,24 @@ system follow from them as from any other.
 
 from .base import Weighting
 from .covariance import StateCovariance
+from .dissipative import BoundedReal, PositiveReal
 from .frequency_limited import FrequencyLimited
 from .frequency_weighted import FrequencyWeighted
+from .in_loop import LQG, Coprime
 from .sampled import Sampled
+from .stochastic import Stochastic
 from .time_limited import TimeLimited
 
-__all__ = ["FrequencyLimited", "FrequencyWeighted", "Sampled", "StateCovariance", "TimeLimited", "Weighting"]
+__all__ = [
+    "LQG",
+    "BoundedReal",
+    "Coprime",
+    "FrequencyLimited",
+    "FrequencyWeighted",
+    "PositiveReal",
+    "Sampled",
+    "StateCovariance",
+    "Stochastic",
+    "TimeLimited",
+    "Weighting",
+]

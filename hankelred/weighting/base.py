@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ..checks import EPS, Array, check_flag, check_result
 from ..linalg.cauchy import row_norms
-from ..linalg.hankel_svd import norm_estimate
+from ..linalg.hankel_svd import HankelSVD, norm_estimate, padded
 from ..linalg.semidefinite import covariance_factors, equal_sizes
 from ..parts import DenseParts, DiagonalParts
 from .coordinates import HINT, Coordinates
 
+# One sample of rounding may fall short of the next by this much.
+ROUNDINGS = 10.0
+
 W = TypeVar("W", bound="Weighting")
 
 
+# What a bound is on, unless a weighting says otherwise.
+HINF = "H-infinity error"
+
+# From the values of a pair, an order and the rounding error of a value to a bound on an error.
+Bound = Callable[[Array, int, float], float]
+
+
 class Pair(NamedTuple):
-    """Factors ``P = S S^H`` and ``Q = R^H R`` in the coordinates of a part, and the rounding error of an hsv."""
+    """Factors ``P = S S^H`` and ``Q = R^H R`` in the coordinates of a part, and the rounding error of an hsv.
+
+    `gain` is the H-infinity error bound, in what it is for the Gramians; where the error that is bounded is another
+    one, `bound` makes it from the values.
+    """
 
     S: Array
     R: Array
     floor: float
+    gain: float = np.inf
+    bound: Bound | None = None
 
 
 class Weighting:
@@ -36,6 +53,8 @@ class Weighting:
 
     guaranteed: bool | None = None
     name = "weighted"
+    quantity = "Hankel singular values of the weighted pair"  # what hsv are
+    bounded = HINF  # what a bound is on
     splits = True  # whether unstable and marginal poles are put aside
 
     def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
@@ -77,6 +96,16 @@ def pair_of_matrices(coordinates: Coordinates, P: Array, Q: Array | None = None,
     S, R = covariance_factors(P, Q)
     R = R if known is None else known
     return Pair(*coordinates.whole(S, R), float(np.sqrt(len(S) * EPS)) * _product_size(S, R))
+
+
+def riccati_pair(
+    coordinates: Coordinates, factors: tuple[Array, Array], nearby: tuple[Array, Array], **of: Any
+) -> Pair:
+    """Return factors of solutions of Riccati equations; those of data near by tell how far an hsv is certain."""
+    S, R = coordinates.factors(*factors)
+    values, other = (padded(HankelSVD(*pair).values, len(S)) for pair in ((S, R), coordinates.factors(*nearby)))
+    floor = len(S) * EPS * _product_size(S, R) + ROUNDINGS * float(np.abs(values - other).max(initial=0.0))
+    return Pair(S, R, floor, **of)
 
 
 def _product_size(S: Array, R: Array) -> float:

@@ -1,0 +1,142 @@
+"""Balancing of the plant in a loop, no pole split off: LQG values, and Gramians of normalised coprime factors."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg as sla
+
+from .. import order as orders
+from ..checks import Array, double
+from ..errors import NumericalError, StabilityError
+from ..linalg.hankel_svd import HankelSVD
+from ..linalg.riccati import RiccatiFactor, covariance_factor, filter_factor, in_last_digits
+from ..parts import DenseParts, DiagonalParts
+from .base import Pair, Weighting, riccati_pair
+from .coordinates import Coordinates, Triangular, coordinates_of
+
+# Poles this near to the stability boundary, in discrete time or relative to the largest, need a loop.
+SLOW = 1e-6
+# Factors with a value this near to 1 have a zero in common: mu is beyond 1e6, and no model has digits.
+COMMON = 1e-12
+
+
+class LQG(Weighting):
+    """Balance the two Riccati equations of LQG control, for stable and unstable systems alike [1]_.
+
+    P is the error covariance of the Kalman filter, Q the cost matrix of the regulator, with unit noise in inputs and
+    outputs and unit weights on both. Their values ``mu`` say how hard a state is to observe and to control in the
+    loop. Models are those of `Coprime`, with the same bound on the gap, ``2 sum mu / sqrt(1 + mu^2)``: a small gap
+    means that a controller of the model serves the system too. Units of inputs and outputs matter.
+
+    References
+    ----------
+    .. [1] E. A. Jonckheere, L. M. Silverman, "A new set of invariants for linear systems - application to reduced
+       order compensator design", IEEE Trans. Automatic Control 28, 1983, pp. 953-964.
+
+    Examples
+    --------
+    >>> import hankelred as hr
+    >>> from hankelred.weighting import LQG
+    >>> unstable = hr.StateSpace([[1.0]], [[1.0]], [[1.0]])
+    >>> print(f"{hr.hankel_singular_values(unstable, LQG())[0]:.6f}")  # 1 + sqrt(2)
+    2.414214
+    """
+
+    name = "LQG"
+    quantity = "LQG characteristic values"
+    bounded = "gap metric"
+    splits = False
+
+    def __init__(self) -> None:
+        self._set(False)
+
+    def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
+        """Return factors of the solutions of both Riccati equations."""
+        coordinates, inner, D = _whole(parts)
+        dual = inner.dual()
+        left, right = _filter(inner, D), _filter(dual, D.conj().T)
+        found, nearby = ((S, dual.native(R).conj().T) for S, R in ((left.S, right.S), (left.nearby, right.nearby)))
+        return riccati_pair(coordinates, found, nearby, bound=_of_values)
+
+
+class Coprime(Weighting):
+    """Balance the normalised coprime factors of a system, stable or not: the error counts in the gap metric [1]_.
+
+    ``G = M^-1 N`` with ``N N^~ + M M^~ = I``, both stable. The hsv are those of ``[N, M]``, below 1, and the model is
+    made of its truncation. The gap between the system and its model is at most twice their tail, and 1 in any case. A
+    controller that tolerates a gap of so much stabilises both. Units of inputs and outputs matter.
+
+    References
+    ----------
+    .. [1] D. G. Meyer, "Fractional balanced reduction: model reduction via fractional representation", IEEE Trans.
+       Automatic Control 35, 1990, pp. 1341-1345.
+
+    Examples
+    --------
+    >>> import hankelred as hr
+    >>> from hankelred.weighting import Coprime
+    >>> unstable = hr.StateSpace([[1.0]], [[1.0]], [[1.0]])
+    >>> print(f"{hr.hankel_singular_values(unstable, Coprime())[0]:.6f}")  # mu / sqrt(1 + mu^2), mu = 1 + sqrt(2)
+    0.923880
+    """
+
+    name = "coprime factor"
+    quantity = "Hankel singular values of the normalised coprime factors"
+    bounded = "gap metric"
+    splits = False
+
+    def __init__(self) -> None:
+        self._set(False)
+
+    def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
+        """Return factors of the Gramians of the factors of the system."""
+        coordinates, inner, D = _whole(parts)
+        left = _filter(inner, D)
+        root = sla.cholesky(left.middle, lower=True) if len(D) else left.middle
+        C = sla.solve_triangular(root, inner.C, lower=True) if len(D) else inner.C  # N and M are (A + K C, ., C, .)
+        A, C = (inner.T + left.K @ inner.C).conj().T, C.conj().T
+        R = covariance_factor(A, C, inner.discrete).conj().T
+        if HankelSVD(left.S, R).values.max(initial=0.0) > 1 - COMMON:  # both factors have the zero of a hidden mode
+            raise _hidden(inner)
+        A, C = in_last_digits(A, C)
+        found, nearby = (left.S, R), (left.nearby, covariance_factor(A, C, inner.discrete).conj().T)
+        return riccati_pair(coordinates, found, nearby, bound=_of_factors)
+
+
+def _whole(parts: DenseParts | DiagonalParts) -> tuple[Coordinates, Triangular, Array]:
+    coordinates = coordinates_of(parts)
+    return coordinates, coordinates.inner.triangular(), double(parts.system.D)
+
+
+def _filter(part: Triangular, D: Array) -> RiccatiFactor:
+    """Solve the Riccati equation of the filter, or say which pole has no loop that stabilises it."""
+    try:
+        return filter_factor(part.T, part.B, part.C, D, part.discrete)
+    except NumericalError as error:
+        raise _hidden(part) from error
+
+
+def _hidden(part: Triangular) -> StabilityError:
+    """Return the error that names the pole nearest to being lost to inputs or outputs, of those that need a loop."""
+    poles = np.linalg.eigvals(part.T)
+    poles = poles[np.abs(poles) >= 1 - SLOW] if part.discrete else poles[poles.real >= -SLOW * np.abs(poles).max()]
+    n, worst = len(part.T), (np.inf, 0.0 + 0.0j)
+    for pole in poles:
+        shifted = part.T - pole * np.eye(n)
+        reached = np.linalg.svd(np.hstack([shifted, part.B]), compute_uv=False)[-1]
+        seen = np.linalg.svd(np.vstack([shifted, part.C]), compute_uv=False)[-1]
+        worst = min(worst, (float(min(reached, seen)), complex(pole)), key=lambda found: found[0])
+    return StabilityError(
+        f"Unstable and marginal poles must be controllable and observable; got a pole at {worst[1]:.6g} that is "
+        f"{worst[0]:.2g} away from losing one or the other. Take it out of the system first."
+    )
+
+
+def _of_values(hsv: Array, order: int, floor: float) -> float:
+    """Return the bound on the gap for LQG values mu: those of the coprime factors are mu / sqrt(1 + mu^2)."""
+    return _of_factors(hsv / np.hypot(1.0, hsv), order, floor)
+
+
+def _of_factors(hsv: Array, order: int, floor: float) -> float:
+    """Return twice the tail, or 1, above which no gap is."""
+    return min(1.0, orders.error_bound(hsv, order, floor))

@@ -1,0 +1,106 @@
+"""Balanced stochastic truncation: errors count relative to the gain of the system at each frequency."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .. import order as orders
+from ..checks import Array, check_number, double
+from ..errors import InputError, NumericalError
+from ..linalg.riccati import covariance_factor, in_last_digits, passive_factor
+from ..parts import DenseParts, DiagonalParts
+from ..rounding import sample_frequencies
+from .base import Pair, Weighting, riccati_pair
+from .coordinates import coordinates_of
+
+
+class Stochastic(Weighting):
+    """Balance for a small relative error: valleys of the gain count as much as peaks [1]_ [2]_.
+
+    P is the controllability Gramian, Q the least solution of the Riccati equation of the spectral factor W,
+    ``W^~ W = G G^~``. The hsv are those of the phase ``W^-~ G``, at most 1; those that equal 1 belong to zeros in the
+    right half plane, and are kept. The relative error ``|(G G^H)^-1/2 (G - Gr)|`` is at most
+    ``prod (1 + hsv) / (1 - hsv) - 1`` over the tail, at every frequency [3]_. Of a system with more outputs than inputs
+    it is taken from the other side, ``|(G - Gr) (G^H G)^-1/2|``. In discrete time that is a theorem with ``match_dc``
+    only, and `error_bound` is infinite.
+
+    Parameters
+    ----------
+    beta : float, default 0
+        Gain that counts as none: the system is taken for ``[G, beta I]``, errors count relative to
+        ``sqrt(|G|^2 + beta^2)``. Needed in continuous time where D has no full rank, and for zeros on the boundary.
+
+    References
+    ----------
+    .. [1] U. B. Desai, D. Pal, "A transformation approach to stochastic model reduction", IEEE Trans. Automatic
+       Control 29, 1984, pp. 1097-1100.
+    .. [2] A. Varga, K. H. Fasol, "A new square-root balancing-free stochastic truncation model reduction algorithm",
+       Proc. 12th IFAC World Congress, 1993, vol. 7, pp. 153-156.
+    .. [3] M. Green, "A relative error bound for balanced stochastic truncation", IEEE Trans. Automatic Control 33,
+       1988, pp. 961-965.
+
+    Examples
+    --------
+    >>> import hankelred as hr
+    >>> from hankelred.weighting import Stochastic
+    >>> lead = hr.StateSpace([[-1.0]], [[1.0]], [[1.0]], [[1.0]])  # (s + 2) / (s + 1)
+    >>> print(f"{hr.hankel_singular_values(lead, Stochastic())[0]:.6f}")
+    0.333333
+    """
+
+    name = "stochastic"
+    quantity = "Hankel singular values of the phase of the system"
+    bounded = "relative error"
+    beta: float
+
+    def __init__(self, beta: float = 0.0) -> None:
+        self._set(False, beta=check_number(beta, "beta", least=0.0))
+
+    def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
+        """Return factors of the Gramian of one side and the Riccati solution of the other."""
+        coordinates, D = coordinates_of(parts), double(parts.system.D)
+        inner = coordinates.inner.triangular()
+        wide = self.beta > 0 or len(D) <= D.shape[1]
+        part, D = (inner, D) if wide else (inner.dual(), D.conj().T)
+        try:
+            found, nearby = (
+                _factors(T, B, C, D, self.beta, part.discrete)
+                for T, B, C, D in ((part.T, part.B, part.C, D), in_last_digits(part.T, part.B, part.C, D))
+            )
+        except NumericalError as error:
+            raise self._error(parts, D) from error
+        if not wide:
+            found, nearby = ((part.native(R.conj().T), part.native(S).conj().T) for S, R in (found, nearby))
+        return riccati_pair(coordinates, found, nearby, bound=None if part.discrete else _relative)
+
+    def _error(self, parts: DenseParts | DiagonalParts, D: Array) -> InputError:
+        """Say what has no full rank: D, or the response somewhere."""
+        discrete = parts.system.is_discrete
+        omega = sample_frequencies(parts.poles[parts.kept :], discrete, True)
+        response = parts.stable_response(omega)
+        gains = np.hypot(np.linalg.svd(response, compute_uv=False)[:, -1], self.beta)
+        at_end = float(np.linalg.svd(D, compute_uv=False)[-1]) if D.size else 0.0
+        return InputError(
+            f"D must have full rank in continuous time, and the response at all frequencies; got a least singular "
+            f"value of {at_end:.3g} in D, and of {gains.min():.3g} at {omega[gains.argmin()]:.6g}. Pass a beta > 0, "
+            f"the gain that counts as none."
+        )
+
+
+def _factors(T: Array, B: Array, C: Array, D: Array, beta: float, discrete: bool) -> tuple[Array, Array]:
+    """Return factors of the controllability Gramian and of the storage function of ``G G^~``, split into Z + Z^~."""
+    S = covariance_factor(T, B, discrete)
+    cross, R = S @ (S.conj().T @ C.conj().T), D @ D.conj().T + beta**2 * np.eye(len(D))
+    if discrete:
+        R, cross = R + C @ cross, T @ cross
+    cross, R = cross + B @ D.conj().T, (R + R.conj().T) / 2  # Z = (A, cross, C, R / 2)
+    found = passive_factor(T.conj().T, np.zeros((len(T), 0)), cross.conj().T, -C.conj().T, R, discrete)
+    return S, found.S.conj().T
+
+
+def _relative(hsv: Array, order: int, floor: float) -> float:
+    """Return ``prod (1 + hsv) / (1 - hsv) - 1`` over the tail, and over the floor."""
+    tail = [*orders.distinct_tail(hsv, order), floor]
+    return math.expm1(math.fsum(2 * math.atanh(value) for value in tail)) if max(tail) < 1 else math.inf
