@@ -253,7 +253,7 @@ class LowRankGramians:
         each = max(1, SUBSPACE // len(blocks))
         U = _orthonormal(np.hstack([block[:, -each:] for block in blocks]))
         pencil = U.conj().T @ self.pencil.A(U), U.conj().T @ self.pencil.E(U)
-        values = np.asarray(sla.eigvals(*pencil, check_finite=False))
+        values: Array = np.asarray(sla.eigvals(*pencil, check_finite=False))
         values = values[np.isfinite(values) & (values.real < 0)]
         if len(values):  # else those of the last cycle do once more
             self._shifts = spread(values, self.pencil.real)
