@@ -105,7 +105,16 @@ def factored(system: LinearSystem, offset: float = 0.0, weighting: Weighting | N
             return _weighted(system, offset, weighting)
         parts = parts_of(system, offset)
         svd = HankelSVD(*parts.factors)
+        if parts.is_low_rank:
+            return _of_low_rank(system, parts, svd)
         return _with_hsv(system, parts, svd, *parts.accuracy(svd))
+
+
+def _of_low_rank(system: LinearSystem, parts: Any, svd: HankelSVD) -> Factored:
+    """Factor a large system: only values above the floor count, and the others add to it what their tail adds up to."""
+    floor, rank, on_schur_form = parts.accuracy(svd)
+    hidden = float(svd.values[rank:].sum())
+    return Factored(system, parts, svd, svd.values[:rank], floor + hidden, rank, on_schur_form)
 
 
 def _with_hsv(system: LinearSystem, parts: Any, svd: HankelSVD, floor: float, rank: int, *details: Any) -> Factored:
@@ -256,7 +265,8 @@ def hankel_singular_values(sys: Any, weighting: Weighting | None = None) -> Arra
     Returns
     -------
     (n,) or (batch, n) ndarray
-        Decreasing, in units of y per unit of u; 2n values for real output.
+        Decreasing, in units of y per unit of u; 2n values for real output, and of a sparse system those only that are
+        larger than their rounding error.
 
     Raises
     ------

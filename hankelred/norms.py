@@ -168,7 +168,7 @@ def hinf_norm(sys: Any, rtol: float = 1e-8, return_peak: bool = False) -> Any:
 
 def _hinf_norm(system: Any, rtol: float) -> tuple[float, float]:
     with one_blas_thread(system.order):
-        parts = parts_of(system, 0.0) if system.order >= COMPACT_FROM else None
+        parts = parts_of(system, 0.0) if system.order >= COMPACT_FROM or system.is_sparse else None
         if parts.kept if parts else not system.is_stable():
             return np.inf, np.nan
         norm, peak = peak_gain(*_compact(system, parts, rtol), system.is_discrete, rtol, gain_of(system))
@@ -183,7 +183,7 @@ def _largest_entry(x: Array) -> float:
 
 def gain_of(system: LinearSystem) -> Callable[[Array], Array]:
     """Return the function from frequencies, in rad per unit of time, to the largest gain of a system."""
-    if not system.is_diagonal:
+    if not (system.is_diagonal or system.is_sparse):
         G = system.dense()
         return gain_function(G.A, G.B, G.C, G.D, G.is_discrete)  # its calls share one Schur form
     return lambda omega: largest_singular_values(system._response(omega))
@@ -201,6 +201,8 @@ def _compact(system: LinearSystem, parts: Any, rtol: float) -> tuple[Array, Arra
         most = min(len(svd.values), system.order // 2)
         small = rtol / 4 * float(svd.values.max(initial=0.0))
         order = first_within(svd.values, range(most + 1), small)
+        if parts.is_low_rank:  # its peak is that of the system to its floor, and there are no other matrices
+            order = most if order is None else order
         if order is not None:
             A, B, C, D, shift, _ = parts.projected(*svd.bases(slice(0, order), order))[2]
             return A + shift * np.eye(order), B, C, D

@@ -193,6 +193,10 @@ class LowRankGramians:
         ``|L| |N| / |M|``; in runs to the end, all later columns together moved them by less than that of one cycle.
     residuals : (float, float)
         ``|W W^H| / |B B^H|`` of either Gramian, in the spectral norm.
+    size : float
+        Norm of the product ``R E S`` of both factors, that of Frobenius.
+    solving : float
+        Relative error of a solve with A, the least well conditioned of all: what one step of refinement changes.
     steps : int
         Factorisations so far.
     outcome : Outcome
@@ -204,9 +208,9 @@ class LowRankGramians:
         self._reach = _Side(pencil, B, adjoint=False)
         self._see = self._reach if symmetric else _Side(pencil, C.conj().T, adjoint=True)
         self._sides = (self._reach,) if symmetric else (self._reach, self._see)
-        self._size, self._least, self._stalled = 0.0, np.inf, 0
+        self.size, self._least, self._stalled = 0.0, np.inf, 0
         self._shifts: list[complex] = []
-        self.steps, self.change, self.outcome = 0, np.inf, Outcome.RUNNING
+        self.steps, self.change, self.solving, self.outcome = 0, np.inf, 0.0, Outcome.RUNNING
 
     @property
     def S(self) -> Array:
@@ -245,6 +249,8 @@ class LowRankGramians:
         for side in self._sides:
             solve = at_zero.solve_adjoint if side.adjoint else at_zero.solve
             once = solve(side.W)
+            refined = solve(side.W - self.pencil.A(once, side.adjoint))
+            self.solving = max(self.solving, _norm(refined) / _norm(once))
             blocks.append(np.hstack([side.W, once, solve(self.pencil.E(once, side.adjoint))]))
         return blocks
 
@@ -274,14 +280,14 @@ class LowRankGramians:
         rows = columns
         if self._see is not self._reach:
             rows = _norm(self.pencil.E(self._see.new, adjoint=True).conj().T @ self._reach.columns)
-        self._size = float(np.hypot(self._size, np.hypot(columns, rows)))
-        self.change = columns * rows / self._size if self._size else 0.0
+        self.size = float(np.hypot(self.size, np.hypot(columns, rows)))
+        self.change = columns * rows / self.size if self.size else 0.0
         left = float(np.prod(self.residuals))
         self._stalled = 0 if left < STALLED * self._least else self._stalled + 1
         self._least = min(left, self._least)
         if not left < DIVERGED:
             self.outcome = Outcome.UNSTABLE
-        elif self.change <= self.rtol * self._size:
+        elif self.change <= self.rtol * self.size:
             self.outcome = Outcome.CONVERGED
         elif self._stalled >= PATIENCE:
             self.outcome = Outcome.STALLED

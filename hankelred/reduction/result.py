@@ -64,7 +64,7 @@ class Reduction:
 
     def __repr__(self) -> str:
         """Return orders and bound, not the matrices."""
-        return f"Reduction(order {len(self.hsv)} -> {self.order}, error_bound={self.error_bound:.4g})"
+        return f"Reduction(order {self.original.order} -> {self.order}, error_bound={self.error_bound:.4g})"
 
     def _repr_html_(self) -> str:
         """Return the summary for notebooks."""
@@ -128,7 +128,7 @@ class Reduction:
             A few lines of text.
         """
         lines = [
-            f"{self.method}: order {len(self.hsv)} -> {self.order}",
+            f"{self.method}: order {self.original.order} -> {self.order}",
             f"H-infinity error bound {self.error_bound:.4g}",
         ]
         if self.unstable:
@@ -157,7 +157,7 @@ class Reduction:
         record = {
             "method": self.method,
             "order": self.order,
-            "full_order": len(self.hsv),
+            "full_order": self.original.order,
             "unstable": self.unstable,
             "hsv": finite,
             "error_bound": float(self.error_bound) if np.isfinite(self.error_bound) else None,
