@@ -117,8 +117,8 @@ def large_parts(system: Any, offset: float) -> LowRankParts | DenseParts:
     elif system.n > DENSE_UP_TO:
         names = ", ".join(f"{pole:.6g}" for pole in outermost[:3])
         raise StabilityError(
-            f"A system of more than {DENSE_UP_TO} states must be stable; got {system!r} with poles {names} on or beyond "
-            f"the stability boundary. Take its unstable and marginal modes, such as rigid-body modes, out first."
+            f"A system of more than {DENSE_UP_TO} states must be stable; got {system!r} with poles {names} on or "
+            f"beyond the stability boundary. Take its unstable and marginal modes, such as rigid-body modes, out first."
         )
     return DenseParts(system, offset)
 

@@ -107,10 +107,11 @@ class SuperLU:
     def _solve(self, X: Array, mode: Any) -> Array:
         if np.iscomplexobj(X) and self._dtype.kind != "c":
             return np.asarray(self._solve(X.real, mode) + 1j * self._solve(X.imag, mode))
+        factors: Any = self.factors
         if self._order is None:
-            return np.asarray(self.factors.solve(X, mode))
+            return np.asarray(factors.solve(X, mode))
         Y = np.empty(X.shape, np.result_type(X, self._dtype), order="F")
-        Y[self._order] = self.factors.solve(X[self._order], mode)
+        Y[self._order] = factors.solve(X[self._order], mode)
         return Y
 
 

@@ -151,7 +151,7 @@ class SparseStateSpace(ByShiftedSolves, StateSpace):
     def _build(self, dt: Any, names: dict[str, Any], **arrays: Any) -> None:
         dtype = np.result_type(*(x.dtype for x in arrays.values()))
         arrays = {key: x.astype(dtype, copy=False) for key, x in arrays.items()}
-        sparse = {key: arrays.pop(key) for key in ("A", "E") if key in arrays}
+        sparse: dict[str, Any] = {key: arrays.pop(key) for key in ("A", "E") if key in arrays}
         for x in sparse.values():
             for part in (x.data, x.indices, x.indptr):
                 readonly(part)
@@ -208,11 +208,11 @@ def check_sparse(x: Any, name: str) -> Any:
     return matrix
 
 
-def difference(G: LinearSystem, H: LinearSystem, dt: Any) -> SparseStateSpace:
+def difference(G: Any, H: Any, dt: Any) -> SparseStateSpace:
     """Return the error system of two systems of which one is sparse, as sparse blocks."""
     import scipy.sparse as sp
 
-    first = [x.first_order() if x.is_sparse else x.dense() for x in (G, H)]
+    first: list[Any] = [x.first_order() if x.is_sparse else x.dense() for x in (G, H)]
     A, B, C, D = ([getattr(x, key) for x in first] for key in "ABCD")
     masses = [sp.eye_array(x.n) if x.E is None else x.E for x in first]
     E = {} if all(x.E is None for x in first) else {"E": sp.block_diag(masses, format="csc")}
