@@ -44,8 +44,9 @@ NEARLY_REAL = 1e-8
 # as of a rod, all would round alike, which moved the Hankel singular values of one with 1e5 states by 3e-8.
 BITS = 12
 
-# Directions of the projection below this share of the largest are rounding errors of the others.
-DEPENDENT = 1e-10
+# Directions of the projection below this share of the largest are left out: those of a basis whose scalar products
+# are formed are not better known.
+DEPENDENT = 1e-6
 
 # Columns below this share of the largest change no Hankel singular value by more than rounding of the factors does.
 NOISE = EPS / 16
@@ -257,14 +258,14 @@ class LowRankGramians:
             solve = at_zero.solve_adjoint if side.adjoint else at_zero.solve
             once = solve(side.W)
             refined = solve(side.W - self.pencil.A(once, side.adjoint))
-            self.solving = max(self.solving, _norm(refined) / _norm(once))
+            self.solving = max(self.solving, _frobenius(refined) / _frobenius(once))
             blocks.append(np.hstack([side.W, once, solve(self.pencil.E(once, side.adjoint))]))
         return blocks
 
     def _choose(self, blocks: list[Array]) -> None:
         """Take the shifts of the next cycle from a projection onto the last columns of each block."""
         each = max(1, SUBSPACE // len(blocks))
-        U = _orthonormal(np.hstack([block[:, -each:] for block in blocks]))
+        U = _basis(np.hstack([block[:, -each:] for block in blocks]))
         pencil = U.conj().T @ self.pencil.A(U), U.conj().T @ self.pencil.E(U)
         values: Array = np.asarray(sla.eigvals(*pencil, check_finite=False))
         values = values[np.isfinite(values) & (values.real < 0)]
@@ -284,12 +285,15 @@ class LowRankGramians:
     def _judge(self) -> None:
         """Measure what the cycle has changed, and say how things stand."""
         reached, seen = self.pencil.E(self._reach.new), self._see.new
-        columns = rows = _norm(self._see.columns.conj().T @ reached)
+        columns = rows = _frobenius(self._see.columns.conj().T @ reached)
         if self._see is not self._reach:
-            rows = _norm(self.pencil.E(seen, adjoint=True).conj().T @ self._reach.columns)
+            rows = _frobenius(self.pencil.E(seen, adjoint=True).conj().T @ self._reach.columns)
         self.size = math.hypot(self.size, columns, rows)
         self.change = columns * rows / self.size if self.size else 0.0
-        self._factors = math.hypot(self._factors[0], _norm(reached)), math.hypot(self._factors[1], _norm(seen))
+        self._factors = (
+            math.hypot(self._factors[0], _frobenius(reached)),
+            math.hypot(self._factors[1], _frobenius(seen)),
+        )
         left = float(np.prod(self.residuals))
         self._stalled = 0 if left < STALLED * self._least else self._stalled + 1
         self._least = min(left, self._least)
@@ -404,17 +408,20 @@ def _decay(at: Array, shifts: Array) -> Array:
     return np.asarray(np.log(np.abs(at[:, None] - shifts) / np.abs(at[:, None] + shifts.conj())))
 
 
-def _orthonormal(X: Array) -> Array:
-    """Return an orthonormal basis of columns of any size, those that depend on others left out."""
+def _basis(X: Array) -> Array:
+    """Return a well-conditioned basis of columns of any size, directions left out that depend on others."""
     sizes = np.linalg.norm(X, axis=0)
-    U, s, _ = sla.svd(X[:, sizes > 0] / sizes[sizes > 0], full_matrices=False, check_finite=False)
-    return np.asarray(U[:, s > DEPENDENT * s[0]])
+    X = X[:, sizes > 0] / sizes[sizes > 0]
+    squares, V = sla.eigh(X.conj().T @ X, check_finite=False)
+    kept = squares > DEPENDENT**2 * squares[-1]
+    return np.asarray(X @ (V[:, kept] / np.sqrt(squares[kept])))
 
 
 def _spectral_norm(X: Array) -> float:
-    """Return the spectral norm of a tall matrix, by its triangle."""
-    return float(np.linalg.norm(np.linalg.qr(X, mode="r"), 2)) if X.size else 0.0
+    """Return the spectral norm of a matrix of few columns, by their products."""
+    size = float(np.abs(X).max(initial=0.0))
+    return size * math.sqrt(np.linalg.norm((X / size).conj().T @ (X / size), 2)) if size else 0.0
 
 
-def _norm(X: Array) -> float:
+def _frobenius(X: Array) -> float:
     return float(np.linalg.norm(X))
