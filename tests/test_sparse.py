@@ -30,7 +30,7 @@ def twins() -> dict[str, hr.StateSpace]:
         "complex": turned,
         "discrete": hr.StateSpace(discrete, wind.B, wind.C, dt=0.1),
         "discrete, mass": hr.StateSpace(sp.csc_array(mass @ discrete), wind.B, wind.C, dt=True, E=mass),
-        "index 1": net(60),
+        "index 1": net(150),
         "second order": chain(40),
     }
 
@@ -214,7 +214,7 @@ def test_a_folder_changes_from_sparse_to_dense(tmp_path):
 def test_damaged_matrix_market_files_are_refused(tmp_path, text):
     hr.save_system(rod(1200), tmp_path / "model")
     (tmp_path / "model" / "A.mtx").write_text(text)
-    with pytest.raises(hr.InputError, match="A.mtx"):
+    with pytest.raises(hr.InputError, match=r"A\.mtx"):
         hr.load_system(tmp_path / "model")
 
 

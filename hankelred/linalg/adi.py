@@ -52,7 +52,7 @@ DEPENDENT = 1e-6
 NOISE = EPS / 16
 
 # Factors are compressed when they have grown by this ratio, and from so many columns on.
-GROWTH, COMPRESS_FROM = 2.0, 64
+GROWTH, COMPRESS_FROM = 2.0, 96
 
 # The recursion stands still where the residuals, as a product, fall by less than this in so many cycles.
 STALLED, PATIENCE = 0.5, 24

@@ -41,6 +41,12 @@ class SparsePencil:
         self.n, self.matrix, self.mass = A.shape[0], A, E
         self.real = A.dtype.kind != "c" and (E is None or E.dtype.kind != "c")
         self._order: Array | None = None
+        self._aligned: tuple[Any, Array, Array] | None = None
+
+    @cached_property
+    def _threshold(self) -> float:
+        """Share of a column's largest entry with which a pivot stays on the diagonal."""
+        return 0.0 if self.hermitian else NEAR_DIAGONAL
 
     @cached_property
     def hermitian(self) -> bool:
@@ -67,7 +73,12 @@ class SparsePencil:
 
     def factor(self, p: complex) -> Solver:
         """Factor ``A + p E``."""
-        return self.factored(self.matrix + p * self.identity_or_mass if p else self.matrix)
+        if self._order is None or not self._symmetric_pattern:
+            return self.factored(self.matrix + p * self.identity_or_mass if p else self.matrix)
+        if self._aligned is None:
+            self._aligned = _aligned(*(M[self._order][:, self._order] for M in (self.matrix, self.identity_or_mass)))
+        pattern, A, E = self._aligned
+        return self._in_order(sp.csc_array((A + p * E, pattern.indices, pattern.indptr), shape=(self.n, self.n)))
 
     def mass_solver(self) -> Solver | None:
         """Factor E, if it is not the identity."""
@@ -75,16 +86,35 @@ class SparsePencil:
 
     def factored(self, M: Any) -> Solver:
         """Factor a matrix with the pattern of the pencil, rows and columns in the order that gives little fill."""
-        threshold = 0.0 if self.hermitian else NEAR_DIAGONAL
         if not self._symmetric_pattern:
             return SuperLU(M)
         if self._order is None:
-            first = SuperLU(M, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=threshold, options=SYMMETRIC)
+            first = SuperLU(M, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=self._threshold, options=SYMMETRIC)
             self._order = np.argsort(first.factors.perm_c)
             return first
-        M = M[self._order][:, self._order]
+        return self._in_order(M[self._order][:, self._order])
+
+    def _in_order(self, M: Any) -> Solver:
+        """Factor a matrix whose rows and columns are in their order already."""
         wide = {"relax": PANEL, "panel_size": PANEL, "options": SYMMETRIC}
-        return SuperLU(M, self._order, permc_spec="NATURAL", diag_pivot_thresh=threshold, **wide)
+        return SuperLU(M, self._order, permc_spec="NATURAL", diag_pivot_thresh=self._threshold, **wide)
+
+
+def _aligned(A: Any, E: Any) -> tuple[Any, Array, Array]:
+    """Return the pattern that holds both matrices, and their entries in it: sums need no more look at places."""
+    pattern = sp.csc_array(abs(A) + abs(E))
+    pattern.sort_indices()
+    n = A.shape[0]
+
+    def places(M: Any) -> Array:
+        columns = np.repeat(np.arange(n, dtype=np.int64), np.diff(M.indptr))
+        return np.asarray(columns * n + M.indices)
+
+    entries = []
+    for M in (A, E):
+        entries.append(np.zeros(pattern.nnz, M.dtype))
+        entries[-1][np.searchsorted(places(pattern), places(M))] = M.data
+    return pattern, entries[0], entries[1]
 
 
 class SuperLU:
