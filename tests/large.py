@@ -43,13 +43,14 @@ def rod_hsv(system: hr.StateSpace) -> np.ndarray:
     return hr.hankel_singular_values(hr.DiagonalSystem(poles, modes(system.B), modes(system.C.T).T, dt=0))
 
 
-def plate(k: int, ports: int = 1, wind: float = 0.0, dtype: type = float) -> hr.StateSpace:
+def plate(k: int, ports: int = 1, wind: float = 0.0, dtype: type = np.float64) -> hr.StateSpace:
     """Return a heated plate of k by k nodes; with wind the matrix is not symmetric."""
     one = sp.eye_array(k)
     blown = second_difference(k) + wind * (k + 1) * sp.diags_array([-1.0, 1.0], offsets=[-1, 1], shape=(k, k))
     A = (sp.kron(blown, one) + sp.kron(one, second_difference(k))).tocsc().astype(dtype)
     n = k * k
-    return hr.StateSpace(A, ones_at(n, [n // 3 + 7 * j for j in range(ports)]), ones_at(n, [n // 2]).T)
+    B, C = ones_at(n, [n // 3 + 7 * j for j in range(ports)]), ones_at(n, [n // 2]).T
+    return hr.StateSpace(A, B.astype(dtype), C.astype(dtype))
 
 
 def chain(k: int) -> hr.SecondOrderSystem:

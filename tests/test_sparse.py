@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import scipy.io
@@ -153,8 +156,25 @@ def test_minimal_keeps_the_values_above_their_floor():
 
 
 def test_orders_beyond_the_rank_are_refused():
-    with pytest.raises(hr.OrderError):
+    with pytest.raises(hr.OrderError, match="above their rounding error"):
         hr.balance(rod(2000)).reduce(order=1000)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_copies_are_systems_that_do_not_change(name):
+    system = TWINS[name]
+    hr.h2_norm(system)  # its factorisations stay behind
+    again = pickle.loads(pickle.dumps(copy.deepcopy(system)))
+    np.testing.assert_array_equal(again.frequency_response([0.3]), system.frequency_response([0.3]))
+    with pytest.raises(ValueError, match="read-only"):
+        (again.A if again.E is None else again.E).data[:] = 0
+
+
+def test_single_precision_stays():
+    system = plate(12, dtype=np.float32)
+    reduction = hr.balanced_truncation(system, rtol=1e-3)
+    assert system.A.dtype == reduction.system.dtype == np.float32
+    assert reduction.hinf_error() <= reduction.error_bound
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ DEPENDENT = 1e-6
 NOISE = EPS / 16
 
 # Factors are compressed when they have grown by this ratio, and from so many columns on.
-GROWTH, COMPRESS_FROM = 2.0, 96
+GROWTH, COMPRESS_FROM = 2.0, 200
 
 # The recursion stands still where the residuals, as a product, fall by less than this in so many cycles.
 STALLED, PATIENCE = 0.5, 24
@@ -197,7 +197,7 @@ class LowRankGramians:
     change : float
         How far the columns still missing move a Hankel singular value, judged by those of the last cycle. New columns
         N beside and new rows L below the product ``M = R E S`` move its singular values in second order, by about
-        ``|L| |N| / |M|``; in runs to the end, all later columns together moved them by less than that of one cycle.
+        ``|L| |N| / |M|``; in runs to the end, all later columns together moved them by up to 20 times that.
     residuals : (float, float)
         ``|W W^H| / |B B^H|`` of either Gramian, in the spectral norm.
     size : float

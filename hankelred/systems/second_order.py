@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import B_HINT, Array, as_dense, check_array, check_feedthrough, double, readonly
+from ..checks import B_HINT, Array, as_dense, check_array, check_feedthrough, double
 from ..errors import InputError
 from ..linalg.adi import Solver
-from .sparse import ByShiftedSolves, SparseStateSpace, check_sparse
+from .sparse import ByShiftedSolves, SparseStateSpace, check_sparse, freeze
 from .state_space import StateSpace
 
 
@@ -97,8 +97,7 @@ class SecondOrderSystem(ByShiftedSolves):
         square = {key: x.astype(dtype, copy=False) for key, x in square.items()}
         self._set(0, {}, **{key: x.astype(dtype, copy=False) for key, x in arrays.items()})
         for x in square.values():
-            for part in (x.data, x.indices, x.indptr):
-                readonly(part)
+            freeze(x)
         vars(self).update(square)
         names = {"name": name, "inputs": inputs, "outputs": outputs, "states": states}
         vars(self).update(self._checked_names(names))

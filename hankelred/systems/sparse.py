@@ -31,6 +31,17 @@ class ByShiftedSolves(LinearSystem):
 
     is_sparse = True
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out factorisations, which cannot be copied, and what comes from them."""
+        return {key: value for key, value in vars(self).items() if key not in ("pencil", "ports")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was copied or unpickled, its sparse matrices read-only again."""
+        super().__setstate__(state)
+        for x in state.values():
+            if is_sparse(x):
+                freeze(x)
+
     @property
     def pencil(self) -> Pencil:
         """The matrices of the differential equation, as what they do to columns."""
@@ -152,8 +163,7 @@ class SparseStateSpace(ByShiftedSolves, StateSpace):
         arrays = {key: x.astype(dtype, copy=False) for key, x in arrays.items()}
         sparse: dict[str, Any] = {key: arrays.pop(key) for key in ("A", "E") if key in arrays}
         for x in sparse.values():
-            for part in (x.data, x.indices, x.indptr):
-                readonly(part)
+            freeze(x)
         self._set(dt, names, **arrays)
         vars(self).update(sparse)
         if self.E is not None:
@@ -214,6 +224,12 @@ def check_sparse(x: Any, name: str) -> Any:
     return matrix
 
 
+def freeze(matrix: Any) -> None:
+    """Switch writing off for the arrays of a sparse matrix."""
+    for part in (matrix.data, matrix.indices, matrix.indptr):
+        readonly(part)
+
+
 def difference(G: Any, H: Any, dt: Any) -> SparseStateSpace:
     """Return the error system of two systems of which one is sparse, as sparse blocks."""
     import scipy.sparse as sp
@@ -225,5 +241,7 @@ def difference(G: Any, H: Any, dt: Any) -> SparseStateSpace:
     system = SparseStateSpace.trusted(
         sp.block_diag(A, format="csc"), np.vstack(B), np.hstack([C[0], -C[1]]), D[0] - D[1], dt, None, **E
     )
-    vars(system)["_parts"] = (G, H)
+    B, C, _ = system.ports
+    D = [x.ports[2] if x.is_sparse else x.D for x in first]
+    vars(system).update(_parts=(G, H), ports=(B, C, D[0] - D[1]))  # what both have in common cancels to the bit
     return system
