@@ -105,7 +105,7 @@ def large_parts(system: Any, offset: float) -> LowRankParts | DenseParts:
     """Return the parts of a sparse system: dense ones where it is unstable or of full rank and its size permits."""
     outermost = system.outermost(offset)
     if len(outermost) == 0:
-        recursion = _recursion(system)
+        recursion = recursion_of(system)
         for _ in _watched(recursion):
             pass
         stalled = recursion.outcome is Outcome.STALLED and recursion.change <= USABLE * recursion.size
@@ -126,7 +126,7 @@ def large_parts(system: Any, offset: float) -> LowRankParts | DenseParts:
     return DenseParts(system, offset)
 
 
-def _recursion(system: Any) -> LowRankGramians:
+def recursion_of(system: Any) -> LowRankGramians:
     """Return the recursion for the Gramians of a stable system, before its first step."""
     pencil, (B, C, _) = system.pencil, system.ports
     symmetric = bool(getattr(pencil, "hermitian", False) and B.shape == C.T.shape and np.array_equal(B, C.conj().T))
