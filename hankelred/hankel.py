@@ -113,10 +113,19 @@ def factored(system: LinearSystem, offset: float = 0.0, weighting: Weighting | N
     """Factor a system of this library; poles within `offset` of the stability boundary are kept aside."""
     with one_blas_thread(system.order):
         if weighting is not None:
-            return _weighted(system, offset, weighting)
+            return _weighted(system.dense() if system.is_sparse else system, offset, weighting)
         parts = parts_of(system, offset)
         svd = HankelSVD(*parts.factors)
+        if parts.is_low_rank:
+            return _of_low_rank(system, parts, svd)
         return _with_hsv(system, parts, svd, *parts.accuracy(svd))
+
+
+def _of_low_rank(system: LinearSystem, parts: Any, svd: HankelSVD) -> Factored:
+    """Factor a large system: only values above the floor count, and the others add to it what their tail adds up to."""
+    floor, rank, on_schur_form = parts.accuracy(svd)
+    hidden = float(svd.values[rank:].sum())
+    return Factored(system, parts, svd, svd.values[:rank], floor + hidden, rank, on_schur_form)
 
 
 def _with_hsv(system: LinearSystem, parts: Any, svd: HankelSVD, floor: float, rank: int, *details: Any) -> Factored:
@@ -248,6 +257,8 @@ def gramians(sys: Any, weighting: Weighting | None = None) -> tuple[Array, Array
     0.2500 2.2500
     """
     system = as_system(sys)
+    if system.is_sparse:
+        system.check_dense_size()
     S, R = (double(x) for x in gramian_factors(system, weighting))
     with np.errstate(over="ignore", invalid="ignore"):
         P, Q = S @ S.conj().swapaxes(-1, -2), R.conj().swapaxes(-1, -2) @ R
@@ -268,7 +279,8 @@ def hankel_singular_values(sys: Any, weighting: Weighting | None = None) -> Arra
     Returns
     -------
     (n,) or (batch, n) ndarray
-        Decreasing, in units of y per unit of u; 2n values for real output.
+        Decreasing, in units of y per unit of u; 2n values for real output, and of a sparse system those only that are
+        larger than their rounding error.
 
     Raises
     ------

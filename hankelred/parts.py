@@ -7,7 +7,7 @@ marginal poles, which balanced truncation must not touch, are put aside.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
@@ -15,9 +15,9 @@ import scipy.linalg as sla
 from .checks import EPS, Array
 from .linalg import cauchy
 from .linalg.hankel_svd import HankelSVD, real_pair
-from .linalg.response import boundary_points, dense_response
 from .linalg.schur import apply_units, balanced_units, decouple, ordered_schur, rounding_norms
 from .linalg.triangular import schur_factors
+from .rounding import Matrices as Matrices
 from .rounding import measured
 from .systems import DiagonalBank, DiagonalSystem, StateSpace, real_output
 
@@ -36,25 +36,6 @@ ROUNDINGS = 32
 CLEAR_OF_BAR = 1e3
 
 
-class Matrices(NamedTuple):
-    """A projected system ``(A, B, C, D)``; A lacks `shift` times the identity, see `Poles.less_shift`.
-
-    `terms` holds ``|Ti| |A| |T|`` of a diagonal system: the sizes of what was added up to A.
-    """
-
-    A: Array
-    B: Array
-    C: Array
-    D: Array
-    shift: float = 0.0
-    terms: Array | None = None
-
-    def response(self, omega: Array, discrete: bool) -> Array:
-        """Return the response at frequencies in rad per unit of time."""
-        points = boundary_points(omega, discrete)
-        return dense_response(self.A, self.B, self.C, self.D, points - self.shift)
-
-
 class DenseParts:
     """A dense system, its unstable and marginal part first, in the coordinates of a Schur form in balanced units.
 
@@ -67,6 +48,8 @@ class DenseParts:
     T, B, C : ndarray
         The stable part in its own coordinates.
     """
+
+    is_low_rank = False
 
     def __init__(self, system: StateSpace, offset: float, splits: bool = True) -> None:
         self.system = G = system.dense()
@@ -181,6 +164,8 @@ class DiagonalParts:
         Which states are put aside, and which are not.
     """
 
+    is_low_rank = False
+
     def __init__(self, system: DiagonalSystem, offset: float, splits: bool = True) -> None:
         self.system = system
         limit = -offset if offset > 0 else 0.0
@@ -232,7 +217,12 @@ class DiagonalParts:
 
 def parts_of(system: Any, offset: float, splits: bool = True) -> Any:
     """The parts of one system; poles within `offset` of the stability boundary are put aside, unless none shall be."""
-    return (DiagonalParts if system.is_diagonal else DenseParts)(system, offset, splits)
+    found = None
+    if system.is_sparse and splits:
+        from .low_rank import low_rank_parts  # scipy.sparse, which most programs never need
+
+        found = low_rank_parts(system, offset)
+    return found or (DiagonalParts if system.is_diagonal else DenseParts)(system, offset, splits)
 
 
 def in_own_time(system: DiagonalSystem | DiagonalBank) -> tuple[Array, Array, Array]:

@@ -17,7 +17,7 @@ from .checks import Array, check_integer, check_real_array, check_type, double
 from .errors import InputError, NumericalError, OrderError
 from .order import error_bound
 from .reduction import Balancing, Reduction
-from .systems import LinearSystem, one_system
+from .systems import one_system
 from .weighting.base import HINF
 
 if TYPE_CHECKING:
@@ -371,10 +371,10 @@ def _finish(ax: Axes, xlabel: str, ylabel: str, xlim: tuple[float, float] | None
     return ax
 
 
-def _frequencies(G: LinearSystem, H: LinearSystem, dt: Any) -> Array:
+def _frequencies(G: Any, H: Any, dt: Any) -> Array:
     """Return frequencies that show everything: a decade past the poles, and close together at resonances."""
     step = float(dt)  # that of dt=True is 1
-    poles = np.concatenate([G.poles(), H.poles()])
+    poles = np.concatenate([x.some_poles() if x.is_sparse else x.poles() for x in (G, H)])
     if G.is_discrete:  # as if continuous, log(z) / dt
         poles = np.log(poles[poles != 0]) / step
     poles = poles[poles != 0]
@@ -382,10 +382,11 @@ def _frequencies(G: LinearSystem, H: LinearSystem, dt: Any) -> Array:
     both_signs = any(x.dtype.kind == "c" and not getattr(x, "has_real_output", False) for x in (G, H))
     damping, place = np.abs(poles.real), poles.imag if both_signs else np.abs(poles.imag)
     sharp = np.flatnonzero((damping > 0) & (damping < 0.3 * np.abs(place)))
-    sharp = sharp[np.argsort(damping[sharp] / np.abs(place[sharp]))][:50]  # the sharpest peaks, for the time it takes
+    few = G.is_sparse or H.is_sparse  # where every frequency is a factorisation
+    sharp = sharp[np.argsort(damping[sharp] / np.abs(place[sharp]))][: 3 if few else 50]  # the sharpest peaks
     resonances = (place[sharp, None] + damping[sharp, None] * np.linspace(-3, 3, 13)).ravel()
     size = np.abs(poles) if len(poles) else np.ones(1)
     top = 0.999 * np.pi / step if G.is_discrete else 10 * size.max()  # a pole may lie on z = -1
     low = -top if both_signs else min(size.min() / 10, top / 100)
-    grid = np.linspace(low, top, 400) if both_signs else np.geomspace(low, top, 300)
+    grid = np.linspace(low, top, 80 if few else 400) if both_signs else np.geomspace(low, top, 60 if few else 300)
     return np.unique(np.concatenate([grid, resonances[(resonances >= low) & (resonances <= top)]]))
