@@ -91,7 +91,7 @@ class HessenbergForm:
     def _solve(self, columns: Array, p: complex, X: Array) -> Array:
         """Solve for the rows of X with the Hessenberg matrix of these columns."""
         if self.real and (p.imag != 0 or X.dtype.kind == "c"):
-            re, im = np.array(X.real, order="C"), np.array(np.broadcast_to(X.imag, X.shape), order="C")
+            re, im = np.array(X.real, order="C"), np.array(X.imag, order="C")
             kernels.solve_complex_shift(columns, complex(p), re, im)
             return re + 1j * im
         out = np.array(X, dtype=columns.dtype, order="C")
@@ -149,7 +149,7 @@ class HessenbergPencil:
     def A(self, X: Array, adjoint: bool = False) -> Array:
         """Return ``(H + moved I) X``, or that of the adjoint."""
         H = self._form.H
-        product = (H.conj().T if adjoint else H) @ X
+        product = (H.T if self.real else H.conj().T) @ X if adjoint else H @ X
         return np.asarray(product + self._moved * X if self._moved else product)
 
     def E(self, X: Array, adjoint: bool = False) -> Array:
