@@ -1,0 +1,396 @@
+"""Low-rank factors of both Gramians by one alternating-directions iteration over shifted solves.
+
+Of ``A P E^H + E P A^H + B B^H = 0`` and ``A^H Q E + E^H Q A + C^H C = 0``, for stable pencils with few inputs and
+outputs, whose Gramians have small numerical rank. With a shift p in the left half plane [1]_
+
+    ``V = (A + p E)^-1 W,   W <- W - 2 Re(p) E V,   S <- [S, sqrt(-2 Re p) V]``,   W = B at first,
+
+and W is at every moment an exact factor of the residual, ``A S S^H E^H + E S S^H A^H + B B^H = W W^H``. One
+factorisation of ``A + p E`` serves the other Gramian through its adjoint. Real pencils meet a conjugate pair of shifts
+at once and in real arithmetic, from one complex solve [1]_. Shifts are Ritz values on the last blocks of both
+sides [2]_.
+
+The recursion knows of a pencil what `Pencil` says and nothing else: Hessenberg forms, sparse matrices, second-order and
+descriptor models each bring their own. Discrete time is `Cayley`, another pencil with the same Gramians.
+
+References
+----------
+.. [1] P. Benner, P. Kürschner, J. Saak, "Efficient handling of complex shift parameters in the low-rank Cholesky factor
+   ADI method", Numer. Algorithms 62, 2013, pp. 225-251; "An improved numerical method for balanced truncation for
+   symmetric second-order systems", Math. Comput. Model. Dyn. Syst. 19, 2013.
+.. [2] P. Benner, P. Kürschner, J. Saak, "Self-generating and efficient shift parameters in ADI methods for large
+   Lyapunov and Sylvester equations", Electron. Trans. Numer. Anal. 43, 2014, pp. 142-162.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import Protocol
+
+import numpy as np
+import scipy.linalg as sla
+
+from ..checks import EPS, Array
+
+# A cycle is the shifts taken from one projection, on so many columns at most; the blocks that follow tell the next.
+CYCLE, SUBSPACE = 4, 24
+
+# A shift with an imaginary part below this share of its size is real: a pair of them would be one shift twice.
+NEARLY_REAL = 1e-8
+
+# Directions of the projection below this share of the largest are rounding errors of the others.
+DEPENDENT = 1e-10
+
+# Columns below this share of the largest change no Hankel singular value by more than rounding of the factors does.
+NOISE = EPS / 16
+
+# Factors are compressed when they have grown by this ratio, and from so many columns on.
+GROWTH, COMPRESS_FROM = 2.0, 64
+
+# The recursion stands still where the residuals, as a product, fall by less than this in so many cycles.
+STALLED, PATIENCE = 0.5, 24
+
+# A residual so far above the right side it began with has met poles that are not stable.
+DIVERGED = 1e4
+
+# What stands for p + 1 = 0 in Cayley's pencil: A is then a rounding error beside E.
+SMITH = 1e-30
+
+
+class Solver(Protocol):
+    """A factorisation of ``A + p E``."""
+
+    def solve(self, X: Array) -> Array:
+        """Return ``(A + p E)^-1 X`` for an (n, k) array."""
+
+    def solve_adjoint(self, X: Array) -> Array:
+        """Return ``(A + p E)^-H X`` for an (n, k) array."""
+
+
+class Pencil(Protocol):
+    """Matrices A and E of order n, known by what they do to columns; real p and real X give real arrays if `real`.
+
+    `factor` raises ``numpy.linalg.LinAlgError`` where ``A + p E`` is singular.
+    """
+
+    n: int
+    real: bool
+
+    def A(self, X: Array, adjoint: bool = False) -> Array:
+        """Return ``A X``, or ``A^H X``."""
+
+    def E(self, X: Array, adjoint: bool = False) -> Array:
+        """Return ``E X``, or ``E^H X``."""
+
+    def factor(self, p: complex) -> Solver:
+        """Factor ``A + p E``."""
+
+
+class Dense:
+    """A pencil of arrays: LU factors for every shift. What faster pencils are compared with."""
+
+    def __init__(self, A: Array, E: Array | None = None) -> None:
+        self.n, self._A, self._E = len(A), A, np.eye(len(A)) if E is None else E
+        self.real = not (np.iscomplexobj(A) or np.iscomplexobj(self._E))
+
+    def A(self, X: Array, adjoint: bool = False) -> Array:
+        """Return ``A X``, or ``A^H X``."""
+        return np.asarray((self._A.conj().T if adjoint else self._A) @ X)
+
+    def E(self, X: Array, adjoint: bool = False) -> Array:
+        """Return ``E X``, or ``E^H X``."""
+        return np.asarray((self._E.conj().T if adjoint else self._E) @ X)
+
+    def factor(self, p: complex) -> Solver:
+        """Factor ``A + p E``."""
+        return _LU(self._A + p * self._E)
+
+
+class _LU:
+    def __init__(self, M: Array) -> None:
+        self._factors = sla.lu_factor(M, check_finite=False)
+        if not np.diagonal(self._factors[0]).all():
+            raise np.linalg.LinAlgError("A + p E must be regular; got a pivot of zero.")
+
+    def solve(self, X: Array) -> Array:
+        return np.asarray(sla.lu_solve(self._factors, X, check_finite=False))
+
+    def solve_adjoint(self, X: Array) -> Array:
+        return np.asarray(sla.lu_solve(self._factors, X, trans=2, check_finite=False))
+
+
+class Cayley:
+    """The pencil ``(A - E, A + E)``, whose Gramians are those of ``A P A^H - E P E^H + B B^H = 0``.
+
+    ``(A - E) P (A + E)^H + (A + E) P (A - E)^H`` is twice ``A P A^H - E P E^H``, so B and C come in times sqrt(2).
+    """
+
+    def __init__(self, pencil: Pencil) -> None:
+        self.n, self.real, self._pencil = pencil.n, pencil.real, pencil
+
+    def A(self, X: Array, adjoint: bool = False) -> Array:
+        """Return ``(A - E) X``, or that of the adjoint."""
+        return self._pencil.A(X, adjoint) - self._pencil.E(X, adjoint)
+
+    def E(self, X: Array, adjoint: bool = False) -> Array:
+        """Return ``(A + E) X``, or that of the adjoint."""
+        return self._pencil.A(X, adjoint) + self._pencil.E(X, adjoint)
+
+    def factor(self, p: complex) -> Solver:
+        """Factor ``A - E + p (A + E) = (p + 1) (A + (p - 1) / (p + 1) E)``; p = -1 is a step of Smith's iteration."""
+        scale = p + 1 or SMITH
+        return _Scaled(self._pencil.factor((p - 1) / scale), scale)
+
+
+class _Scaled:
+    def __init__(self, solver: Solver, scale: complex) -> None:
+        self._solver, self._scale = solver, scale
+
+    def solve(self, X: Array) -> Array:
+        return self._solver.solve(X) / self._scale
+
+    def solve_adjoint(self, X: Array) -> Array:
+        return self._solver.solve_adjoint(X) / np.conj(self._scale)
+
+
+class Outcome(Enum):
+    """How the recursion ended, as a sentence."""
+
+    RUNNING = "it goes on"
+    CONVERGED = "the columns still missing change no Hankel singular value by more than the tolerance"
+    STALLED = "the residuals no longer fall"
+    RANK = "the factors have more columns than were allowed"
+    UNSTABLE = "the residuals grow, as they do where a pole is not stable"
+
+
+class LowRankGramians:
+    """The recursion for both Gramians of a stable pencil: iterate over it, step by step, and take the factors.
+
+    Every step takes one shift, or a conjugate pair, and yields; whoever iterates may stop at any time, and the factors
+    are then those of the steps taken. It ends by itself with an outcome other than `Outcome.RUNNING`.
+
+    Parameters
+    ----------
+    pencil : Pencil
+        A and E.
+    B, C : (n, m) and (p, n) ndarray
+        Right sides, in double precision.
+    rtol : float
+        Change of the Hankel singular values, relative to the largest, with which it has converged.
+    most : int
+        Columns that a factor may have.
+    symmetric : bool, default False
+        Whether the pencil is Hermitian and ``C = B^H``; there is one factor then.
+
+    Attributes
+    ----------
+    S, R : (n, k) and (l, n) ndarray
+        Factors, ``P = S S^H`` and ``Q = R^H R``.
+    change : float
+        How far the columns still missing move a Hankel singular value, judged by those of the last cycle. New columns
+        N beside and new rows L below the product ``M = R E S`` move its singular values in second order, by about
+        ``|L| |N| / |M|``; in runs to the end, all later columns together moved them by less than that of one cycle.
+    residuals : (float, float)
+        ``|W W^H| / |B B^H|`` of either Gramian, in the spectral norm.
+    steps : int
+        Factorisations so far.
+    outcome : Outcome
+        Whether and why it has ended.
+    """
+
+    def __init__(self, pencil: Pencil, B: Array, C: Array, rtol: float, most: int, symmetric: bool = False) -> None:
+        self.pencil, self.rtol, self.most = pencil, rtol, most
+        self._reach = _Side(pencil, B, adjoint=False)
+        self._see = self._reach if symmetric else _Side(pencil, C.conj().T, adjoint=True)
+        self._sides = (self._reach,) if symmetric else (self._reach, self._see)
+        self._size, self._least, self._stalled = 0.0, np.inf, 0
+        self._shifts: list[complex] = []
+        self.steps, self.change, self.outcome = 0, np.inf, Outcome.RUNNING
+
+    @property
+    def S(self) -> Array:
+        """Factor of the controllability Gramian."""
+        return self._reach.columns
+
+    @property
+    def R(self) -> Array:
+        """Factor of the observability Gramian."""
+        return self._see.columns.conj().T
+
+    @property
+    def residuals(self) -> tuple[float, float]:
+        """Spectral norms of both residuals, relative to the right sides."""
+        return self._reach.residual(), self._see.residual()
+
+    def __iter__(self) -> Iterator[LowRankGramians]:
+        """Take one step after the other."""
+        if not all(side.W.any() for side in self._sides):
+            self.change, self.outcome = 0.0, Outcome.CONVERGED
+            return
+        self._choose(self._first_blocks())
+        while self.outcome is Outcome.RUNNING:
+            for shift in self._shifts:
+                self._step(shift)
+                yield self
+            self._judge()
+            self._choose([side.new for side in self._sides])
+            for side in self._sides:
+                side.close()
+
+    def _first_blocks(self) -> list[Array]:
+        """Return columns that hold fast poles, the right sides, and slow ones, which A^-1 brings out of them."""
+        at_zero = self.pencil.factor(0.0)
+        blocks = []
+        for side in self._sides:
+            solve = at_zero.solve_adjoint if side.adjoint else at_zero.solve
+            once = solve(side.W)
+            blocks.append(np.hstack([side.W, once, solve(self.pencil.E(once, side.adjoint))]))
+        return blocks
+
+    def _choose(self, blocks: list[Array]) -> None:
+        """Take the shifts of the next cycle from a projection onto the last columns of each block."""
+        each = max(1, SUBSPACE // len(blocks))
+        U = _orthonormal(np.hstack([block[:, -each:] for block in blocks]))
+        pencil = U.conj().T @ self.pencil.A(U), U.conj().T @ self.pencil.E(U)
+        values: Array = np.asarray(sla.eigvals(*pencil, check_finite=False))
+        values = values[np.isfinite(values) & (values.real < 0)]
+        if len(values):  # else those of the last cycle do once more
+            self._shifts = spread(values, self.pencil.real)
+        elif not self._shifts:
+            self.outcome = Outcome.UNSTABLE
+
+    def _step(self, shift: complex) -> None:
+        """Extend both factors by the columns of one shift."""
+        solver = self.pencil.factor(np.conj(shift))
+        self._reach.extend(solver.solve(self._reach.W), np.conj(shift))
+        if self._see is not self._reach:
+            self._see.extend(solver.solve_adjoint(self._see.W), shift)
+        self.steps += 1
+
+    def _judge(self) -> None:
+        """Measure what the cycle has changed, and say how things stand."""
+        columns = _norm(self._see.columns.conj().T @ self.pencil.E(self._reach.new))
+        rows = columns
+        if self._see is not self._reach:
+            rows = _norm(self.pencil.E(self._see.new, adjoint=True).conj().T @ self._reach.columns)
+        self._size = float(np.hypot(self._size, np.hypot(columns, rows)))
+        self.change = columns * rows / self._size if self._size else 0.0
+        left = float(np.prod(self.residuals))
+        self._stalled = 0 if left < STALLED * self._least else self._stalled + 1
+        self._least = min(left, self._least)
+        if not left < DIVERGED:
+            self.outcome = Outcome.UNSTABLE
+        elif self.change <= self.rtol * self._size:
+            self.outcome = Outcome.CONVERGED
+        elif self._stalled >= PATIENCE:
+            self.outcome = Outcome.STALLED
+        elif max(side.count for side in self._sides) > self.most:
+            self.outcome = Outcome.RANK
+
+
+class _Side:
+    """One of the two Gramians: its residual factor W and the columns found so far, those of the last cycle apart."""
+
+    def __init__(self, pencil: Pencil, right: Array, adjoint: bool) -> None:
+        self.adjoint, self._pencil, self.W = adjoint, pencil, right
+        self._start, self._store = _spectral_norm(right), np.empty((len(right), 0), right.dtype, order="F")
+        self.count = self._closed = self._compressed = 0
+
+    @property
+    def columns(self) -> Array:
+        """The factor."""
+        return self._store[:, : self.count]
+
+    @property
+    def new(self) -> Array:
+        """Columns of the last cycle."""
+        return self._store[:, self._closed : self.count]
+
+    @property
+    def old(self) -> Array:
+        """Columns of the cycles before the last."""
+        return self._store[:, : self._closed]
+
+    def residual(self) -> float:
+        """Spectral norm of the residual, relative to the right side."""
+        return (_spectral_norm(self.W) / self._start) ** 2 if self._start else 0.0
+
+    def extend(self, V: Array, p: complex) -> None:
+        """Append the columns that ``V = (A + p E)^-1 W`` gives, for p and conj(p) at once if all else is real."""
+        if p.imag == 0 or not self._pencil.real:
+            self.W = self.W - 2 * p.real * self._pencil.E(V, self.adjoint)
+            self._append(np.sqrt(-2 * p.real) * V)
+            return
+        gain, slope = 2 * np.sqrt(-p.real), p.real / p.imag
+        both = V.real + slope * V.imag
+        self.W = self.W + gain**2 * self._pencil.E(both, self.adjoint)
+        self._append(gain * both, gain * np.sqrt(slope**2 + 1) * V.imag)
+
+    def _append(self, *blocks: Array) -> None:
+        """Store columns, in twice the space where there is none left."""
+        for block in blocks:
+            end = self.count + block.shape[1]
+            if end > self._store.shape[1]:
+                dtype = np.result_type(self._store, block)
+                wider = np.empty((len(block), max(end, 2 * self.count, COMPRESS_FROM)), dtype, order="F")
+                wider[:, : self.count] = self.columns
+                self._store = wider
+            self._store[:, self.count : end] = block
+            self.count = end
+
+    def close(self) -> None:
+        """End the cycle; compress the factor where it has grown by much since the last time."""
+        if self.count >= max(COMPRESS_FROM, GROWTH * self._compressed):
+            triangle = np.linalg.qr(self.columns, mode="r")
+            _, sizes, Vh = sla.svd(triangle, full_matrices=False, check_finite=False, lapack_driver="gesvd")
+            kept = Vh[sizes > NOISE * sizes[0]].conj().T
+            self._store[:, : kept.shape[1]] = self.columns @ kept
+            self.count = self._compressed = kept.shape[1]
+        self._closed = self.count
+
+
+def spread(values: Array, real: bool) -> list[complex]:
+    """Choose the shifts of a cycle among Ritz values, so that their rational function is small at all of them.
+
+    The first is the one best on its own, every further one the value at which those before do worst [1]_.
+
+    References
+    ----------
+    .. [1] T. Penzl, "A cyclic low-rank Smith method for large sparse Lyapunov equations", SIAM J. Sci. Comput. 21,
+       2000, pp. 1401-1418.
+    """
+    if real:
+        values = np.where(np.abs(values.imag) < NEARLY_REAL * np.abs(values), values.real, values)
+        values = values[values.imag >= 0]
+    with np.errstate(divide="ignore"):
+        decay = _decay(values, values)
+        if real:
+            decay = np.where(values.imag == 0, decay, decay + _decay(values, values.conj()))
+    chosen = [int(np.argmin(decay.max(axis=0)))]
+    total = decay[:, chosen[0]]
+    while len(chosen) < min(CYCLE, len(values)) and np.isfinite(total.max()):
+        chosen.append(int(np.argmax(total)))
+        total = total + decay[:, chosen[-1]]
+    return [complex(value) if value.imag else float(value.real) for value in values[chosen]]
+
+
+def _decay(at: Array, shifts: Array) -> Array:
+    """Return ``log |(t - q) / (t + conj(q))|`` for all t, in rows, and q."""
+    return np.asarray(np.log(np.abs(at[:, None] - shifts) / np.abs(at[:, None] + shifts.conj())))
+
+
+def _orthonormal(X: Array) -> Array:
+    """Return an orthonormal basis of columns of any size, those that depend on others left out."""
+    sizes = np.linalg.norm(X, axis=0)
+    U, s, _ = sla.svd(X[:, sizes > 0] / sizes[sizes > 0], full_matrices=False, check_finite=False)
+    return np.asarray(U[:, s > DEPENDENT * s[0]])
+
+
+def _spectral_norm(X: Array) -> float:
+    """Return the spectral norm of a tall matrix, by its triangle."""
+    return float(np.linalg.norm(np.linalg.qr(X, mode="r"), 2)) if X.size else 0.0
+
+
+def _norm(X: Array) -> float:
+    return float(np.linalg.norm(X))
