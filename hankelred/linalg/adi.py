@@ -195,6 +195,8 @@ class LowRankGramians:
         ``|W W^H| / |B B^H|`` of either Gramian, in the spectral norm.
     steps : int
         Factorisations so far.
+    shifts : list of float or complex
+        Those taken so far; of a conjugate pair one.
     outcome : Outcome
         Whether and why it has ended.
     """
@@ -206,6 +208,7 @@ class LowRankGramians:
         self._sides = (self._reach,) if symmetric else (self._reach, self._see)
         self._size, self._least, self._stalled = 0.0, np.inf, 0
         self._shifts: list[complex] = []
+        self.shifts: list[complex] = []
         self.steps, self.change, self.outcome = 0, np.inf, Outcome.RUNNING
 
     @property
@@ -267,6 +270,7 @@ class LowRankGramians:
         if self._see is not self._reach:
             self._see.extend(solver.solve_adjoint(self._see.W), shift)
         self.steps += 1
+        self.shifts.append(shift)
 
     def _judge(self) -> None:
         """Measure what the cycle has changed, and say how things stand."""

@@ -84,7 +84,7 @@ def balance(sys: Any, offset: float = OFFSET, weighting: Weighting | None = None
 
 def _balance(system: Any, container: Any, offset: float, weighting: Weighting | None = None) -> Balancing:
     offset = check_number(offset, "offset", least=0.0, hint="It is a distance from the stability boundary.")
-    found = factored(system, offset, weighting)
+    found = factored(system, offset, weighting, hsv_only=True)
     warn_if_inaccurate(found, stacklevel=4)
     return Balancing(system, found.hsv, found.kept, found.rank, found.floor, container, found, offset)
 
