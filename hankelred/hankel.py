@@ -18,7 +18,7 @@ from .errors import AccuracyWarning, StabilityError
 from .linalg import cauchy_bank
 from .linalg.hankel_svd import HankelSVD, padded
 from .linalg.threads import one_blas_thread
-from .low_rank import balanced_parts
+from .low_rank import FROM, balanced_parts
 from .parts import Matrices, in_own_time, parts_of
 from .systems import DiagonalBank, DiagonalSystem, LinearSystem, as_system
 from .weighting import Weighting
@@ -110,7 +110,7 @@ def factored(
     with one_blas_thread(system.order):
         if weighting is not None:
             return _weighted(system, offset, weighting)
-        parts = (balanced_parts if hsv_only else parts_of)(system, offset)
+        parts = (balanced_parts if hsv_only and system.order >= FROM else parts_of)(system, offset)
         svd = HankelSVD(*parts.factors)
         return _with_hsv(system, parts, svd, *parts.accuracy(svd))
 

@@ -24,6 +24,7 @@ from .linalg.hankel_svd import HankelSVD, graded, norm_estimate
 from .linalg.hessenberg import HessenbergForm, HessenbergPencil
 from .linalg.marginality import BACKWARD, none_in_doubt
 from .linalg.response import boundary_points
+from .linalg.schur import margins
 from .linalg.stability import decay, is_contraction
 from .parts import BACKWARD_OF_MANY, Begun, DenseParts, InBalancedUnits, Matrices, parts_of
 from .rounding import SAFETY, sample_frequencies
@@ -115,7 +116,7 @@ class LowRankParts:
         inverse = decay(self._pencil(margin), self._recursion.shifts)
         if inverse * BACKWARD * EPS * (size**2 if self.discrete else size) <= CLOSE:
             return True
-        return none_in_doubt(self.poles, size, self.discrete, offset)
+        return none_in_doubt(self.poles, margins(self.poles, self.discrete), size, self.discrete, offset)
 
     @cached_property
     def factors(self) -> tuple[Array, Array]:
@@ -160,7 +161,7 @@ class LowRankParts:
         omega = self._telling_frequencies(model, X, Y)
         points = boundary_points(omega, self.discrete)
         inner, outer = _resolvents(self._form, self.B, self.C, points)
-        gain = max((_norm(x) * _norm(y) for x, y in zip(inner, outer, strict=True)), default=0.0)
+        gain = max((_spectral(x) * _spectral(y) for x, y in zip(inner, outer, strict=True)), default=0.0)
         response = np.array([self.C @ x for x in inner])
         change = largest_gain(response - model.response(omega, self.discrete))
         backward = BACKWARD_OF_MANY * EPS * norm_estimate(self._form.H) * gain
@@ -189,7 +190,7 @@ def _resolvents(form: HessenbergForm, B: Array, C: Array, points: Array) -> tupl
     return inner, [-form.solve_adjoint(-s, C.conj().T).conj().T for s in points]
 
 
-def _norm(x: Array) -> float:
+def _spectral(x: Array) -> float:
     return float(np.linalg.norm(x, 2)) if x.size else 0.0
 
 

@@ -18,7 +18,7 @@ from .compiled import kernel
 
 
 @kernel
-def _quotient(x: Any, y: Any) -> Any:
+def _over(x: Any, y: Any) -> Any:
     """Return ``x / y``, not finite where y = 0."""
     return x / y if y != 0 else x * np.inf
 
@@ -52,7 +52,7 @@ def solve_shifted(columns: Array, p: Any, X: Array) -> None:
             f = a / b if a != 0 else a  # b = 0 has a = 0, and an infinite x
             for j in range(len(X)):
                 x = X[j]
-                x[k] = _quotient(x[k], b)
+                x[k] = _over(x[k], b)
                 t = x[k]
                 for i in range(k):
                     x[i] -= t * v[i]
@@ -62,7 +62,7 @@ def solve_shifted(columns: Array, p: Any, X: Array) -> None:
         ratio[k] = f
     for j in range(len(X)):
         x = X[j]
-        x[0] = _quotient(x[0], v[0])
+        x[0] = _over(x[0], v[0])
         for k in range(1, n):
             left = x[k - 1]
             if swapped[k]:
@@ -100,7 +100,7 @@ def solve_complex_shift(columns: Array, p: complex, re: Array, im: Array) -> Non
             u[k - 1] -= s * p.real - t * p.imag
             w[k - 1] -= s * p.imag + t * p.real
         else:
-            inverse = _quotient(1.0, b)
+            inverse = _over(1.0, b)
             f = a * inverse if a != 0 else 0j
             for j in range(len(re)):
                 x, y = re[j], im[j]
@@ -121,7 +121,7 @@ def solve_complex_shift(columns: Array, p: complex, re: Array, im: Array) -> Non
     last = complex(u[0], w[0])
     for j in range(len(re)):
         x, y = re[j], im[j]
-        left = _quotient(complex(x[0], y[0]), last)
+        left = _over(complex(x[0], y[0]), last)
         for k in range(1, n):
             right = complex(x[k], y[k])
             if swapped[k]:

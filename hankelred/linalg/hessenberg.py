@@ -157,7 +157,7 @@ class HessenbergPencil:
         return X if self._scale == 1.0 else self._scale * X
 
     def factor(self, p: complex) -> _Shifted:
-        """Return the solver for a shift; the work is in its solves."""
+        """Return the solver for a shift; the work is in its solves, and it is they that raise a LinAlgError."""
         return _Shifted(self._form, self._moved + p * self._scale)
 
 
@@ -166,7 +166,14 @@ class _Shifted:
         self._form, self._p = form, p
 
     def solve(self, X: Array) -> Array:
-        return self._form.solve(self._p, X)
+        return _regular(self._form.solve(self._p, X))
 
     def solve_adjoint(self, X: Array) -> Array:
-        return self._form.solve_adjoint(self._p, X)
+        return _regular(self._form.solve_adjoint(self._p, X))
+
+
+def _regular(X: Array) -> Array:
+    """Return a solution, or tell that there is none: without a factor it shows only now."""
+    if not np.isfinite(X).all():
+        raise np.linalg.LinAlgError("A + p E must be regular; got a pivot of zero, or an overflow.")
+    return X

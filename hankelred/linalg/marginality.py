@@ -80,17 +80,11 @@ def error_bars(A: Array, T: Array, poles: Array, margin: Array, discrete: bool) 
     return error, refined
 
 
-def margins(poles: Array, discrete: bool) -> Array:
-    """Return the distances of poles from the boundary, negative beyond it."""
-    return 1.0 - np.abs(poles) if discrete else -poles.real
-
-
-def none_in_doubt(poles: Array, size: float, discrete: bool, offset: float) -> bool:
+def none_in_doubt(poles: Array, margin: Array, size: float, discrete: bool, offset: float) -> bool:
     """Tell whether no pole is marginal, nor within `offset` of the boundary, from the poles alone; `size` is ``|A|_F``.
 
     Where they leave a doubt, it takes `error_bars` and so a Schur form to tell.
     """
-    margin = margins(poles, discrete)
     if margin.min() > max(CLEAR * size, offset):
         return True
     if not margin.min() > max(BACKWARD * EPS * size, offset):

@@ -16,7 +16,7 @@ from ..checks import EPS, Array
 from ..errors import NumericalError
 from .hankel_svd import kernels, norm_estimate
 from .hessenberg import HessenbergForm
-from .marginality import BACKWARD, CLEAR, error_bars, margins
+from .marginality import BACKWARD, CLEAR, error_bars
 from .triangular import (
     LEAF,
     flipped,
@@ -210,6 +210,11 @@ def ordered_schur(
             f"across the boundary when they are reordered. Choose an offset that does not cut through a cluster."
         )
     return SchurForm(T, Z, poles, error, kept)
+
+
+def margins(poles: Array, discrete: bool) -> Array:
+    """Return the distances of poles from the boundary, negative beyond it."""
+    return 1.0 - np.abs(poles) if discrete else -poles.real
 
 
 def decouple(T: Array, k: int) -> Array:
