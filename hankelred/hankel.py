@@ -18,7 +18,7 @@ from .errors import AccuracyWarning, StabilityError
 from .linalg import cauchy_bank
 from .linalg.hankel_svd import HankelSVD, padded
 from .linalg.threads import one_blas_thread
-from .low_rank import FROM, balanced_parts
+from .hessenberg_parts import FROM, balanced_parts
 from .parts import Matrices, in_own_time, parts_of
 from .systems import DiagonalBank, DiagonalSystem, LinearSystem, as_system
 from .weighting import Weighting

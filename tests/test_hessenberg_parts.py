@@ -20,7 +20,7 @@ from hankelred.linalg.hessenberg import HessenbergForm, HessenbergPencil
 from hankelred.linalg.marginality import none_in_doubt
 from hankelred.linalg.schur import margins, ordered_schur
 from hankelred.linalg.stability import decay, is_contraction
-from hankelred.low_rank import FROM, LowRankParts
+from hankelred.hessenberg_parts import FROM, HessenbergParts
 from hankelred.parts import DenseParts
 
 KINDS = ["dissipative", "oblique", "complex", "discrete"]
@@ -65,7 +65,7 @@ def with_hidden_pole(pole: float, discrete: bool = False) -> hr.StateSpace:
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_inputs_and_outputs_need_no_schur_form(kind: str):
     short, long = found(kind)
-    assert (type(short.parts), type(long.parts)) == (LowRankParts, DenseParts)
+    assert (type(short.parts), type(long.parts)) == (HessenbergParts, DenseParts)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,7 +104,7 @@ def test_units_of_states_change_no_hsv():
     G, w = system("oblique"), 2.0 ** np.random.default_rng(3).integers(-20, 20, FROM)
     scaled = hr.StateSpace(G.A * w / w[:, None], G.B / w[:, None], G.C * w, G.D, dt=0)
     short = factored(scaled, hsv_only=True)
-    assert isinstance(short.parts, LowRankParts)
+    assert isinstance(short.parts, HessenbergParts)
     assert np.abs(short.hsv - found("oblique")[0].hsv).max() <= short.floor
 
 
@@ -115,7 +115,7 @@ def test_a_hidden_pole_that_is_not_stable_is_found_and_kept(pole: float, discret
 
 @pytest.mark.parametrize(("pole", "discrete"), [(-0.5, False), (0.5, True)])
 def test_a_hidden_stable_pole_costs_no_schur_form(pole: float, discrete: bool):
-    assert isinstance(factored(with_hidden_pole(pole, discrete), 1e-8, hsv_only=True).parts, LowRankParts)
+    assert isinstance(factored(with_hidden_pole(pole, discrete), 1e-8, hsv_only=True).parts, HessenbergParts)
 
 
 def test_an_integrator_in_sight_is_kept():
@@ -149,7 +149,7 @@ def test_the_system_given_stays_as_it_is():
 
 
 def test_hankel_norm_and_hsv_take_the_short_way_too(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("hankelred.low_rank.DenseParts", None)
+    monkeypatch.setattr("hankelred.hessenberg_parts.DenseParts", None)
     G = system("oblique")
     assert np.isclose(hr.hankel_norm(G), hr.hankel_singular_values(G)[0], rtol=1e-12)
 

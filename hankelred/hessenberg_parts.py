@@ -4,7 +4,7 @@ A Hessenberg form costs a quarter of a Schur form. On it the recursion of `linal
 whose rank is low where a model is worth reducing. What a Schur form tells besides is found in other ways:
 
 - *stability* of all poles, those included that no input reaches: by `linalg.stability`, or by eigenvalues;
-- *rounding*: by the resolvent at a few frequencies, `LowRankParts.accuracy`.
+- *rounding*: by the resolvent at a few frequencies, `HessenbergParts.accuracy`.
 
 Where anything stays in doubt, a Schur form decides, and begins with the Hessenberg form that is there.
 """
@@ -55,17 +55,17 @@ def balanced_parts(system: Any, offset: float) -> Any:
     """Return the parts of a system for balanced truncation, by low-rank factors where these are worth it and hold."""
     if system.is_diagonal or system.n < max(FROM, COLUMNS * max(system.m, system.p) / SHARE):
         return parts_of(system, offset)
-    attempt = LowRankParts(system)
+    attempt = HessenbergParts(system)
     return attempt if attempt.holds(offset) else DenseParts(system, offset, begun=attempt.begun)
 
 
-class LowRankParts:
+class HessenbergParts:
     """A stable dense system and low-rank factors of its Gramians, in the coordinates of a Hessenberg form.
 
     What `DenseParts` is to a Schur form, for systems without poles to put aside. It `holds` or not.
     """
 
-    kept, clearly_unstable = 0, np.zeros(0, bool)
+    kept, clearly_unstable, is_low_rank = 0, np.zeros(0, bool), False  # all hsv are told, the smallest as zeros
 
     def __init__(self, system: StateSpace) -> None:
         given = InBalancedUnits(system)
