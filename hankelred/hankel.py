@@ -15,10 +15,10 @@ import numpy as np
 from . import order as orders
 from .checks import Array, check_result, check_type, double, in_family, is_discrete
 from .errors import AccuracyWarning, StabilityError
+from .hessenberg_parts import FROM, balanced_parts
 from .linalg import cauchy_bank
 from .linalg.hankel_svd import HankelSVD, padded
 from .linalg.threads import one_blas_thread
-from .hessenberg_parts import FROM, balanced_parts
 from .parts import Matrices, in_own_time, parts_of
 from .systems import DiagonalBank, DiagonalSystem, LinearSystem, as_system
 from .weighting import Weighting
@@ -112,7 +112,16 @@ def factored(
             return _weighted(system, offset, weighting)
         parts = (balanced_parts if hsv_only and system.order >= FROM else parts_of)(system, offset)
         svd = HankelSVD(*parts.factors)
+        if parts.is_low_rank:
+            return _of_low_rank(system, parts, svd)
         return _with_hsv(system, parts, svd, *parts.accuracy(svd))
+
+
+def _of_low_rank(system: LinearSystem, parts: Any, svd: HankelSVD) -> Factored:
+    """Factor a large system: only values above the floor count, and the others add to it what their tail adds up to."""
+    floor, rank, on_schur_form = parts.accuracy(svd)
+    hidden = float(svd.values[rank:].sum())
+    return Factored(system, parts, svd, svd.values[:rank], floor + hidden, rank, on_schur_form)
 
 
 def _with_hsv(system: LinearSystem, parts: Any, svd: HankelSVD, floor: float, rank: int, *details: Any) -> Factored:
@@ -263,7 +272,8 @@ def hankel_singular_values(sys: Any, weighting: Weighting | None = None) -> Arra
     Returns
     -------
     (n,) or (batch, n) ndarray
-        Decreasing, in units of y per unit of u; 2n values for real output.
+        Decreasing, in units of y per unit of u; 2n values for real output, and of a sparse system those only that are
+        larger than their rounding error.
 
     Raises
     ------

@@ -121,6 +121,8 @@ class DenseParts:
         The stable part in its own coordinates.
     """
 
+    is_low_rank = False
+
     def __init__(self, system: StateSpace, offset: float, splits: bool = True, begun: Begun | None = None) -> None:
         if begun is None:
             self._given, form = InBalancedUnits(system), None
@@ -222,6 +224,8 @@ class DiagonalParts:
         Which states are put aside, and which are not.
     """
 
+    is_low_rank = False
+
     def __init__(self, system: DiagonalSystem, offset: float, splits: bool = True) -> None:
         self.system = system
         limit = -offset if offset > 0 else 0.0
@@ -267,6 +271,10 @@ class DiagonalParts:
 
 def parts_of(system: Any, offset: float, splits: bool = True) -> Any:
     """The parts of one system; poles within `offset` of the stability boundary are put aside, unless none shall be."""
+    if system.is_sparse and splits:
+        from .low_rank import large_parts  # scipy.sparse, which most programs never need
+
+        return large_parts(system, offset)
     return (DiagonalParts if system.is_diagonal else DenseParts)(system, offset, splits)
 
 

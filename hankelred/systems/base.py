@@ -37,6 +37,7 @@ class LinearSystem:
 
     is_bank = False
     is_diagonal = False
+    is_sparse = False
     _POLES: tuple[str, ...] = ()  # arguments of which one gives the poles
 
     B: Array
@@ -250,6 +251,10 @@ class LinearSystem:
         if not isinstance(other, LinearSystem):
             return NotImplemented
         dt = common_dt(self, other)
+        if self.is_sparse or other.is_sparse:
+            from .sparse import difference
+
+            return difference(self, other, dt)
         return self._minus(other, dt)
 
     def _minus(self, other: Any, dt: Any) -> StateSpace:

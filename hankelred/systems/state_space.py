@@ -34,8 +34,8 @@ class StateSpace(LinearSystem):
 
     Parameters
     ----------
-    A : (n, n) array_like
-        State matrix, real or complex.
+    A : (n, n) array_like or sparse matrix
+        State matrix, real or complex. A matrix of scipy.sparse stays sparse: see Notes.
     B : (n, m) array_like
         Input matrix.
     C : (p, n) array_like
@@ -44,7 +44,7 @@ class StateSpace(LinearSystem):
         Feedthrough; zero by default. A scalar is accepted for one input and one output, and 0 always.
     dt : float or bool, default 0
         Sampling time in seconds; 0 is continuous, True is discrete without a stated time.
-    E : (n, n) array_like, optional
+    E : (n, n) array_like or sparse matrix, optional
         Descriptor matrix; the identity by default. It may be singular if the pencil has index 1: the algebraic
         variables are then eliminated where the system is analysed, and the order is less than n.
     name : str, optional
@@ -67,6 +67,12 @@ class StateSpace(LinearSystem):
         If shapes disagree, an entry is not finite, `dt` is None or negative, a number of names is wrong, or the
         pencil of A and E is singular or has an index above 1.
 
+    Notes
+    -----
+    With a sparse A the system is a `SparseStateSpace`, of as many states as the memory has room for. Norms, Hankel
+    singular values, responses and reductions come from sparse factorisations of ``A + p E``; what needs dense
+    matrices is done up to 5000 states. B and C are dense inside, however they come.
+
     Examples
     --------
     >>> import numpy as np, hankelred as hr
@@ -78,6 +84,12 @@ class StateSpace(LinearSystem):
     A: Array
     E: Array | None = None
     _standard: StateSpace | None = None
+
+    def __new__(cls, A: Any = None, *_: Any, **__: Any) -> StateSpace:
+        """Make a system of the kind that fits A."""
+        if cls is StateSpace and hasattr(A, "toarray"):  # as sparse matrices and arrays have it
+            from .sparse import SparseStateSpace as cls
+        return object.__new__(cls)
 
     def __init__(
         self,
@@ -93,8 +105,8 @@ class StateSpace(LinearSystem):
         outputs: Sequence[str] | None = None,
         states: Sequence[str] | None = None,
     ) -> None:
-        A, B, C = check_square(A), check_array(B, "B", 2, B_HINT), check_array(C, "C", 2, C_HINT)
-        n = len(A)
+        A, B, C = self._square(A, "A"), self._thin(B, "B", B_HINT), self._thin(C, "C", C_HINT)
+        n = A.shape[0]
         if len(B) != n:
             hint = " Did you pass B transposed?" if B.shape[1] == n else ""
             raise InputError(f"B must have as many rows as A; got A {A.shape} and B {B.shape}.{hint}")
@@ -103,12 +115,22 @@ class StateSpace(LinearSystem):
             raise InputError(f"C must have as many columns as A; got A {A.shape} and C {C.shape}.{hint}")
         arrays = {"A": A, "B": B, "C": C, "D": check_feedthrough(D, len(C), B.shape[1])}
         if E is not None:
-            arrays["E"] = check_square(E, "E")
-            if len(arrays["E"]) != n:
+            arrays["E"] = self._square(E, "E")
+            if arrays["E"].shape[0] != n:
                 raise InputError(f"E must have the shape of A; got A {A.shape} and E {arrays['E'].shape}.")
         names = {"name": name, "inputs": inputs, "outputs": outputs, "states": states}
         self._build(check_dt(dt), {}, **arrays)
         vars(self).update(self._checked_names(names))
+
+    @staticmethod
+    def _square(A: Any, name: str) -> Array:
+        """Return a checked state or descriptor matrix."""
+        return check_square(A.toarray() if hasattr(A, "toarray") else A, name)
+
+    @staticmethod
+    def _thin(x: Any, name: str, hint: str) -> Array:
+        """Return a checked matrix of inputs or outputs."""
+        return check_array(x.toarray() if hasattr(x, "toarray") else x, name, 2, hint)
 
     def _build(self, dt: Any, names: dict[str, Any], **arrays: Array) -> None:
         """Set checked arrays; a standard form is found at once, so that what cannot be analysed is not made."""
@@ -120,10 +142,12 @@ class StateSpace(LinearSystem):
             vars(self)["_standard"] = StateSpace.trusted(found.A, found.B, found.C, found.D, dt)
 
     @classmethod
-    def trusted(cls, A: Array, B: Array, C: Array, D: Array, dt: Any, names: dict[str, Any] | None = None) -> Any:
+    def trusted(
+        cls, A: Any, B: Array, C: Array, D: Array, dt: Any, names: dict[str, Any] | None = None, **more: Any
+    ) -> Any:
         """Make a system of fresh arrays that need no checks."""
         system = cls.__new__(cls)
-        system._build(dt, names or {}, A=A, B=B, C=C, D=D)
+        system._build(dt, names or {}, A=A, B=B, C=C, D=D, **more)
         return system
 
     def _arguments(self) -> dict[str, Any]:

@@ -1,0 +1,150 @@
+"""The stable part of a large system: factors of low rank by shifted solves, and the system projected with them.
+
+What `DenseParts` gets from a Schur form comes here from sparse factorisations alone. Nothing splits off unstable poles:
+a system that is too large for a Schur form must be stable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .checks import EPS, Array
+from .errors import NumericalError, StabilityError
+from .linalg.adi import Cayley, LowRankGramians, Outcome, Pencil
+from .linalg.hankel_svd import HankelSVD
+from .parts import DenseParts, Matrices
+from .systems.sparse import DENSE_UP_TO
+
+# What the columns left out may change, relative to the largest Hankel singular value.
+RTOL = 1e-13
+
+# A recursion that stands still is still of use where the columns left out change no more than this.
+USABLE = 1e-3
+
+# Relative error of the Hankel singular values, in that of one solve with A: rods of 1e3 to 1e6 states had 2.5 to 6.
+SOLVES = 10
+
+# Share of the memory of the machine that both factors may take.
+SHARE = 0.25
+
+# From this order on a bar shows how far the recursion has come, where somebody is watching.
+WATCHED_FROM = 10_000
+
+
+class LowRankParts:
+    """A stable system by its shifted solves; its coordinates are those of the system.
+
+    Attributes
+    ----------
+    recursion : LowRankGramians
+        How the factors came about.
+    """
+
+    is_low_rank = True
+    kept = 0
+
+    def __init__(self, system: Any, recursion: LowRankGramians) -> None:
+        self.system, self.recursion = system, recursion
+        self.poles = np.empty(0)
+
+    @cached_property
+    def factors(self) -> tuple[Array, Array]:
+        """Factors S and R E, whose product has the Hankel singular values."""
+        S, pencil = self.recursion.S, self.system.pencil
+        return S, pencil.E(self.recursion.R.conj().T, adjoint=True).conj().T
+
+    @property
+    def discrete(self) -> bool:
+        """Whether time is discrete."""
+        return bool(self.system.is_discrete)
+
+    def lift(self, T: Array, Ti: Array) -> tuple[Array, Array]:
+        """Return the bases as they are."""
+        return T, Ti
+
+    def stable_response(self, omega: Array) -> Array:
+        """Return the response at frequencies in rad per unit of time."""
+        return np.asarray(self.system._response(omega))
+
+    def projected(self, X: Array, Y: Array) -> tuple[Array, Array, Matrices]:
+        """Return the bases, and the system in them: ``L = E^-H Y^H`` on the left, divided by ``L^H E X`` once more."""
+        pencil, (B, C, D) = self.system.pencil, self.system.ports
+        mass = self.system.mass_solver() if Y.size else None
+        left = Y if mass is None else mass.solve_adjoint(np.asfortranarray(Y.conj().T)).conj().T
+        small = np.hstack([left @ pencil.A(X), left @ B])
+        if mass is not None:
+            small = np.linalg.solve(left @ pencil.E(X), small)
+        return X, Y, Matrices(small[:, : X.shape[1]], small[:, X.shape[1] :], C @ X, D)
+
+    projected_schur_form = projected
+
+    def whole(self, stable: Matrices) -> Matrices:
+        """Return a model of the stable part as that of the whole."""
+        return stable
+
+    def accuracy(self, svd: HankelSVD) -> tuple[float, int, bool]:
+        """Return how far the hsv are certain, how many are more than that, and False.
+
+        Three errors add up: of the columns that are missing, of the solves, and of the product of the factors.
+        """
+        largest = float(svd.values.max(initial=0.0))
+        rounding = EPS * np.sqrt(self.system.n) * float(np.linalg.norm(svd.S) * np.linalg.norm(svd.R))
+        floor = self.recursion.change + SOLVES * self.recursion.solving * largest + rounding
+        return floor, int(np.count_nonzero(svd.values > floor)), False
+
+
+def large_parts(system: Any, offset: float) -> LowRankParts | DenseParts:
+    """Return the parts of a sparse system: dense ones where it is unstable or of full rank and its size permits."""
+    outermost = system.outermost(offset)
+    if len(outermost) == 0:
+        recursion = _recursion(system)
+        for _ in _watched(recursion):
+            pass
+        stalled = recursion.outcome is Outcome.STALLED and recursion.change <= USABLE * recursion.size
+        if stalled or recursion.outcome is Outcome.CONVERGED:
+            return LowRankParts(system, recursion)
+        if system.n > DENSE_UP_TO:
+            raise NumericalError(
+                f"The Gramians of a system of more than {DENSE_UP_TO} states must have factors of low rank; got "
+                f"{system!r}, of which after {recursion.steps} shifts {recursion.outcome.value}. Fewer inputs and "
+                f"outputs, or more damping, make the rank smaller."
+            )
+    elif system.n > DENSE_UP_TO:
+        names = ", ".join(f"{pole:.6g}" for pole in outermost[:3])
+        raise StabilityError(
+            f"A system of more than {DENSE_UP_TO} states must be stable; got {system!r} with poles {names} on or "
+            f"beyond the stability boundary. Take its unstable and marginal modes, such as rigid-body modes, out first."
+        )
+    return DenseParts(system, offset)
+
+
+def _recursion(system: Any) -> LowRankGramians:
+    """Return the recursion for the Gramians of a stable system, before its first step."""
+    pencil, (B, C, _) = system.pencil, system.ports
+    symmetric = bool(getattr(pencil, "hermitian", False) and B.shape == C.T.shape and np.array_equal(B, C.conj().T))
+    if system.is_discrete:
+        pencil, B, C = Cayley(pencil), np.sqrt(2.0) * B, np.sqrt(2.0) * C
+    return LowRankGramians(pencil, B, C, RTOL, _most_columns(pencil, B.dtype.itemsize), symmetric)
+
+
+def _most_columns(pencil: Pencil, itemsize: int) -> int:
+    """Return how many columns of both factors the memory has room for."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**33
+    return int(min(pencil.n, max(1, SHARE * memory // (2 * itemsize * max(1, pencil.n)))))
+
+
+def _watched(recursion: LowRankGramians) -> Iterable[Any]:
+    """Return the steps, with a bar on a terminal where they take long and tqdm is installed."""
+    if recursion.pencil.n < WATCHED_FROM:
+        return recursion
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return recursion
+    name = f"factors of {recursion.pencil.n} states"
+    return tqdm(recursion, desc=name, unit="shift", disable=None, delay=2.0, leave=False)
