@@ -151,7 +151,7 @@ class HessenbergParts:
         Phi, measured as ``eps |A| |C Phi| |Phi B|``; and the response of the system in all its balanced states differs
         from that on the Hessenberg form.
         """
-        product = norm_estimate(svd.S) * norm_estimate(svd.R)
+        product = float(np.linalg.norm(svd.S) * np.linalg.norm(svd.R))
         floor = EPS * self.system.n * product
         if product == 0.0:
             return 0.0, 0, False
@@ -170,7 +170,7 @@ class HessenbergParts:
 
     def _telling_frequencies(self, model: Matrices, X: Array, Y: Array) -> Array:
         """Return the frequencies of the poles of a model in bases X and Y where rounding counts most, and zero."""
-        omega = sample_frequencies(np.linalg.eigvals(model.A), self.discrete, not self._form.real)
+        omega = sample_frequencies(np.linalg.eigvals(model.A), self.discrete, not self._form.real)[::2]
         if len(omega) <= SAMPLES:
             return omega
         form = HessenbergForm(model.A)

@@ -268,8 +268,10 @@ class LowRankGramians:
         """Take the shifts of the next cycle from a projection onto the last columns of each block."""
         each = max(1, SUBSPACE // len(blocks))
         U = _orthonormal(np.hstack([block[:, -each:] for block in blocks]))
-        pencil = U.conj().T @ self.pencil.A(U), U.conj().T @ self.pencil.E(U)
-        values: Array = np.asarray(sla.eigvals(*pencil, check_finite=False))
+        A, E = U.conj().T @ self.pencil.A(U), self.pencil.E(U)
+        values: Array = (
+            np.linalg.eigvals(A) if E is U else np.asarray(sla.eigvals(A, U.conj().T @ E, check_finite=False))
+        )
         values = values[np.isfinite(values) & (values.real < 0)]
         if len(values):  # else those of the last cycle do once more
             self._shifts = spread(values, self.pencil.real)
@@ -419,8 +421,12 @@ def _orthonormal(X: Array) -> Array:
 
 
 def _spectral_norm(X: Array) -> float:
-    """Return the spectral norm of a tall matrix, by its triangle."""
-    return float(np.linalg.norm(np.linalg.qr(X, mode="r"), 2)) if X.size else 0.0
+    """Return the spectral norm of a tall matrix, of few columns, by their products."""
+    size = float(np.abs(X).max(initial=0.0))
+    if not 0 < size < np.inf:
+        return size
+    X = X / size
+    return size * float(np.sqrt(np.linalg.norm(X.conj().T @ X, 2)))
 
 
 def _frobenius(X: Array) -> float:
