@@ -69,8 +69,11 @@ class HessenbergForm:
         return flipped(self._reflectors).T.copy()
 
     def rotated(self, X: Array, adjoint: bool = False) -> Array:
-        """Return ``Z X``, or ``Z^H X``, for an (n, k) array of the type of A."""
-        out = np.array(X, order="F")
+        """Return ``Z X``, or ``Z^H X``, for an (n, k) array."""
+        if self.real and X.dtype.kind == "c":
+            re, im = np.hsplit(self.rotated(np.hstack([X.real, X.imag]), adjoint), 2)
+            return re + 1j * im
+        out = np.array(X, dtype=self._tau.dtype, order="F")
         if out.size and self.n > 1:
             name, turn = ("dormhr", "T") if self.real else ("zunmhr", "C")
             work = np.empty(2 * BLOCK * (out.shape[1] + BLOCK), out.dtype)
