@@ -46,7 +46,7 @@ def is_contraction(A: Array, discrete: bool, margin: float) -> bool:
 def decay(pencil: Pencil, shifts: Sequence[complex]) -> float:
     """Show by one random vector that all poles of a pencil are stable; return what that says of their margin.
 
-    Along the recursion of `adi` the component of the residual factor W in a left eigenvector is multiplied by
+    Along the recursion of `adi` for C the component of the residual factor W in a right eigenvector is multiplied by
     ``(lam - conj(p)) / (lam + p)`` for every shift p, whose modulus is below 1 for the stable eigenvalues lam only. It
     can vanish in the end for an unstable one only if it was as small in the beginning, which `UNSEEN` makes unlikely
     of a random vector. One vector and shifts at hand make that cheap.
