@@ -176,7 +176,8 @@ class HessenbergParts:
         form = HessenbergForm(model.A)
         B, C = form.rotated(model.B, adjoint=True), form.rotated(model.C.conj().T, adjoint=True).conj().T
         inner, outer = _resolvents(form, B, C, boundary_points(omega, self.discrete))
-        right, left = (form.rotated(np.linalg.qr(x, mode="r").conj().T, adjoint=True).conj().T for x in (X, Y.conj().T))
+        triangles = (np.asarray(np.linalg.qr(x, mode="r")) for x in (X, Y.conj().T))
+        right, left = (form.rotated(x.conj().T, adjoint=True).conj().T for x in triangles)
         gain = [
             np.linalg.norm(right @ x) * np.linalg.norm(y @ left.conj().T) for x, y in zip(inner, outer, strict=True)
         ]
