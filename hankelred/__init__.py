@@ -1,4 +1,4 @@
-"""Balanced truncation of linear systems, dense or diagonal, with a stated bound and a measured error.
+"""Balanced truncation of linear systems, dense, sparse or diagonal, with a stated bound and a measured error.
 
 NumPy in, NumPy out. The companion package ``hankelred_torch`` applies it to state space layers in training.
 """
@@ -35,7 +35,15 @@ from .reduction import (
     balanced_truncation,
     minimal,
 )
-from .systems import DiagonalBank, DiagonalSystem, StateSpace, as_system, load_system, save_system
+from .systems import (
+    DiagonalBank,
+    DiagonalSystem,
+    SecondOrderSystem,
+    StateSpace,
+    as_system,
+    load_system,
+    save_system,
+)
 
 __version__ = "0.2.0.dev0"
 
@@ -54,6 +62,7 @@ __all__ = [
     "OrderError",
     "Reduction",
     "RepeatedHsvWarning",
+    "SecondOrderSystem",
     "StabilityError",
     "StateSpace",
     "as_system",

@@ -70,7 +70,7 @@ def _plain_array(x: Any, name: str, copy: bool) -> Array:
     """Return `x` as an array of numbers of any kind."""
     if _is_masked(x):
         raise InputError(f"{name} must not be masked; got a masked array. Fill or leave out its masked entries first.")
-    if type(x).__module__.startswith("scipy.sparse"):
+    if is_sparse(x):
         raise InputError(f"{name} must be a dense array; got {type(x).__name__}. Pass {name}.toarray().")
     try:
         array = np.array(x) if copy else np.asarray(x)
@@ -80,6 +80,16 @@ def _plain_array(x: Any, name: str, copy: bool) -> Array:
     if array.dtype.kind not in "biufc":
         raise InputError(f"{name} must hold real or complex numbers; got dtype {array.dtype}.")
     return array
+
+
+def is_sparse(x: Any) -> bool:
+    """Tell whether this is a sparse matrix or array of SciPy, which need not be imported."""
+    return type(x).__module__.startswith("scipy.sparse")
+
+
+def as_dense(x: Any) -> Any:
+    """Return a sparse matrix as an array, and everything else as it is."""
+    return x.toarray() if is_sparse(x) else x
 
 
 def _is_masked(x: Any) -> bool:

@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_model(
     parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], *names: str, plot: str
 ) -> None:
-    what = "file with the system matrices (.npz, .mat), or a folder of .csv files"
+    what = "file with the system matrices (.npz, .mat), or a folder of .csv or .mtx files"
     time = "sampling time if the file does not say it: seconds, 0 for continuous, or true"
     for name in names:
         parser.add_argument(name.lower(), metavar=name, help=what)
@@ -206,7 +206,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     if not error.is_stable():
         print("\nUnstable or marginal poles do not cancel in the difference of two files, so its norms are infinite;")
         print("hankelred reduce keeps such poles and measures the error of the rest.")
-    order = len(H.poles())
+    order = H.order if H.is_sparse else len(H.poles())
     if G.is_stable() and order < len((bal := balance(G)).hsv):
         print(f"\nH-infinity error any stable model of order {order} must have: at least {bal.hsv[order]:.4e}")
         print(f"H-infinity error of balanced truncation to order {order}: at most {bal.error_bound(order):.4e}")
@@ -218,7 +218,11 @@ def _describe(system: LinearSystem) -> str:
     """Return one line: sizes, kind, time."""
     sizes = ((system.n, "state"), (system.m, "input"), (system.p, "output"))
     parts = [f"{count} {what}{'' if count == 1 else 's'}" for count, what in sizes]
-    parts += ["diagonal"] * system.is_diagonal + ["real output"] * getattr(system, "has_real_output", False)
+    parts += (
+        ["sparse"] * system.is_sparse
+        + ["diagonal"] * system.is_diagonal
+        + ["real output"] * getattr(system, "has_real_output", False)
+    )
     parts.append("discrete" if system.is_discrete else "continuous")
     if system.is_discrete:
         parts.append("dt unspecified" if system.dt is True else f"dt = {system.dt:g} s")

@@ -109,7 +109,7 @@ def factored(
     """
     with one_blas_thread(system.order):
         if weighting is not None:
-            return _weighted(system, offset, weighting)
+            return _weighted(system.dense() if system.is_sparse else system, offset, weighting)
         parts = (balanced_parts if hsv_only and system.order >= FROM else parts_of)(system, offset)
         svd = HankelSVD(*parts.factors)
         if parts.is_low_rank:
@@ -252,6 +252,8 @@ def gramians(sys: Any, weighting: Weighting | None = None) -> tuple[Array, Array
     0.2500 2.2500
     """
     system = as_system(sys)
+    if system.is_sparse:
+        system.check_dense_size()
     S, R = (double(x) for x in gramian_factors(system, weighting))
     with np.errstate(over="ignore", invalid="ignore"):
         P, Q = S @ S.conj().swapaxes(-1, -2), R.conj().swapaxes(-1, -2) @ R

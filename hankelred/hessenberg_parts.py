@@ -53,7 +53,7 @@ SAMPLES = 8
 
 def balanced_parts(system: Any, offset: float) -> Any:
     """Return the parts of a system for balanced truncation, by low-rank factors where these are worth it and hold."""
-    if system.is_diagonal or system.n < max(FROM, COLUMNS * max(system.m, system.p) / SHARE):
+    if system.is_diagonal or system.is_sparse or system.n < max(FROM, COLUMNS * max(system.m, system.p) / SHARE):
         return parts_of(system, offset)
     attempt = HessenbergParts(system)
     return attempt if attempt.holds(offset) else DenseParts(system, offset, begun=attempt.begun)

@@ -65,7 +65,7 @@ def h2_norm(sys: Any) -> Any:
 
 
 def _h2_norm(system: Any) -> float:
-    feedthrough = _norm(system.D)
+    feedthrough = _norm(system.ports[2] if system.is_sparse else system.D)
     with one_blas_thread(system.order):
         parts = parts_of(system, 0.0)
         if parts.kept or (not system.is_discrete and feedthrough > 0):

@@ -17,7 +17,7 @@ from .checks import Array, check_integer, check_real_array, check_type, double
 from .errors import InputError, NumericalError, OrderError
 from .order import error_bound
 from .reduction import Balancing, Reduction
-from .systems import LinearSystem, one_system
+from .systems import one_system
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -367,10 +367,10 @@ def _finish(ax: Axes, xlabel: str, ylabel: str, xlim: tuple[float, float] | None
     return ax
 
 
-def _frequencies(G: LinearSystem, H: LinearSystem, dt: Any) -> Array:
+def _frequencies(G: Any, H: Any, dt: Any) -> Array:
     """Return frequencies that show everything: a decade past the poles, and close together at resonances."""
     step = float(dt)  # that of dt=True is 1
-    poles = np.concatenate([G.poles(), H.poles()])
+    poles = np.concatenate([x.some_poles() if x.is_sparse else x.poles() for x in (G, H)])
     if G.is_discrete:  # as if continuous, log(z) / dt
         poles = np.log(poles[poles != 0]) / step
     poles = poles[poles != 0]

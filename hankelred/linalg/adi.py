@@ -44,14 +44,15 @@ NEARLY_REAL = 1e-8
 # as of a rod, all would round alike, which moved the Hankel singular values of one with 1e5 states by 3e-8.
 BITS = 12
 
-# Directions of the projection below this share of the largest are rounding errors of the others.
-DEPENDENT = 1e-10
+# Directions of the projection below this share of the largest are left out: those of a basis whose scalar products
+# are formed are not better known.
+DEPENDENT = 1e-6
 
 # Columns below this share of the largest change no Hankel singular value by more than rounding of the factors does.
 NOISE = EPS / 16
 
 # Factors are compressed when they have grown by this ratio, and from so many columns on.
-GROWTH, COMPRESS_FROM = 2.0, 64
+GROWTH, COMPRESS_FROM = 2.0, 200
 
 # The recursion stands still where the residuals, as a product, fall by less than this in so many cycles.
 STALLED, PATIENCE = 0.5, 24
@@ -196,7 +197,7 @@ class LowRankGramians:
     change : float
         How far the columns still missing move a Hankel singular value, judged by those of the last cycle. New columns
         N beside and new rows L below the product ``M = R E S`` move its singular values in second order, by about
-        ``|L| |N| / |M|``; in runs to the end, all later columns together moved them by less than that of one cycle.
+        ``|L| |N| / |M|``; in runs to the end, all later columns together moved them by up to 20 times that.
     residuals : (float, float)
         ``|W W^H| / |B B^H|`` of either Gramian, in the spectral norm.
     size : float
@@ -267,7 +268,7 @@ class LowRankGramians:
     def _choose(self, blocks: list[Array]) -> None:
         """Take the shifts of the next cycle from a projection onto the last columns of each block."""
         each = max(1, SUBSPACE // len(blocks))
-        U = _orthonormal(np.hstack([block[:, -each:] for block in blocks]))
+        U = _basis(np.hstack([block[:, -each:] for block in blocks]))
         A, E = U.conj().T @ self.pencil.A(U), self.pencil.E(U)
         values: Array = (
             np.linalg.eigvals(A) if E is U else np.asarray(sla.eigvals(A, U.conj().T @ E, check_finite=False))
@@ -413,20 +414,19 @@ def _decay(at: Array, shifts: Array) -> Array:
     return np.asarray(np.log(np.abs(at[:, None] - shifts) / np.abs(at[:, None] + shifts.conj())))
 
 
-def _orthonormal(X: Array) -> Array:
-    """Return an orthonormal basis of columns of any size, those that depend on others left out."""
+def _basis(X: Array) -> Array:
+    """Return a well-conditioned basis of columns of any size, directions left out that depend on others."""
     sizes = np.linalg.norm(X, axis=0)
-    U, s, _ = sla.svd(X[:, sizes > 0] / sizes[sizes > 0], full_matrices=False, check_finite=False)
-    return np.asarray(U[:, s > DEPENDENT * s[0]])
+    X = X[:, sizes > 0] / sizes[sizes > 0]
+    squares, V = sla.eigh(X.conj().T @ X, check_finite=False)
+    kept = squares > DEPENDENT**2 * squares[-1]
+    return np.asarray(X @ (V[:, kept] / np.sqrt(squares[kept])))
 
 
 def _spectral_norm(X: Array) -> float:
-    """Return the spectral norm of a tall matrix, of few columns, by their products."""
+    """Return the spectral norm of a matrix of few columns, by their products."""
     size = float(np.abs(X).max(initial=0.0))
-    if not 0 < size < np.inf:
-        return size
-    X = X / size
-    return size * float(np.sqrt(np.linalg.norm(X.conj().T @ X, 2)))
+    return size * math.sqrt(np.linalg.norm((X / size).conj().T @ (X / size), 2)) if size else 0.0
 
 
 def _frobenius(X: Array) -> float:

@@ -225,6 +225,11 @@ class Balancing:
             )
         if order is None:
             order = self.order(**{name: value})
+        if self._found.parts.is_low_rank and orders.check_count(order, self.system.order) > self.rank:
+            raise OrderError(
+                f"order must be at most {self.rank}, how many Hankel singular values are above their rounding error of "
+                f"{self.floor:.3g}; got {order}. Ask for order={self.rank}."
+            )
         order = orders.check_order(order, self.hsv, self.rank, self._found.uncertain, self._found.weighting is not None)
         reduction = self._reduce(order, match_dc)
         while max_error is not None and reduction.error_bound > max_error:  # what rounding to the result adds
@@ -243,6 +248,8 @@ class Balancing:
         with one_blas_thread(len(self.hsv)):
             T, Ti, small = self._reduce_stable(order, match_dc)
             method, weighting = "singular perturbation" if match_dc else "balanced truncation", self._found.weighting
+            if self._found.parts.is_low_rank:
+                method += " by factors of low rank"
             if weighting is not None:
                 if weighting.guaranteed is None and self._found.keeps_poles and not self._is_stable(small):
                     return self._guaranteed(order, weighting)._reduce(order, match_dc)
@@ -343,7 +350,7 @@ def _of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, orde
     system, parts, hsv = found.system, found.parts, found.hsv
     if parts.kept or found.floor == 0.0 or order == 0 or np.isinf(found.gain):
         return 0.0
-    few = system.order <= MEASURED_UP_TO
+    few = system.order <= MEASURED_UP_TO and not system.is_sparse
     if found.weighting is None:
         values, inflow = hsv[:order], (np.abs(small.B) ** 2).sum(axis=1)
         moved = 4 * float(np.abs(small.A).max()) * found.floor

@@ -48,7 +48,8 @@ def minimal(sys: Any, rtol: float | None = None) -> Reduction:
     """
     bal = _balance(one_system(sys), sys, OFFSET)
     order = bal.rank if rtol is None else bal.order(rtol=rtol)
-    return bal._unchanged() if order == len(bal.hsv) else bal.reduce(order)
+    is_all = order == len(bal.hsv) and not bal._found.parts.is_low_rank
+    return bal._unchanged() if is_all else bal.reduce(order)
 
 
 def balanced_realization(sys: Any) -> tuple[Any, Array, Array, Array]:

@@ -5,6 +5,7 @@ from .convert import as_container, as_system, one_system
 from .diagonal import DiagonalBank, DiagonalSystem
 from .files import load_system, save_system
 from .poles import Poles
+from .second_order import SecondOrderSystem
 from .state_space import StateSpace
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "DiagonalSystem",
     "LinearSystem",
     "Poles",
+    "SecondOrderSystem",
     "StateSpace",
     "as_container",
     "as_system",

@@ -1,5 +1,7 @@
 """A system as a folder of ``.csv`` files: A.csv, B.csv, C.csv and, where they are there, D, E, dt and names.
 
+A sparse matrix has a Matrix Market file in its place, A.mtx and so on.
+
 dt.csv is the seal: a writer removes it first and puts it back last, so that a folder between two systems has none.
 """
 
@@ -14,9 +16,10 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from ..checks import Array
+from ..checks import Array, is_sparse
 from ..errors import InputError
 from .entries import IN_FILES, MATRICES, Budget
+from .matrix_market import matrix_market_lines, read_matrix_market
 
 FILES = (*MATRICES, "signal_names", "dt")
 
@@ -26,13 +29,18 @@ def read_folder(folder: Path) -> dict[str, Any]:
     budget = Budget()
     seal = _identity(folder / "dt.csv")
     present = [key for key in FILES if key in "ABC" or os.path.lexists(folder / f"{key}.csv")]
-    entries = {key: _read(folder / f"{key}.csv", budget) for key in present}
+    sparse = [key for key in MATRICES if os.path.lexists(folder / f"{key}.mtx")]
+    twice = [key for key in sparse if os.path.lexists(folder / f"{key}.csv")]
+    if twice:
+        raise InputError(f"It must hold one system; got {twice[0]}.csv and {twice[0]}.mtx. Remove one of them.")
+    entries = {key: _read(folder / f"{key}.csv", budget) for key in present if key not in sparse}
+    entries |= {key: read_matrix_market(folder / f"{key}.mtx", budget) for key in sparse}
     if _identity(folder / "dt.csv") != seal:
         raise InputError("It was written while it was read. Load it again.")
     entries |= entries.pop("signal_names", {})
     # Lines without numbers do not say how long they are: a system without states has its sizes from D.
     A, B, C, D = (entries.get(key, np.empty((0, 0))) for key in "ABCD")
-    n = len(A)
+    n = A.shape[0]
     if B.size == 0:
         entries["B"] = np.empty((n, 0 if n else D.shape[1]))
     if C.size == 0:
@@ -44,7 +52,10 @@ def read_folder(folder: Path) -> dict[str, Any]:
 
 def texts(entries: dict[str, Any]) -> dict[str, Iterable[bytes]]:
     """Return the lines of the files of a system, by key; Python's numbers print all their digits."""
-    lines: dict[str, Iterable[bytes]] = {key: _rows(entries[key]) for key in MATRICES if key in entries}
+    lines: dict[str, Iterable[bytes]] = {}
+    for key in MATRICES:
+        if key in entries:
+            lines[key] = (matrix_market_lines if is_sparse(entries[key]) else _rows)(entries[key])
     names = [[key, *([entries[key]] if key == "name" else entries[key])] for key in IN_FILES if key in entries]
     if names:
         table = io.StringIO(newline="")

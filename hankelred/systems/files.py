@@ -6,7 +6,6 @@ nothing in a file is run, and whatever is wrong with it is an `InputError` that 
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import stat
@@ -15,20 +14,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
-from ..checks import Array, check_dt
+from ..checks import as_dense, check_dt, is_sparse
 from ..errors import InputError
 from .base import NAMES, LinearSystem
 from .convert import as_system
 from .csv_folder import FILES, read_folder, texts
 from .diagonal import DiagonalBank, DiagonalSystem
-from .entries import LIMIT, MATRICES
+from .entries import MATRICES
 from .mat_system import read_mat_system, write_mat
 from .npz_file import read_npz, write_npz
 from .state_space import StateSpace
 
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # ends of C strings, halves of pairs of surrogates
+# A sparse matrix of a file becomes an array up to so many states, where a Schur form takes seconds and knows all.
+SPARSE_FROM = 1000
 KINDS = "end in .npz or .mat, or be a folder of .csv files (no suffix, or a folder that exists)"
 
 
@@ -42,7 +41,9 @@ def load_system(path: str | os.PathLike[str], dt: Any = None) -> Any:
         `DiagonalSystem`. ``.mat`` up to version 7 with the same matrices, all in capitals or all in small letters,
         and Ts or dt, as variables or as the fields of one structure, such as MATLAB's ``s = get(sys)``; matrices may
         be sparse. A folder with A.csv, B.csv, C.csv and, where they are there, D.csv, E.csv and dt.csv: rows of
-        numbers between commas, complex ones as ``1+2j``, and in dt.csv one number or ``True``.
+        numbers between commas, complex ones as ``1+2j``, and in dt.csv one number or ``True``. Matrix Market files,
+        A.mtx and so on, may stand in their places. A sparse A of more than 1000 states stays sparse, others become
+        arrays.
     dt : float or bool, optional
         Sampling time in seconds, 0 for continuous, True for an unspecified one; for files that do not say it
         themselves, as most collections of ``.mat`` benchmarks do not. In a ``.mat`` file -1 stands for True, as
@@ -96,7 +97,8 @@ def save_system(sys: Any, path: str | os.PathLike[str]) -> None:
         ``.npz`` keeps everything. ``.mat`` (version 5, keys A B C D, E where there is one, and dt) takes a
         `StateSpace`, with -1 for ``dt=True``, as in MATLAB. A folder (a path without suffix, or one that exists)
         takes a `StateSpace` as A.csv, B.csv, C.csv, D.csv, dt.csv and, where needed, E.csv and signal_names.csv,
-        with all digits; float32 becomes float64.
+        with all digits; float32 becomes float64. Sparse matrices go into ``.mat`` or, as A.mtx and E.mtx, into a
+        folder.
 
     Raises
     ------
@@ -230,6 +232,12 @@ def _sync(folder: Path) -> None:
 
 def _entries(system: LinearSystem, suffix: str, path: Path) -> dict[str, Any]:
     """Entries of a file with this suffix, "" for a folder, all of which `load_system` can read."""
+    if system.is_sparse and suffix == ".npz":
+        raise InputError(
+            f"A .npz file holds arrays; got sparse matrices for {path}. Save the system as .mat or folder."
+        )
+    if system.is_sparse:
+        system = system.first_order()  # type: ignore[attr-defined]
     if not system.is_diagonal:
         entries = {key: getattr(system, key) for key in MATRICES if getattr(system, key) is not None}
     elif suffix == ".npz":
@@ -280,7 +288,9 @@ def _from_entries(entries: Mapping[str, Any], dt: Any) -> Any:
         raise InputError(
             f"It must hold A, B and C; got {held}, without {' and '.join(missing)}. Rename the matrices in the file."
         )
-    arrays = {key: _full(entries[key]) for key in (matrix, "B", "C", "D", "E") if key in entries}
+    arrays = {key: entries[key] for key in (matrix, "B", "C", "D", "E") if key in entries}
+    if not (is_sparse(arrays[matrix]) and arrays[matrix].shape[0] > SPARSE_FROM):
+        arrays = {key: as_dense(x) for key, x in arrays.items()}
     names = {key: entries[key] for key in NAMES if key in entries}
     if "name" in names:
         names["name"] = "".join(names["name"])
@@ -292,16 +302,6 @@ def _from_entries(entries: Mapping[str, Any], dt: Any) -> Any:
     return (kind.from_rates if matrix == "rates" else kind)(arrays[matrix], B, C, D, dt=stored, output=output, **names)
 
 
-def _full(x: Any) -> Array:
-    """Return a matrix of a file as an array; a sparse one must not exceed the limit."""
-    if not hasattr(x, "toarray"):
-        return np.asarray(x)
-    size = math.prod(x.shape) * x.dtype.itemsize
-    if size > LIMIT:
-        raise InputError(f"A sparse matrix must fit into {LIMIT} bytes when dense; got shape {x.shape}, {size} bytes.")
-    return np.asarray(x.toarray())
-
-
 def _write_folder(folder: Path, entries: dict[str, Any]) -> None:
     """Write the files of a system; dt.csv is away while the others change."""
     folder.mkdir(exist_ok=True)
@@ -309,8 +309,10 @@ def _write_folder(folder: Path, entries: dict[str, Any]) -> None:
     _sync(folder)
     contents = texts(entries)
     for key in FILES:
-        path = folder / f"{key}.csv"
+        kind = "mtx" if is_sparse(entries.get(key)) else "csv"
         if key in contents:
+            path = folder / f"{key}.{kind}"
             write_atomically(path, lambda file, lines=contents[key]: file.writelines(lines))  # type: ignore[misc]
-        else:
-            path.unlink(missing_ok=True)  # of the system before
+        for other in ("csv", "mtx"):
+            if key not in contents or other != kind:
+                (folder / f"{key}.{other}").unlink(missing_ok=True)  # of the system before

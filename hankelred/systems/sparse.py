@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ..checks import Array, check_array, double, readonly
+from ..checks import Array, as_dense, check_array, double, is_sparse, readonly
 from ..errors import InputError
 from ..linalg.adi import Pencil, Solver
 from ..linalg.response import boundary_points
@@ -29,6 +30,17 @@ class ByShiftedSolves(LinearSystem):
     """A system known by its pencil: what large systems of every structure share."""
 
     is_sparse = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out factorisations, which cannot be copied, and what comes from them."""
+        return {key: value for key, value in vars(self).items() if key not in ("pencil", "ports")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was copied or unpickled, its sparse matrices read-only again."""
+        super().__setstate__(state)
+        for x in state.values():
+            if is_sparse(x):
+                freeze(x)
 
     @property
     def pencil(self) -> Pencil:
@@ -109,7 +121,7 @@ class ByShiftedSolves(LinearSystem):
         """Return the system with matrices, sparse ones."""
         raise NotImplementedError
 
-    def _check_size(self) -> None:
+    def check_dense_size(self) -> None:
         """Refuse what would need dense matrices of too many states."""
         if self.n > DENSE_UP_TO:
             raise InputError(
@@ -139,36 +151,40 @@ class SparseStateSpace(ByShiftedSolves, StateSpace):
 
     @staticmethod
     def _thin(x: Any, name: str, hint: str) -> Array:
-        if hasattr(x, "toarray"):
-            if x.shape[0] * x.shape[1] * x.dtype.itemsize > MOST_BYTES:
-                raise InputError(
-                    f"{name} must have few rows or columns, for it is made dense; got shape {x.shape}. Choose the "
-                    f"inputs and outputs that matter."
-                )
-            x = x.toarray()
-        return check_array(x, name, 2, hint)
+        if is_sparse(x) and math.prod(x.shape) * x.dtype.itemsize > MOST_BYTES:
+            raise InputError(
+                f"{name} must have few {'columns' if name == 'B' else 'rows'}, for it is made dense; got shape "
+                f"{x.shape}. Choose the inputs and outputs that matter."
+            )
+        return check_array(as_dense(x), name, 2, hint)
 
     def _build(self, dt: Any, names: dict[str, Any], **arrays: Any) -> None:
         dtype = np.result_type(*(x.dtype for x in arrays.values()))
         arrays = {key: x.astype(dtype, copy=False) for key, x in arrays.items()}
         sparse: dict[str, Any] = {key: arrays.pop(key) for key in ("A", "E") if key in arrays}
         for x in sparse.values():
-            for part in (x.data, x.indices, x.indptr):
-                readonly(part)
+            freeze(x)
         self._set(dt, names, **arrays)
         vars(self).update(sparse)
+        if self.E is not None:
+            _ = self.pencil  # what cannot be analysed is not made
 
     @cached_property
     def pencil(self) -> Any:
         """The matrices of the differential equation, as what they do to columns."""
-        from ..linalg.sparse import SparsePencil
+        from ..linalg.sparse import IndexOnePencil, SparsePencil
 
-        return SparsePencil(double(self.A), None if self.E is None else double(self.E))
+        A: Any = double(self.A)
+        E: Any = None if self.E is None else double(self.E)
+        if E is not None and np.diff(E.indptr).min(initial=1) == 0:
+            return IndexOnePencil(A, E)
+        return SparsePencil(A, E)
 
-    @property
+    @cached_property
     def ports(self) -> tuple[Array, Array, Array]:
         """B, C and D of the differential equation, in double precision."""
-        return double(self.B), double(self.C), double(self.D)
+        ports = double(self.B), double(self.C), double(self.D)
+        return ports if self.pencil.n == self.n else self.pencil.reduced_ports(*ports)
 
     def mass_solver(self) -> Solver | None:
         """Factor E of the pencil; None for the identity."""
@@ -184,11 +200,13 @@ class SparseStateSpace(ByShiftedSolves, StateSpace):
 
         if self._parts:
             return all(part.is_stable() for part in self._parts)
+        if self.pencil.n < self.n:
+            return False
         return certainly_stable(self.pencil, self.is_discrete, offset)
 
     def dense(self) -> StateSpace:
         """Return the same system as dense matrices in double precision, without E; of up to 5000 states."""
-        self._check_size()
+        self.check_dense_size()
         E = None if self.E is None else self.E.toarray()
         names = {**self.outer_names, "states": self.states}
         return StateSpace(self.A.toarray(), self.B, self.C, self.D, self.dt, E, **names).dense()
@@ -198,14 +216,18 @@ def check_sparse(x: Any, name: str) -> Any:
     """Return a square sparse matrix in CSC form, with finite entries of a dtype of this library."""
     import scipy.sparse as sp
 
-    if not sp.issparse(x):
-        x = check_array(x, name, 2)
-    matrix = sp.csc_array(x, copy=True)
+    matrix = sp.csc_array(x if is_sparse(x) else check_array(x, name, 2), copy=True)
     if matrix.shape[0] != matrix.shape[1]:
         raise InputError(f"{name} must be square; got shape {matrix.shape}.")
     matrix.sum_duplicates()
     matrix.data = check_array(matrix.data, name, 1)
     return matrix
+
+
+def freeze(matrix: Any) -> None:
+    """Switch writing off for the arrays of a sparse matrix."""
+    for part in (matrix.data, matrix.indices, matrix.indptr):
+        readonly(part)
 
 
 def difference(G: Any, H: Any, dt: Any) -> SparseStateSpace:
@@ -219,5 +241,7 @@ def difference(G: Any, H: Any, dt: Any) -> SparseStateSpace:
     system = SparseStateSpace.trusted(
         sp.block_diag(A, format="csc"), np.vstack(B), np.hstack([C[0], -C[1]]), D[0] - D[1], dt, None, **E
     )
-    vars(system)["_parts"] = (G, H)
+    B, C, _ = system.ports
+    D = [x.ports[2] if x.is_sparse else x.D for x in first]
+    vars(system).update(_parts=(G, H), ports=(B, C, D[0] - D[1]))  # what both have in common cancels to the bit
     return system

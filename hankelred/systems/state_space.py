@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +15,14 @@ from ..checks import (
     C_HINT,
     SINGLE,
     Array,
+    as_dense,
     check_array,
     check_dt,
     check_feedthrough,
     check_result,
     check_square,
     double,
+    is_sparse,
 )
 from ..errors import InputError
 from ..linalg.descriptor import standard_form
@@ -87,7 +90,7 @@ class StateSpace(LinearSystem):
 
     def __new__(cls, A: Any = None, *_: Any, **__: Any) -> StateSpace:
         """Make a system of the kind that fits A."""
-        if cls is StateSpace and hasattr(A, "toarray"):  # as sparse matrices and arrays have it
+        if cls is StateSpace and is_sparse(A):
             from .sparse import SparseStateSpace as cls
         return object.__new__(cls)
 
@@ -125,12 +128,12 @@ class StateSpace(LinearSystem):
     @staticmethod
     def _square(A: Any, name: str) -> Array:
         """Return a checked state or descriptor matrix."""
-        return check_square(A.toarray() if hasattr(A, "toarray") else A, name)
+        return check_square(as_dense(A), name)
 
     @staticmethod
     def _thin(x: Any, name: str, hint: str) -> Array:
         """Return a checked matrix of inputs or outputs."""
-        return check_array(x.toarray() if hasattr(x, "toarray") else x, name, 2, hint)
+        return check_array(as_dense(x), name, 2, hint)
 
     def _build(self, dt: Any, names: dict[str, Any], **arrays: Array) -> None:
         """Set checked arrays; a standard form is found at once, so that what cannot be analysed is not made."""
@@ -209,3 +212,8 @@ class StateSpace(LinearSystem):
         G, H = self.dense(), other.dense()
         A = sla.block_diag(G.A, H.A).reshape(G.n + H.n, G.n + H.n)
         return StateSpace.trusted(A, np.vstack([G.B, H.B]), np.hstack([G.C, -H.C]), G.D - H.D, dt)
+
+
+# What `inspect` would otherwise take from __new__.
+_parameters = list(inspect.signature(StateSpace.__init__).parameters.values())[1:]
+StateSpace.__signature__ = inspect.Signature(_parameters)  # type: ignore[attr-defined]
