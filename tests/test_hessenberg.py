@@ -77,6 +77,16 @@ def test_shifted_solves_are_backward_stable(n: int, kind: str, p: complex):
         assert backward_error(M.conj().T, form.solve_adjoint(p, F), F) <= 4 * EPS
 
 
+@pytest.mark.parametrize("kind", ["real", "complex"])
+@pytest.mark.parametrize("n", SIZES)
+def test_products_are_those_of_the_matrix(n: int, kind: str):
+    form = HessenbergForm(matrix(n, kind))
+    for right in ("real", "complex"):
+        X = right_side(n, 3, right)
+        assert np.allclose(form.times(X), form.H @ X, atol=1e-12)
+        assert np.allclose(form.times(X, adjoint=True), form.H.conj().T @ X, atol=1e-12)
+
+
 @pytest.mark.parametrize("p", SHIFTS)
 @pytest.mark.parametrize("kind", ["real", "complex"])
 def test_shifted_solves_agree_with_scipy(kind: str, p: complex):

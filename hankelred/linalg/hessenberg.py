@@ -14,13 +14,12 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-from scipy.linalg import lapack
+from scipy.linalg import blas, lapack
 
 from ..checks import Array
 from ..errors import NumericalError
 from .compiled import Kernels
 from .routines import call_lapack
-from .triangular import flipped
 
 kernels = Kernels("hankelred.linalg._hessenberg_kernels")
 
@@ -66,7 +65,7 @@ class HessenbergForm:
     @cached_property
     def _dual(self) -> Array:
         """The columns of ``J H^H J``, J the exchange matrix, which is a Hessenberg matrix again."""
-        return flipped(self._reflectors).T.copy()
+        return np.ascontiguousarray(self._reflectors[::-1, ::-1]).conj()
 
     def rotated(self, X: Array, adjoint: bool = False) -> Array:
         """Return ``Z X``, or ``Z^H X``, for an (n, k) array."""
@@ -82,6 +81,19 @@ class HessenbergForm:
                 self._reflectors, self.n, self._tau, out, self.n, work, len(work),
             )  # fmt: skip
         return out
+
+    def times(self, X: Array, adjoint: bool = False) -> Array:
+        """Return ``H X``, or ``H^H X``, for an (n, k) array: a triangular product and the subdiagonal."""
+        if self.n == 1 or (self.real and X.dtype.kind == "c"):
+            return np.asarray((self.H.conj().T if adjoint else self.H) @ X)
+        trmm = blas.dtrmm if self.real else blas.ztrmm
+        product = trmm(1.0, self._reflectors, X, trans_a=2 * adjoint)
+        below = np.diagonal(self._reflectors, -1)[:, None]
+        if adjoint:
+            product[:-1] += below.conj() * X[1:]
+        else:
+            product[1:] += below * X[:-1]
+        return np.asarray(product)
 
     def solve(self, p: complex, X: Array) -> Array:
         """Return ``(H + p I)^-1 X`` for an (n, k) array."""
@@ -151,8 +163,7 @@ class HessenbergPencil:
 
     def A(self, X: Array, adjoint: bool = False) -> Array:
         """Return ``(H + moved I) X``, or that of the adjoint."""
-        H = self._form.H
-        product = (H.T if self.real else H.conj().T) @ X if adjoint else H @ X
+        product = self._form.times(X, adjoint)
         return np.asarray(product + self._moved * X if self._moved else product)
 
     def E(self, X: Array, adjoint: bool = False) -> Array:

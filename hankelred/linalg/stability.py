@@ -36,8 +36,8 @@ def is_contraction(A: Array, discrete: bool, margin: float) -> bool:
     >>> is_contraction(np.array([[-1.0, 5.0], [0.0, -1.0]]), False, 0.5)
     False
     """
-    symmetric = A @ A.conj().T if discrete else (A + A.conj().T) / 2
-    np.negative(symmetric, out=symmetric)
+    symmetric = A @ A.conj().T if discrete else A + A.conj().T
+    symmetric *= -1.0 if discrete else -0.5
     symmetric.flat[:: len(A) + 1] += (1 - margin) ** 2 if discrete else -margin
     potrf = lapack.zpotrf if A.dtype.kind == "c" else lapack.dpotrf
     return bool((symmetric.diagonal().real > 0).all()) and potrf(symmetric.T, clean=0, overwrite_a=1)[1] == 0
