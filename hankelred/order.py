@@ -153,6 +153,15 @@ def check_count(count: Any, most: int, name: str = "order") -> int:
     return check_integer(count, name, 0, most, f"The system has {most}.", OrderError)
 
 
+def check_above_floor(order: Any, rank: int, floor: float) -> None:
+    """Refuse orders past the values that a large system is known to have."""
+    if check_integer(order, "order", 0, error=OrderError) > rank:
+        raise OrderError(
+            f"order must be at most {rank}, how many Hankel singular values are above their rounding error of "
+            f"{floor:.3g}; got {order}. Ask for order={rank}."
+        )
+
+
 def check_order(
     order: Any, hsv: Array, rank: int, uncertain: float = 0.0, weighted: bool = False, stacklevel: int = 4
 ) -> int:

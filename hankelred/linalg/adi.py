@@ -57,8 +57,9 @@ GROWTH, COMPRESS_FROM = 2.0, 200
 # The recursion stands still where the residuals, as a product, fall by less than this in so many cycles.
 STALLED, PATIENCE = 0.5, 24
 
-# A residual so far above the right side it began with has met poles that are not stable.
-DIVERGED = 1e4
+# Where the product of both residuals is so far above what it began with, there are poles that are not stable; those of
+# A far from normal rise, too, but not by that.
+DIVERGED = 1e16
 
 # What stands for p + 1 = 0 in Cayley's pencil: A is then a rounding error beside E.
 SMITH = 1e-30
@@ -249,9 +250,10 @@ class LowRankGramians:
                 self._step(shift)
                 yield self
             self._judge()
-            self._choose([side.new for side in self._sides])
-            for side in self._sides:
-                side.close()
+            if self.outcome is Outcome.RUNNING:
+                self._choose([side.new for side in self._sides])
+                for side in self._sides:
+                    side.close()
 
     def _first_blocks(self) -> list[Array]:
         """Return columns that hold fast poles, the right sides, and slow ones, which A^-1 brings out of them."""
@@ -330,11 +332,6 @@ class _Side:
     def new(self) -> Array:
         """Columns of the last cycle."""
         return self._store[:, self._closed : self.count]
-
-    @property
-    def old(self) -> Array:
-        """Columns of the cycles before the last."""
-        return self._store[:, : self._closed]
 
     def residual(self) -> float:
         """Spectral norm of the residual, relative to the right side."""

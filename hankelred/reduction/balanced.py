@@ -225,11 +225,8 @@ class Balancing:
             )
         if order is None:
             order = self.order(**{name: value})
-        if self._found.parts.is_low_rank and orders.check_count(order, self.system.order) > self.rank:
-            raise OrderError(
-                f"order must be at most {self.rank}, how many Hankel singular values are above their rounding error of "
-                f"{self.floor:.3g}; got {order}. Ask for order={self.rank}."
-            )
+        if self._found.parts.is_low_rank:
+            orders.check_above_floor(order, self.rank, self.floor)
         order = orders.check_order(order, self.hsv, self.rank, self._found.uncertain, self._found.weighting is not None)
         reduction = self._reduce(order, match_dc)
         while max_error is not None and reduction.error_bound > max_error:  # what rounding to the result adds
