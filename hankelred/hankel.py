@@ -15,10 +15,12 @@ import numpy as np
 from . import order as orders
 from .checks import Array, check_result, check_type, double, in_family, is_discrete
 from .errors import AccuracyWarning, StabilityError
+from .hessenberg_parts import FROM, balanced_parts
 from .linalg import cauchy_bank
 from .linalg.hankel_svd import HankelSVD, padded
 from .linalg.threads import one_blas_thread
-from .parts import Matrices, in_own_time, parts_of
+from .parts import in_own_time, parts_of
+from .rounding import Matrices
 from .systems import DiagonalBank, DiagonalSystem, LinearSystem, as_system
 from .weighting import Weighting
 from .weighting.base import HINF, Bound
@@ -109,12 +111,18 @@ class Factored(NamedTuple):
         return self.floor if not self.system.is_diagonal else 0.0
 
 
-def factored(system: LinearSystem, offset: float = 0.0, weighting: Weighting | None = None) -> Factored:
-    """Factor a system of this library; poles within `offset` of the stability boundary are kept aside."""
+def factored(
+    system: LinearSystem, offset: float = 0.0, weighting: Weighting | None = None, hsv_only: bool = False
+) -> Factored:
+    """Factor a system of this library; poles within `offset` of the stability boundary are kept aside.
+
+    With `hsv_only` the factors serve Hankel singular values and bases; where they are of low rank, the Gramians they
+    make are right to the error of the hsv and not to that of the equations.
+    """
     with one_blas_thread(system.order):
         if weighting is not None:
             return _weighted(system.dense() if system.is_sparse else system, offset, weighting)
-        parts = parts_of(system, offset)
+        parts = (balanced_parts if hsv_only and system.order >= FROM else parts_of)(system, offset)
         svd = HankelSVD(*parts.factors)
         if parts.is_low_rank:
             return _of_low_rank(system, parts, svd)
@@ -147,9 +155,9 @@ def _weighted(system: LinearSystem, offset: float, weighting: Weighting) -> Fact
     return _with_hsv(system, parts, svd, pair.floor, rank, False, weighting, gain, bound)
 
 
-def stable(system: LinearSystem, weighting: Weighting | None = None) -> Factored:
+def stable(system: LinearSystem, weighting: Weighting | None = None, hsv_only: bool = False) -> Factored:
     """Factor a system all of whose poles must be stable, unless the weighting makes no difference of them."""
-    found = factored(system, weighting=weighting)
+    found = factored(system, weighting=weighting, hsv_only=hsv_only)
     if found.kept:
         raise unstable_error(found.parts.poles[: found.kept], system.dt)
     return found
@@ -312,7 +320,7 @@ def hankel_singular_values(sys: Any, weighting: Weighting | None = None) -> Arra
     if system.is_bank:
         hsv = bank_hsv(system, weighting)
     else:
-        found = stable(system, weighting)
+        found = stable(system, weighting, hsv_only=True)
         hsv = found.hsv
         warn_if_inaccurate(found)
     return in_family(hsv, system.dtype)

@@ -110,7 +110,7 @@ def hankel_norm(sys: Any) -> Any:
     system = as_system(sys)
     if system.is_bank and np.all(system.is_stable()):
         return bank_hsv(system).max(axis=1, initial=0.0)
-    return _for_each(system, lambda one: float(np.max(factored(one).hsv, initial=0.0)))
+    return _for_each(system, lambda one: float(np.max(factored(one, hsv_only=True).hsv, initial=0.0)))
 
 
 def hinf_norm(sys: Any, rtol: float = 1e-8, return_peak: bool = False, stable: bool = True) -> Any:

@@ -7,7 +7,7 @@ marginal poles, which balanced truncation must not touch, are put aside.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg as sla
@@ -15,10 +15,10 @@ import scipy.linalg as sla
 from .checks import EPS, Array
 from .linalg import cauchy
 from .linalg.hankel_svd import HankelSVD, real_pair
+from .linalg.hessenberg import HessenbergForm
 from .linalg.schur import apply_units, balanced_units, decouple, ordered_schur, rounding_norms
 from .linalg.triangular import schur_factors
-from .rounding import Matrices as Matrices
-from .rounding import measured
+from .rounding import Matrices, measured
 from .systems import DiagonalBank, DiagonalSystem, StateSpace, real_output
 
 # An estimated rounding error above this share of the largest Hankel singular value is measured instead. Measuring takes
@@ -36,6 +36,58 @@ ROUNDINGS = 32
 CLEAR_OF_BAR = 1e3
 
 
+class InBalancedUnits:
+    """A dense system in balanced units, and the way back; what its parts have in common.
+
+    Attributes
+    ----------
+    system : StateSpace
+        The system that was given.
+    units : Units
+        Of its states, inputs and outputs.
+    """
+
+    def __init__(self, system: StateSpace) -> None:
+        self.system = G = system.dense()
+        self.units = balanced_units(G.A, G.B, G.C)
+
+    def matrices(self) -> tuple[Array, Array, Array]:
+        """Return A, B and C in these units."""
+        return apply_units(self.units, self.system.A, self.system.B, self.system.C)
+
+    @property
+    def discrete(self) -> bool:
+        """Whether time is discrete."""
+        return self.system.is_discrete
+
+    def out(self, T: Array, power: int = 1) -> Array:
+        """Return columns in the coordinates of the system; with the power -1 those that rows are turned into."""
+        w, order, gain, given = self.units
+        out = T
+        if not given:
+            out = np.empty_like(T)
+            out[order] = T
+            out *= (w**power)[:, None]
+        return out if gain == 1.0 else out * gain**-power
+
+    def rows_out(self, Ti: Array) -> Array:
+        """Return rows in the coordinates of the system."""
+        return self.out(Ti.T, -1).T
+
+    def in_bases(self, T: Array, Ti: Array) -> Matrices:
+        """Return the system as it was given in these bases."""
+        G = self.system
+        return Matrices(Ti @ (G.A @ T), Ti @ G.B, G.C @ T, G.D)
+
+
+class Begun(NamedTuple):
+    """A dense system on its way to a Schur form."""
+
+    given: InBalancedUnits
+    matrices: tuple[Array, Array, Array]
+    form: HessenbergForm
+
+
 class DenseParts:
     """A dense system, its unstable and marginal part first, in the coordinates of a Schur form in balanced units.
 
@@ -51,19 +103,22 @@ class DenseParts:
 
     is_low_rank = False
 
-    def __init__(self, system: StateSpace, offset: float, splits: bool = True) -> None:
-        self.system = G = system.dense()
-        self.units = balanced_units(G.A, G.B, G.C)
-        A, B, C = apply_units(self.units, G.A, G.B, G.C)
-        self._form = form = ordered_schur(A, G.is_discrete, offset if splits else None)
-        self.poles, self.kept = form.poles, form.kept
+    def __init__(self, system: StateSpace, offset: float, splits: bool = True, begun: Begun | None = None) -> None:
+        if begun is None:
+            self._given, form = InBalancedUnits(system), None
+            A, B, C = self._given.matrices()
+        else:
+            self._given, (A, B, C), form = begun
+        self.system = self._given.system
+        self._form = ordered = ordered_schur(A, self.discrete, offset if splits else None, form)
+        self.poles, self.kept = ordered.poles, ordered.kept
         k = self.kept
-        self.T, self._right = form.T[k:, k:], form.Z[:, k:]
+        self.T, self._right = ordered.T[k:, k:], ordered.Z[:, k:]
         self._left = self._right.conj().T
         if k:
-            Y = decouple(form.T, k)
-            self._fixed_left = form.Z[:, :k].conj().T - Y @ self._left
-            self._right = self._right + form.Z[:, :k] @ Y
+            Y = decouple(ordered.T, k)
+            self._fixed_left = ordered.Z[:, :k].conj().T - Y @ self._left
+            self._right = self._right + ordered.Z[:, :k] @ Y
         self.B, self.C = self._left @ B, C @ self._right
 
     @cached_property
@@ -74,7 +129,7 @@ class DenseParts:
     @property
     def discrete(self) -> bool:
         """Whether time is discrete."""
-        return self.system.is_discrete
+        return self._given.discrete
 
     @property
     def clearly_unstable(self) -> Array:
@@ -85,25 +140,11 @@ class DenseParts:
 
     def lift(self, T: Array, Ti: Array) -> tuple[Array, Array]:
         """Return bases of the stable part in the coordinates of the system."""
-        return self._out(self._right @ T), self._in(Ti @ self._left)
+        return self._given.out(self._right @ T), self._given.rows_out(Ti @ self._left)
 
     def fixed_bases(self) -> tuple[Array, Array]:
         """Return bases of the part that is kept, in the coordinates of the system."""
-        return self._out(self._form.Z[:, : self.kept]), self._in(self._fixed_left)
-
-    def _out(self, T: Array, power: int = 1) -> Array:
-        """Return columns in the coordinates of the system; with the power -1 those that rows are turned into."""
-        w, order, gain, given = self.units
-        out = T
-        if not given:
-            out = np.empty_like(T)
-            out[order] = T
-            out *= (w**power)[:, None]
-        return out if gain == 1.0 else out * gain**-power
-
-    def _in(self, Ti: Array) -> Array:
-        """Return rows in the coordinates of the system."""
-        return self._out(Ti.T, -1).T
+        return self._given.out(self._form.Z[:, : self.kept]), self._given.rows_out(self._fixed_left)
 
     def stable_response(self, omega: Array) -> Array:
         """Return the response of the stable part at frequencies in rad per unit of time."""
@@ -114,8 +155,7 @@ class DenseParts:
     def projected(self, X: Array, Y: Array) -> tuple[Array, Array, Matrices]:
         """Return bases in the coordinates of the system for bases of its stable part, and the given system in them."""
         T, Ti = self.lift(X, Y)
-        G = self.system
-        return T, Ti, Matrices(Ti @ (G.A @ T), Ti @ G.B, G.C @ T, G.D)
+        return T, Ti, self._given.in_bases(T, Ti)
 
     def projected_schur_form(self, X: Array, Y: Array) -> tuple[Array, Array, Matrices]:
         """Return the same bases, and in them the Schur form, where that is seen to lose less."""

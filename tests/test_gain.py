@@ -66,12 +66,15 @@ def highest_sample(system, omega, discrete=False):
     return gain_function(*system, discrete)(omega).max()
 
 
-@pytest.fixture(params=["factors of each point", "one Schur form"])
+@pytest.fixture(params=["factors of each point", "one Schur form", "one Hessenberg form"])
 def way(request, monkeypatch):
     """Make small systems take the way of large ones too."""
-    if request.param == "one Schur form":
+    if request.param != "factors of each point":
         monkeypatch.setattr(response_module, "SCHUR_FROM", 1)
         monkeypatch.setattr(response_module, "POINTS_PER_SCHUR", 0)
+    if request.param == "one Hessenberg form":
+        monkeypatch.setattr(response_module, "HESSENBERG_FROM", 1)
+        monkeypatch.setattr(response_module, "HESSENBERG_POINTS", range(10**9))
 
 
 def test_error_of_a_stiff_response_is_that_of_a_solve_with_the_given_matrices(way):

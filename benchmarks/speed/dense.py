@@ -8,7 +8,10 @@ time is the least CPU time of several rounds. Ratios are to slycot.ab09ad with j
 called, its workspace in Slycot 0.7.1 is too small. Systems:
 
 - `circ`: normally distributed A, shifted to the spectral abscissa -0.1 or scaled to the spectral radius 0.95;
-- `spec`: decay rates spread over three decades, log-uniformly, behind a well-conditioned change of basis.
+- `spec`: decay rates spread over three decades, log-uniformly, behind a well-conditioned change of basis;
+- `damp`: the same rates in orthogonal coordinates with weak couplings, so that the energy falls along every motion.
+
+`python -m benchmarks.speed.one_schur` compares totals with one Schur form, up to more states.
 
 The order is n/10, or the numerical rank where that is less. "one Schur form" is what all methods of this kind begin
 with, a floor to their time; "factors" are hankelred's two Gramian factors without the reduction.
@@ -45,6 +48,10 @@ def system(kind: str, n: int, m: int, discrete: bool, seed: int = 0) -> tuple[Ar
         poles = sla.eigvals(A)
         return (0.95 / abs(poles).max() * A if discrete else A - (poles.real.max() + 0.1) * np.eye(n)), B, C
     rates = 10 ** rng.uniform(-2, 1, n)
+    if kind == "damp":
+        Q, _ = sla.qr(A)
+        coupling = 1e-3 * (A - A.T) / np.sqrt(n)
+        return Q @ (np.diag(np.exp(-rates) if discrete else -rates) + coupling) @ Q.T, B, C
     T = np.diag(np.exp(-rates) if discrete else -rates) + np.triu(A, 1) / (10 * np.sqrt(n))
     Q, _ = sla.qr(rng.standard_normal((n, n)))
     return Q @ T @ Q.T, B, C
@@ -118,7 +125,7 @@ def main() -> None:
     options = parser(__doc__, "dense_speed.json")
     options.add_argument("--sizes", type=int, nargs="+", default=[100, 200, 400, 800])
     options.add_argument("--inputs", type=int, nargs="+", default=[2])
-    options.add_argument("--kinds", nargs="+", choices=["circ", "spec"], default=["circ", "spec"])
+    options.add_argument("--kinds", nargs="+", choices=["circ", "spec", "damp"], default=["circ", "spec"])
     arguments = options.parse_args()
     warnings.simplefilter("ignore")  # peers warn about what they do to the order
     results = []

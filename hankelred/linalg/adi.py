@@ -207,6 +207,8 @@ class LowRankGramians:
         Relative error of a solve with A, the least well conditioned of all: what one step of refinement changes.
     steps : int
         Factorisations so far.
+    shifts : list of float or complex
+        Those taken so far; of a conjugate pair one.
     outcome : Outcome
         Whether and why it has ended.
     """
@@ -219,6 +221,7 @@ class LowRankGramians:
         self.size, self._factors = 0.0, (0.0, 0.0)
         self._least, self._stalled = np.inf, 0
         self._shifts: list[complex] = []
+        self.shifts: list[complex] = []
         self.steps, self.change, self.solving, self.outcome = 0, np.inf, 0.0, Outcome.RUNNING
 
     @property
@@ -268,8 +271,10 @@ class LowRankGramians:
         """Take the shifts of the next cycle from a projection onto the last columns of each block."""
         each = max(1, SUBSPACE // len(blocks))
         U = _basis(np.hstack([block[:, -each:] for block in blocks]))
-        pencil = U.conj().T @ self.pencil.A(U), U.conj().T @ self.pencil.E(U)
-        values: Array = np.asarray(sla.eigvals(*pencil, check_finite=False))
+        A, E = U.conj().T @ self.pencil.A(U), self.pencil.E(U)
+        values: Array = (
+            np.linalg.eigvals(A) if E is U else np.asarray(sla.eigvals(A, U.conj().T @ E, check_finite=False))
+        )
         values = values[np.isfinite(values) & (values.real < 0)]
         if len(values):  # else those of the last cycle do once more
             self._shifts = spread(values, self.pencil.real)
@@ -283,6 +288,7 @@ class LowRankGramians:
         if self._see is not self._reach:
             self._see.extend(solver.solve_adjoint(self._see.W), shift)
         self.steps += 1
+        self.shifts.append(shift)
 
     def _judge(self) -> None:
         """Measure what the cycle has changed, and say how things stand."""

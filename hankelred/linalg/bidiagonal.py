@@ -2,7 +2,7 @@
 
 ``M = Q B P^H`` with B real and bidiagonal takes most of the time of LAPACK's ``svdvals`` and half of its ``svd``. Here
 it is kept: it gives all singular values to the accuracy of ``svdvals``, and later the vectors of as many of the
-largest as a reduced model needs. SciPy has the routines for its Cython users; their addresses serve here too.
+largest as a reduced model needs.
 
 Vectors of B come from the tridiagonal matrix of Golub and Kahan, whose eigenvalues are plus and minus the singular
 values [1]_. MRRR finds any number of its eigenvectors in time proportional to it, but two halves of an eigenvector
@@ -17,18 +17,13 @@ References
 
 from __future__ import annotations
 
-import ctypes
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
-import scipy.linalg.cython_lapack as cython_lapack
 
 from ..checks import EPS, Array
+from .routines import call_lapack
 
 Triples = tuple[Array, Array, Array]
 
@@ -57,7 +52,7 @@ class Bidiagonal:
     def values(self) -> Array:
         """Return all singular values, decreasing, small ones of a graded matrix to their own accuracy (dqds)."""
         d, e, work = self.diagonal.copy(), self.above.copy(), np.empty(4 * len(self.diagonal))
-        _call("dlasq1", len(d), d, e, work)
+        call_lapack("dlasq1", len(d), d, e, work)
         return d
 
     def leading(self, count: int) -> Triples | None:
@@ -106,7 +101,7 @@ class Bidiagonal:
         name = "zunmbr" if X.dtype.kind == "c" else "dormbr"
         inner = columns if factor == "Q" else rows
         work = np.empty(BLOCK * X.shape[1], X.dtype)
-        _call(name, factor, "L", "N", *X.shape, inner, self.reflectors, rows, tau, X, len(X), work, len(work))
+        call_lapack(name, factor, "L", "N", *X.shape, inner, self.reflectors, rows, tau, X, len(X), work, len(work))
 
 
 def bidiagonalised(M: Array) -> Bidiagonal:
@@ -123,28 +118,5 @@ def bidiagonalised(M: Array) -> Bidiagonal:
     tau_q, tau_p = np.empty(columns, M.dtype), np.empty(columns, M.dtype)
     work = np.empty(BLOCK * (rows + columns), M.dtype)
     name = "zgebrd" if M.dtype.kind == "c" else "dgebrd"
-    _call(name, rows, columns, reflectors, rows, diagonal, above, tau_q, tau_p, work, len(work))
+    call_lapack(name, rows, columns, reflectors, rows, diagonal, above, tau_q, tau_p, work, len(work))
     return Bidiagonal(reflectors, diagonal, above, tau_q, tau_p)
-
-
-def _call(name: str, *arguments: Array | int | str) -> None:
-    """Call a LAPACK routine; it returns its last argument, info."""
-    function, integer = _routine(name, len(arguments) + 1)
-    info = np.zeros(1, integer)
-    held = [
-        x.encode() if isinstance(x, str) else np.full(1, x, integer) if isinstance(x, int) else x for x in arguments
-    ]
-    function(*(x if isinstance(x, bytes) else x.ctypes.data for x in (*held, info)))
-    if info[0]:
-        raise np.linalg.LinAlgError(f"LAPACK's {name} must succeed; got info={info[0]}.")
-
-
-@cache
-def _routine(name: str, count: int) -> tuple[Callable[..., None], type[np.integer[Any]]]:
-    """Return a LAPACK routine of SciPy with `count` arguments, and its integer type."""
-    capsule: Any = vars(cython_lapack)["__pyx_capi__"][name]
-    integer = np.intc if re.search(r"\bint \*", repr(capsule)) else np.int64  # its name is its signature
-    api = ctypes.pythonapi
-    signature = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", api))(capsule)
-    pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", api))
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * count)(pointer(capsule, signature)), integer

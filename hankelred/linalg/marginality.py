@@ -80,6 +80,18 @@ def error_bars(A: Array, T: Array, poles: Array, margin: Array, discrete: bool) 
     return error, refined
 
 
+def none_in_doubt(poles: Array, margin: Array, size: float, discrete: bool, offset: float) -> bool:
+    """Tell whether no pole is marginal, nor within `offset` of the boundary, from the poles alone; `size` is ``|A|_F``.
+
+    Where they leave a doubt, it takes `error_bars` and so a Schur form to tell.
+    """
+    if margin.min() > max(CLEAR * size, offset):
+        return True
+    if not margin.min() > max(BACKWARD * EPS * size, offset):
+        return False
+    return not _doubtful(poles, margin, _nearest(poles, discrete), size).any()
+
+
 def _nearest(poles: Array, discrete: bool) -> Array:
     """Return the points of the boundary next to poles."""
     if not discrete:

@@ -1,7 +1,8 @@
 """Frequency responses ``C (s I - A)^-1 B + D``: every value is a solve with the matrices given, in balanced units.
 
-A Schur form of A is a copy whose rounding, ``eps |A|``, is the whole answer of a stiff system at low frequencies. Here
-it only preconditions: its solutions are refined with A itself until the residual is that of a plain solve.
+A Schur or Hessenberg form of A is a copy whose rounding, ``eps |A|``, is the whole answer of a stiff system at low
+frequencies. Here it only preconditions: its solutions are refined with A itself until the residual is that of a plain
+solve.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ import numpy as np
 import scipy.linalg as sla
 
 from ..checks import EPS, Array
+from .hessenberg import HessenbergForm
 
 Schur = tuple[Array, Array, list[list[tuple[int, int]]]]
 
 # From this size on, and from this many points in all, one Schur form and triangular solves beat one LU per point.
 SCHUR_FROM = 40
 POINTS_PER_SCHUR = 50
+
+# From this size and this many points on, and up to so many, a Hessenberg form takes its place: solves one by one cost
+# more, the form itself a quarter.
+HESSENBERG_FROM, HESSENBERG_POINTS = 150, range(4, 200)
 
 # Numbers that the stacked matrices of one piece of points may hold: they should stay in cache.
 PIECE = 2**17
@@ -49,9 +55,9 @@ def dense_response(A: Array, B: Array, C: Array, D: Array, points: Array) -> Arr
     Notes
     -----
     The unit of each state, input and output is a power of two chosen here, so that none of them costs a digit. Each
-    value comes from LU factors of the balanced ``s I - A`` or, for many points of a large system, from one Schur
-    form, two steps of iterative refinement with the balanced A, and LU factors at the points where these do not bring
-    the residual down to that of a solve.
+    value comes from LU factors of the balanced ``s I - A`` or, for many points of a large system, from one Schur or
+    Hessenberg form, two steps of iterative refinement with the balanced A, and LU factors at the points where these do
+    not bring the residual down to that of a solve.
 
     Examples
     --------
@@ -64,7 +70,7 @@ def dense_response(A: Array, B: Array, C: Array, D: Array, points: Array) -> Arr
 
 
 def response_function(A: Array, B: Array, C: Array, D: Array) -> Callable[[Any], Array]:
-    """Return the function from points to `dense_response`; its calls share one Schur form once they are many."""
+    """Return the function from points to `dense_response`; its calls share one form of A once they are many."""
     n, m, p = len(A), B.shape[1], len(C)
     t = balancing(A)
     rows, columns = exponents(C, t, axis=1), exponents(B, -t[:, None], axis=0)  # the units of outputs and inputs
@@ -108,11 +114,12 @@ class _ShiftedSolver:
     def __init__(self, A: Array, B: Array) -> None:
         self.A, self.B, self.points = A, B, 0
         self.schur: Schur | None = None
+        self.hessenberg: HessenbergForm | None = None
 
     def __call__(self, s: Array) -> Array:
         self.points += len(s)
         n, m = self.B.shape
-        if n < SCHUR_FROM or self.points < POINTS_PER_SCHUR:
+        if n < SCHUR_FROM or self.points < (POINTS_PER_SCHUR if n < HESSENBERG_FROM else HESSENBERG_POINTS.start):
             return self._lu(s)
         X = np.empty((len(s), n, m), dtype=np.result_type(s, self.A, self.B))
         for k in range(0, len(s), max(1, PIECE // (n * m))):
@@ -142,20 +149,32 @@ class _ShiftedSolver:
         return X
 
     def _refined(self, s: Array) -> tuple[Array, Array]:
-        """Return solutions by the Schur form and two steps of refinement, and which of them are those of a solve."""
+        """Return solutions by one form of A and two steps of refinement, and which of them are those of a solve."""
         n, m = self.B.shape
         k = len(s)
         columns = np.repeat(s, m)
         F = np.tile(self.B, (1, k)).astype(np.result_type(s, self.A, self.B))  # column j of point i: i m + j
-        X = self._by_schur(columns, F)
+        few = n >= HESSENBERG_FROM and self.points in HESSENBERG_POINTS
+        by_form = self._by_hessenberg if few else self._by_schur
+        X = by_form(columns, F)
         for _ in range(2):
-            X += self._by_schur(columns, F - (columns * X - _times(self.A, X)))
+            X += by_form(columns, F - (columns * X - _times(self.A, X)))
             size = np.abs(columns) * np.abs(X) + np.abs(self.A) @ np.abs(X) + np.abs(F)
             residual = np.abs(F - (columns * X - _times(self.A, X)))
             good = (residual <= SMALL * EPS * size).all(axis=0)
             if good.all():
                 break
         return X.reshape(n, k, m).transpose(1, 0, 2), good.reshape(k, m).all(axis=1)
+
+    def _by_hessenberg(self, s: Array, F: Array) -> Array:
+        """Solve ``(s_j I - A) x_j = f_j`` with the Hessenberg form alone, point after point."""
+        if self.hessenberg is None:
+            self.hessenberg = HessenbergForm(self.A)
+        form, m = self.hessenberg, self.B.shape[1]
+        Y = form.rotated(F, adjoint=True)
+        for j in range(0, len(s), m):
+            Y[:, j : j + m] = form.solve(-s[j], -Y[:, j : j + m])
+        return form.rotated(Y)
 
     def _by_schur(self, s: Array, F: Array) -> Array:
         """Solve ``(s_j I - A) x_j = f_j`` with the Schur form alone: a back substitution for all columns at once."""

@@ -15,6 +15,7 @@ from scipy.linalg import lapack
 from ..checks import EPS, Array
 from ..errors import NumericalError
 from .hankel_svd import kernels, norm_estimate
+from .hessenberg import HessenbergForm
 from .marginality import BACKWARD, CLEAR, error_bars
 from .triangular import (
     LEAF,
@@ -142,7 +143,9 @@ def apply_units(units: Units, A: Array, B: Array, C: Array) -> tuple[Array, Arra
     return (A, B, C) if gain == 1.0 else (A, B * gain, C / gain)
 
 
-def ordered_schur(A: Array, discrete: bool, offset: float | None = 0.0) -> SchurForm:
+def ordered_schur(
+    A: Array, discrete: bool, offset: float | None = 0.0, begun: HessenbergForm | None = None
+) -> SchurForm:
     """Compute a Schur form with the unstable and marginal poles first.
 
     Parameters
@@ -153,6 +156,8 @@ def ordered_schur(A: Array, discrete: bool, offset: float | None = 0.0) -> Schur
         Whether the boundary is the unit circle instead of the imaginary axis.
     offset : float or None
         Poles within this distance of the boundary are kept as well; with None no pole is kept, and none has an error.
+    begun : HessenbergForm, optional
+        That of A, where there is one already.
 
     Returns
     -------
@@ -179,15 +184,15 @@ def ordered_schur(A: Array, discrete: bool, offset: float | None = 0.0) -> Schur
     n = len(A)
     if n == 0:
         return SchurForm(A, A, np.zeros(0, np.complex128), np.zeros(0), 0)
-    T, Z, poles = _schur(A)
+    T, Z, poles = _schur(A) if begun is None else begun.schur()
     if offset is None:
         return SchurForm(T, Z, poles, np.zeros(n), 0)
     lange: Any = lapack.zlange if A.dtype.kind == "c" else lapack.dlange
-    margin, size = _margins(poles, discrete), float(lange("F", A if A.flags.f_contiguous else A.T))  # A.T costs no copy
+    margin, size = margins(poles, discrete), float(lange("F", A if A.flags.f_contiguous else A.T))  # A.T costs no copy
     if margin[margin.argmin()] > max(CLEAR * size, offset):
         return SchurForm(T, Z, poles, np.full(n, BACKWARD * EPS * size), 0)
     error, refined = error_bars(A, T, poles, margin, discrete)
-    margin = _margins(poles, discrete)
+    margin = margins(poles, discrete)
     keep = margin <= np.maximum(offset, error)
     kept = int(keep.sum())
     failed = 0
@@ -199,7 +204,7 @@ def ordered_schur(A: Array, discrete: bool, offset: float | None = 0.0) -> Schur
     if kept or refined.any():
         _write_poles(T, poles, refined)
         poles = schur_eigenvalues(T)
-    if failed or (_margins(poles[kept:], discrete) <= offset).any():
+    if failed or (margins(poles[kept:], discrete) <= offset).any():
         raise NumericalError(
             f"The {kept} unstable and marginal poles must be apart from the other {n - kept}; got poles that move "
             f"across the boundary when they are reordered. Choose an offset that does not cut through a cluster."
@@ -207,7 +212,7 @@ def ordered_schur(A: Array, discrete: bool, offset: float | None = 0.0) -> Schur
     return SchurForm(T, Z, poles, error, kept)
 
 
-def _margins(poles: Array, discrete: bool) -> Array:
+def margins(poles: Array, discrete: bool) -> Array:
     """Return the distances of poles from the boundary, negative beyond it."""
     return 1.0 - np.abs(poles) if discrete else -poles.real
 

@@ -15,10 +15,11 @@ from ..errors import AccuracyWarning, NumericalError, RepeatedHsvWarning
 from ..hankel import Factored, factored
 from ..linalg.bilinear import continuous_image, discrete_image, image_point
 from ..linalg.threads import one_blas_thread
-from ..parts import DenseParts, Matrices
+from ..parts import DenseParts
 from ..reduction import Reduction, balance
 from ..reduction.balanced import OFFSET
 from ..reduction.single_precision import in_single_precision
+from ..rounding import Matrices
 from ..systems import StateSpace, as_container, one_system
 from ..weighting.base import HINF
 

@@ -19,8 +19,7 @@ from ..errors import InputError, OrderError
 from ..hankel import Factored, check_weighting, factored, warn_if_inaccurate
 from ..linalg.gain import largest_gain
 from ..linalg.threads import one_blas_thread
-from ..parts import Matrices
-from ..rounding import sample_frequencies
+from ..rounding import Matrices, sample_frequencies
 from ..systems import Poles, StateSpace, as_container, as_system, one_system, real_output
 from ..weighting import Weighting
 from .bank import reduce_bank
@@ -84,7 +83,7 @@ def balance(sys: Any, offset: float = OFFSET, weighting: Weighting | None = None
 
 def _balance(system: Any, container: Any, offset: float, weighting: Weighting | None = None) -> Balancing:
     offset = check_number(offset, "offset", least=0.0, hint="It is a distance from the stability boundary.")
-    found = factored(system, offset, weighting)
+    found = factored(system, offset, weighting, hsv_only=True)
     warn_if_inaccurate(found, stacklevel=4)
     return Balancing(system, found.hsv, found.kept, found.rank, found.floor, container, found, offset)
 

@@ -10,7 +10,7 @@ from ..checks import Array
 from ..errors import NumericalError
 from ..hankel import Factored
 from ..linalg.descriptor import equilibrated
-from ..parts import Matrices
+from ..rounding import Matrices
 
 
 def residualised(found: Factored, order: int) -> tuple[Array, Array, Matrices]:

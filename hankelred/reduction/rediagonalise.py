@@ -16,8 +16,7 @@ from ..checks import EPS, Array
 from ..errors import DiagonalisationError, OrderError
 from ..linalg.gain import largest_gain
 from ..linalg.response import boundary_points
-from ..parts import Matrices
-from ..rounding import sample_frequencies
+from ..rounding import Matrices, sample_frequencies
 from ..systems import DiagonalSystem, real_output
 
 # Transforming with X costs a relative error of about cond(X) eps: 1e-8 at this limit, far below the truncation

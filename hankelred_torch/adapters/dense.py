@@ -12,8 +12,8 @@ import hankelred as hr
 from hankelred import DiagonalSystem, StateSpace
 from hankelred.checks import check_integer, check_items
 from hankelred.errors import InputError
-from hankelred.parts import Matrices
 from hankelred.reduction.rediagonalise import diagonalised
+from hankelred.rounding import Matrices
 
 from ..convert import to_tensor
 from ..layers import S4D, S5
