@@ -17,7 +17,7 @@ from .checks import EPS, Array
 from .errors import NumericalError, StabilityError
 from .linalg.adi import Cayley, LowRankGramians, Outcome, Pencil
 from .linalg.hankel_svd import HankelSVD
-from .parts import DenseParts, Matrices
+from .rounding import Matrices
 from .systems.sparse import DENSE_UP_TO
 
 # What the columns left out may change, relative to the largest Hankel singular value.
@@ -101,8 +101,8 @@ class LowRankParts:
         return float(floor), int(np.count_nonzero(svd.values > floor)), False
 
 
-def large_parts(system: Any, offset: float) -> LowRankParts | DenseParts:
-    """Return the parts of a sparse system: dense ones where it is unstable or of full rank and its size permits."""
+def low_rank_parts(system: Any, offset: float) -> LowRankParts | None:
+    """Return the parts of a sparse system; None where it is unstable or of full rank, and small enough to be dense."""
     outermost = system.outermost(offset)
     if len(outermost) == 0:
         recursion = recursion_of(system)
@@ -111,19 +111,19 @@ def large_parts(system: Any, offset: float) -> LowRankParts | DenseParts:
         stalled = recursion.outcome is Outcome.STALLED and recursion.change <= USABLE * recursion.size
         if stalled or recursion.outcome is Outcome.CONVERGED:
             return LowRankParts(system, recursion)
-        if system.n > DENSE_UP_TO:
-            raise NumericalError(
-                f"The Gramians of a system of more than {DENSE_UP_TO} states must have factors of low rank; got "
-                f"{system!r}, of which after {recursion.steps} shifts {recursion.outcome.value}. Fewer inputs and "
-                f"outputs, or more damping, make the rank smaller."
-            )
-    elif system.n > DENSE_UP_TO:
+    if system.n <= DENSE_UP_TO:
+        return None
+    if len(outermost):
         names = ", ".join(f"{pole:.6g}" for pole in outermost[:3])
         raise StabilityError(
             f"A system of more than {DENSE_UP_TO} states must be stable; got {system!r} with poles {names} on or "
             f"beyond the stability boundary. Take its unstable and marginal modes, such as rigid-body modes, out first."
         )
-    return DenseParts(system, offset)
+    raise NumericalError(
+        f"The Gramians of a system of more than {DENSE_UP_TO} states must have factors of low rank; got {system!r}, of "
+        f"which after {recursion.steps} shifts {recursion.outcome.value}. Fewer inputs and outputs, or more damping, "
+        f"make the rank smaller."
+    )
 
 
 def recursion_of(system: Any) -> LowRankGramians:

@@ -16,9 +16,9 @@ from .checks import EPS, Array
 from .linalg import cauchy
 from .linalg.hankel_svd import HankelSVD, real_pair
 from .linalg.hessenberg import HessenbergForm
-from .linalg.response import boundary_points, dense_response
 from .linalg.schur import apply_units, balanced_units, decouple, ordered_schur, rounding_norms
 from .linalg.triangular import schur_factors
+from .rounding import Matrices as Matrices
 from .rounding import measured
 from .systems import DiagonalBank, DiagonalSystem, StateSpace, real_output
 
@@ -35,25 +35,6 @@ ROUNDINGS = 32
 
 # A pole this many error bars beyond the stability boundary is unstable and not marginal.
 CLEAR_OF_BAR = 1e3
-
-
-class Matrices(NamedTuple):
-    """A projected system ``(A, B, C, D)``; A lacks `shift` times the identity, see `Poles.less_shift`.
-
-    `terms` holds ``|Ti| |A| |T|`` of a diagonal system: the sizes of what was added up to A.
-    """
-
-    A: Array
-    B: Array
-    C: Array
-    D: Array
-    shift: float = 0.0
-    terms: Array | None = None
-
-    def response(self, omega: Array, discrete: bool) -> Array:
-        """Return the response at frequencies in rad per unit of time."""
-        points = boundary_points(omega, discrete)
-        return dense_response(self.A, self.B, self.C, self.D, points - self.shift)
 
 
 class InBalancedUnits:
@@ -271,11 +252,12 @@ class DiagonalParts:
 
 def parts_of(system: Any, offset: float, splits: bool = True) -> Any:
     """The parts of one system; poles within `offset` of the stability boundary are put aside, unless none shall be."""
+    found = None
     if system.is_sparse and splits:
-        from .low_rank import large_parts  # scipy.sparse, which most programs never need
+        from .low_rank import low_rank_parts  # scipy.sparse, which most programs never need
 
-        return large_parts(system, offset)
-    return (DiagonalParts if system.is_diagonal else DenseParts)(system, offset, splits)
+        found = low_rank_parts(system, offset)
+    return found or (DiagonalParts if system.is_diagonal else DenseParts)(system, offset, splits)
 
 
 def in_own_time(system: DiagonalSystem | DiagonalBank) -> tuple[Array, Array, Array]:

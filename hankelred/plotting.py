@@ -378,10 +378,11 @@ def _frequencies(G: Any, H: Any, dt: Any) -> Array:
     both_signs = any(x.dtype.kind == "c" and not getattr(x, "has_real_output", False) for x in (G, H))
     damping, place = np.abs(poles.real), poles.imag if both_signs else np.abs(poles.imag)
     sharp = np.flatnonzero((damping > 0) & (damping < 0.3 * np.abs(place)))
-    sharp = sharp[np.argsort(damping[sharp] / np.abs(place[sharp]))][:50]  # the sharpest peaks, for the time it takes
+    few = G.is_sparse or H.is_sparse  # where every frequency is a factorisation
+    sharp = sharp[np.argsort(damping[sharp] / np.abs(place[sharp]))][: 3 if few else 50]  # the sharpest peaks
     resonances = (place[sharp, None] + damping[sharp, None] * np.linspace(-3, 3, 13)).ravel()
     size = np.abs(poles) if len(poles) else np.ones(1)
     top = 0.999 * np.pi / step if G.is_discrete else 10 * size.max()  # a pole may lie on z = -1
     low = -top if both_signs else min(size.min() / 10, top / 100)
-    grid = np.linspace(low, top, 400) if both_signs else np.geomspace(low, top, 300)
+    grid = np.linspace(low, top, 80 if few else 400) if both_signs else np.geomspace(low, top, 60 if few else 300)
     return np.unique(np.concatenate([grid, resonances[(resonances >= low) & (resonances <= top)]]))

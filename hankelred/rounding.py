@@ -6,7 +6,7 @@ all its balanced states is therefore compared with the one given, at the frequen
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,25 @@ SAMPLES, SAFETY = 40, 4.0
 
 # A response this near to a marginal pole, relative to the frequency, says nothing.
 NEAR = 1e-3
+
+
+class Matrices(NamedTuple):
+    """A projected system ``(A, B, C, D)``; A lacks `shift` times the identity, see `Poles.less_shift`.
+
+    `terms` holds ``|Ti| |A| |T|`` of a diagonal system: the sizes of what was added up to A.
+    """
+
+    A: Array
+    B: Array
+    C: Array
+    D: Array
+    shift: float = 0.0
+    terms: Array | None = None
+
+    def response(self, omega: Array, discrete: bool) -> Array:
+        """Return the response at frequencies in rad per unit of time."""
+        points = boundary_points(omega, discrete)
+        return dense_response(self.A, self.B, self.C, self.D, points - self.shift)
 
 
 def measured(parts: Any, svd: HankelSVD, floor: float) -> tuple[float, bool]:

@@ -83,6 +83,13 @@ def test_a_nilpotent_system_is_finished_by_steps_of_smith():
     np.testing.assert_allclose(hsv(found, np.eye(n))[:n], np.ones(n), rtol=1e-12)  # a delay of n samples
 
 
+def test_the_shift_of_smith_is_a_solve_with_E():
+    A, E, B, _ = pencil(10, 3, float, True)
+    solver = Cayley(Dense(A, E)).factor(-1.0)
+    np.testing.assert_allclose(solver.solve(B), np.linalg.solve(-2 * E, B), rtol=1e-12)
+    np.testing.assert_allclose(solver.solve_adjoint(B), np.linalg.solve(-2 * E.T, B), rtol=1e-12)
+
+
 def test_one_factor_serves_a_symmetric_pencil():
     A, _, B, _ = pencil(50, 4, float, False)
     A = A + A.T - 3 * np.eye(50)

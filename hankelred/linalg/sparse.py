@@ -164,7 +164,7 @@ class IndexOnePencil:
         columns = np.argsort(np.diff(E.indptr) == 0, kind="stable")
         self.n = n = int(np.count_nonzero(np.diff(E.indptr)))
         if n != np.count_nonzero(np.diff(by_rows.indptr)):
-            raise _index_error(f"{len(rows) - n} columns of zeros in E and another number of such rows")
+            raise _not_index_one(f"{len(rows) - n} columns of zeros in E and another number of such rows")
         self.rows, self.columns = rows, columns
         A, E = A[rows][:, columns], E[rows][:, columns]
         self.real = A.dtype.kind != "c" and E.dtype.kind != "c"
@@ -173,7 +173,7 @@ class IndexOnePencil:
         try:
             self._algebraic = SuperLU(A[n:][:, n:])
         except np.linalg.LinAlgError as error:
-            raise _index_error("algebraic equations that are singular") from error
+            raise _not_index_one("algebraic equations that are singular") from error
 
     def reduced_ports(self, B: Array, C: Array, D: Array) -> tuple[Array, Array, Array]:
         """Return B, C and D of the differential equation."""
@@ -202,7 +202,7 @@ class IndexOnePencil:
         try:
             return SuperLU(self._E)
         except np.linalg.LinAlgError as error:
-            raise _index_error("an E that is singular beyond its rows and columns of zeros") from error
+            raise _not_index_one("an E that is singular beyond its rows and columns of zeros") from error
 
 
 class _FirstPart:
@@ -223,7 +223,7 @@ class _FirstPart:
         return padded
 
 
-def _index_error(got: str) -> InputError:
+def _not_index_one(got: str) -> InputError:
     return InputError(
         f"A sparse pencil (A, E) must have index 1 at most, with rows and columns of zeros in E for its algebraic "
         f"equations and variables; got {got}. Differentiate the constraints first, or pass dense matrices, of which "
