@@ -73,10 +73,11 @@ class SparsePencil:
 
     def factor(self, p: complex) -> Solver:
         """Factor ``A + p E``."""
-        if self._order is None or not self._symmetric_pattern:
-            return self.factored(self.matrix + p * self.identity_or_mass if p else self.matrix)
+        if not self._symmetric_pattern:
+            return SuperLU(self.matrix + p * self.identity_or_mass if p else self.matrix)
         if self._aligned is None:
-            self._aligned = _aligned(*(M[self._order][:, self._order] for M in (self.matrix, self.identity_or_mass)))
+            order = self._elimination_order()
+            self._aligned = _aligned(*(M[order][:, order] for M in (self.matrix, self.identity_or_mass)))
         pattern, A, E = self._aligned
         return self._in_order(sp.csc_array((A + p * E, pattern.indices, pattern.indptr), shape=(self.n, self.n)))
 
@@ -88,11 +89,17 @@ class SparsePencil:
         """Factor a matrix with the pattern of the pencil, rows and columns in the order that gives little fill."""
         if not self._symmetric_pattern:
             return SuperLU(M)
+        order = self._elimination_order()
+        return self._in_order(M[order][:, order])
+
+    def _elimination_order(self) -> Array:
+        """Return the order of elimination, found once: results must not depend on what was factored before."""
         if self._order is None:
-            first = SuperLU(M, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=self._threshold, options=SYMMETRIC)
-            self._order = np.argsort(first.factors.perm_c)
-            return first
-        return self._in_order(M[self._order][:, self._order])
+            pattern = abs(self.matrix) + abs(self.identity_or_mass)
+            dominant = pattern + sp.diags_array(np.asarray(pattern.sum(axis=1)).ravel(), format="csc")
+            found = SuperLU(dominant, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=SYMMETRIC)
+            self._order = np.argsort(found.factors.perm_c)
+        return self._order
 
     def _in_order(self, M: Any) -> Solver:
         """Factor a matrix whose rows and columns are in their order already."""
