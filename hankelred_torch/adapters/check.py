@@ -61,7 +61,8 @@ def difference(adapter: Adapter) -> float:
                 raise
             except Exception as error:  # whatever other people's code raises
                 errors.append(f"{type(error).__name__}: {error}")
-    if found is not None:
+    plain = all(x in module._parameters or x in module._buffers for module, x, _ in adapter.places().values())
+    if found is not None and plain:  # others, such as parametrized ones, are refused by name where they are replaced
         raise RunsWithAllStatesOnly(
             f"{type(layer).__qualname__} must run with fewer states to be reduced; got {errors[-1]}. It has a size or "
             f"a tensor of its states that {type(adapter).__name__} does not know: name it there."
