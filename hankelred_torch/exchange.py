@@ -53,7 +53,7 @@ class Replacement:
 class Exchange:
     """Tensors, attributes and contents that are to change together; nothing changes before `commit`.
 
-    As a context it is committed at the beginning and undone if its block raises.
+    As a context it is undone if its block raises, in which it is committed: so there is no moment between both.
 
     Parameters
     ----------
@@ -160,8 +160,7 @@ class Exchange:
             raise
 
     def __enter__(self) -> Exchange:
-        """Commit."""
-        self.commit()
+        """Begin a block."""
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,17 @@ def random_state() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": cuda,
     }
+
+
+def way_back(generator: Any) -> Callable[[], Any] | None:
+    """Return what puts a random generator of torch, NumPy or Python where it is now; None of anything else."""
+    if isinstance(generator, torch.Generator):
+        return partial(generator.set_state, generator.get_state())
+    if isinstance(generator, np.random.Generator):
+        return partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
+    if isinstance(generator, np.random.RandomState):
+        return partial(generator.set_state, generator.get_state())
+    return partial(generator.setstate, generator.getstate()) if isinstance(generator, random.Random) else None
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:

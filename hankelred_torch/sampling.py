@@ -23,6 +23,7 @@ from hankelred.errors import HankelredError, InputError, NumericalError
 from .convert import first
 from .exchange import holding
 from .layer_sums import SampleStatistics, Statistics
+from .randomness import way_back
 
 if TYPE_CHECKING:
     from .adapters.base import Adapter
@@ -386,14 +387,15 @@ def _drawn(batches: Any, most: int) -> Iterator[Any]:
     own: Any = copy.copy(loader)
     vars(own)["_iterator"] = None  # persistent workers have one iterator, which a second loop would begin anew
     own.num_workers = min(own.num_workers, 1)
-    drawing = (loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
-    states = [(x, x.get_state()) for y in drawing if isinstance(x := getattr(y, "generator", None), torch.Generator)]
-    try:
+    drawing = (loader.dataset, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
+    kept = [vars(x) for x in (loader, *drawing) if hasattr(x, "__dict__")]  # epochs, places and generators
+    with ExitStack() as stack:
+        stack.callback(vars(own).__setitem__, "_iterator", None)
+        for attributes in kept:
+            stack.callback(_put_back, attributes, dict(attributes))
+            for back in filter(None, map(way_back, attributes.values())):
+                stack.callback(back)
         yield from islice(own, most)
-    finally:
-        vars(own)["_iterator"] = None
-        for generator, state in states:
-            generator.set_state(state)
 
 
 def _on(device: torch.device, x: Any) -> Any:

@@ -30,6 +30,10 @@ MOVED = 0.01
 RTOL = 1e-4
 
 
+class RunsWithAllStatesOnly(InputError):
+    """The layer runs, but not as it would be after a cut."""
+
+
 def difference(adapter: Adapter) -> float:
     """Run a layer and return the relative difference from what its adapter takes it for.
 
@@ -39,8 +43,10 @@ def difference(adapter: Adapter) -> float:
     ------
     InputError
         If the layer does not run by itself on a sequence, or on nothing but a length.
+    RunsWithAllStatesOnly
+        If it does, but not with fewer states.
     """
-    layer, fewer, errors = adapter.layer, adapter.states - adapter.round_to, []
+    layer, fewer, errors, found = adapter.layer, adapter.states - adapter.round_to, [], None
     compare = _of_recurrence if adapter.kind == "selective" else _of_system
     with running(layer):
         for dtype in (torch.float64, torch.float32):  # some convert to single precision on the way
@@ -55,9 +61,15 @@ def difference(adapter: Adapter) -> float:
                 raise
             except Exception as error:  # whatever other people's code raises
                 errors.append(f"{type(error).__name__}: {error}")
+    plain = all(x in module._parameters or x in module._buffers for module, x, _ in adapter.places().values())
+    if found is not None and plain:  # others, such as parametrized ones, are refused by name where they are replaced
+        raise RunsWithAllStatesOnly(
+            f"{type(layer).__qualname__} must run with fewer states to be reduced; got {errors[-1]}. It has a size or "
+            f"a tensor of its states that {type(adapter).__name__} does not know: name it there."
+        )
     raise InputError(
-        f"{type(layer).__qualname__} must run by itself on a random sequence, with all its states and with fewer, to "
-        f"be compared with what {type(adapter).__name__} reads; got {errors[0]}"
+        f"{type(layer).__qualname__} must run by itself on a random sequence to be compared with what "
+        f"{type(adapter).__name__} reads; got {errors[0]}"
     )
 
 

@@ -28,7 +28,13 @@ REFUSED = {
         "must forget states one by one to be reduced; got a delta rule, whose decay is a full matrix of the keys. No "
         "adapter knows it, and none that is registered fits."
     ),
-    r"Mamba3\w*|Rwkv\w*Attention|RWKV\w*": "must have an adapter to be reduced; no one has written one for it yet.",
+    r"xLSTM(Layer|Block)|\w*mLSTM(Layer|Block|Cell)": (
+        "must read its states linearly to be reduced; got an xLSTM, which divides by a normaliser of them. No adapter "
+        "knows it."
+    ),
+    r"Mamba3\w*|Rwkv\w*Attention|RWKV\w*|\w*(Lightning|Linear)Attention": (
+        "must have an adapter to be reduced; no one has written one for it yet."
+    ),
 }
 
 

@@ -17,7 +17,7 @@ from hankelred.checks import check_type
 from hankelred.errors import InputError, NumericalError, StabilityError
 
 from .base import Adapter
-from .check import RTOL, difference
+from .check import RTOL, RunsWithAllStatesOnly, difference
 from .lru import LRUAdapter
 from .mamba import MambaAdapter
 from .mamba2 import GatedLinearAttentionAdapter, Mamba2Adapter
@@ -332,7 +332,8 @@ def _about_behaviour(adapter: Adapter) -> str:
         except (StabilityError, NumericalError):
             return ""
         except InputError as error:  # not to be run by itself, which is held against a bare name only
-            found[form] = str(error) if _known_by_name(type(layer)) else ""
+            held = _known_by_name(type(layer)) or isinstance(error, RunsWithAllStatesOnly)
+            found[form] = str(error) if held else ""
     return found[form]
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from hankelred.checks import check_number
 from hankelred.errors import InputError
@@ -218,14 +217,13 @@ class _PlanarSystem(torch.autograd.Function):
         nu, theta = nu_log.double().exp(), theta_log.double().exp()
         gamma = gamma_log.to(B_re.dtype).exp()[:, None]
         B = torch.stack([B_re, B_im]) * gamma
-        ctx.save_for_backward(nu, theta, gamma, B)
-        ctx.log_dtype = nu_log.dtype
-        return torch.stack([-nu, theta]), B, torch.stack([C_re, -C_im], dim=1)
+        rates = torch.stack([-nu, theta])
+        ctx.save_for_backward(rates, gamma_log, B)
+        return rates, B, torch.stack([C_re, -C_im], dim=1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g_rates: Tensor, gB: Tensor, gC: Tensor) -> tuple[Tensor, ...]:
-        nu, theta, gamma, B = ctx.saved_tensors
-        g_logs = -nu * g_rates[0], theta * g_rates[1], (gB * B).sum((0, 2))
-        g_B_re, g_B_im = gB * gamma
-        return *(g.to(ctx.log_dtype) for g in g_logs), g_B_re, g_B_im, gC[:, 0], -gC[:, 1]
+        rates, gamma_log, B = ctx.saved_tensors
+        g_logs = *(rates * g_rates), (gB * B).sum((0, 2))
+        g_B_re, g_B_im = gB * gamma_log.to(gB.dtype).exp()[:, None]
+        return *(g.to(gamma_log.dtype) for g in g_logs), g_B_re, g_B_im, gC[:, 0], -gC[:, 1]

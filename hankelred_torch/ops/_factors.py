@@ -26,7 +26,6 @@ import numpy as np
 import scipy.linalg as sla
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from hankelred.checks import Array
 from hankelred.errors import InputError, OrderError
@@ -167,21 +166,30 @@ class _PairFactor(torch.autograd.Function):
         return columns, distance
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, F: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        poles, columns, pivots, w, beta, mix = ctx.saved_tensors
-        F, columns = F.resolve_conj().clone(memory_format=torch.contiguous_format), columns.clone()
-        for b in range(len(poles)):
-            kernels.unmix(_array(F[b]), _array(mix[b]))
-            kernels.unmix(_array(columns[b]), _array(mix[b]))
-        doubled = torch.cat([poles, poles.conj()], dim=1)
-        g_poles, g_B = torch.empty_like(poles), w.new_empty(*poles.shape, w.shape[2])
-        data, steps = (
-            _pole_data(doubled, ctx.discrete, ctx.by_rates),
-            FactorSteps(*map(_array, (columns, pivots, w, beta))),
-        )
-        kernels.adjoint_bank(data, steps, _array(F), ctx.discrete, _array(g_poles), _array(g_B))
-        return _by_data(g_poles, poles, ctx.by_rates), g_B, None, None, None
+        return *once(_pair_backward, F, *ctx.saved_tensors, ctx.discrete, ctx.by_rates), None, None, None
+
+
+def _pair_backward(
+    F: Tensor,
+    poles: Tensor,
+    columns: Tensor,
+    pivots: Tensor,
+    w: Tensor,
+    beta: Tensor,
+    mix: Tensor,
+    discrete: bool,
+    by_rates: bool,
+) -> tuple[Tensor, Tensor]:
+    F, columns = F.resolve_conj().clone(memory_format=torch.contiguous_format), columns.clone()
+    for b in range(len(poles)):
+        kernels.unmix(_array(F[b]), _array(mix[b]))
+        kernels.unmix(_array(columns[b]), _array(mix[b]))
+    doubled = torch.cat([poles, poles.conj()], dim=1)
+    g_poles, g_B = torch.empty_like(poles), w.new_empty(*poles.shape, w.shape[2])
+    data, steps = _pole_data(doubled, discrete, by_rates), FactorSteps(*map(_array, (columns, pivots, w, beta)))
+    kernels.adjoint_bank(data, steps, _array(F), discrete, _array(g_poles), _array(g_B))
+    return _by_data(g_poles, poles, by_rates), g_B
 
 
 @operator(

@@ -6,7 +6,7 @@ operator, and what `torch.func.vmap` can batch: loops compiled by numba need all
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -55,12 +55,16 @@ def differentiable(made: Any, save: Callable[..., None], differentiate: Callable
 
 
 def once(made: Any, *inputs: Any) -> Any:
-    """Call an operator that has no derivative, where one may be asked for."""
+    """Call a function that has no derivative, where one may be asked for: `inputs` are all that it depends on.
+
+    torch's own `once_differentiable` cuts the graph instead, and a second derivative by `torch.autograd.grad` is then
+    that of all other paths, without a word.
+    """
     return made(*inputs) if torch.compiler.is_compiling() else _Once.apply(made, *inputs)
 
 
 class _Once(torch.autograd.Function):
-    """An operator that has no derivative of its own, as backward passes call it."""
+    """A function that has no derivative of its own, as backward passes call it."""
 
     generate_vmap_rule = True
 
@@ -108,12 +112,12 @@ def described(x: Any) -> str:
     return f"{x.dtype} of shape {tuple(x.shape)}" + ("" if x.layout == torch.strided else f" ({x.layout})")
 
 
-def check_tensors(**tensors: Any) -> None:
-    """Raise unless all are floating point or complex tensors of one device; None stands for an argument left out.
+def check_tensors(optional: Mapping[str, Any] | None = None, /, **tensors: Any) -> None:
+    """Raise unless all are floating point or complex tensors of one device; of the optional ones, those that are given.
 
     Kernels read the memory of what they are given: one tensor without data among others would be noise.
     """
-    given = {name: x for name, x in tensors.items() if x is not None}
+    given = tensors | {name: x for name, x in (optional or {}).items() if x is not None}
     for name, x in given.items():
         if not is_dense(x, NUMBERS):
             raise InputError(

@@ -91,7 +91,8 @@ def doubled(systems: Batch) -> Batch:
 def factors(systems: Batch) -> tuple[Tensor, Tensor]:
     """Return S and R (batch, n, n) of systems with complex output."""
     if _is_empty(systems):
-        nothing = systems.B.sum() * 0 + systems.C.sum() * 0  # in the graph all the same
+        poles, B, C = systems[:3]
+        nothing = (poles.sum() + B.sum() + C.sum()) * 0  # in the graph all the same
         S = nothing.expand(*systems.poles.shape, systems.poles.shape[1])
         return S, S
     weight, B, C, linked = _scaled(systems)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ._operator import differentiable, once, operator
 
@@ -27,15 +26,16 @@ def impulse_response(rates: Tensor, B: Tensor, C: Tensor, length: int) -> Tensor
     fine = torch.arange(short, device=rates.device, dtype=torch.float64)
     coarse, fine = (torch.exp(t[:, None] * rates).to(dtype) for t in (coarse, fine))
     powers = torch.view_as_real((coarse[:, None] * fine).reshape(-1, n)[:length]).flatten(1)
-    B, C = torch.complex(B[0], B[1]), torch.complex(C[:, 0], C[:, 1])  # this C is the conjugate one
-    residues = torch.view_as_real(C.T[:, :, None] * B.conj()[:, None, :])  # Re(a b) = <a, conj(b)> of planes
+    B, C = torch.complex(B[0], -B[1]), torch.complex(C[:, 0], C[:, 1])  # the conjugates of both
+    residues = torch.view_as_real(C.T[:, :, None] * B[:, None, :])  # Re(a b) = <a, conj(b)> of planes
     residues = residues.permute(0, 3, 1, 2).reshape(2 * n, -1)
     return product(powers, residues).view(length, len(C), B.shape[1])
 
 
 def causal_convolution(u: Tensor, K: Tensor) -> Tensor:
     """Return ``y_t = sum_s K_s u_{t-s}`` for sequences `u` (batch, length, inputs), K (length, outputs, inputs)."""
-    return _Convolution.apply(u, K)
+    y: Tensor = _Convolution.apply(u, K)[0]
+    return y
 
 
 def fast_length(length: int) -> int:
@@ -47,7 +47,8 @@ def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which products on the device of `x` keep the dtype of their factors."""
     device = x.device.type
     # the context costs as much as a small product: only where there is something to switch off
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else contextlib.nullcontext()
 
 
 # Bytes of sequences and spectra that pass through the convolution together: 1 to 4 MiB differ by less than a tenth.
@@ -55,9 +56,14 @@ BLOCK = 1 << 21
 
 
 def _blocks(u: Tensor, padded: int) -> list[slice]:
-    """Return slices of the channels whose padded sequences fill the cache; all at once where there is a GPU."""
+    """Return slices of the channels whose padded sequences fill the cache; all at once where there is a GPU.
+
+    There are none without sequences, of which an FFT is an error.
+    """
     batch, channels, _ = u.shape
-    size = max(1, BLOCK // (2 * u.element_size() * max(batch, 1) * padded)) if u.is_cpu else channels
+    if not batch:
+        return []
+    size = max(1, BLOCK // (2 * u.element_size() * batch * padded)) if u.is_cpu else channels
     return [slice(start, start + size) for start in range(0, channels, size)]
 
 
@@ -78,7 +84,7 @@ def _convolved(u: Tensor, K: Tensor) -> Tensor:
 def _correlated(gy: Tensor, u: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
     gy, u, length = gy.mT.contiguous(), u.mT.contiguous(), u.shape[1]
     padded = fast_length(2 * length - 1)
-    gu, gK = torch.empty_like(gy), gy.new_empty(len(K), length)
+    gu, gK = torch.empty_like(gy), gy.new_zeros(len(K), length)
     for block in _blocks(u, padded):
         U, G, H = (torch.fft.rfft(x, padded) for x in (u[:, block], gy[:, block], K[block]))
         gu[:, block] = torch.fft.irfft(G * H.conj(), padded)[..., :length]
@@ -103,13 +109,17 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        ctx.save_for_backward(a, b)
+    def forward(a: Tensor, b: Tensor) -> Tensor:
         return a @ b
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         a, b = ctx.saved_tensors
         with without_autocast(g):
@@ -119,28 +129,38 @@ class _Product(torch.autograd.Function):
 class _Convolution(torch.autograd.Function):
     """Convolution with a hand-written adjoint: autograd would fill the half spectra up to full ones."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, u: Tensor, K: Tensor) -> Tensor:
+    def forward(u: Tensor, K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         padded = fast_length(u.shape[1] + len(K) - 1)
         U = _spectrum(u, padded)
         M = _real_matrices(torch.fft.rfft(K, padded, dim=0))
-        ctx.save_for_backward(U, M)
-        ctx.padded, ctx.length, ctx.taps = padded, u.shape[1], len(K)
-        return _sequences(U @ M, padded, u.shape[1])
+        return _sequences(U @ M, padded, u.shape[1]), U, M
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
-        U, M = ctx.saved_tensors
-        G = _spectrum(gy, ctx.padded)
-        with without_autocast(gy):
-            gu, parts = G @ M.mT, U.mT @ G
-        gu = _sequences(gu, ctx.padded, ctx.length)
-        parts = parts.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # put together to conj(U)^T G
-        re = parts[:, :, 0, :, 0] + parts[:, :, 1, :, 1]
-        im = parts[:, :, 0, :, 1] - parts[:, :, 1, :, 0]
-        gK = torch.fft.irfft(torch.complex(re, im).mT, ctx.padded, dim=0)[: ctx.taps]
-        return gu, gK
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, gy: Tensor, *_: Tensor | None) -> tuple[Tensor, ...]:
+        found: tuple[Tensor, ...] = once(_convolution_adjoint, gy, *ctx.saved_tensors)
+        return found
+
+
+def _convolution_adjoint(gy: Tensor, u: Tensor, K: Tensor, U: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the sequences and of the response, whose spectra are given."""
+    padded = fast_length(u.shape[1] + len(K) - 1)
+    G = _spectrum(gy, padded)
+    with without_autocast(gy):
+        gu, parts = G @ M.mT, U.mT @ G
+    gu = _sequences(gu, padded, u.shape[1])
+    parts = parts.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # put together to conj(U)^T G
+    re = parts[:, :, 0, :, 0] + parts[:, :, 1, :, 1]
+    im = parts[:, :, 0, :, 1] - parts[:, :, 1, :, 0]
+    gK = torch.fft.irfft(torch.complex(re, im).mT, padded, dim=0)[: len(K)]
+    return gu, gK
 
 
 def _spectrum(u: Tensor, padded: int) -> Tensor:

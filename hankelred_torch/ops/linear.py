@@ -180,7 +180,7 @@ def _in_time(z: Tensor | None, reverse: bool) -> Any:
 
 def _check(a: Tensor, b: Tensor, initial: Tensor | None, reset: Tensor | None) -> None:
     """Raise `InputError` unless shapes fit together."""
-    check_tensors(a=a, b=b, initial=initial)
+    check_tensors({"initial": initial}, a=a, b=b)
     if b.ndim < 2:
         raise InputError(
             f"b must have at least the axes (batch, length); got shape {tuple(b.shape)}. Add them with b[None] or "

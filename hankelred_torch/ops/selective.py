@@ -220,7 +220,7 @@ _scan = differentiable(_outputs, _save, _differentiate)
 
 def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, initial: Tensor | None) -> None:
     """Raise `InputError` unless shapes and kinds of numbers fit together."""
-    check_tensors(u=u, delta=delta, A=A, B=B, C=C, D=D, initial=initial)
+    check_tensors({"D": D, "initial": initial}, u=u, delta=delta, A=A, B=B, C=C)
     if u.ndim != 3 or A.ndim != 2:
         raise InputError(
             f"u must be (batch, length, channels) and A (channels, n); got u {tuple(u.shape)} and A {tuple(A.shape)}."

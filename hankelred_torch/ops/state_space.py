@@ -104,7 +104,7 @@ def planar_ssm(
         Output sequences.
     """
     batch, length, inputs = u.shape
-    if method == "auto" and torch.compiler.is_compiling():  # a graph for every length
+    if not batch or method == "auto" and torch.compiler.is_compiling():  # no FFT of nothing; a graph for every length
         method = "recurrence"
     elif method == "auto":
         method = choose_method(batch, length, inputs, len(C), rates.shape[1], u.device.type)
@@ -169,7 +169,7 @@ def predicted_seconds(method: str, batch: int, length: int, inputs: int, outputs
 
 def _check(rates: Tensor, B: Tensor, C: Tensor, u: Tensor, D: Tensor | None) -> None:
     """Raise `InputError` unless shapes and kinds of numbers fit together."""
-    check_tensors(rates=rates, B=B, C=C, u=u, D=D)
+    check_tensors({"D": D}, rates=rates, B=B, C=C, u=u)
     for name, x, axes, is_complex in (
         ("rates", rates, 1, True),
         ("B", B, 2, True),

@@ -69,15 +69,16 @@ def resize_layers(
     model: nn.Module, adapters: Mapping[str, Adapter], like: Any, optimizers: tuple[Any, ...]
 ) -> dict[str, int]:
     """Resize a model without wrappers, whose layers were found, as `resize_` does."""
-    exchange, sizes = Exchange([model], optimizers), dict[str, int]()
-    for name, tensors in _wanted(adapters, like).items():
+    exchange, sizes = Exchange([model], optimizers), _wanted(adapters, like)
+    for name, states in sizes.items():
         adapter = adapters[name]
+        tensors = _empty(adapter, states)
         olds = stored_tensors(adapter.layer, tensors)
         news = standing_in(olds, {x: new for x, new in tensors.items() if new.shape != olds[x].shape})
         exchange.replace(olds, news, owner=f"layer {name!r}")
-        sizes[name] = adapter.states_of({x: tuple(new.shape) for x, new in tensors.items()})
-        exchange.attributes(adapter.layer, adapter.sizes(sizes[name]))
+        exchange.attributes(adapter.layer, adapter.sizes(states))
     with exchange:
+        exchange.commit()
         for x in adapters.values():
             type(x)(x.layer)  # raises if the shapes do not fit each other
     return sizes | {name: x.states for name, x in adapters.items() if name not in sizes}
@@ -121,8 +122,8 @@ def write_layers(model: nn.Module, layers: Mapping[str, Mapping[str, Tensor]]) -
                 adapters[name].tensor(tensor).copy_(value)
 
 
-def _wanted(adapters: Mapping[str, Adapter], like: Any) -> dict[str, dict[str, Tensor]]:
-    """Tensors of the shapes that are asked for, by layer and tensor name."""
+def _wanted(adapters: Mapping[str, Adapter], like: Any) -> dict[str, int]:
+    """The states that are asked for, by layer."""
     if isinstance(like, nn.Module):
         like = state_sizes(unwrapped(like))
     if not isinstance(like, Mapping) or len({isinstance(x, Tensor) for x in like.values()}) > 1:
@@ -132,12 +133,12 @@ def _wanted(adapters: Mapping[str, Adapter], like: Any) -> dict[str, dict[str, T
         )
     if any(isinstance(x, Tensor) for x in like.values()) or not like and adapters:
         plain = {_without_wrappers(key): x for key, x in like.items()} | dict(like)
-        return {name: _saved_tensors(adapter, plain, f"{name}." if name else "") for name, adapter in adapters.items()}
+        return {name: _saved_states(adapter, plain, f"{name}." if name else "") for name, adapter in adapters.items()}
     unknown = sorted(like.keys() - adapters.keys())
     if unknown:
         raise InputError(f"like must name state space layers of the model, {sorted(adapters)}; got {unknown}.")
     sizes = {name: check_integer(size, f"like[{name!r}]", least=1) for name, size in like.items()}
-    return {name: _empty(adapters[name], size) for name, size in sizes.items() if size != adapters[name].states}
+    return {name: size for name, size in sizes.items() if size != adapters[name].states}
 
 
 def _empty(adapter: Adapter, states: int) -> dict[str, Tensor]:
@@ -150,20 +151,22 @@ def _empty(adapter: Adapter, states: int) -> dict[str, Tensor]:
     return tensors
 
 
-def _saved_tensors(adapter: Adapter, state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Tensors of the shapes in a state dict; buffers that it does not hold are of the size of the others."""
+def _saved_states(adapter: Adapter, state_dict: Mapping[str, Tensor], prefix: str) -> int:
+    """The states of a layer in a state dict, which may lack buffers that are not saved."""
     shapes = {}
     for name, (module, attribute, old) in adapter.places().items():
         if prefix + name in state_dict or attribute not in module._non_persistent_buffers_set:
             shapes[name] = _saved_shape(state_dict, prefix + name, old)
-    return _empty(adapter, adapter.states_of(shapes))
+    return adapter.states_of(shapes)
 
 
 def _saved_shape(state_dict: Mapping[str, Tensor], key: str, old: Tensor) -> tuple[int, ...]:
     """The shape a tensor was saved with, if it can be the tensor at another number of states."""
     saved = state_dict.get(key)
     if not isinstance(saved, Tensor):
-        raise InputError(f"state_dict must hold the tensors of every state space layer; got none called {key!r}.")
+        alike = next((x for x in state_dict if x.endswith(f".{key}")), None)
+        hint = "" if alike is None else f", but {alike!r}. Strip {alike.removesuffix(key)!r} from the names"
+        raise InputError(f"state_dict must hold the tensors of every state space layer; got none called {key!r}{hint}.")
     shape = tuple(saved.shape)
     if len(shape) != old.ndim or sum(a != b for a, b in zip(shape, old.shape, strict=False)) > 1:
         raise InputError(

@@ -152,7 +152,7 @@ def _as_tuple(one_or_more: Any) -> tuple[Any, ...]:
 
 
 def _checked(copy: Any, adapters: Mapping[str, Adapter]) -> tuple[nn.Module, dict[str, Adapter]]:
-    inner = inner_of(copy)
+    inner = unwrapped(inner_of(copy))
     found = find_ssm_layers(inner)
     wanted, got = ({name: (type(x.layer).__qualname__, x.states) for name, x in y.items()} for y in (adapters, found))
     if got != wanted:

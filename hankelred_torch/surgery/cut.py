@@ -116,7 +116,8 @@ def compress_(
         check_holders(containers, replaced, [model, *copied], optimizers)
         warn_of_forgotten(alive, model, adapters, copied)
     prepared.notes.warn(stacklevel=4)
-    with prepared.exchange:
+    with prepared.exchange as exchange:
+        exchange.commit()
         prepared.check_sizes()
         if prepared.layers:
             _forget_compiled()
@@ -200,7 +201,7 @@ class _Cut:
                     f"The plan must be for this model; got one for layer {name!r} with {layer.n} states and "
                     f"{ {x: adapter.states for x, adapter in adapters.items()} } in the model. Call plan again."
                 )
-        if cuts:
+        if cuts and len(adapters) > 1:
             _refuse_tied(cuts, adapters)
         for name, layer in cuts.items():
             self._cut(name, layer)

@@ -20,7 +20,7 @@ _STORES = ("_parameters", "_buffers")  # attributes of modules
 
 
 def walk(tensors: Collection[Tensor], kinds: Collection[type]) -> tuple[list[Any], list[weakref.ref[Any]]]:
-    """Find the lists and dicts that hold tensors, weakly too, and the objects of classes, among all objects at once.
+    """Find the containers that hold tensors, weakly too, and the objects of classes, among all objects at once.
 
     This takes time in proportion to all that is alive. The objects are referred to weakly, so as not to keep them.
     """
@@ -47,7 +47,7 @@ def check_holders(
     Parameters
     ----------
     containers : iterable
-        Lists and dicts that hold them, from `walk`.
+        Lists, sets and dicts that hold them, from `walk`.
     tensors : dict of torch.Tensor to str
         Those that are replaced, and what to call them.
     models : sequence of torch.nn.Module
@@ -64,8 +64,8 @@ def check_holders(
     Warns
     -----
     HankelredWarning
-        If a dict by parameter holds one, or a list of tensors that an object keeps, and goes on with it. A list that is
-        only a variable, such as the one an optimizer was made of, is nobody's.
+        If a dict by parameter holds one, or a container of tensors or of tensors by name that an object keeps, and goes
+        on with it. One that is only a variable, such as the list an optimizer was made of, is nobody's.
     """
     told = {id(store) for x in models for m in x.modules() for store in (m._parameters, m._buffers)}
     told |= {id(group["params"]) for x in optimizers for group in x.param_groups} | {id(x.state) for x in optimizers}
@@ -95,10 +95,10 @@ def check_holders(
             steps = any(isinstance(value, Optimizer) for value in x.values())
             steps = steps or any(y is o.state or y is vars(o) for o in optimizers for y in around)
             (refused if steps else remarks).append(f"a {type(x).__name__} by parameter{_called(x, around)}, {held}")
-        elif isinstance(x, list) and _is_of_tensors(x) and not any("_module_parameters" in y for y in around):
-            inside_another = any(isinstance(y, (list, tuple)) and any(z is x for z in y) for y in keepers)
-            if inside_another or any("__builtins__" not in y for y in around):  # no variable of a function or module
-                remarks.append(f"a list of {len(x)} parameters{_called(x, around)}, {held}")
+        elif _is_of_tensors(inside) and not any("_module_parameters" in y for y in around):
+            listed = type(x) is list and any(isinstance(y, (list, tuple)) and any(z is x for z in y) for y in keepers)
+            if listed or any("__builtins__" not in y for y in around):  # no variable of a function or module
+                remarks.append(f"a {type(x).__name__} of {len(x)} parameters{_called(x, around)}, {held}")
     if refused:
         raise InputError(
             f"Parameters that are to be replaced must be held by the model and optimizers that are given; got "
@@ -109,12 +109,12 @@ def check_holders(
 
 
 def _is_container(x: Any) -> bool:
-    return type(x) is list or (isinstance(x, dict) and not isinstance(x, ByTensor))
+    return type(x) in (list, set) or (isinstance(x, dict) and not isinstance(x, ByTensor))
 
 
 def _inside(container: Any) -> list[Any]:
-    """The elements of a list, or the keys and values of a dict, whatever classes of them make of these."""
-    return container if isinstance(container, list) else [*dict.keys(container), *dict.values(container)]
+    """The elements of a container, or the keys and values of a dict, whatever classes of them make of these."""
+    return [*dict.keys(container), *dict.values(container)] if isinstance(container, dict) else list(container)
 
 
 def _attributes(x: Any) -> dict[Any, Any]:
@@ -122,8 +122,9 @@ def _attributes(x: Any) -> dict[Any, Any]:
     return x if isinstance(x, dict) else getattr(x, "__dict__", None) or {}
 
 
-def _is_of_tensors(x: list[Any]) -> bool:
-    return all(isinstance(y, Tensor) or type(y) is weakref.ref for y in x)
+def _is_of_tensors(x: Iterable[Any]) -> bool:
+    """Tell whether there are tensors and perhaps their names."""
+    return all(isinstance(y, (Tensor, str)) or type(y) is weakref.ref for y in x)
 
 
 def _warn(remarks: Iterable[str]) -> None:

@@ -25,7 +25,7 @@ from ..adapters.transport import raised
 from ..convert import to_array, to_tensors
 from ..exchange import Slot, State, find_slots
 from .averages import followed_values
-from .roles import TABLE, Entry, Kept, Notes, is_trusted, read_states, tried
+from .roles import TABLE, Entry, Kept, Notes, is_trusted, read_states, stepped, tried
 
 Optimizers = Optimizer | Iterable[Optimizer]
 
@@ -116,7 +116,7 @@ def check_optimizers(adapters: Mapping[str, Adapter], optimizers: tuple[Any, ...
 def _rehearse(optimizer: Any, group: Any, parameter: Tensor, name: str, axis: int | None, notes: Notes) -> None:
     """Step, cut and step a copy of an optimizer on a copy of one parameter."""
     try:
-        state = tried(optimizer, group, parameter, (1.0, 1.0))
+        twin, state = stepped(optimizer, group, parameter, (1.0, 1.0))
     except Exception as error:
         notes.add(optimizer, f"a copy of it could not be tried ({type(error).__name__}: {error})", name)
         return
@@ -130,8 +130,8 @@ def _rehearse(optimizer: Any, group: Any, parameter: Tensor, name: str, axis: in
         ((name, key) for key, x in held.items() if x.array is not None), to_array(kept.abs()) * 0.1
     )
     carried = _assembled(read, averages, {name: new}, notes).get(name)
-    try:
-        tried(optimizer, group, new, (1.0, 1.0), state=carried)
+    try:  # with all that the copy keeps beside the state of the parameter
+        stepped(twin, twin.param_groups[0], new, (1.0, 1.0), carried)
     except Exception as error:
         raise InputError(
             f"optimizers must be able to go on after a cut; got {type(optimizer).__name__}, a copy of which could not "

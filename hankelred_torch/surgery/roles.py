@@ -44,11 +44,10 @@ TABLE: dict[tuple[str | None, str], str] = {
     **dict.fromkeys([(None, x) for x in ("z", "slow_params", "slow_buffer")], "parameter"),
     ("torch.RMSprop", "momentum_buffer"): "start",  # of steps
     # dual averaging: the parameter is made of its start and the sum of gradients, which start again together
-    **dict.fromkeys([("pytorch_optimizer.MADGRAD", x) for x in ("s", "x0")], "start"),
-    **dict.fromkeys([("pytorch_optimizer.DAdaptAdaGrad", x) for x in ("sk", "x0", "alpha_k")], "start"),
     **dict.fromkeys([("pytorch_optimizer.DAdaptSGD", x) for x in ("z", "s", "x0")], "start"),
     **dict.fromkeys([("pytorch_optimizer.FTRL", x) for x in ("z", "n")], "basis"),
-    # beside a distance for all parameters together, that was estimated along with it
+    # beside a distance for all parameters together, that was estimated along with it; a copy shows what those of
+    # DAdaptAdam and Prodigy show, which can be carried
     **dict.fromkeys([(f"pytorch_optimizer.{x}", "s") for x in ("DAdaptLion", "DAdaptAdan")], "basis"),
     # beside bases of the axes, what does not lie in them
     **dict.fromkeys([(f"pytorch_optimizer.{x}", "exp_avg") for x in ("SOAP", "Conda")], "gradient"),
@@ -165,6 +164,8 @@ def read_states(
         if not state:
             continue
         broken = [x for x in state if (name, x) in carried and not np.isfinite(arrays.get((name, x), np.nan)).all()]
+        if any(roles[name][x] == "factored" for x in broken):  # one factor tells nothing without the other
+            broken = [x for x in state if x in broken or roles[name][x] == "factored"]
         if broken:
             notes.add(optimizer, f"{', '.join(broken)} are not finite and start anew", name)
         roles[name] |= dict.fromkeys(broken, "basis")
@@ -243,8 +244,15 @@ def _shown(optimizer: Any, group: Any, parameter: Tensor, keys: Sequence[str]) -
     return roles
 
 
-def tried(optimizer: Any, group: Any, parameter: Tensor, sizes: Sequence[float], state: State | None = None) -> State:
+def tried(optimizer: Any, group: Any, parameter: Tensor, sizes: Sequence[float]) -> State:
     """Step a copy of an optimizer on a copy of a parameter, with gradients of given sizes; return what it keeps."""
+    return stepped(optimizer, group, parameter, sizes)[1]
+
+
+def stepped(
+    optimizer: Any, group: Any, parameter: Tensor, sizes: Sequence[float], state: State | None = None
+) -> tuple[Any, State]:
+    """Do what `tried` does, from a state on if there is one, and return the copy of the optimizer, too."""
     generator, randomness = torch.Generator().manual_seed(0), random_state()
     own = nn.Parameter(parameter.detach().clone())
     try:
@@ -258,7 +266,7 @@ def tried(optimizer: Any, group: Any, parameter: Tensor, sizes: Sequence[float],
                 loss = (size * direction * own + 0.0 * own**2).sum()  # with a graph for those that want its curvature
                 (own.grad,) = torch.autograd.grad(loss.real if loss.is_complex() else loss, own, create_graph=True)
                 type(twin).step(twin)
-            return dict(twin.state.get(own, {}))
+            return twin, dict(twin.state.get(own, {}))
     finally:
         set_random_state(randomness)
 

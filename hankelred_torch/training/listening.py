@@ -151,11 +151,13 @@ def tried_batches(model: nn.Module, targets: Mapping[str, Adapter], batches: Any
     """Give sample batches that every attempt can ask for anew, after a trial of the first of them."""
     if batches is None:
         return None
-    if isinstance(batches, Iterator):
-        raise InputError(
-            f"batches must give the same batches to every attempt; got an iterator, {type(batches).__name__}, which "
-            f"the first would use up. Pass a list or a loader."
-        )
+    data = getattr(batches, "dataset", None)  # of a loader, which reads it in this process if it has no workers
+    for x in (batches, None if getattr(batches, "num_workers", 0) else data):
+        if isinstance(x, Iterator):
+            raise InputError(
+                f"batches must give the same batches to every attempt; got an iterator, {type(x).__name__}, which "
+                f"the first would use up. Pass a list or a loader whose data can be read again."
+            )
     if isinstance(batches, SampleStatistics) and attempts > 1:
         raise InputError(
             f"batches must serve {attempts} attempts; got statistics, which the first cut makes those of another "

@@ -58,7 +58,10 @@ class Rewarm:
         compressor : InTrainingCompressor
             The one that cuts.
         """
-        self._rises = [_rise_of(optimizer) for optimizer in compressor.optimizers]
+        inner = {
+            id(x.param_groups[0]["params"]): x for x in reversed(compressor.optimizers)
+        }  # first, of those around it
+        self._rises = [_rise_of(x) for x in compressor.optimizers if x in inner.values()]
 
     def after(self, plan: Any, compressor: Any) -> None:
         """Begin the rise anew.

@@ -181,7 +181,9 @@ def test_a_padded_model_computes_the_same_in_layers_of_one_size(name):
     ht.compress_(model, ht.CompressionConfig(order=sizes, round_to=1), batches=[ids])
     padded = ht.export_padded(model, 12)
     assert set(ht.state_sizes(padded).values()) == {12}
-    assert torch.max(torch.abs(logits(padded, ids) - logits(model, ids))) < 1e-5  # of logits up to 6
+    wanted, found = logits(model, ids), logits(padded, ids)
+    # relative to the largest logit, of float32 through all layers: 1 to 15 eps were seen
+    assert (found - wanted).abs().max().item() < 30 * torch.finfo(wanted.dtype).eps * wanted.abs().max().item()
 
 
 def test_training_goes_on_with_a_consistent_optimizer():

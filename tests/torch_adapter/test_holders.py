@@ -78,6 +78,11 @@ class Average:
         self.references = [weakref.ref(p) for p in parameters]
 
 
+class Owner:
+    def __init__(self, kept):
+        self.kept = kept
+
+
 @pytest.mark.parametrize(
     ("hold", "message"),
     [
@@ -85,10 +90,12 @@ class Average:
         (lambda x: Average(x.parameters()), "a list of 8 parameters called 'references'"),
         (lambda x: {p: 1.0 for p in x.parameters()}, "a dict by parameter"),
         (lambda x: {"clipped": [x.B_re, x.B_im]}, "a list of 2 parameters called 'clipped', which holds B_re"),
+        (lambda x: Owner(set(x.parameters())), "a set of 8 parameters called 'kept'"),
+        (lambda x: Owner(dict(x.named_parameters())), "a dict of 8 parameters called 'kept'"),
     ],
 )
-def test_lists_and_dicts_made_before_the_cut_are_told_of(hold, message):
-    # history: clip_grad_norm_ of such a list left a norm of 1.4e6
+def test_containers_made_before_the_cut_are_told_of(hold, message):
+    # history: clip_grad_norm_ of such a list left a norm of 1.4e6; sets and dicts by name were not looked at
     layer = lru()
     held = hold(layer)
     with pytest.warns(hr.HankelredWarning, match=message):
@@ -99,15 +106,16 @@ def test_lists_and_dicts_made_before_the_cut_are_told_of(hold, message):
 PARAMETERS = []
 
 
-def test_list_that_is_only_a_variable_is_nobodys():
+def test_container_that_is_only_a_variable_is_nobodys():
     layer = lru()
     parameters = list(layer.parameters())  # as an optimizer was made of it
+    others = dict(layer.named_parameters()), set(parameters)
     globals()["PARAMETERS"] = list(layer.parameters())
     optimizer = torch.optim.AdamW(parameters)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ht.compress_(layer, CONFIG, optimizer)
-    assert len(parameters) == len(PARAMETERS) == 8
+    assert {len(parameters), len(PARAMETERS), *map(len, others)} == {8}
 
 
 def drifted(layer, optimizer, average, steps=5):
@@ -183,6 +191,14 @@ def test_average_that_was_given_and_one_already_left_behind_are_not_told_of():
         left = AveragedModel(lru(8))  # of the sizes before
         ht.compress_(layer, ht.CompressionConfig(order=2))
     assert left is not None
+
+
+def test_average_of_a_compiled_model_that_was_given_is_not_told_of():
+    # history: what was given was compared in its wrapper, what is alive without it
+    layer = torch.compile(lru(), backend="eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", hr.HankelredWarning)
+        ht.compress_(layer, CONFIG, adam(layer), ema=AveragedModel(layer))
 
 
 def test_average_of_ema_pytorch_is_cut():

@@ -184,6 +184,45 @@ def test_moments_that_are_not_finite_start_anew(value, key):
     assert_consistent(layer, optimizer)
 
 
+@pytest.mark.parametrize("key", ["row_var", "col_var"])
+def test_factors_of_which_one_is_not_finite_start_anew_together(key):
+    # history: the one that was left alone was an error, in the middle of a cut
+    layer = lru(dtype=torch.float32)
+    optimizer = torch.optim.Adafactor(layer.parameters())
+    train(layer, optimizer, 2)
+    optimizer.state[layer.B_re][key].flatten()[0] = float("inf")
+    with pytest.warns(ht.OptimizerStateWarning, match="row_var, col_var are not finite and start anew, for B_re"):
+        ht.compress_(layer, ht.CompressionConfig(order=4), optimizer)
+    train(layer, optimizer, 1)
+
+
+class Beside(torch.optim.SGD):
+    """Keeps averages of the parameters beside the states, by group or all in one."""
+
+    def __init__(self, params, place):
+        super().__init__(params, lr=1e-3, momentum=0.9)
+        self.place, self.flat = place, None
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        super().step(closure)
+        for group in self.param_groups if self.place == "group" else ():
+            averages = group.setdefault("averages", [torch.zeros_like(p) for p in group["params"]])
+            for average, p in zip(averages, group["params"], strict=True):
+                average.lerp_(p, 0.1)
+        if self.place == "optimizer":
+            flat = torch.cat([p.flatten() for group in self.param_groups for p in group["params"]])
+            self.flat = flat if self.flat is None else self.flat.lerp(flat, 0.1)
+
+
+@pytest.mark.parametrize("place", ["group", "optimizer"])
+def test_tensors_beside_the_states_are_refused_before_training(place):
+    # history: accepted, and a size mismatch at the step after the first cut
+    layer = lru()
+    with pytest.raises(hr.InputError, match="optimizers must be able to go on after a cut; got Beside"):
+        check_optimizers(ht.find_ssm_layers(layer), (Beside(layer.parameters(), place),))
+
+
 @pytest.mark.parametrize("family", [ht.layers.LRU, ht.layers.S4D, ht.layers.S5])
 @pytest.mark.parametrize("order", [12, 20, 24])
 def test_squares_stay_above_the_squares_of_averages(family, order):

@@ -91,9 +91,21 @@ def test_learning_rate_rises_after_a_cut_and_the_schedule_does_not_notice():
     assert felt["schedule 4"] == felt["schedule 0"]
 
 
-def test_sample_batches_that_can_be_read_once_are_refused():
+class Stream(torch.utils.data.IterableDataset):
+    """Data that are their own iterator: whoever reads of them takes them from all others."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return torch.zeros(8, 3)
+
+
+@pytest.mark.parametrize("batches", [iter([]), torch.utils.data.DataLoader(Stream(), 4)], ids=["iterator", "loader"])
+def test_sample_batches_that_can_be_read_once_are_refused(batches):
+    # history: of such a loader the compressor took what the training was to see, in every attempt
     model = Stack()
     with pytest.raises(hr.InputError, match="batches must give the same batches to every attempt; got an iterator"):
         ht.InTrainingCompressor(
-            model, torch.optim.SGD(model.parameters()), *what_and_when(total_steps=10), batches=iter([])
+            model, torch.optim.SGD(model.parameters()), *what_and_when(total_steps=10), batches=batches
         )

@@ -8,6 +8,7 @@ from torch.optim import lr_scheduler
 
 import hankelred as hr
 import hankelred_torch as ht
+from hankelred_torch.surgery import as_optimizers
 
 SCHEDULES = {
     "lambda": lambda x: lr_scheduler.LambdaLR(x, lambda k: 1 / (1 + k)),
@@ -79,6 +80,17 @@ def test_every_group_of_every_optimizer_is_scaled():
         optimizer.step()
     felt = [group["params"][0].item() for x in (first, second) for group in x.param_groups]
     assert felt == [0.25, 0.5, 0.125, 0.25]
+
+
+def test_rise_of_an_optimizer_around_another_is_that_of_the_one_inside():
+    # history: Lookahead has hooks for steps and none for states, which was an AttributeError
+    pytorch_optimizer = pytest.importorskip("pytorch_optimizer")
+    inner = sgd(lr=0.5)
+    outer = pytorch_optimizer.Lookahead(inner)
+    rewarm_of(1, *as_optimizers(outer))()
+    outer.step()
+    assert [group["params"][0].item() for group in inner.param_groups] == [0.25, 0.5]
+    assert not inner._optimizer_step_pre_hooks
 
 
 def test_rate_kept_in_a_tensor_is_put_back_as_the_same_tensor():

@@ -378,6 +378,35 @@ def test_the_loader_that_trains_is_not_disturbed(workers, own_generator):
     assert epoch(False) == epoch(True)
 
 
+class Epochs(torch.utils.data.Sampler):
+    """Another order in every epoch, which it counts, from a generator of NumPy."""
+
+    def __init__(self):
+        self.epoch, self.random = 0, np.random.default_rng(0)
+
+    def __iter__(self):
+        self.epoch += 1
+        return iter((self.random.permutation(40) + self.epoch) % 40)
+
+    def __len__(self):
+        return 40
+
+
+def test_samplers_that_count_epochs_are_not_disturbed():
+    # history: accelerate's, too, goes on to the next epoch when it has been read to its end
+    def epochs(look):
+        loader, seen = torch.utils.data.DataLoader(Noise(), 20, sampler=Epochs()), []
+        for _ in range(3):
+            for _, numbers in loader:
+                seen += numbers.tolist()
+                if look:
+                    collect_statistics(layer, loader)
+        return seen
+
+    layer = mamba()
+    assert epochs(False) == epochs(True)
+
+
 def test_the_loader_of_accelerate_is_not_disturbed():
     accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(cpu=True)

@@ -185,6 +185,12 @@ def test_prefixes_of_wrappers_are_understood(prefix):
     assert ht.resize_(Stack(), state) == {"first": 5, "second": 3}
 
 
+def test_other_prefixes_are_named():
+    state = {f"backbone.{key}": value for key, value in Stack((5, 3)).state_dict().items()}
+    with pytest.raises(hr.InputError, match=r"got none called 'first\.\w+', but 'backbone\..*Strip 'backbone\.'"):
+        ht.resize_(Stack(), state)
+
+
 def test_models_and_sizes_tell_sizes():
     assert ht.resize_(Stack(), Stack((5, 3))) == {"first": 5, "second": 3}
     assert ht.resize_(Stack(), {"second": 3}) == {"first": 12, "second": 3}
