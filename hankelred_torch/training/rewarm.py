@@ -58,10 +58,10 @@ class Rewarm:
         compressor : InTrainingCompressor
             The one that cuts.
         """
-        inner = {
-            id(x.param_groups[0]["params"]): x for x in reversed(compressor.optimizers)
-        }  # first, of those around it
-        self._rises = [_rise_of(x) for x in compressor.optimizers if x in inner.values()]
+        groups: dict[int, Any] = {}
+        for x in compressor.optimizers:  # one inside another, which has its groups, comes first
+            groups.setdefault(id(x.param_groups[0]["params"] if x.param_groups else x), x)
+        self._rises = [_rise_of(x) for x in groups.values()]
 
     def after(self, plan: Any, compressor: Any) -> None:
         """Begin the rise anew.

@@ -369,7 +369,8 @@ def test_the_help_names_the_defaults_of_every_task(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "stored states of each layer at the start (default: 64, 128 for text, recall, 256 for smnist)" in said
+    defaults = "64, 128 for text, recall, recall-16, recall-32, 256 for smnist, scifar"
+    assert f"stored states of each layer at the start (default: {defaults})" in said
 
 
 def test_the_compressed_arm_is_cut_once_at_the_end_of_the_window(written):

@@ -109,7 +109,7 @@ def test_every_arm_ends_with_the_size_it_is_asked_for_and_a_second_call_makes_no
     group.group(path, SETTINGS, group.with_needed(names), budget, (3, 0), 0)
     found = lines.read(path)
     assert {x["arm"] for x in found} == set(names)
-    assert {x["arm"]: x["states"] for x in found} == {x: 8 if x == "full" else 3 for x in names}
+    assert {x["arm"]: x["states"] for x in found} == {x: 8 if x in arms.LARGE else 3 for x in names}
     for x in found:
         assert np.isfinite(x["test"])
         assert x["seconds"] > 0
