@@ -30,6 +30,10 @@ SHOWN = {  # arm, colour (Okabe and Ito), marker
     "sampled 25%": ("#0072B2", "D"),
     "sampled, two cuts": ("#0072B2", "D"),
     "scratch": ("#CC79A7", "^"),
+    "full, low": ("#999999", "o"),
+    "sampled, low 25%": ("#56B4E9", "D"),
+    "sampled, low, two cuts": ("#56B4E9", "D"),
+    "scratch, low": ("#56B4E9", "^"),
     "scratch, best learning rate": ("#D55E00", "v"),
     "scratch, as long as sampled 25%": ("#009E73", "<"),
     "scratch, as long as sampled two cuts": ("#009E73", "<"),
@@ -69,8 +73,8 @@ def _states(axes: Axes, task: str, found: Sequence[Line], metric: Metric) -> Non
             sizes, spreads = zip(*points, strict=True)
             means, errors = [x.mean for x in spreads], [x.deviation or 0.0 for x in spreads]
             axes.errorbar(sizes, means, errors, color=colour, marker=marker, capsize=2, label=arm, linewidth=1)
-    for kind, points in texts.PAPER.get(task, {}).items():
-        axes.plot(*zip(*points, strict=True), "x:", color="0.5", alpha=0.8, label=f"the paper, {kind}")
+    for (kind, points), marker in zip(texts.PAPER.get(task, {}).items(), ("x:", "+:", "*"), strict=False):
+        axes.plot(*zip(*points, strict=True), marker, color="0.5", alpha=0.8, label=f"the paper, {kind}")
     axes.set_xscale("log", base=2)
     if not metric.rises:
         axes.set_yscale("log")
