@@ -297,7 +297,7 @@ class LowRankGramians:
         if self._see is not self._reach:
             rows = _frobenius(self.pencil.E(seen, adjoint=True).conj().T @ self._reach.columns)
         self.size = math.hypot(self.size, columns, rows)
-        self.change = columns * rows / self.size if self.size else 0.0
+        self.change = columns * (rows / self.size) if self.size else 0.0  # the product may underflow
         self._factors = (
             math.hypot(self._factors[0], _frobenius(reached)),
             math.hypot(self._factors[1], _frobenius(seen)),
@@ -413,8 +413,9 @@ def _decay(at: Array, shifts: Array) -> Array:
 
 def _basis(X: Array) -> Array:
     """Return a well-conditioned basis of columns of any size, directions left out that depend on others."""
-    sizes = np.linalg.norm(X, axis=0)
-    X = X[:, sizes > 0] / sizes[sizes > 0]
+    largest = np.abs(X).max(axis=0, initial=0.0)
+    X = X[:, largest > 0] / largest[largest > 0]  # squares of small numbers may underflow
+    X = X / np.linalg.norm(X, axis=0)
     squares, V = sla.eigh(X.conj().T @ X, check_finite=False)
     kept = squares > DEPENDENT**2 * squares[-1]
     return np.asarray(X @ (V[:, kept] / np.sqrt(squares[kept])))
@@ -427,4 +428,10 @@ def _spectral_norm(X: Array) -> float:
 
 
 def _frobenius(X: Array) -> float:
-    return float(np.linalg.norm(X))
+    """Return the norm of Frobenius, without over- and underflow of squares."""
+    with np.errstate(over="ignore"):
+        norm = float(np.linalg.norm(X))
+    if 1e-150 < norm < np.inf:
+        return norm
+    size = float(np.abs(X).max(initial=0.0))
+    return size * float(np.linalg.norm(X / size)) if 0 < size < np.inf else size

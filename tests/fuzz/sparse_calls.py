@@ -183,7 +183,7 @@ def _(draw: Draw) -> Call:
 
 @target("hr.save_system (sparse)", "sparse")
 def _(draw: Draw) -> Call:
-    path = os.path.join(tempfile.gettempdir(), f"fuzz{os.getpid()}{draw.one_of('.npz', '.mat')}")
+    path = os.path.join(tempfile.gettempdir(), f"fuzz{os.getpid()}.mat")
     return Call(hr.save_system, {"sys": large(draw), "path": path})
 
 
