@@ -79,7 +79,7 @@ def like_dense(function: Callable[..., Any], check: Check | None, rtol: float = 
         if check and (trouble := check(found, sys=sys, **options)):
             return trouble
         system = hr.as_system(sys)
-        if not moderate(system):
+        if system.is_bank or not moderate(system):
             return None
         value, twin = (
             np.atleast_1d(x[0] if isinstance(x, tuple) else x) for x in (found, function(system.dense(), **options))

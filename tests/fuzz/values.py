@@ -41,11 +41,12 @@ class Draft:
 def sparse_matrix(x: Any, form: str, name: str) -> Any:
     """Return a matrix in the form of SciPy that "sparse csr A B" asks for, where the form takes its dtype."""
     kind, *names = form.split()[1:]
-    if name not in names or not isinstance(x, np.ndarray) or x.ndim != 2 or x.dtype.kind not in "biufc":
+    if name not in names or not isinstance(x, (np.ndarray, list, tuple, Guised)) or isinstance(x, np.ma.MaskedArray):
         return x
     try:
-        return getattr(scipy.sparse, kind)(x)
-    except (TypeError, ValueError):  # of half precision, or of bytes in the other order
+        array = np.asarray(x)
+        return getattr(scipy.sparse, kind)(array) if array.ndim == 2 and array.dtype.kind in "biufc" else x
+    except (TypeError, ValueError):  # ragged, of half precision, or of bytes in the other order
         return x
 
 
