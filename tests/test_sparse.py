@@ -176,6 +176,22 @@ def test_copies_are_systems_that_do_not_change(name):
         (again.A if again.E is None else again.E).data[:] = 0
 
 
+def test_states_are_counted_as_those_of_the_dense_twin():
+    for system in (TWINS["wind"], TWINS["second order"]):
+        assert hr.balanced_truncation(system, states=4).order == 4
+        assert hr.balance(system).order(states=4) == hr.balance(system.dense()).order(states=4) == 4
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e150])
+def test_inputs_of_any_size_scale_the_values(size):
+    system = plate(14, ports=2, wind=3.0)
+    expected = hr.hankel_singular_values(system)
+    hsv = hr.hankel_singular_values(system.with_(B=size * system.B))
+    k = min(len(hsv), len(expected))
+    assert k >= 6
+    np.testing.assert_allclose(hsv[:k] / size, expected[:k], rtol=0, atol=1e-11 * expected[0])
+
+
 def test_single_precision_stays():
     system = plate(12, dtype=np.float32)
     reduction = hr.balanced_truncation(system, rtol=1e-3)

@@ -426,7 +426,7 @@ def _basis(X: Array) -> Array:
     largest = np.abs(X).max(axis=0, initial=0.0)
     if not (np.isfinite(largest).all() and largest.any()):
         raise np.linalg.LinAlgError
-    X = X[:, largest > 0] / largest[largest > 0]  # squares of small numbers may underflow
+    X = X[:, largest > 0] / largest[largest > 0]  # squares may underflow
     X = X / np.linalg.norm(X, axis=0)
     squares, V = sla.eigh(X.conj().T @ X, check_finite=False)
     kept = squares > DEPENDENT**2 * squares[-1]
@@ -444,8 +444,7 @@ def _spectral_norm(X: Array) -> float:
 def _frobenius(X: Array) -> float:
     """Return the norm of Frobenius, without over- and underflow of squares."""
     with np.errstate(over="ignore"):
-        norm = float(np.linalg.norm(X))
-    if 1e-150 < norm < np.inf:
-        return norm
+        if 1e-150 < (norm := float(np.linalg.norm(X))) < np.inf:
+            return norm
     size = float(np.abs(X).max(initial=0.0))
     return size * float(np.linalg.norm(X / size)) if 0 < size < np.inf else size
