@@ -15,6 +15,7 @@ from fuzz.calls import (
     Check,
     minus,
     target,
+    wrong_array,
     wrong_difference,
     wrong_hinf,
     wrong_norm,
@@ -103,6 +104,8 @@ def decreasing(hsv: Any, sys: Any, **_: Any) -> str | None:
 
 def wrong_large_factors(found: Any, sys: Any, **_: Any) -> str | None:
     """Tell what is wrong with factors, of few columns."""
+    if hr.as_system(sys).is_bank:
+        return wrong_array(found)
     S, R = found
     n = hr.as_system(sys).order
     if len(S) != n or R.shape[1] != n or not (np.isfinite(S).all() and np.isfinite(R).all()):
