@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .checks import EPS, Array
+from .checks import EPS, Array, check_result
 from .errors import NumericalError, StabilityError
 from .linalg.adi import Cayley, LowRankGramians, Outcome, Pencil
 from .linalg.hankel_svd import HankelSVD
@@ -131,7 +131,9 @@ def recursion_of(system: Any) -> LowRankGramians:
     pencil, (B, C, _) = system.pencil, system.ports
     symmetric = bool(getattr(pencil, "hermitian", False) and B.shape == C.T.shape and np.array_equal(B, C.conj().T))
     if system.is_discrete:
-        pencil, B, C = Cayley(pencil), np.sqrt(2.0) * B, np.sqrt(2.0) * C
+        with np.errstate(over="ignore"):
+            pencil, B, C = Cayley(pencil), np.sqrt(2.0) * B, np.sqrt(2.0) * C
+        check_result("Inputs and outputs", B, C)
     return LowRankGramians(pencil, B, C, RTOL, _most_columns(pencil, B.dtype.itemsize), symmetric)
 
 

@@ -129,3 +129,16 @@ def test_largest_gain_of_unstable_systems_is_that_of_their_response(dt):
         assert gains.max() <= norm * (1 + 1e-8)
         stable = drawn(seed, dt)[1]
         assert hr.hinf_norm(stable, stable=False) == hr.hinf_norm(stable)
+
+
+def test_real_diagonal_controllers_of_complex_plants_have_the_models_of_their_dense_form():
+    """Their weighted models are complex; nothing of them may be cast to real."""
+    plant = hr.StateSpace([[-1 + 1j, 0.3], [0.1, -2]], [[1], [1j]], [[0.1, 0.2]])
+    controller = hr.DiagonalSystem([-1.0, -2.0, -30.0], [[1.0], [0.5], [2.0]], [[0.5, -1.0, 1.0]], dt=0)
+    for order in (1, 2):
+        found = reduce_controller(plant, controller, order)
+        dense = reduce_controller(plant, controller.dense(), order)
+        omega = [-3.0, 0.0, 0.5]
+        responses = (x.system.frequency_response(omega) for x in (found, dense))
+        np.testing.assert_allclose(*responses, rtol=1e-9)
+        assert found.system.dtype.kind == "c"

@@ -14,7 +14,7 @@ INPUTS = 100 if is_long() else 8
 
 
 def test_every_public_callable_is_fuzzed() -> None:
-    assert public_callables() - TRUSTED == TARGETS.keys()
+    assert public_callables() - TRUSTED == {name.partition(" (")[0] for name in TARGETS}
 
 
 @pytest.fixture

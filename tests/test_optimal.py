@@ -136,3 +136,5 @@ def test_h2_iterations_report_and_can_be_ended():
         h2_optimal(hr.StateSpace([[1.0]], [[1.0]], [[1.0]]), 1)
     with pytest.raises(hr.InputError, match="rtol"):
         h2_optimal(G, 1, rtol=0)
+    with pytest.raises(hr.InputError, match="progress must be a function"):
+        h2_optimal(G, 2, progress=3)

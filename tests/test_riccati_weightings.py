@@ -208,6 +208,12 @@ def test_marginal_poles_of_passive_systems_are_kept():
     assert reduction.hinf_error() <= reduction.error_bound < np.inf
 
 
+@pytest.mark.parametrize("weighting", [LQG(), Coprime(), BoundedReal(1e200), PositiveReal(), Stochastic(1.0)])
+def test_coefficients_that_overflow_are_said_to(weighting):
+    with pytest.raises(hr.NumericalError, match=r"below 1e\+150"):
+        hr.balance(hr.StateSpace([[-1.0]], [[1.0]], [[1.0]], [[1e200]]), weighting=weighting)
+
+
 def test_failed_preconditions_are_named_with_the_figure_found():
     lag = hr.StateSpace([[-1.0]], [[1.0]], [[1.0]])
     with pytest.raises(hr.InputError, match=r"gamma must be above .* got 0\.5, and a gain of 1 at 0"):

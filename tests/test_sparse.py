@@ -11,6 +11,7 @@ import scipy.io
 import scipy.sparse as sp
 
 import hankelred as hr
+from hankelred.checks import as_dense
 from hankelred.cli import main
 from hankelred.systems.sparse import DENSE_UP_TO
 
@@ -165,9 +166,30 @@ def test_copies_are_systems_that_do_not_change(name):
     system = TWINS[name]
     hr.h2_norm(system)  # its factorisations stay behind
     again = pickle.loads(pickle.dumps(copy.deepcopy(system)))
-    np.testing.assert_array_equal(again.frequency_response([0.3]), system.frequency_response([0.3]))
+    for key in "A B C D E M K".split():
+        one, other = (getattr(x, key, None) for x in (again, system))
+        if other is not None:
+            np.testing.assert_array_equal(as_dense(one), as_dense(other))
+    responses = (x.frequency_response([0.3]) for x in (again, system))
+    np.testing.assert_allclose(*responses, rtol=1e-12)  # sums depend on where in memory their terms lie
     with pytest.raises(ValueError, match="read-only"):
         (again.A if again.E is None else again.E).data[:] = 0
+
+
+def test_states_are_counted_as_those_of_the_dense_twin():
+    for system in (TWINS["wind"], TWINS["second order"]):
+        assert hr.balanced_truncation(system, states=4).order == 4
+        assert hr.balance(system).order(states=4) == hr.balance(system.dense()).order(states=4) == 4
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e150])
+def test_inputs_of_any_size_scale_the_values(size):
+    system = plate(14, ports=2, wind=3.0)
+    expected = hr.hankel_singular_values(system)
+    hsv = hr.hankel_singular_values(system.with_(B=size * system.B))
+    k = min(len(hsv), len(expected))
+    assert k >= 6
+    np.testing.assert_allclose(hsv[:k] / size, expected[:k], rtol=0, atol=1e-11 * expected[0])
 
 
 def test_single_precision_stays():

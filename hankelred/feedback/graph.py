@@ -11,7 +11,7 @@ from .. import norms
 from ..checks import Array, is_discrete
 from ..errors import NumericalError, StabilityError
 from ..linalg.bilinear import continuous_image, image_point
-from ..linalg.riccati import filter_factor
+from ..linalg.riccati import check_squares, filter_factor
 from ..linalg.schur import apply_units, balanced_units
 from ..linalg.threads import one_blas_thread
 from ..systems import StateSpace, one_system
@@ -76,6 +76,7 @@ def nu_gap(G: Any, H: Any) -> float:
 def left_graph_symbol(G: StateSpace) -> StateSpace:
     """Return ``[M, N]`` with ``G = M^-1 N``, stable and ``M M^~ + N N^~ = I``, in continuous time."""
     A, B, C = apply_units(balanced_units(G.A, G.B, G.C), G.A, G.B, G.C)
+    check_squares(A, B, C, G.D)
     try:
         found = filter_factor(A, B, C, G.D, False)
     except NumericalError as error:

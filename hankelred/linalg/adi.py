@@ -169,6 +169,7 @@ class Outcome(Enum):
     STALLED = "the residuals no longer fall"
     RANK = "the factors have more columns than were allowed"
     UNSTABLE = "the residuals grow, as they do where a pole is not stable"
+    LOST = "a shifted solve has no finite digits"
 
 
 class LowRankGramians:
@@ -244,6 +245,13 @@ class LowRankGramians:
         if not all(side.W.any() for side in self._sides):
             self.change, self.outcome = 0.0, Outcome.CONVERGED
             return
+        try:
+            yield from self._cycles()
+        except np.linalg.LinAlgError:  # a matrix of stable poles that is singular in double precision
+            self.outcome = Outcome.LOST
+
+    def _cycles(self) -> Iterator[LowRankGramians]:
+        """Take the shifts of one cycle after the other."""
         self._choose(self._first_blocks())
         while self.outcome is Outcome.RUNNING:
             for shift in self._shifts:
@@ -263,6 +271,8 @@ class LowRankGramians:
             solve = at_zero.solve_adjoint if side.adjoint else at_zero.solve
             once = solve(side.W)
             refined = solve(side.W - self.pencil.A(once, side.adjoint))
+            if not (np.isfinite(once).all() and once.any()):
+                raise np.linalg.LinAlgError
             self.solving = max(self.solving, _frobenius(refined) / _frobenius(once))
             blocks.append(np.hstack([side.W, once, solve(self.pencil.E(once, side.adjoint))]))
         return blocks
@@ -297,7 +307,7 @@ class LowRankGramians:
         if self._see is not self._reach:
             rows = _frobenius(self.pencil.E(seen, adjoint=True).conj().T @ self._reach.columns)
         self.size = math.hypot(self.size, columns, rows)
-        self.change = columns * rows / self.size if self.size else 0.0
+        self.change = columns * (rows / self.size) if self.size else 0.0  # the product may underflow
         self._factors = (
             math.hypot(self._factors[0], _frobenius(reached)),
             math.hypot(self._factors[1], _frobenius(seen)),
@@ -413,8 +423,11 @@ def _decay(at: Array, shifts: Array) -> Array:
 
 def _basis(X: Array) -> Array:
     """Return a well-conditioned basis of columns of any size, directions left out that depend on others."""
-    sizes = np.linalg.norm(X, axis=0)
-    X = X[:, sizes > 0] / sizes[sizes > 0]
+    largest = np.abs(X).max(axis=0, initial=0.0)
+    if not (np.isfinite(largest).all() and largest.any()):
+        raise np.linalg.LinAlgError
+    X = X[:, largest > 0] / largest[largest > 0]  # squares may underflow
+    X = X / np.linalg.norm(X, axis=0)
     squares, V = sla.eigh(X.conj().T @ X, check_finite=False)
     kept = squares > DEPENDENT**2 * squares[-1]
     return np.asarray(X @ (V[:, kept] / np.sqrt(squares[kept])))
@@ -423,8 +436,15 @@ def _basis(X: Array) -> Array:
 def _spectral_norm(X: Array) -> float:
     """Return the spectral norm of a matrix of few columns, by their products."""
     size = float(np.abs(X).max(initial=0.0))
+    if not math.isfinite(size):
+        raise np.linalg.LinAlgError
     return size * math.sqrt(np.linalg.norm((X / size).conj().T @ (X / size), 2)) if size else 0.0
 
 
 def _frobenius(X: Array) -> float:
-    return float(np.linalg.norm(X))
+    """Return the norm of Frobenius, without over- and underflow of squares."""
+    with np.errstate(over="ignore"):
+        if 1e-150 < (norm := float(np.linalg.norm(X))) < np.inf:
+            return norm
+    size = float(np.abs(X).max(initial=0.0))
+    return size * float(np.linalg.norm(X / size)) if 0 < size < np.inf else size

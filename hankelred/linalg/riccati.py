@@ -27,6 +27,29 @@ from .triangular import gramian_factor
 STEPS = 6
 # A solution whose residual is above this share of its terms is none.
 UNSOLVED = 1e-7
+# Entries beyond this have no squares to compute with.
+LARGEST = 1e150
+
+
+def check_squares(*arrays: Array) -> None:
+    """Raise `NumericalError` where the coefficients of a Riccati equation, squares of these arrays, would overflow.
+
+    Parameters
+    ----------
+    *arrays : ndarray
+        Matrices of a system.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> check_squares(np.ones((2, 2)))
+    """
+    largest = max((float(np.abs(x).max(initial=0.0)) for x in arrays), default=0.0)
+    if not largest < LARGEST:
+        raise NumericalError(
+            f"Entries of A, B, C and D must be below {LARGEST:g} for a Riccati equation; got {largest:.3g}. Scale "
+            f"inputs, outputs or time."
+        )
 
 
 class RiccatiFactor(NamedTuple):
@@ -173,11 +196,13 @@ def _stabilising(A: Array, C: Array, Q: Array, N: Array, R: Array, discrete: boo
     ordqz: Any = sla.ordqz  # its types want the kind of output written out
     kind = "complex" if M.dtype.kind == "c" else "real"
     with np.errstate(all="ignore"):
-        *_, Z = ordqz(rest @ M[:, : 2 * n], rest @ L, sort="iuc" if discrete else "lhp", output=kind)
         try:
+            *_, Z = ordqz(rest @ M[:, : 2 * n], rest @ L, sort="iuc" if discrete else "lhp", output=kind)
             P = np.linalg.solve(Z[:n, :n].conj().T, Z[n:, :n].conj().T).conj().T
         except np.linalg.LinAlgError as error:
             raise NumericalError("The Riccati equation must have a finite solution; got an infinite one.") from error
+        except ValueError as error:  # eigenvalues on both sides of the boundary are too near to be told apart
+            raise NumericalError("The Riccati equation must have a stabilising solution; got none.") from error
     if not np.isfinite(P).all():
         raise NumericalError("The Riccati equation must have a finite solution; got an infinite one.")
     return np.asarray((P + P.conj().T) / 2)

@@ -12,7 +12,7 @@ import scipy.linalg as sla
 
 from .. import norms
 from ..checks import Array, check_number
-from ..errors import AccuracyWarning, NumericalError, StabilityError
+from ..errors import AccuracyWarning, InputError, NumericalError, StabilityError
 from ..linalg.equations import stein, sylvester
 from ..linalg.threads import one_blas_thread
 from ..reduction import Reduction, balance
@@ -66,6 +66,8 @@ def h2_optimal(sys: Any, order: int, rtol: float = 1e-6, progress: Progress | No
 
     Raises
     ------
+    InputError
+        If `rtol` is out of its range or `progress` no function.
     StabilityError
         If the system is not stable.
     OrderError
@@ -93,6 +95,8 @@ def h2_optimal(sys: Any, order: int, rtol: float = 1e-6, progress: Progress | No
     (True, True)
     """
     rtol = check_number(rtol, "rtol", least=1e-12, below=1.0)
+    if not (progress is None or callable(progress)):
+        raise InputError(f"progress must be a function of steps, error and residual, or None; got {progress!r}.")
     system = one_system(sys)
     G = system.dense()
     if not G.is_stable():

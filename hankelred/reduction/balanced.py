@@ -284,7 +284,7 @@ class Balancing:
         states = orders.check_count(states, self.system.n, "states")
         if states == self.system.n:
             return len(self.hsv)
-        if len(self.hsv) == self.system.n:
+        if len(self.hsv) == self.system.n or not self.system.is_diagonal:
             return min(states, self.rank)
         candidates = range(min(2 * states, self.rank), self.unstable - 1, -1)
         fixed = self._found.parts.fixed_system.n

@@ -66,7 +66,8 @@ def diagonalised(small: Matrices, like: DiagonalSystem) -> Diagonalised:
         doubled = np.where(np.arange(len(stored)) < len(pairs), 2.0, 1.0)
     else:
         stored, doubled = np.arange(len(poles)), np.ones(len(poles))
-        if like.dtype.kind != "c" and np.all(poles.imag == 0):
+        is_real = np.result_type(small.A, small.B, small.C, like.dtype).kind != "c"  # a complex weighting leaves none
+        if is_real and np.all(poles.imag == 0):
             poles, X = poles.real, X.real  # real in, real out where the reduced poles allow it
     _check_condition(X)
     B, C = sla.solve(X, small.B.astype(X.dtype)) if len(X) else X @ small.B, small.C @ X

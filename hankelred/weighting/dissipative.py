@@ -10,7 +10,7 @@ from .. import order as orders
 from ..checks import Array, check_number, double
 from ..errors import InputError, NumericalError, StabilityError
 from ..linalg.gain import largest_singular_values, peak_gain
-from ..linalg.riccati import RiccatiFactor, passive_factor
+from ..linalg.riccati import RiccatiFactor, check_squares, passive_factor
 from ..parts import DenseParts, DiagonalParts
 from ..rounding import sample_frequencies
 from .base import Pair, Weighting, riccati_pair
@@ -58,6 +58,7 @@ class BoundedReal(Weighting):
         _refuse_poles(parts, "BoundedReal")
         coordinates, D = coordinates_of(parts), double(parts.system.D)
         inner = coordinates.inner.triangular()
+        check_squares(inner.T, inner.B, inner.C, D, np.array([self.gamma]))
         peak, omega = _peak(parts, inner, D)
         if not peak < self.gamma:
             raise InputError(
@@ -120,6 +121,7 @@ class PositiveReal(Weighting):
             raise StabilityError(f"A passive system must have no unstable pole; got {unstable[0]:.6g}.")
         coordinates = coordinates_of(parts)
         inner = coordinates.inner.triangular()
+        check_squares(inner.T, inner.B, inner.C, D)
         dual = inner.dual()
         try:
             left, right = _passive(inner, D), _passive(dual, D.conj().T)

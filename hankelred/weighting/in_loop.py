@@ -9,7 +9,7 @@ from .. import order as orders
 from ..checks import Array, double
 from ..errors import NumericalError, StabilityError
 from ..linalg.hankel_svd import HankelSVD
-from ..linalg.riccati import RiccatiFactor, covariance_factor, filter_factor, in_last_digits
+from ..linalg.riccati import RiccatiFactor, check_squares, covariance_factor, filter_factor, in_last_digits
 from ..parts import DenseParts, DiagonalParts
 from .base import Pair, Weighting, riccati_pair
 from .coordinates import Coordinates, Triangular, coordinates_of
@@ -104,8 +104,10 @@ class Coprime(Weighting):
 
 
 def _whole(parts: DenseParts | DiagonalParts) -> tuple[Coordinates, Triangular, Array]:
-    coordinates = coordinates_of(parts)
-    return coordinates, coordinates.inner.triangular(), double(parts.system.D)
+    coordinates, D = coordinates_of(parts), double(parts.system.D)
+    inner = coordinates.inner.triangular()
+    check_squares(inner.T, inner.B, inner.C, D)
+    return coordinates, inner, D
 
 
 def _filter(part: Triangular, D: Array) -> RiccatiFactor:

@@ -9,7 +9,7 @@ import numpy as np
 from .. import order as orders
 from ..checks import Array, check_number, double
 from ..errors import InputError, NumericalError
-from ..linalg.riccati import covariance_factor, in_last_digits, passive_factor
+from ..linalg.riccati import check_squares, covariance_factor, in_last_digits, passive_factor
 from ..parts import DenseParts, DiagonalParts
 from ..rounding import sample_frequencies
 from .base import Pair, Weighting, riccati_pair
@@ -62,6 +62,7 @@ class Stochastic(Weighting):
         """Return factors of the Gramian of one side and the Riccati solution of the other."""
         coordinates, D = coordinates_of(parts), double(parts.system.D)
         inner = coordinates.inner.triangular()
+        check_squares(inner.T, inner.B, inner.C, D, np.array([self.beta]))
         wide = self.beta > 0 or len(D) <= D.shape[1]
         part, D = (inner, D) if wide else (inner.dual(), D.conj().T)
         try:

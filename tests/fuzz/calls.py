@@ -16,6 +16,8 @@ import hankelred.checks
 import hankelred.cli
 import hankelred.control
 import hankelred.drift
+import hankelred.feedback
+import hankelred.optimal
 import hankelred.plotting
 import hankelred.selective
 import hankelred.testing
@@ -46,15 +48,21 @@ def target(name: str, room: str, check: Check | None = None) -> Callable[[Build]
 
 
 # Trusted by their contract: they take arrays, or values, that were checked before.
-TRUSTED = {f"checks.{name}" for name in "check_result is_discrete double single in_family readonly".split()}
+TRUSTED = {f"checks.{name}" for name in "as_dense check_result is_discrete is_sparse double single in_family".split()}
+TRUSTED |= {"checks.readonly"}
 TRUSTED |= {f"hr.{kind}.trusted" for kind in ("StateSpace", "DiagonalSystem", "DiagonalBank")}
 TRUSTED |= {f"hr.{kind}.double_matrices" for kind in ("DiagonalSystem", "DiagonalBank")}
 TRUSTED |= {"training.Moments.count", "training.Moments.index"}
 WEIGHTINGS = "TimeLimited FrequencyLimited FrequencyWeighted Sampled".split()
-TRUSTED |= {f"weighting.{kind}.{method}" for kind in WEIGHTINGS for method in ("pair", "of", "with_guarantee")}
+RICCATI = "LQG BoundedReal PositiveReal Stochastic Coprime".split()
+METHODS = ("pair", "of", "with_guarantee")
+TRUSTED |= {f"weighting.{kind}.{method}" for kind in (*WEIGHTINGS, *RICCATI) for method in METHODS}
+INTERNALS = "certainly_stable check_dense_size first_order mass_solver outermost some_poles".split()
+TRUSTED |= {f"hr.SecondOrderSystem.{method}" for method in INTERNALS}
 # Made by other callables only, which are called themselves.
 TRUSTED |= {f"hr.{name}" for name in ("Balancing", "Reduction", "BankReduction")}
 TRUSTED |= {f"drift.{name}" for name in ("DriftBound", "OrderCertificate", "AccumulatedDrift")}
+TRUSTED |= {"feedback.ControllerReduction", "optimal.H2Reduction"}
 TRUSTED |= {"selective.SelectiveReduction", "selective.SelectionReport", "training.Moments"}
 TRUSTED |= {f"weighting.Weighting{method}" for method in ("", ".pair", ".of", ".with_guarantee")}
 
@@ -74,7 +82,7 @@ def public_callables() -> set[str]:
 
 def _rooms() -> Iterator[tuple[str, ModuleType, list[str]]]:
     yield "hr", hr, hr.__all__
-    for name in "checks cli control drift plotting selective testing training weighting".split():
+    for name in "checks cli control drift feedback optimal plotting selective testing training weighting".split():
         module = getattr(hankelred, name)
         own = [key for key, x in vars(module).items() if inspect.isfunction(x) and x.__module__ == module.__name__]
         own = [key for key in own if key != "is_finite"]  # of arrays that were checked
@@ -1250,3 +1258,7 @@ def run_cli(argv: Any) -> Any:
         return hankelred.cli.main(argv)
     except SystemExit as exit:
         return exit.code
+
+
+# The builds of sparse systems, of Riccati weightings, of optimal models and of loops register themselves.
+from fuzz import loop_calls, sparse_calls  # noqa: E402, F401

@@ -22,8 +22,9 @@ ALSO = {
     "obj": "system|tuple|transfer function",
     "self": "system|bank",
     "other": "system|bank|statistics",
-    "G": "system|bank|tuple|drift",
+    "G": "system|bank|tuple|drift|loop",
     "H": "system|bank|tuple|drift",
+    "K": "system|bank|tuple|loop",
     "systems": "system|bank|tuple|drift",
     "full": "system|bank|tuple",
     "reduced": "system|bank|tuple|model",
@@ -37,7 +38,7 @@ ALSO = {
     "hsv": "Hankel singular values",
     "path": "file|folder",
 }
-MATRICES = "A|B|C|D|E|lam|rates|poles|dt|inputs|outputs|states|output|name"
+MATRICES = "A|B|C|D|E|M|K|Cp|Cv|lam|rates|poles|dt|inputs|outputs|states|output|name"
 
 THREADS = ThreadpoolController()
 

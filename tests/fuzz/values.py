@@ -31,9 +31,23 @@ class Draft:
         parts = {name: made(value) for name, value in self.parts.items()}
         if self.form == "tuple":
             return tuple(parts[name] for name in ("A", "B", "C", "D", "dt") if name in parts)
+        if self.form.startswith("sparse"):
+            return hr.StateSpace(**{name: sparse_matrix(x, self.form, name) for name, x in parts.items()})
         if self.form.endswith("rates"):
             return getattr(hr, self.form.split()[0]).from_rates(parts.pop("lam"), **parts)
         return getattr(hr, self.form)(**parts)
+
+
+def sparse_matrix(x: Any, form: str, name: str) -> Any:
+    """Return a matrix in the form of SciPy that "sparse csr A B" asks for, where the form takes its dtype."""
+    kind, *names = form.split()[1:]
+    if name not in names or not isinstance(x, (np.ndarray, list, tuple, Guised)) or isinstance(x, np.ma.MaskedArray):
+        return x
+    try:
+        array = np.asarray(x)
+        return getattr(scipy.sparse, kind)(array) if array.ndim == 2 and array.dtype.kind in "biufc" else x
+    except (TypeError, ValueError):  # ragged, of half precision, or of bytes in the other order
+        return x
 
 
 def made(value: Any) -> Any:
