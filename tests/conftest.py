@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,9 @@ def pytest_configure(config: pytest.Config) -> None:
     root = Path(__file__).parents[1] / "hankelred"
     newest = max(path.stat().st_mtime for path in root.rglob("*.py"))
     for index in root.rglob("*.nbi"):
-        if index.stat().st_mtime < newest:
-            index.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another session does the same
+            if index.stat().st_mtime < newest:
+                index.unlink()
 
 
 @pytest.fixture(scope="session")
