@@ -20,7 +20,17 @@ SLOW = 1e-6
 COMMON = 1e-12
 
 
-class LQG(Weighting):
+class _InLoop(Weighting):
+    """What closed loops weigh by: no pole is put aside, and there is no guaranteed form."""
+
+    bounded = "gap metric"
+    splits = False
+
+    def __init__(self) -> None:
+        self._set(False)
+
+
+class LQG(_InLoop):
     """Balance the two Riccati equations of LQG control, for stable and unstable systems alike [1]_.
 
     P is the error covariance of the Kalman filter, Q the cost matrix of the regulator, with unit noise in inputs and
@@ -44,11 +54,6 @@ class LQG(Weighting):
 
     name = "LQG"
     quantity = "LQG characteristic values"
-    bounded = "gap metric"
-    splits = False
-
-    def __init__(self) -> None:
-        self._set(False)
 
     def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
         """Return factors of the solutions of both Riccati equations."""
@@ -59,7 +64,7 @@ class LQG(Weighting):
         return riccati_pair(coordinates, found, nearby, bound=_of_values)
 
 
-class Coprime(Weighting):
+class Coprime(_InLoop):
     """Balance the normalised coprime factors of a system, stable or not: the error counts in the gap metric [1]_.
 
     ``G = M^-1 N`` with ``N N^~ + M M^~ = I``, both stable. The hsv are those of ``[N, M]``, below 1, and the model is
@@ -82,11 +87,6 @@ class Coprime(Weighting):
 
     name = "coprime factor"
     quantity = "Hankel singular values of the normalised coprime factors"
-    bounded = "gap metric"
-    splits = False
-
-    def __init__(self) -> None:
-        self._set(False)
 
     def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
         """Return factors of the Gramians of the factors of the system."""

@@ -253,6 +253,11 @@ def test_a_claim_is_what_its_comparisons_say(verdicts, said):
     assert texts.Claim("x", ()).conclude([(x, "") for x in verdicts])[0] == said
 
 
+def test_a_claim_on_a_cost_is_told_and_not_judged():
+    claim = texts.Claim("costs little", (), judged=False)
+    assert claim.conclude([("worse", "-1.1 points")]) == ("by so much", "-1.1 points")
+
+
 def test_every_claim_names_arms_and_tasks_that_there_are():
     for claim in texts.CLAIMS:
         for task, _, arm, over in claim.tests:
