@@ -93,9 +93,9 @@ class HessenbergParts:
 
     def _recur(self) -> LowRankGramians:
         """Run the recursion as long as it promises to end with few columns."""
-        n, root = self.system.n, np.sqrt(2.0) if self.discrete else 1.0
+        n, gain = self.system.n, Cayley.GAIN if self.discrete else 1.0
         most = int(SHARE * n)
-        found = LowRankGramians(self._pencil(), root * self.B, root * self.C, rtol=n * EPS, most=most)
+        found = LowRankGramians(self._pencil(), gain * self.B, gain * self.C, rtol=n * EPS, most=most)
         with suppress(np.linalg.LinAlgError):  # a pole at a shift or at zero, overflow: it has not converged
             for _ in found:
                 if found.steps >= EARLIEST and found.steps % CYCLE == 0 and _columns_foretold(found) > LENIENCY * most:

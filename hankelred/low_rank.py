@@ -132,7 +132,7 @@ def recursion_of(system: Any) -> LowRankGramians:
     symmetric = bool(getattr(pencil, "hermitian", False) and B.shape == C.T.shape and np.array_equal(B, C.conj().T))
     if system.is_discrete:
         with np.errstate(over="ignore"):
-            pencil, B, C = Cayley(pencil), np.sqrt(2.0) * B, np.sqrt(2.0) * C
+            pencil, B, C = Cayley(pencil), Cayley.GAIN * B, Cayley.GAIN * C
         check_result("Inputs and outputs", B, C)
     return LowRankGramians(pencil, B, C, RTOL, _most_columns(pencil, B.dtype.itemsize), symmetric)
 

@@ -21,7 +21,7 @@ from .. import data
 from .base import SPLIT_SEED, Part, Task
 
 OPERATORS = ("MIN", "MAX", "MED", "SM")
-PAD, DIGIT, OPERATOR, CLOSE = 0, 1, 11, 15  # the first token of each kind
+DIGIT, OPERATOR, CLOSE = 1, 11, 15  # the first token of each kind; 0 fills up
 SYMBOLS = 16
 DEEPEST, MOST = 10, 10
 LENGTHS = {"listops": (500, 2000), "listops-short": (50, 200)}  # strictly between

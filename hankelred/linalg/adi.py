@@ -44,8 +44,7 @@ NEARLY_REAL = 1e-8
 # as of a rod, all would round alike, which moved the Hankel singular values of one with 1e5 states by 3e-8.
 BITS = 12
 
-# Directions of the projection below this share of the largest are left out: those of a basis whose scalar products
-# are formed are not better known.
+# Share of the largest direction below which others are left out: products of columns that are formed know no better.
 DEPENDENT = 1e-6
 
 # Columns below this share of the largest change no Hankel singular value by more than rounding of the factors does.
@@ -57,8 +56,7 @@ GROWTH, COMPRESS_FROM = 2.0, 200
 # The recursion stands still where the residuals, as a product, fall by less than this in so many cycles.
 STALLED, PATIENCE = 0.5, 24
 
-# Where the product of both residuals is so far above what it began with, there are poles that are not stable; those of
-# A far from normal rise, too, but not by that.
+# Where the product of both residuals has risen by this, poles are not stable; of A far from normal it rises by less.
 DIVERGED = 1e16
 
 # What stands for p + 1 = 0 in Cayley's pencil: A is then a rounding error beside E.
@@ -130,8 +128,10 @@ class _LU:
 class Cayley:
     """The pencil ``(A - E, A + E)``, whose Gramians are those of ``A P A^H - E P E^H + B B^H = 0``.
 
-    ``(A - E) P (A + E)^H + (A + E) P (A - E)^H`` is twice ``A P A^H - E P E^H``, so B and C come in times sqrt(2).
+    ``(A - E) P (A + E)^H + (A + E) P (A - E)^H`` is twice ``A P A^H - E P E^H``, so B and C come in times `GAIN`.
     """
+
+    GAIN = np.sqrt(2.0)
 
     def __init__(self, pencil: Pencil) -> None:
         self.n, self.real, self._pencil = pencil.n, pencil.real, pencil

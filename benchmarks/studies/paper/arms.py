@@ -59,11 +59,6 @@ class Arm:
     temperature: float | None = None
     as_long_as: str = ""
 
-    @property
-    def needs_large(self) -> bool:
-        """Whether it starts from the large model of the seed, trained to the end."""
-        return (self.share == 1.0 and not self.penalty) or self.temperature is not None
-
 
 WHITE = Arm("cut by white noise, as published", share=0.1, changes={"weighting": "white"})
 SAMPLED = Arm("cut by the inputs that the layer gets", share=0.1, changes={"weighting": "sampled"})
