@@ -16,6 +16,7 @@ from hankelred import plotting, selective, testing, training
 from tests.reference_selective import HeadsLayer, MambaLayer
 
 MAMBA, HEADS = MambaLayer(4, 6).data(2, 20), HeadsLayer(4, 2, 3).data(2, 20)
+HEADED = {**HEADS._asdict(), "gate": HEADS.x}
 SYSTEM = hr.DiagonalSystem.from_rates([-0.1, -0.2 + 1j, -0.5 + 2j], np.ones((3, 1)), np.ones((1, 3)), dt=True)
 REDUCTION = hr.balance(SYSTEM).reduce(order=2)
 MOMENTS = training.Moments(np.ones(3), np.ones((3, 1)), np.ones((1, 3)))
@@ -34,20 +35,32 @@ def heads_statistics() -> selective.SelectiveStatistics:
     return found
 
 
+def delta_statistics() -> selective.SelectiveStatistics:
+    found = selective.SelectiveStatistics(4, delta=True)
+    found.update_delta(**RULE)
+    return found
+
+
 STATISTICS = mamba_statistics()
+RULE = {**HEADED, "beta": np.full((2, 20, 2), 0.5), "B": HEADS.B / np.linalg.norm(HEADS.B, axis=3, keepdims=True)}
 STEPS = dict(zip("abc", np.random.default_rng(0).uniform(-0.9, 0.9, (3, 1, 9, 4)), strict=True))
 GATED = {**MAMBA._asdict(), "gate": MAMBA.u}
-HEADED = {**HEADS._asdict(), "gate": HEADS.x}
 SELECTED = selective.select(STATISTICS, 2)
 FORM = STATISTICS.output_form()[0]
 
 # Every public callable with arguments that are right.
 CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "averaged_gramians": (selective.averaged_gramians, {**STEPS, "method": "exact"}),
-    "statistics": (selective.SelectiveStatistics, {"n": 4, "groups": 1, "moments": True, "exact": False, "every": 2}),
+    "statistics": (
+        selective.SelectiveStatistics,
+        {"n": 4, "groups": 1, "moments": True, "exact": False, "delta": False, "every": 2},
+    ),
     "update": (lambda **x: mamba_statistics().update(**x), STEPS),
     "update_mamba": (lambda **x: mamba_statistics().update_mamba(**x), GATED),
     "update_heads": (lambda **x: heads_statistics().update_heads(**x), HEADED),
+    "update_delta": (lambda **x: delta_statistics().update_delta(**x), RULE),
+    "delta_inputs": (selective.delta_inputs, {name: RULE[name] for name in ("decay", "beta", "B", "x")}),
+    "delta_outputs": (selective.delta_outputs, {name: RULE[name] for name in ("decay", "beta", "B", "C", "x")}),
     "merge": (lambda **x: mamba_statistics().merge(**x), {"other": STATISTICS}),
     "from_dict": (selective.SelectiveStatistics.from_dict, {"state": STATISTICS.to_dict()}),
     "stored": (lambda **x: selective.SelectiveStatistics.from_dict(x), STATISTICS.to_dict()),
@@ -60,7 +73,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         selective.rotate,
         {"statistics": STATISTICS, "A": MAMBA.A, "order": 2, "method": "mean", "max_spread": 9.0},
     ),
-    "project": (selective.project, {"statistics": heads_statistics(), "order": 2}),
+    "project": (selective.project, {"statistics": heads_statistics(), "order": 2, "orthogonal": True}),
     "mamba_error": (SELECTED.mamba_error, GATED),
     "heads_error": (selective.project(heads_statistics(), 2).heads_error, HEADED),
     "align_states": (training.align_states, {"system": SYSTEM, "reduction": REDUCTION}),

@@ -1,6 +1,7 @@
 """Models whose matrices change at every step: averaged Gramians, statistics of data, and reductions by them."""
 
 from .averages import averaged_gramians
+from .delta import delta_inputs, delta_outputs
 from .projection import project
 from .result import SelectiveReduction
 from .rotation import rotate
@@ -12,6 +13,8 @@ __all__ = [
     "SelectiveReduction",
     "SelectiveStatistics",
     "averaged_gramians",
+    "delta_inputs",
+    "delta_outputs",
     "project",
     "rotate",
     "select",

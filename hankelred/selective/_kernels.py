@@ -65,3 +65,27 @@ def add_forms(G: Any, c: Any, plain: Any, weighted: Any) -> None:
                 plain[i, j] += G[t, i, j]
             for j in range(n):
                 weighted[i, j] += c[t, i] * c[t, j] * G[t, i, j]
+
+
+@kernel
+def write_by_delta_rule(decay: Any, beta: Any, k: Any, x: Any, S: Any, u: Any) -> None:
+    """Write ``u_t = beta_t (x_t - (a_t S_{t-1})^T k_t)`` of a piece of one head, whose state S (n, width) goes along.
+
+    ``decay`` is (steps, n or 1), ``beta`` (steps,), ``k`` (steps, n), ``x`` and ``u`` (steps, width).
+    """
+    n, width = S.shape
+    each_state = decay.shape[1] > 1
+    for t in range(len(x)):
+        for j in range(width):
+            u[t, j] = x[t, j]
+        for i in range(n):
+            a, ki = decay[t, i if each_state else 0], k[t, i]
+            for j in range(width):
+                S[i, j] *= a
+                u[t, j] -= ki * S[i, j]
+        for j in range(width):
+            u[t, j] *= beta[t]
+        for i in range(n):
+            ki = k[t, i]
+            for j in range(width):
+                S[i, j] += ki * u[t, j]

@@ -1,20 +1,22 @@
-"""Reduction of heads with one decay each, as Mamba-2's, by balancing the covariances of what is written and read."""
+"""Reduction of heads with one decay each, as Mamba-2's, by the covariances of what is written and read."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..checks import check_result, check_type
-from ..errors import OrderError
+from ..checks import Array, check_flag, check_result, check_type
+from ..errors import InputError, OrderError
 from ..linalg.hankel_svd import HankelSVD, padded
 from ..linalg.semidefinite import covariance_factors
+from ..linalg.threads import one_blas_thread
 from ..order import rounding_floor
+from .orthogonal import orthonormal_basis
 from .result import SelectiveReduction, check_kept_states, predicted_error
 from .statistics import SCALE, SelectiveStatistics
 
 
-def project(statistics: SelectiveStatistics, order: int) -> SelectiveReduction:
-    """Reduce a layer whose heads have one decay each, as Mamba-2, by balancing covariances.
+def project(statistics: SelectiveStatistics, order: int, orthogonal: bool = False) -> SelectiveReduction:
+    """Reduce a layer whose heads have one decay each, as Mamba-2 and gated delta rules, by balancing covariances.
 
     Any basis commutes with such dynamics, so that the output error at every step is ``c_t^T (I - T Ti) h_t``. The
     square-root method on ``P = E[h h^H]`` and ``Q = E[conj(c) c^T]`` has the mean squared error
@@ -22,22 +24,29 @@ def project(statistics: SelectiveStatistics, order: int) -> SelectiveReduction:
     nonlinearity stands between the weights and B and C, as in Mamba-2, the bases cannot be folded into weights: the
     layer needs a small matrix after it, or a selection.
 
+    A delta rule reads its states with the keys that write them, and goes on as it is in an orthonormal basis only:
+    ``T = V``, ``Ti = V^T`` with the V of least ``tr(Q E P E)``, ``E = I - V V^T``, that a search from several bases
+    finds.
+
     Parameters
     ----------
     statistics : SelectiveStatistics
         Of the layer, on sample data. Each group of heads gets bases of its own.
     order : int
-        States to keep, from 1 to the rank of the covariances.
+        States to keep, from 1 to the rank of the covariances; to n in orthonormal bases.
+    orthogonal : bool, default False
+        Whether the bases must be orthonormal, as statistics of a delta rule need.
 
     Returns
     -------
     SelectiveReduction
-        With bases and predicted error; `heads_error` measures the true one.
+        With bases and predicted error; `heads_error` and `delta_error` measure the true one.
 
     Raises
     ------
     InputError, OrderError, NumericalError
-        If the statistics have seen nothing, `order` is outside its range, or products of covariances overflow.
+        If the statistics have seen nothing or need orthonormal bases, `order` is outside its range, or products of
+        covariances overflow.
 
     Examples
     --------
@@ -53,19 +62,37 @@ def project(statistics: SelectiveStatistics, order: int) -> SelectiveReduction:
     True
     """
     check_type(statistics, "statistics", SelectiveStatistics)
-    order = check_kept_states(order, statistics.n)
-    found = []
-    for P, Q in zip(*statistics.gramians(), strict=True):
-        S, R = covariance_factors(P, Q)
-        largest = np.abs(S).max(initial=0.0) * np.abs(R).max(initial=0.0) * len(S)
-        check_result("Products of covariances", largest, hint=SCALE)
-        product = HankelSVD(S, R)
-        rank = int(np.sum(product.values > rounding_floor(product.values)))
-        if order > rank:
-            raise OrderError(
-                f"order must be at most {rank}, the rank of the covariances; got {order}. States past it link no "
-                f"input to any output."
-            )
-        found.append((*product.bases(slice(0, order), order), padded(product.values, statistics.n)))
+    order, orthogonal = check_kept_states(order, statistics.n), check_flag(orthogonal, "orthogonal")
+    if statistics.delta and not orthogonal:
+        raise InputError("A delta rule admits orthonormal bases only; got orthogonal=False. Pass orthogonal=True.")
+    bases_of = _orthonormal if orthogonal else _oblique
+    with one_blas_thread(statistics.n):
+        found = [bases_of(P, Q, order) for P, Q in zip(*statistics.gramians(), strict=True)]
     T, Ti, hsv = map(np.stack, zip(*found, strict=True))
     return SelectiveReduction("projection", order, T, Ti, None, None, hsv, predicted_error(statistics, T, Ti))
+
+
+def _oblique(P: Array, Q: Array, order: int) -> tuple[Array, Array, Array]:
+    product = _hankel(P, Q)
+    rank = int(np.sum(product.values > rounding_floor(product.values)))
+    if order > rank:
+        raise OrderError(
+            f"order must be at most {rank}, the rank of the covariances; got {order}. States past it link no "
+            f"input to any output."
+        )
+    return (*product.bases(slice(0, order), order), padded(product.values, len(P)))
+
+
+def _orthonormal(P: Array, Q: Array, order: int) -> tuple[Array, Array, Array]:
+    if P.dtype.kind == "c" or Q.dtype.kind == "c":
+        raise InputError("Orthonormal bases are for real states; got statistics of complex steps.")
+    hsv = padded(_hankel(P, Q).values, len(P))
+    V = orthonormal_basis([(P, Q)], order)
+    return V, V.T, hsv
+
+
+def _hankel(P: Array, Q: Array) -> HankelSVD:
+    S, R = covariance_factors(P, Q)
+    largest = np.abs(S).max(initial=0.0) * np.abs(R).max(initial=0.0) * len(S)
+    check_result("Products of covariances", largest, hint=SCALE)
+    return HankelSVD(S, R)

@@ -15,7 +15,8 @@ from ..linalg.semidefinite import covariance_factors
 from ..linalg.threads import one_blas_thread
 from .averages import METHODS, StepMoments, mean_gramians, second_moment_gramians
 from .data import Sequences, Steps, check_steps, head_sequences, mamba_sequences
-from .sums import GRAMIANS, MOMENTS, Sums, add_sequences, add_steps, empty_sums, shapes_of_sums
+from .delta import delta_sequences
+from .sums import MOMENTS, OPTIONAL, Sums, add_sequences, add_steps, asked_for, empty_sums, shapes_of_sums
 
 COUNTS = ("n", "groups", "every", "steps", "samples")
 
@@ -45,12 +46,16 @@ class SelectiveStatistics:
     exact : bool, default False
         Whether to run the Gramian recursions of every channel, for ``gramians("exact")``: n^2 operations per channel
         and step outside of any matrix product, some tens of times the rest at n = 128.
+    delta : bool, default False
+        Whether the layer is a gated delta rule, for `update_delta` alone, which also sums what reads and writes states.
     every : int, default 1
         Use only every `every`-th step. Neighbours differ little: with 8 the statistics of n = 128 cost a third.
 
     Attributes
     ----------
     n, groups, every : int
+        As given.
+    delta : bool
         As given.
     steps : int
         Steps summed over, of all sequences.
@@ -60,7 +65,8 @@ class SelectiveStatistics:
     Raises
     ------
     InputError
-        If a size is not a positive integer, a flag not a truth value, or `exact` goes with steps left out.
+        If a size is not a positive integer, a flag not a truth value, `exact` goes with steps left out, or `delta` with
+        `moments` or `exact`, which know decays only.
 
     Examples
     --------
@@ -75,14 +81,34 @@ class SelectiveStatistics:
     (300, 2400, (1, 4, 4))
     """
 
-    def __init__(self, n: int, groups: int = 1, *, moments: bool = False, exact: bool = False, every: int = 1) -> None:
+    def __init__(
+        self,
+        n: int,
+        groups: int = 1,
+        *,
+        moments: bool = False,
+        exact: bool = False,
+        delta: bool = False,
+        every: int = 1,
+    ) -> None:
         self.n, self.groups = check_integer(n, "n", 1), check_integer(groups, "groups", 1)
         self.every = check_integer(every, "every", 1)
-        moments, exact = check_flag(moments, "moments"), check_flag(exact, "exact")
+        given = {"moments": moments, "exact": exact, "delta": delta}
+        self._flags = {name: check_flag(flag, name) for name, flag in given.items()}
         if exact and every > 1:
             raise InputError(f"Gramian recursions run over every step; got exact=True with every={every}. Drop one.")
+        if delta and (moments or exact):
+            raise InputError(
+                f"Moments and Gramians know decays, not delta rules; got delta=True with moments={moments} and "
+                f"exact={exact}. Drop them."
+            )
         self.steps = self.samples = 0
-        self._sums = empty_sums(self.n, self.groups, moments, exact)
+        self._sums = empty_sums(self.n, self.groups, self._flags)
+
+    @property
+    def delta(self) -> bool:
+        """Tell whether these are statistics of a gated delta rule."""
+        return self._flags["delta"]
 
     def __repr__(self) -> str:
         """Return sizes and counts, not the sums."""
@@ -97,6 +123,7 @@ class SelectiveStatistics:
             Decays, whole increments and output rows as for `averaged_gramians`. With one group, leading axes count as
             further sequences; with more, there is one leading axis, the groups.
         """
+        self._check_rule(delta=False)
         steps = check_steps(a, b, c)
         shape = steps.a.shape
         if shape[-1] != self.n or (self.groups > 1 and (len(shape) != 4 or shape[0] != self.groups)):
@@ -131,6 +158,7 @@ class SelectiveStatistics:
             What multiplies the outputs afterwards, such as ``silu(z)``. It weights the covariance of the states and
             the output form, ``E[gate² h h^T]``, not the decays, nor the moments and Gramians. Zeros leave padding out.
         """
+        self._check_rule(delta=False)
         data, step = mamba_sequences(delta, A, B, C, u, gate)
         (batch, length, _, n), channels = data.B.shape, data.v.shape[2]
         if channels % self.groups or n != self.n:
@@ -159,11 +187,40 @@ class SelectiveStatistics:
         gate : (batch, length, heads, head_dim) array_like, optional
             What multiplies the outputs afterwards, as for `update_mamba`.
         """
-        data = head_sequences(decay, B, C, x, gate)
-        if data.B.shape[2:] != (self.groups, self.n):
-            groups, n = data.B.shape[2:]
-            raise InputError(f"B and C must have {self.groups} groups of {self.n} states; got {groups} of {n}.")
-        self._add_sequences(data, None)
+        self._check_rule(delta=False)
+        self._add_heads(head_sequences(decay, B, C, x, gate))
+
+    def update_delta(
+        self,
+        decay: ArrayLike,
+        beta: ArrayLike,
+        B: ArrayLike,
+        C: ArrayLike,
+        x: ArrayLike,
+        gate: ArrayLike | None = None,
+    ) -> None:
+        """Add sequences of a gated delta rule, ``S_t = (I - beta_t k_t k_t^T) a_t S_{t-1} + beta_t k_t x_t^T``.
+
+        The rule reads ``y_t = S_t^T q_t``. Its states are those of heads with inputs as `delta_inputs` computes them,
+        the n rows of S the states of each channel, so that everything said of heads holds for them.
+
+        Parameters
+        ----------
+        decay : (batch, length, heads) or (batch, length, heads, n) array_like
+            One decay per head, as in gated delta nets, or one per head and key channel, as in Kimi's, where rows decay
+            before they are read; a `StabilityError` if one exceeds 1.
+        beta : (batch, length, heads) array_like
+            Rates of writing; a `StabilityError` unless ``0 <= beta |k|² <= 2``. Padded steps have a beta of 0, and
+            gates of 0.
+        B, C : (batch, length, groups, n) array_like
+            Keys k after their norm, queries q after norm and scale, shared by ``heads / groups`` heads side by side.
+        x : (batch, length, heads, head_dim) array_like
+            Values.
+        gate : (batch, length, heads, head_dim) array_like, optional
+            What multiplies the outputs afterwards, as for `update_mamba`.
+        """
+        self._check_rule(delta=True)
+        self._add_heads(delta_sequences(decay, beta, B, C, x, gate))
 
     def merge(self, other: SelectiveStatistics) -> None:
         """Add what another of the same sizes and sums has seen, such as another rank of a distributed run."""
@@ -174,10 +231,10 @@ class SelectiveStatistics:
 
     def pooled(self) -> SelectiveStatistics:
         """Return the statistics of all groups as those of one group that has all their channels."""
-        found = SelectiveStatistics(self.n, every=self.every)
+        found = SelectiveStatistics(self.n, every=self.every, **self._flags)
         found._sums = {name: value.sum(axis=0, keepdims=True) for name, value in self._sums.items()}
         found.steps, found.samples = self.steps, self.samples * self.groups
-        for name in ("c", "cc"):  # per step, not per channel; equal for groups that share C
+        for name in {"c", "cc", "kk"} & set(found._sums):  # per step, not per channel; equal for groups that share C
             found._sums[name] = found._sums[name] / self.groups
         return found
 
@@ -192,15 +249,15 @@ class SelectiveStatistics:
         try:
             n, groups, every = (check_integer(entries.pop(name), name, 1) for name in COUNTS[:3])
             steps, samples = (check_integer(entries.pop(name), name, 0) for name in COUNTS[3:])
-            moments, exact, sums = "aa" in entries, "P" in entries, {}
-            for name, shape in shapes_of_sums(n, groups, moments, exact).items():
+            flags, sums = asked_for(entries), {}
+            for name, shape in shapes_of_sums(n, groups, flags).items():
                 sums[name] = double(check_array(entries.pop(name), name, None))
                 if sums[name].shape != shape:
                     raise InputError(
                         f"{name} must have shape {shape} for n={n} and groups={groups}, as stored by to_dict; got "
                         f"{sums[name].shape}."
                     )
-            found = cls(n, groups, moments=moments, exact=exact, every=every)
+            found = cls(n, groups, every=every, **flags)
         except KeyError as missing:
             raise InputError(f"state must be what to_dict returned; got none with {missing}.") from missing
         if entries or samples < steps:
@@ -279,13 +336,27 @@ class SelectiveStatistics:
             factors = [covariance_factors(p, q) for p, q in zip(P, Q, strict=True)]
             return np.stack([padded(HankelSVD(S, R).values, self.n) for S, R in factors])
 
+    def _check_rule(self, delta: bool) -> None:
+        """Refuse data of a delta rule in statistics of other layers, and the other way round."""
+        if delta != self.delta:
+            raise InputError(
+                f"Statistics are of a delta rule or of another layer; got an update of {'the' if delta else 'another'} "
+                f"kind for delta={self.delta}. Make them with delta={delta}."
+            )
+
+    def _add_heads(self, data: Sequences) -> None:
+        if data.B.shape[2:] != (self.groups, self.n):
+            groups, n = data.B.shape[2:]
+            raise InputError(f"B and C must have {self.groups} groups of {self.n} states; got {groups} of {n}.")
+        self._add_sequences(data, None)
+
     def _add_sequences(self, data: Sequences, step: Array | None) -> None:
         batch, length = data.v.shape[:2]
         self._add(lambda sums: add_sequences(sums, data, step, self.every), batch, length, data.group_width)
 
     def _add(self, add: Callable[[Sums], None], batch: int, length: int, width: int) -> None:
         """Take what is added to empty sums, all of it or nothing."""
-        sums = empty_sums(self.n, self.groups, "aa" in self._sums, "P" in self._sums)
+        sums = empty_sums(self.n, self.groups, self._flags)
         with one_blas_thread(self.n), np.errstate(over="ignore", invalid="ignore"):
             add(sums)
         steps = batch * (length // self.every)
@@ -301,6 +372,6 @@ class SelectiveStatistics:
         if count == 0:
             raise InputError("Statistics must have seen data; got none. Call one of the update methods first.")
         if name not in self._sums:
-            flag = "exact" if name in GRAMIANS else "moments"
+            flag = next(flag for flag, names in OPTIONAL.items() if name in names)
             raise InputError(f"These statistics have no such sums. Make them with {flag}=True before the first batch.")
         return self._sums[name] / count

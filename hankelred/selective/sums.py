@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 
 from ..checks import Array, double
@@ -14,25 +16,36 @@ from .states import Piece, pieces, state_pieces
 kernels = Kernels("hankelred.selective._kernels")
 
 # Sums always kept: of decays, increments, increments per unit of input and output rows, and of h h^H, conj(c) c^T and
-# conj(c h) (c h)^T; then the second moments of the steps and the Gramians, kept where asked for.
+# conj(c h) (c h)^T; then second moments of the steps, Gramians and what a delta rule takes, kept where asked for.
 VECTORS = ("a", "b", "B", "c")
 COVARIANCES = ("hh", "cc", "M")
 MOMENTS = ("aa", "bb", "ab", "acac")
 GRAMIANS = ("P", "Q")
+DELTA = ("kk",)
 
 Sums = dict[str, Array]
 
 
-def shapes_of_sums(n: int, groups: int, moments: bool, exact: bool) -> dict[str, tuple[int, ...]]:
+# What is summed up where it is asked for, by the flag that asks.
+OPTIONAL = {"moments": MOMENTS, "exact": GRAMIANS, "delta": DELTA}
+
+
+def asked_for(sums: Iterable[str]) -> dict[str, bool]:
+    """Return the flags behind the names of sums."""
+    given = set(sums)
+    return {flag: names[0] in given for flag, names in OPTIONAL.items()}
+
+
+def shapes_of_sums(n: int, groups: int, flags: Mapping[str, bool]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the sums by their names."""
-    squares = (*COVARIANCES, *(MOMENTS if moments else ()), *(GRAMIANS if exact else ()))
+    squares = (*COVARIANCES, *(name for flag, names in OPTIONAL.items() if flags[flag] for name in names))
     return {name: (groups, n) if name in VECTORS else (groups, n, n) for name in (*VECTORS, *squares)}
 
 
-def empty_sums(n: int, groups: int, moments: bool, exact: bool) -> Sums:
+def empty_sums(n: int, groups: int, flags: Mapping[str, bool]) -> Sums:
     """Return the sums over nothing."""
     try:
-        return {name: np.zeros(shape) for name, shape in shapes_of_sums(n, groups, moments, exact).items()}
+        return {name: np.zeros(shape) for name, shape in shapes_of_sums(n, groups, flags).items()}
     except (MemoryError, ValueError) as error:
         raise InputError(
             f"n and groups must make sums that memory holds, each of groups n^2 numbers; got n={n}, groups={groups}."
@@ -67,6 +80,8 @@ def add_sequences(sums: Sums, data: Sequences, delta: Array | None, every: int) 
         _add(sums, "B", group, per_unit[:, group].sum(axis=1) @ B)
         _add(sums, "c", group, C.sum(axis=0))
         _add(sums, "cc", group, C.T @ C)
+        if "kk" in sums:
+            _add(sums, "kk", group, B.T @ B)
         if "aa" in sums:
             _add(sums, "bb", group, (B.T * (v[:, group] ** 2).sum(axis=1)) @ B)
     if "P" in sums:

@@ -858,6 +858,12 @@ def _heads(draw: Draw) -> dict[str, Any]:
     return data | ({"gate": draw.array(2, 6, 2, 4)} if draw.chance(0.3) else {})
 
 
+def _delta(draw: Draw) -> dict[str, Any]:
+    data = _heads(draw)
+    B = data["B"] / (np.linalg.norm(data["B"], axis=3, keepdims=True) + 2.0**-10)
+    return data | {"beta": draw.rng.integers(0, 128, (2, 6, 2)) / 64, "B": B}
+
+
 def seen(draw: Draw, heads: bool = False, **options: Any) -> Any:
     """Return statistics that have seen data."""
     found = selective.SelectiveStatistics(3, **options)
@@ -882,11 +888,17 @@ def _(draw: Draw) -> Call:
     return Call(selective.SelectiveStatistics, {"n": draw.one_of(1, 3), **options})
 
 
-for _method, _data in (("update", _steps), ("update_mamba", _mamba), ("update_heads", _heads)):
+for _method, _data in (
+    ("update", _steps),
+    ("update_mamba", _mamba),
+    ("update_heads", _heads),
+    ("update_delta", _delta),
+):
 
     @target(f"selective.SelectiveStatistics.{_method}", "selective", lambda _, self, **__: wrong_sums(self))
     def _(draw: Draw, method: str = _method, data: Any = _data) -> Call:
         options = draw.one_of({}, {"moments": True}, {"exact": True}, {"every": 2})
+        options = {"delta": True} if data is _delta else options
         self = selective.SelectiveStatistics(3, **options)
         return Call(lambda self, **data: getattr(self, method)(**data), {"self": self, **data(draw)})
 
@@ -947,7 +959,17 @@ def _(draw: Draw) -> Call:
 
 @target("selective.project", "selective", lambda found, **_: wrong_array((found.T, found.Ti, found.predicted_error)))
 def _(draw: Draw) -> Call:
-    return Call(selective.project, {"statistics": seen(draw, heads=True), "order": draw.one_of(1, 2)})
+    order, options = draw.one_of(1, 2), draw.one_of({}, {"orthogonal": True})
+    return Call(selective.project, {"statistics": seen(draw, heads=True), "order": order, **options})
+
+
+for _method in ("delta_inputs", "delta_outputs"):
+
+    @target(f"selective.{_method}", "selective", wrong_array)
+    def _(draw: Draw, method: str = _method) -> Call:
+        data = _delta(draw)
+        wanted = ("decay", "beta", "B", "x") if method == "delta_inputs" else ("decay", "beta", "B", "C", "x")
+        return Call(getattr(selective, method), {name: data[name] for name in wanted})
 
 
 for _method in ("select_states", "selection_report"):
