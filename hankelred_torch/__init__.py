@@ -4,7 +4,7 @@ Tensors in, tensors out; the mathematics is that of `hankelred`.
 """
 
 from . import adapters, integrations, layers, ops
-from .adapters import find_ssm_layers, read_system, register_adapter, state_sizes
+from .adapters import add_state_maps_, find_ssm_layers, read_system, register_adapter, state_sizes
 from .config import CompressionConfig, Schedule
 from .errors import OptimizerStateWarning, RefusedCutWarning, SurgeryError
 from .penalty import hankel_penalty
@@ -36,6 +36,7 @@ __all__ = [
     "SurgeryError",
     "Tracker",
     "adapters",
+    "add_state_maps_",
     "compress_",
     "export_form",
     "export_padded",

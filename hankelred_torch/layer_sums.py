@@ -27,6 +27,7 @@ class Sequences(NamedTuple):
     `decay` are the steps (channels) of Mamba, with `rates` (channels, n), else decays (heads), or (heads, n). B and C
     go into and out of the states: (n) of Mamba, else (groups, n). `u` are the inputs, (channels) or (heads, head_dim),
     and `gate` multiplies the outputs. `powers` are inputs and outputs of the states, (n), before norms over the states.
+    `beta` (heads) are the rates of writing of a delta rule, whose keys, queries and values are B, C and u.
     """
 
     decay: Tensor
@@ -36,32 +37,48 @@ class Sequences(NamedTuple):
     gate: Tensor | None = None
     rates: Tensor | None = None
     powers: tuple[Tensor, Tensor] | None = None
+    beta: Tensor | None = None
 
 
 class LayerStatistics:
     """Running sums of one layer: `sums` for the reductions of `hankelred`, the rest for norms over the states.
 
     `powers` (2, n) sums the squares of inputs and outputs of every state, over their mean at the same step, at the
-    `counts` (2,) of steps that had any. `reason` says why the sums tell nothing, if they do not.
+    `counts` (2,) of steps that had any. `values` (n, n) is the form of what the output loses with channels of values.
+    `reason` says why the sums tell nothing, if they do not.
     """
 
-    def __init__(self, states: int, groups: int = 1) -> None:
-        self.sums, self.powers = SelectiveStatistics(states, groups), np.zeros((2, states))
+    def __init__(self, states: int, groups: int = 1, *, delta: bool = False) -> None:
+        self.sums, self.powers = SelectiveStatistics(states, groups, delta=delta), np.zeros((2, states))
         self.counts, self.reason, self.calls = np.zeros(2, dtype=int), "", 0
+        self.values = np.zeros((states, states))
 
     def update(self, data: Sequences) -> None:
         """Add the sequences of one call of the layer, as from `SelectiveAdapter.sequences`."""
-        decay, B, C, u = (_on_cpu(x) for x in data[:4])
-        gate = None if data.gate is None else _on_cpu(data.gate)
-        if data.rates is None:
+        decay, B, C, u = (on_cpu(x) for x in data[:4])
+        gate = None if data.gate is None else on_cpu(data.gate)
+        if data.beta is not None:
+            self.sums.update_delta(decay, on_cpu(data.beta), B, C, u, gate)
+        elif data.rates is None:
             self.sums.update_heads(decay, B, C, u, gate)
         else:
-            self.sums.update_mamba(decay, _on_cpu(data.rates), B, C, u, gate)
+            self.sums.update_mamba(decay, on_cpu(data.rates), B, C, u, gate)
         for k, x in enumerate(data.powers or ()):
-            squares = x.double().flatten(0, 1).square()
-            means = squares.mean(dim=1, keepdim=True)
-            self.powers[k] += _on_cpu((squares / means.where(means > 0, 1.0)).sum(dim=0))
-            self.counts[k] += int((means > 0).sum())
+            self._add_powers(k, x.flatten(0, 1))
+
+    def update_values(self, y: Tensor, gated: Tensor, weight: Tensor) -> None:
+        """Add outputs of the states (batch, length, heads, n), and what a matrix projects of them, normed and gated."""
+        self._add_powers(1, y.flatten(0, 2))
+        columns = weight.to(gated.dtype).unflatten(1, gated.shape[2:])  # (channels, heads, n)
+        for some in gated.flatten(0, 1).split(PIECE // columns[:, 0].numel() + 1):
+            parts = torch.einsum("thj,dhj->jtd", some, columns).flatten(1).double()
+            self.values += on_cpu(parts @ parts.T)
+
+    def _add_powers(self, k: int, x: Tensor) -> None:
+        squares = x.double().square()
+        means = squares.mean(dim=1, keepdim=True)
+        self.powers[k] += on_cpu((squares / means.where(means > 0, 1.0)).sum(dim=0))
+        self.counts[k] += int((means > 0).sum())
 
     @property
     def seen(self) -> bool:
@@ -85,6 +102,7 @@ class LayerStatistics:
         """Add what another of the same sizes has seen, as if this one had seen it."""
         self.sums.merge(other.sums)
         self.powers, self.counts = self.powers + other.powers, self.counts + other.counts
+        self.values = self.values + other.values
         self.reason = self.reason or other.reason
 
 
@@ -180,7 +198,7 @@ class SampleStatistics:
             layer.merge(other.layers[name])  # type: ignore[arg-type]
 
 
-def _on_cpu(x: Tensor) -> Array:
+def on_cpu(x: Tensor) -> Array:
     """Return a tensor as an array in single precision at least."""
     return x.detach().to("cpu", torch.float64 if x.dtype == torch.float64 else torch.float32).numpy()
 

@@ -8,7 +8,9 @@ from torch import nn
 
 from ..layer_sums import SampleStatistics
 from ..sampling import gather
+from .add_maps import add_state_maps_
 from .base import Adapter, Systems
+from .delta import GatedDeltaAdapter, KimiDeltaAdapter, TiedDeltaAdapter
 from .dense import diagonal_layer
 from .linear import LinearAdapter, SystemTensors
 from .lru import LRUAdapter
@@ -22,7 +24,9 @@ from .selective import SelectiveAdapter
 
 __all__ = [
     "Adapter",
+    "GatedDeltaAdapter",
     "GatedLinearAttentionAdapter",
+    "KimiDeltaAdapter",
     "LRUAdapter",
     "LinearAdapter",
     "Mamba2Adapter",
@@ -35,7 +39,9 @@ __all__ = [
     "SampleStatistics",
     "SelectiveAdapter",
     "SystemTensors",
+    "TiedDeltaAdapter",
     "adapter_of",
+    "add_state_maps_",
     "check",
     "collect_statistics",
     "diagonal_layer",

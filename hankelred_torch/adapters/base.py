@@ -204,6 +204,10 @@ class Adapter(LayerTensors, ABC):
         """Add a call of the layer to its sums: inputs, what is no padding, and inputs of an output norm."""
         raise NotImplementedError
 
+    def state_bytes(self, states: int) -> int:
+        """Return the memory that a number of states takes between two steps of one sequence; 0 if it is not known."""
+        return 0
+
     def sequence(self, u: Tensor | None, named: Mapping[str, Any]) -> Tensor:
         """Return the inputs (batch, length, ...) among the arguments of a call, or raise."""
         if u is None:

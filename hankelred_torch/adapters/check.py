@@ -156,10 +156,7 @@ def _outputs(bank: list[DiagonalSystem], u: Array) -> tuple[Array, Array]:
 def _of_recurrence(adapter: Any, dtype: torch.dtype) -> float:
     """Compare a selective layer with the recurrence of its adapter, or with itself, the states in another order."""
     layer = adapter.layer
-    width = next((x.in_features for x in layer.modules() if isinstance(x, nn.Linear)), None)
-    if width is None:
-        raise InputError(f"{type(layer).__qualname__} must have a Linear to be run; got none that says how wide it is.")
-    u = torch.randn(2, LENGTH, width, generator=torch.Generator().manual_seed(0)).to(_device(layer), dtype)
+    u = torch.randn(2, LENGTH, adapter.width, generator=torch.Generator().manual_seed(0)).to(_device(layer), dtype)
     expected, found = _recurrence(adapter, u), first(layer(u))
     if expected is None:
         return _of_permutation(adapter, lambda: first(layer(u)))
@@ -169,18 +166,23 @@ def _of_recurrence(adapter: Any, dtype: torch.dtype) -> float:
 def _recurrence(adapter: Any, inputs: Tensor) -> Tensor | None:
     """Return the output of a selective layer by ``H_t = decay_t H_{t-1} + u_t B_t^T`` and ``y_t = H_t C_t``, in heads.
 
-    The channels of Mamba are heads of one channel, with decays ``exp(delta_t A)``.
+    The channels of Mamba are heads of one channel, with decays ``exp(delta_t A)``. A delta rule writes
+    ``beta_t (u_t - decay_t H_{t-1} B_t)`` in the place of u.
     """
     data = adapter.sequences(inputs, None)
     decay, B, C, u = data[:4]
+    beta = u.new_ones(u.shape[:3]) if data.beta is None else data.beta
     if data.rates is not None:
         decay, B, C, u = torch.exp(decay[..., None] * data.rates), B[:, :, None], C[:, :, None], (decay * u)[..., None]
     elif decay.ndim == u.ndim - 1:  # one for all states of a head
         decay = decay[..., None]
     B, C = (x.repeat_interleave(u.shape[2] // x.shape[2], dim=2) for x in (B, C))
     H, y = u.new_zeros(len(u), *u.shape[2:], B.shape[-1]), []
-    for decay_t, B_t, C_t, u_t in zip(*(x.unbind(1) for x in (decay, B, C, u)), strict=True):
-        H = decay_t[:, :, None] * H + u_t[..., None] * B_t[:, :, None]
+    for decay_t, B_t, C_t, u_t, beta_t in zip(*(x.unbind(1) for x in (decay, B, C, u, beta)), strict=True):
+        H = decay_t[:, :, None] * H
+        if data.beta is not None:
+            u_t = beta_t[..., None] * (u_t - (H * B_t[:, :, None]).sum(-1))
+        H = H + u_t[..., None] * B_t[:, :, None]
         y.append((H * C_t[:, :, None]).sum(-1))
     return adapter.output(inputs, data, torch.stack(y, 1).view(data.u.shape))
 

@@ -230,6 +230,11 @@ class LinearAdapter(Adapter):
         bank = self._stable_bank(values)
         return hr.hankel_singular_values(bank if self.is_bank else bank[0])
 
+    def state_bytes(self, states: int) -> int:
+        """Return the memory of complex states, of all systems, as `Adapter.state_bytes` documents it."""
+        tensor = self.tensor(next(iter(self.state_axes)))
+        return 2 * (tensor.shape[0] if self.is_bank else 1) * states * tensor.real.element_size()
+
     def statistics(self) -> StateStatistics | None:
         """Return empty sums over the states; None in continuous time, where a layer is a kernel without inputs."""
         if self.dt == 0:

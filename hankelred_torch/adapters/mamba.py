@@ -70,6 +70,10 @@ class MambaAdapter(SelectiveAdapter):
         roles = {block.role for layout in self.layouts.values() for block in layout.blocks}
         return {} if "input_gain" in roles or not self._norm_names() else {"out_proj.weight": 1, "D": -1}
 
+    def state_channels(self, states: int) -> int:
+        """Return the channels that pass the state space model."""
+        return self.tensor("A_log").shape[0]
+
     def sizes(self, states: int) -> dict[str, Any]:
         """Return the sizes, and the constants that norms over fewer states need beside their mean squares."""
         layer, norms = self.layer, self._norm_names()

@@ -7,7 +7,6 @@ written into it: states are selected, the same for B and C, in every group by it
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Any, ClassVar
 
 import torch
@@ -30,7 +29,7 @@ class Mamba2Adapter(SelectiveAdapter):
     # The fused convolution wants a number of channels that is a multiple of 8.
     round_to: ClassVar[int] = 8
 
-    others = ("norm", "out_proj", "A_log", "D", "dt_bias")
+    others: ClassVar[tuple[str, ...]] = ("norm", "out_proj", "A_log", "D", "dt_bias")
 
     @classmethod
     def refusal(cls, layer: nn.Module) -> str:
@@ -55,7 +54,11 @@ class Mamba2Adapter(SelectiveAdapter):
     @property
     def groups(self) -> int:
         """Number of groups of heads that share B and C."""
-        return int(_first_of(self.layer, "n_groups", "ngroups"))
+        return int(first_of(self.layer, "n_groups", "ngroups"))
+
+    def state_channels(self, states: int) -> int:
+        """Return the channels of all heads."""
+        return self._width
 
     def sizes(self, states: int) -> dict[str, Any]:
         """Return the sizes of the layer and of its projection and convolution."""
@@ -107,16 +110,16 @@ class Mamba2Adapter(SelectiveAdapter):
         batch, length = inputs.shape[:2]
         projected = layer.in_proj(inputs * kept * getattr(layer, "ssm_in_multiplier", 1.0))
         projected = projected * getattr(layer, "mup_vector", 1.0)
-        states = self.groups * self.states
+        states = self.groups * self.made_states
         channels = self._width + 2 * states
         _, z, xBC, dt = projected.split(
             [projected.shape[-1] - self._width - channels - heads, self._width, channels, heads], dim=-1
         )
         xBC = layer.act(layer.conv1d(xBC.transpose(1, 2))[..., :length]).transpose(1, 2) * kept
         x, B, C = xBC.split([self._width, states, states], dim=-1)
-        delta = softplus(wide(dt) + wide(layer.dt_bias)).clamp(*_first_of(layer, "time_step_limit", "dt_limit"))
-        B, C = (y.reshape(batch, length, self.groups, self.states) for y in (B, C))
-        return z.to(delta.dtype), x.reshape(batch, length, heads, size).to(delta.dtype), B, C, delta
+        delta = softplus(wide(dt) + wide(layer.dt_bias)).clamp(*first_of(layer, "time_step_limit", "dt_limit"))
+        B, C = (y.reshape(batch, length, self.groups, self.made_states) for y in (B, C))
+        return z.to(delta.dtype), x.reshape(batch, length, heads, size).to(delta.dtype), *self.behind_maps(B, C), delta
 
     @property
     def output_norm(self) -> nn.Module | None:
@@ -130,17 +133,17 @@ class Mamba2Adapter(SelectiveAdapter):
         seen = y if getattr(norm, "norm_before_gate", False) else y * gate
         width = getattr(norm, "group_size", None) or y.shape[-1] // getattr(norm, "n_groups", 1)
         squares = seen.unflatten(-1, (-1, width)).square().mean(dim=-1)
-        scale = torch.rsqrt(squares + _first_of(norm, "variance_epsilon", "eps"))
+        scale = torch.rsqrt(squares + first_of(norm, "variance_epsilon", "eps"))
         return scale.repeat_interleave(width, dim=-1) * norm.weight
 
     @property
     def _shape(self) -> tuple[int, int, int]:
         """Return heads, channels of a head, and the width of z and x in the projection."""
-        heads = int(_first_of(self.layer, "num_heads", "nheads"))
+        heads = int(first_of(self.layer, "num_heads", "nheads"))
         return (
             heads,
-            int(_first_of(self.layer, "head_dim", "headdim")),
-            int(_first_of(self.layer, "intermediate_size", "d_inner")),
+            int(first_of(self.layer, "head_dim", "headdim")),
+            int(first_of(self.layer, "intermediate_size", "d_inner")),
         )
 
     @property
@@ -148,12 +151,6 @@ class Mamba2Adapter(SelectiveAdapter):
         """Return the channels that pass the state space model."""
         heads, size, _ = self._shape
         return heads * size
-
-    def _has(self, name: str) -> bool:
-        try:
-            return isinstance(attrgetter(name)(self.layer), Tensor)
-        except AttributeError:
-            return False
 
 
 class GatedLinearAttentionAdapter(SelectiveAdapter):
@@ -192,7 +189,11 @@ class GatedLinearAttentionAdapter(SelectiveAdapter):
     @property
     def groups(self) -> int:
         """Number of heads."""
-        return int(_first_of(self.layer, "num_heads"))
+        return int(first_of(self.layer, "num_heads"))
+
+    def state_channels(self, states: int) -> int:
+        """Return the channels of the values."""
+        return self.tensor("v_proj.weight").shape[0]
 
     def sizes(self, states: int) -> dict[str, Any]:
         """Return the sizes of keys."""
@@ -222,7 +223,7 @@ class GatedLinearAttentionAdapter(SelectiveAdapter):
         return layer.o_proj(y.flatten(2).to(layer.o_proj.weight.dtype))
 
 
-def _first_of(layer: nn.Module, *names: str) -> Any:
+def first_of(layer: nn.Module, *names: str) -> Any:
     """Return the first attribute a layer has of those that libraries call by different names."""
     for name in names:
         if hasattr(layer, name):

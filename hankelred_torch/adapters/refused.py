@@ -25,14 +25,14 @@ REFUSED = {
         "x_proj of their own each. No adapter knows it; Zamba2 has one."
     ),
     r"\w*Delta(Net|Attention|Rule)\w*|KDA": (
-        "must forget states one by one to be reduced; got a delta rule, whose decay is a full matrix of the keys. No "
-        "adapter knows it, and none that is registered fits."
+        "must be a delta rule that an adapter knows to be reduced; got another of that name. GatedDeltaAdapter serves "
+        "those of the published layout: try register_adapter."
     ),
     r"xLSTM(Layer|Block)|\w*mLSTM(Layer|Block|Cell)": (
         "must read its states linearly to be reduced; got an xLSTM, which divides by a normaliser of them. No adapter "
         "knows it."
     ),
-    r"Mamba3\w*|Rwkv\w*Attention|RWKV\w*|\w*(Lightning|Linear)Attention": (
+    r"Mamba3\w*|Rwkv\w*Attention|RWKV\w*|(?!KimiLinear)\w*(Lightning|Linear)Attention": (
         "must have an adapter to be reduced; no one has written one for it yet."
     ),
 }

@@ -18,6 +18,7 @@ from hankelred.errors import InputError, NumericalError, StabilityError
 
 from .base import Adapter
 from .check import RTOL, RunsWithAllStatesOnly, difference
+from .delta import GatedDeltaAdapter, KimiDeltaAdapter, TiedDeltaAdapter
 from .lru import LRUAdapter
 from .mamba import MambaAdapter
 from .mamba2 import GatedLinearAttentionAdapter, Mamba2Adapter
@@ -25,6 +26,7 @@ from .refused import refused
 from .s4_kernel import SSMKernelDiagAdapter
 from .s4d import S4DAdapter, S4DKernelAdapter
 from .s5 import S5Adapter, S5PytorchAdapter
+from .state_mapping import MappedDeltaAdapter, MappedMamba2Adapter
 
 _HF = "transformers.models"
 
@@ -50,6 +52,18 @@ _KNOWN: dict[str, type[Adapter]] = {
     "mamba_ssm.modules.mamba2.Mamba2": Mamba2Adapter,
     "fla.layers.mamba2.Mamba2": Mamba2Adapter,
     "fla.layers.gla.GatedLinearAttention": GatedLinearAttentionAdapter,
+    f"{_HF}.qwen3_next.modeling_qwen3_next.Qwen3NextGatedDeltaNet": GatedDeltaAdapter,
+    f"{_HF}.qwen3_5.modeling_qwen3_5.Qwen3_5GatedDeltaNet": GatedDeltaAdapter,
+    f"{_HF}.qwen3_5_moe.modeling_qwen3_5_moe.Qwen3_5MoeGatedDeltaNet": GatedDeltaAdapter,
+    f"{_HF}.qwen4_exp.modeling_qwen4_exp.Qwen4ExpTextGatedDeltaNet": GatedDeltaAdapter,
+    f"{_HF}.olmo_hybrid.modeling_olmo_hybrid.OlmoHybridGatedDeltaNet": GatedDeltaAdapter,
+    "hankelred_torch.adapters.state_mapping.KeyMapped": MappedDeltaAdapter,
+    "hankelred_torch.adapters.state_mapping.ScanMapped": MappedMamba2Adapter,
+    "fla.layers.gated_deltanet.GatedDeltaNet": GatedDeltaAdapter,
+    "fla.layers.kda.KimiDeltaAttention": KimiDeltaAdapter,
+    f"{_HF}.kimi_linear.modeling_kimi_linear.KimiLinearDeltaAttention": TiedDeltaAdapter,
+    f"{_HF}.glm5_next.modeling_glm5_next.Glm5NextTextLinearAttention": TiedDeltaAdapter,
+    f"{_HF}.bailing_hybrid.modeling_bailing_hybrid.BailingHybridDeltaAttention": TiedDeltaAdapter,
 }
 
 # By class name alone: classes of repositories that are no packages, whose modules people copy to where they like.

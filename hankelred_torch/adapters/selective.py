@@ -7,7 +7,8 @@ the contragredient maps.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -16,12 +17,15 @@ from torch import Tensor, nn
 
 from hankelred.checks import Array, check_type
 from hankelred.errors import InputError, NumericalError, OrderError
-from hankelred.selective import rotate, select
+from hankelred.selective import SelectiveReduction, rotate, select
 
 from ..layer_sums import PIECE, LayerStatistics, Sequences
 from .analysis import Analysis, LayerReduction
 from .base import Adapter
-from .state_maps import Block, Layout, StateMap, mapped
+from .state_maps import Layout, StateMap, mapped
+
+# To which power of the number of states entries grow with it.
+_POWERS = {"scaled_output": 0.5, "value_gain": -0.5}
 
 
 class SelectiveAnalysis(Analysis):
@@ -98,10 +102,7 @@ class SelectiveAdapter(Adapter):
         self.layer = check_type(layer, "layer", nn.Module)
         self.layouts = self.layout_of(layer)
         groups = self.groups
-        self.counts = {  # type: ignore[misc]
-            name: (sum(x.size for x in blocks), groups * sum(x.role != "fixed" for x in blocks))
-            for name, (_, blocks) in self.layouts.items()
-        }
+        self.counts = {name: layout.counts(groups) for name, layout in self.layouts.items()}  # type: ignore[misc]
         # which tensors there are depends on the layer: biases and norms are optional
         self.state_axes = {name: layout.axis for name, layout in self.layouts.items()}  # type: ignore[misc]
         self.constants = tuple(self.rescaled)  # type: ignore[misc]
@@ -140,6 +141,39 @@ class SelectiveAdapter(Adapter):
         """Number of groups of channels with states of their own."""
         return 1
 
+    def state_channels(self, states: int) -> int:
+        """Return how many channels have states of their own in a layer of so many states; 0 if it is not known."""
+        return 0
+
+    def state_bytes(self, states: int) -> int:
+        """Return the memory of the states of all channels, in single precision at least, as recurrences keep them."""
+        dtype = torch.promote_types(next(self.layer.parameters()).dtype, torch.float32)
+        return self.state_channels(states) * states * dtype.itemsize
+
+    @property
+    def made_states(self) -> int:
+        """States that the layer's projections make inputs and outputs of: all there are, unless maps follow."""
+        return self.states
+
+    def behind_maps(self, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+        """Return inputs and outputs of the states behind maps, if the layer has any."""
+        return B, C
+
+    def _has(self, name: str) -> bool:
+        """Tell whether the layer has a tensor of that name."""
+        try:
+            return isinstance(attrgetter(name)(self.layer), Tensor)
+        except AttributeError:
+            return False
+
+    @property
+    def width(self) -> int:
+        """Channels of the layer's input, as the first of its projections says."""
+        found = next((x.in_features for x in self.layer.modules() if isinstance(x, nn.Linear)), None)
+        if found is None:
+            raise InputError(f"{type(self.layer).__qualname__} must have a Linear that says how wide it is; got none.")
+        return found
+
     @property
     def output_norm(self) -> nn.Module | None:
         """A norm behind the states whose input says how it weighs their outputs."""
@@ -147,15 +181,17 @@ class SelectiveAdapter(Adapter):
 
     def entries(self, name: str, kept: Array) -> Array:
         """Return the places on the state axis of a tensor that stay where some states stay, as in `Adapter.entries`."""
-        places = []
-        for block, places_of_block in self._slices(name, self.states):
-            whole = np.arange(places_of_block.start, places_of_block.stop)
-            places.append(whole if block.role == "fixed" else whole.reshape(self.groups, -1)[:, kept].ravel())
-        return np.concatenate(places)
+        old, new = (self.layouts[name].places(self.groups, n) for n in (self.states, len(kept)))
+        found = np.empty(sum(x.size for _, x in new), dtype=np.int64)
+        for (block, source), (_, target) in zip(old, new, strict=True):
+            found[target] = source if block.role == "fixed" else source[:, kept]
+        return found
 
     def pad(self, values: Mapping[str, Array], states: int) -> dict[str, Array]:
         """Return tensors with more states, that nothing goes into or comes out of, as in `Adapter.pad`."""
-        if self.rescaled or any(b.role.endswith("_gain") for x in self.layouts.values() for b in x.blocks):
+        if self.rescaled or any(
+            b.role in ("input_gain", "output_gain") for x in self.layouts.values() for b in x.blocks
+        ):
             raise InputError(
                 f"{type(self.layer).__qualname__} must have no norm over its states to be padded; got one, which more "
                 f"states would change. Keep its size, or load it with hankelred_torch.from_pretrained."
@@ -164,26 +200,16 @@ class SelectiveAdapter(Adapter):
 
     def _padded(self, name: str, array: Array, states: int) -> Array:
         """Return one tensor with more states: zero inputs and outputs, the rates of the last state."""
-        axis, old = self.layouts[name].axis, self.states_on(name, array.shape)
-        moved, parts = np.moveaxis(array, axis, 0), []
-        for block, places in self._slices(name, old):
-            part = moved[places]
-            if block.role != "fixed":
-                grouped = part.reshape(self.groups, old, *part.shape[1:])
-                last = grouped[:, -1:] if block.role in ("rate", "state") else np.zeros_like(grouped[:, -1:])
-                gain = (states / old) ** 0.5 if block.role == "scaled_output" else 1.0
-                grouped = np.concatenate([gain * grouped, np.repeat(last, states - old, axis=1)], axis=1)
-                part = grouped.reshape(self.groups * states, *part.shape[1:])
-            parts.append(part)
-        return np.moveaxis(np.concatenate(parts), 0, axis)
-
-    def _slices(self, name: str, states: int) -> Iterator[tuple[Block, slice]]:
-        """Yield the blocks of a tensor and where they lie at a number of states."""
-        start = 0
-        for block in self.layouts[name].blocks:
-            stop = start + (block.size if block.role == "fixed" else self.groups * states)
-            yield block, slice(start, stop)
-            start = stop
+        layout, old = self.layouts[name], self.states_on(name, array.shape)
+        before, after = (layout.places(self.groups, n) for n in (old, states))
+        moved = np.moveaxis(array, layout.axis, 0)
+        found = np.zeros((sum(x.size for _, x in after), *moved.shape[1:]))
+        for (block, source), (_, target) in zip(before, after, strict=True):
+            gain = (states / old) ** _POWERS.get(block.role, 0.0)
+            found[target[:, : source.shape[1]]] = gain * moved[source]
+            if block.role in ("rate", "state"):
+                found[target[:, old:]] = moved[source[:, -1:]]
+        return np.moveaxis(found, 0, layout.axis)
 
     def analyse(self, values: Mapping[str, Array], statistics: Any = None, method: str = "auto") -> Analysis:
         """Return what a cut could lose on the sample batches; its reductions are tuples of `StateMap`, one a way.
@@ -223,7 +249,7 @@ class SelectiveAdapter(Adapter):
         found = []
         for way in ways:
             if way == "rotation":
-                core = rotate(statistics.sums, -np.exp(values["A_log"]), states)
+                core = self.rotation(values, statistics, states)
             else:
                 fold = self.folds and way != "selection_without_fold"
                 core = select(statistics.sums, states, fold=fold)
@@ -233,6 +259,10 @@ class SelectiveAdapter(Adapter):
         if not stored:
             raise NumericalError(f"The tensors of a layer of {states} states must be finite; got NaN or infinity.")
         return tuple(stored)
+
+    def rotation(self, values: Mapping[str, Array], statistics: LayerStatistics, states: int) -> SelectiveReduction:
+        """Return a change of basis and fewer states, where the layer `rotates`."""
+        return rotate(statistics.sums, -np.exp(values["A_log"]), states)
 
     def rewrite(self, values: Mapping[str, Array], reduction: StateMap) -> dict[str, Array]:
         """Return the tensors after a reduction: rows mapped or selected, rates mixed, the rest rescaled."""

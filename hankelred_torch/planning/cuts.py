@@ -77,6 +77,8 @@ class LayerCut:
     matches : list of list of int, or None
         For every system of the layer, the place at which each value of the last measurement continues, counted from
         0, or -1; see `match_hsv`.
+    state_bytes : (int, int) or None
+        Memory that the states take between two steps of one sequence, before and after; None where it is not known.
     reduction : Reduction or tuple of them or StateMap or None
         The reduction behind a cut that is planned, which can measure its true error, one per system of a bank; not
         kept in files.
@@ -103,6 +105,7 @@ class LayerCut:
     moved: float | None = None
     certified_orders: list[int] | None = field(default=None, repr=False)
     matches: list[list[int]] | None = field(default=None, repr=False)
+    state_bytes: tuple[int, int] | None = None
     reduction: Any = field(default=None, repr=False)
     _statistics: Any = field(default=None, repr=False)  # of the data it was planned by
     _values: Mapping[str, Array] = field(default_factory=dict, repr=False)  # the tensors it was planned for
@@ -162,7 +165,12 @@ class LayerCut:
         """
         whole: dict[str, Any] = {"states": self.n, "order": len(self.hsv), "kept_energy": 1.0, "error_bound": 0.0}
         whole["rounding"] = 0.0
+        whole["state_bytes"] = self.state_bytes and (self.state_bytes[0], self.state_bytes[0])
         return replace(self, **whole, reason=reason, method="", output_error=None, reduction=None)
+
+    def _with_bytes(self, of: Callable[[int], int]) -> LayerCut:
+        """Give the record with the memory of its states, as a function of their number."""
+        return replace(self, state_bytes=(of(self.n), of(self.states)) if of(self.n) else None)
 
     def _without_tensors(self) -> LayerCut:
         """Give the record without the reduction and what else belongs to a plan only.
@@ -206,6 +214,8 @@ class LayerCut:
                 found["error_bound"] = math.inf
             if found.get("metric") is not None:
                 found["metric"] = {key: math.nan if x is None else float(x) for key, x in found["metric"].items()}
+            if found.get("state_bytes") is not None:
+                found["state_bytes"] = tuple(check_integer(x, "state_bytes", least=0) for x in found["state_bytes"])
             for name in found.keys() & _CHECKS.keys():
                 found[name] = _CHECKS[name](found[name], name)
             return cls(**found)
@@ -228,7 +238,7 @@ class Plan:
     parameters : tuple of int, or None
         Parameters of the whole model before and after, once carried out.
     state_bytes : tuple of int, or None
-        Memory for the states of all time-invariant layers, for one sequence, before and after.
+        Memory that the states of all layers take between two steps of one sequence, before and after.
     forward_seconds : tuple of float, or None
         Forward pass of the model on a batch of the training before and after, where the compressor has heard one.
     ema_restarted : tuple of str

@@ -113,7 +113,7 @@ def decide(
                     planned, lambda x: cuts(allocate(analyses, config, x)), config.max_error, config.budget
                 )
             layers |= measured(planned)
-    return Plan({name: layers[name] for name in adapters}, config)
+    return Plan({name: layers[name]._with_bytes(x.state_bytes) for name, x in adapters.items()}, config)
 
 
 def looked_at(adapters: Mapping[str, Adapter], config: CompressionConfig) -> dict[str, Adapter]:

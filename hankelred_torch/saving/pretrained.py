@@ -19,6 +19,7 @@ from hankelred.errors import InputError
 from hankelred.systems.files import as_path, write_atomically
 
 from ..adapters import find_ssm_layers, state_sizes
+from ..adapters.add_maps import add_state_maps_, mapped_layers
 from ..convert import to_tensor
 from ..layers._inputs import check_size
 from ..surgery.ranks import unwrapped
@@ -29,7 +30,7 @@ FORMAT = "hankelred model 2"
 MANIFEST, WEIGHTS = "hankelred.json", "model.pt"
 
 # What configurations of transformers call the number of states, which they have one of for all layers.
-SIZE_NAMES = ("state_size", "mamba_d_state", "ssm_state_size")
+SIZE_NAMES = ("state_size", "mamba_d_state", "ssm_state_size", "linear_key_head_dim", "linear_head_dim")
 
 # Two loads of transformers side by side lose weights that are tied (seen in 5.23).
 _loading = threading.Lock()
@@ -147,7 +148,7 @@ def from_pretrained(
                 f"{os.fspath(directory)!r}. Save with save_pretrained."
             )
         manifest = settings["hankelred"]
-        built = _from_transformers(folder, model or _named_class(settings), manifest["state_sizes"], options)
+        built = _from_transformers(folder, model or _named_class(settings), manifest, options)
     if state_sizes(built) != manifest["state_sizes"]:
         raise InputError(
             f"model must be of the structure that was saved, with layers {manifest['state_sizes']}; got "
@@ -164,7 +165,9 @@ def is_a(model_or_class: Any, package: str, name: str) -> bool:
 
 def manifest_of(model: nn.Module) -> dict[str, Any]:
     """What is written down about a model beside its weights."""
-    return {"format": 2, "hankelred": hr.__version__, "state_sizes": state_sizes(model)}
+    maps = mapped_layers(model)
+    written = {"format": 2, "hankelred": hr.__version__, "state_sizes": state_sizes(model)}
+    return written | ({"state_maps": maps} if maps else {})
 
 
 def note_sizes(model: nn.Module) -> bool:
@@ -178,6 +181,7 @@ def note_sizes(model: nn.Module) -> bool:
     sizes = {adapter.states for adapter in adapters}
     # layers of one size need nothing of ours to be loaded, unless a constant of theirs has changed with the size
     constants = [x for adapter in adapters for x in adapter.sizes(adapter.states).values() if not isinstance(x, int)]
+    constants += mapped_layers(model)  # what they make has the size it always had
     for name in SIZE_NAMES:
         if len(sizes) == 1 and not constants and isinstance(getattr(config, name, None), int):
             setattr(config, name, *sizes)
@@ -197,7 +201,7 @@ def _named_class(settings: dict[str, Any]) -> Any:
     return getattr(transformers, name)
 
 
-def _from_transformers(folder: Path, model_class: Any, sizes: dict[str, int], options: dict[str, Any]) -> nn.Module:
+def _from_transformers(folder: Path, model_class: Any, manifest: dict[str, Any], options: dict[str, Any]) -> nn.Module:
     """Load by the class's own from_pretrained, through a subclass whose new model gets the sizes before the weights.
 
     Names in the files may be others than those of the model, which is why sizes are not read from them. The model that
@@ -213,7 +217,8 @@ def _from_transformers(folder: Path, model_class: Any, sizes: dict[str, int], op
 
     def make(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         base.__init__(self, *args, **kwargs)
-        resize_(self, sizes)
+        add_state_maps_(self, manifest.get("state_maps", ()))
+        resize_(self, manifest["state_sizes"])
 
     name, members = base.__name__, {"__init__": make, "__module__": base.__module__}
     resized: Any = type(name, (base,), members)

@@ -12,6 +12,7 @@ from hankelred.checks import check_integer
 from hankelred.errors import InputError
 
 from ..adapters import Adapter, find_ssm_layers, state_sizes
+from ..adapters.add_maps import mapped_layers, maps_as_saved
 from ..convert import standing_in, stored_tensors
 from ..surgery import Exchange, as_optimizers
 from ..surgery.ranks import unwrapped
@@ -69,6 +70,16 @@ def resize_layers(
     model: nn.Module, adapters: Mapping[str, Adapter], like: Any, optimizers: tuple[Any, ...]
 ) -> dict[str, int]:
     """Resize a model without wrappers, whose layers were found, as `resize_` does."""
+    saved = like.state_dict() if isinstance(like, nn.Module) else like if isinstance(like, Mapping) else ()
+    before = mapped_layers(model)
+    with maps_as_saved(model, [_without_wrappers(x) for x in saved if isinstance(x, str)]):
+        adapters = adapters if mapped_layers(model) == before else find_ssm_layers(model)
+        return _resize(model, adapters, like, optimizers)
+
+
+def _resize(
+    model: nn.Module, adapters: Mapping[str, Adapter], like: Any, optimizers: tuple[Any, ...]
+) -> dict[str, int]:
     exchange, sizes = Exchange([model], optimizers), _wanted(adapters, like)
     for name, states in sizes.items():
         adapter = adapters[name]

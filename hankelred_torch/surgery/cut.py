@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hankelred.checks import Array
 from hankelred.errors import InputError, NumericalError
 
-from ..adapters import Adapter, LinearAdapter, adapter_of
+from ..adapters import Adapter, adapter_of
 from ..adapters.base import Systems
 from ..config import CompressionConfig
 from ..convert import stored_tensors, tensors_in_place_of, to_arrays, to_tensor
@@ -297,14 +297,8 @@ def _refuse_tied(cuts: Mapping[str, LayerCut], adapters: Mapping[str, Adapter]) 
 
 
 def _state_bytes(adapters: Mapping[str, Adapter]) -> int:
-    """Count the bytes of the states of time-invariant layers, for one sequence."""
-    size = 0
-    for adapter in adapters.values():
-        if adapter.kind == "lti":
-            tensor = adapter.tensor(next(iter(adapter.state_axes)))
-            systems = tensor.shape[0] if isinstance(adapter, LinearAdapter) and adapter.is_bank else 1
-            size += 2 * systems * adapter.states * tensor.real.element_size()
-    return size
+    """Count the bytes of the states of all layers, for one sequence."""
+    return sum(x.state_bytes(x.states) for x in adapters.values())
 
 
 def _forget_compiled() -> None:

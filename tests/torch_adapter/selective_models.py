@@ -38,13 +38,40 @@ MAMBA2 = {
     | {"layer_types": ["mamba", "attention"], "shared_intermediate_size": 32, "num_local_experts": 0},
 }
 
+_DELTA = _ATTENTION | {"head_dim": 8, "layer_types": ["linear_attention", "full_attention"]}
+_KEYS = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 8}
+_EXPERTS = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+_EXPERTS |= {"shared_expert_intermediate_size": 16}
+_INDEXED = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 64}
+_TIED = _DELTA | {"num_key_value_heads": 2, "linear_num_heads": 2, "linear_head_dim": 16, "pad_token_id": 0}
+_TIED |= {"bos_token_id": None, "eos_token_id": None, "mlp_layer_types": ["dense"] * 2, "kv_lora_rank": 8}
+_TIED |= {"qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
+_OF_GLM = {"qk_rope_head_dim": 0, "q_lora_rank": 8, "index_head_dim": 8, "index_n_heads": 2, "index_topk": 64}
+
+DELTA = {  # one decay per head, keys of a size of their own
+    "Qwen3_5Text": _DELTA | _KEYS,
+    "Qwen3_5MoeText": _DELTA | _KEYS | _EXPERTS,
+    "Qwen3Next": _DELTA | _KEYS | _EXPERTS,
+    "Qwen4ExpText": _DELTA
+    | (_KEYS | _EXPERTS | _INDEXED)
+    | {"hc_lowrank": 4, "ple_layer_ids": [], "indexer_compress_ratio": 4},
+    "OlmoHybrid": _DELTA | _KEYS | {"pad_token_id": 0, "eos_token_id": 1},
+}
+TIED = {  # decays in every channel, keys and values of one size
+    "KimiLinear": _TIED,
+    "Glm5NextText": {x: y for x, y in (_TIED | _OF_GLM | {"index_kpool": 2}).items() if x != "head_dim"},
+    "BailingHybrid": _TIED | {"head_dim": 16},
+}
+
 
 def language_model(name, *, seed=0, **options):
     """Return a causal language model of Hugging Face with weights as large as if it were trained."""
     import transformers
 
     torch.manual_seed(seed)
-    config = getattr(transformers, f"{name}Config")(**(MAMBA | MAMBA2)[name] | options)
+    config = getattr(transformers, f"{name}Config")(**(MAMBA | MAMBA2 | DELTA | TIED)[name] | options)
+    if name == "Glm5NextText":  # has no language model without a picture's
+        return enlarged(transformers.AutoModel.from_config(config).eval(), seed=seed)
     return enlarged(transformers.AutoModelForCausalLM.from_config(config).eval(), seed=seed)
 
 
@@ -67,14 +94,10 @@ def make_inert(model, live=LIVE):
         for adapter in ht.find_ssm_layers(model).values():
             dead = [i for i in range(adapter.states) if i not in live]
             for name, layout in adapter.layouts.items():
-                start, states = 0, adapter.groups * adapter.states
                 moved = adapter.tensor(name).movedim(layout.axis, 0)
-                for block in layout.blocks:
-                    size = block.size if block.role == "fixed" else states
-                    if block.role in ("input", "output", "scaled_output"):
-                        part = moved[start : start + size].unflatten(0, (adapter.groups, -1))
-                        part[:, dead] = 0
-                    start += size
+                for block, places in layout.places(adapter.groups, adapter.states):
+                    if block.role in ("input", "output", "scaled_output", "value"):
+                        moved[places[:, dead].ravel()] = 0
     return model
 
 
