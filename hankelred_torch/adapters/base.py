@@ -302,7 +302,7 @@ class Adapter(LayerTensors, ABC):
             first=partial(self.carry_first, values, reduction), second=partial(self.carry_second, values, reduction)
         )
 
-    def pad(self, values: Mapping[str, Array], states: int) -> dict[str, Array]:
+    def pad(self, values: Mapping[str, Array], states: int, *, read: bool = False) -> dict[str, Array]:
         """Return the values of the tensors with further states that change no output.
 
         Parameters
@@ -311,6 +311,8 @@ class Adapter(LayerTensors, ABC):
             As from `values`.
         states : int
             States afterwards, at least as many as now.
+        read : bool, default False
+            Whether to read the further states as others are, nothing but inputs being zero, where that is possible.
 
         Returns
         -------

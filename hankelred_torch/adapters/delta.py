@@ -40,6 +40,8 @@ class GatedDeltaAdapter(SelectiveAdapter):
     it adds to mean squares, which a cut rescales.
     """
 
+    reads_apart: ClassVar[bool] = False
+
     # The fused convolution wants a number of channels that is a multiple of 8.
     round_to: ClassVar[int] = 8
 

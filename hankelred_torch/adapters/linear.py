@@ -365,15 +365,17 @@ class LinearAdapter(Adapter):
         new = self.rewrite(values, reduction) if written is None else written
         return Transport(self, dict(values), dict(new), as_tuple(reduction))
 
-    def pad(self, values: Mapping[str, Array], states: int) -> dict[str, Array]:
-        """Return the tensors with further states that repeat the last one, without input and output."""
-        padded = {}
-        places = np.minimum(np.arange(states), self.states - 1)
+    def pad(self, values: Mapping[str, Array], states: int, *, read: bool = False) -> dict[str, Array]:
+        """Return the tensors with further states, without input and output, or without input."""
+        padded, n = {}, self.states
+        places = np.arange(states) % n if read else np.minimum(np.arange(states), n - 1)
+        into, out = (self.parts.get(x, ()) for x in "BC")
+        zeroed = into if read and into else (*into, *out)
         for name, axis in self.state_axes.items():
             entries = self.entries(name, places)
             padded[name] = values[name].take(entries, axis)
-            if name in (*self.parts.get("B", ()), *self.parts.get("C", ())):
-                added = np.tile(np.arange(states) >= self.states, len(entries) // states)
+            if name in zeroed:
+                added = np.tile(np.arange(states) >= n, len(entries) // states)
                 np.moveaxis(padded[name], axis, 0)[added] = 0
         return padded
 

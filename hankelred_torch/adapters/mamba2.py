@@ -29,6 +29,7 @@ class Mamba2Adapter(SelectiveAdapter):
     # The fused convolution wants a number of channels that is a multiple of 8.
     round_to: ClassVar[int] = 8
 
+    behind: ClassVar[tuple[str, ...]] = ("conv1d.weight",)
     others: ClassVar[tuple[str, ...]] = ("norm", "out_proj", "A_log", "D", "dt_bias")
 
     @classmethod

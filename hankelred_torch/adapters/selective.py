@@ -187,7 +187,13 @@ class SelectiveAdapter(Adapter):
             found[target] = source if block.role == "fixed" else source[:, kept]
         return found
 
-    def pad(self, values: Mapping[str, Array], states: int) -> dict[str, Array]:
+    # Whether states that nothing goes into may be read without a change to others: no norm runs over outputs.
+    reads_apart: ClassVar[bool] = True
+
+    # Tensors that multiply what other tensors of the states make: these being zero is enough.
+    behind: ClassVar[tuple[str, ...]] = ()
+
+    def pad(self, values: Mapping[str, Array], states: int, *, read: bool = False) -> dict[str, Array]:
         """Return tensors with more states, that nothing goes into or comes out of, as in `Adapter.pad`."""
         if self.rescaled or any(
             b.role in ("input_gain", "output_gain") for x in self.layouts.values() for b in x.blocks
@@ -196,10 +202,14 @@ class SelectiveAdapter(Adapter):
                 f"{type(self.layer).__qualname__} must have no norm over its states to be padded; got one, which more "
                 f"states would change. Keep its size, or load it with hankelred_torch.from_pretrained."
             )
-        return {name: self._padded(name, values[name], states) for name in self.layouts}
+        copied: tuple[str, ...] = ("rate", "state")
+        if read and self.reads_apart:
+            copied += ("output", "scaled_output")
+        behind = (*copied, "input", "output") if read else copied
+        return {x: self._padded(x, values[x], states, behind if x in self.behind else copied) for x in self.layouts}
 
-    def _padded(self, name: str, array: Array, states: int) -> Array:
-        """Return one tensor with more states: zero inputs and outputs, the rates of the last state."""
+    def _padded(self, name: str, array: Array, states: int, copied: tuple[str, ...]) -> Array:
+        """Return one tensor with more states: those of some roles are those of others, the rest is zero."""
         layout, old = self.layouts[name], self.states_on(name, array.shape)
         before, after = (layout.places(self.groups, n) for n in (old, states))
         moved = np.moveaxis(array, layout.axis, 0)
@@ -207,8 +217,8 @@ class SelectiveAdapter(Adapter):
         for (block, source), (_, target) in zip(before, after, strict=True):
             gain = (states / old) ** _POWERS.get(block.role, 0.0)
             found[target[:, : source.shape[1]]] = gain * moved[source]
-            if block.role in ("rate", "state"):
-                found[target[:, old:]] = moved[source[:, -1:]]
+            if block.role in copied:
+                found[target[:, old:]] = gain * moved[source[:, np.arange(old, states) % old]]
         return np.moveaxis(found, 0, layout.axis)
 
     def analyse(self, values: Mapping[str, Array], statistics: Any = None, method: str = "auto") -> Analysis:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hankelred.checks import check_integer
+from hankelred.checks import Array, check_flag, check_integer
 from hankelred.errors import InputError
 
 from ..adapters import Adapter, find_ssm_layers, state_sizes
 from ..adapters.add_maps import mapped_layers, maps_as_saved
-from ..convert import standing_in, stored_tensors
+from ..convert import standing_in, stored_tensors, to_tensor
+from ..exchange import find_slots
 from ..surgery import Exchange, as_optimizers
 from ..surgery.ranks import unwrapped
 
@@ -23,13 +25,23 @@ WRAPPERS = ("module", "_orig_mod")
 
 @torch.inference_mode(False)  # else what is made inside inference mode could never be trained
 def resize_(
-    model: nn.Module, like: Mapping[str, Tensor] | Mapping[str, int] | nn.Module, optimizers: Any = ()
+    model: nn.Module,
+    like: Mapping[str, Tensor] | Mapping[str, int] | nn.Module,
+    optimizers: Any = (),
+    *,
+    inert: bool = False,
 ) -> dict[str, int]:
     """Give the state space layers of a model the sizes that saved weights have, so that these can be loaded.
 
     Call it before ``model.load_state_dict(...)``. Resized parameters are new objects, NaN until something is loaded
     into them. Optimizers are best made afterwards; those made before are handed the new parameters, and keep no state
     for them.
+
+    With ``inert=True`` layers grow instead: they get states that nothing goes into, so that the outputs of the model
+    stay what they were. The new states have the rates of others and are read as these are, so that training can make
+    use of them; of delta rules, where keys and queries have norms, they are not read either, and wait for something
+    else to move them. Optimizers keep what they have averaged of the old entries, zeros for the new ones, where that
+    has the shape of the parameter, and nothing otherwise.
 
     Parameters
     ----------
@@ -40,6 +52,8 @@ def resize_(
         layers that are not named keep theirs; or a model to be like.
     optimizers : torch.optim.Optimizer or iterable of them, optional
         Those that hold parameters of the model already.
+    inert : bool, default False
+        Whether layers keep their values and get further states that change no output.
 
     Returns
     -------
@@ -50,7 +64,7 @@ def resize_(
     ------
     InputError
         If `like` is none of these, lacks a layer or names one that is not there, or a tensor differs in more than the
-        number of states.
+        number of states; if a layer that is to grow would lose states, or no state of it leaves its output alone.
 
     Examples
     --------
@@ -63,30 +77,33 @@ def resize_(
     <All keys matched successfully>
     """
     model = unwrapped(model)
-    return resize_layers(model, find_ssm_layers(model), like, as_optimizers(optimizers))
+    check_flag(inert, "inert")
+    return resize_layers(model, find_ssm_layers(model), like, as_optimizers(optimizers), inert=inert)
 
 
 def resize_layers(
-    model: nn.Module, adapters: Mapping[str, Adapter], like: Any, optimizers: tuple[Any, ...]
+    model: nn.Module, adapters: Mapping[str, Adapter], like: Any, optimizers: tuple[Any, ...], *, inert: bool = False
 ) -> dict[str, int]:
     """Resize a model without wrappers, whose layers were found, as `resize_` does."""
     saved = like.state_dict() if isinstance(like, nn.Module) else like if isinstance(like, Mapping) else ()
     before = mapped_layers(model)
     with maps_as_saved(model, [_without_wrappers(x) for x in saved if isinstance(x, str)]):
         adapters = adapters if mapped_layers(model) == before else find_ssm_layers(model)
-        return _resize(model, adapters, like, optimizers)
+        return _resize(model, adapters, like, optimizers, inert)
 
 
 def _resize(
-    model: nn.Module, adapters: Mapping[str, Adapter], like: Any, optimizers: tuple[Any, ...]
+    model: nn.Module, adapters: Mapping[str, Adapter], like: Any, optimizers: tuple[Any, ...], inert: bool
 ) -> dict[str, int]:
     exchange, sizes = Exchange([model], optimizers), _wanted(adapters, like)
     for name, states in sizes.items():
         adapter = adapters[name]
-        tensors = _empty(adapter, states)
+        tensors = _grown(adapter, states) if inert else _empty(adapter, states)
         olds = stored_tensors(adapter.layer, tensors)
         news = standing_in(olds, {x: new for x, new in tensors.items() if new.shape != olds[x].shape})
-        exchange.replace(olds, news, owner=f"layer {name!r}")
+        slots = find_slots(olds, optimizers) if inert else {}
+        kept = {x: _grown_averages(adapter, x, slot, states) for x, slot in slots.items() if x in news}
+        exchange.replace(olds, news, kept, owner=f"layer {name!r}")
         exchange.attributes(adapter.layer, adapter.sizes(states))
     with exchange:
         exchange.commit()
@@ -160,6 +177,39 @@ def _empty(adapter: Adapter, states: int) -> dict[str, Tensor]:
         if attribute not in module._non_persistent_buffers_set and (x.is_floating_point() or x.is_complex()):
             tensors[name] = torch.full_like(x, torch.nan)
     return tensors
+
+
+def _grown(adapter: Adapter, states: int) -> dict[str, Tensor]:
+    """Tensors of a size with the values they have, and states that nothing goes into."""
+    if states < adapter.states:
+        raise InputError(
+            f"like must give a layer more states than it has to let it grow; got {states} for one of "
+            f"{adapter.states}. Call compress_ to make it smaller."
+        )
+    values = adapter.pad(adapter.values(), states, read=True)
+    return {name: to_tensor(value, adapter.tensor(name)) for name, value in values.items()}
+
+
+def _grown_averages(adapter: Adapter, name: str, slot: Any, states: int) -> dict[Any, dict[str, Any]]:
+    """What optimizers keep for a parameter that grows: averages of its shape with zeros, and numbers."""
+    axis, n, places = adapter.state_axes[name], adapter.states, np.arange(states)
+    entries, others = (adapter.entries(name, np.where(places < n, places, x)) for x in (n - 1, 0))
+    shape, found = slot.parameter.shape, {}
+    for optimizer in slot.optimizers:
+        state = optimizer.state.get(slot.parameter)
+        tensors = [x for x in (state or {}).values() if isinstance(x, Tensor) and x.numel() > 1]
+        if not state or n == 1 or any(x.shape != shape for x in tensors):
+            continue
+        found[optimizer] = {key: _padded(x, axis, entries, entries != others, shape) for key, x in state.items()}
+    return found
+
+
+def _padded(x: Any, axis: int, entries: Array, new: Array, shape: tuple[int, ...]) -> Any:
+    """An average of a parameter's shape with zeros for new entries; anything else as it is."""
+    if not isinstance(x, Tensor) or x.shape != shape:
+        return x
+    x = x.index_select(axis, torch.as_tensor(entries, device=x.device))
+    return x.index_fill(axis, torch.as_tensor(np.flatnonzero(new), device=x.device), 0)
 
 
 def _saved_states(adapter: Adapter, state_dict: Mapping[str, Tensor], prefix: str) -> int:

@@ -15,6 +15,7 @@ import hankelred_torch as ht
 from hankelred_torch.adapters.add_maps import mapped_layers
 from hankelred_torch.exchange import holding
 
+from .delta_layers import ChannelDeltaNet, DeltaNet
 from .selective_models import DELTA, LIVE, MAMBA2, TIED, language_model, make_inert, tokens
 
 pytest.importorskip("transformers")
@@ -267,3 +268,41 @@ def test_mapped_layers_are_cut_again_and_train(name):
         optimizer.step()
     assert set(ht.state_sizes(model).values()) == {6}
     assert losses[-1] < losses[0]
+
+
+FLA = [
+    lambda: DeltaNet(),
+    lambda: DeltaNet(conv=False),
+    lambda: DeltaNet(bias=True, gate=False),
+    lambda: ChannelDeltaNet(),
+    lambda: ChannelDeltaNet(bias=True),
+]
+
+
+@pytest.mark.parametrize("make", FLA)
+def test_layers_by_the_names_of_flash_linear_attention_lose_inert_channels_without_a_trace(make):
+    torch.manual_seed(0)
+    layer, u = make().double(), torch.randn(2, 20, 12, dtype=torch.float64)
+    assert ht.adapters.check(layer) < 1e-10
+    with torch.no_grad():
+        for convolution in (x for x in layer.modules() if isinstance(x, torch.nn.Conv1d) and x.bias is not None):
+            convolution.bias.mul_(0.1)
+    make_inert(layer)
+    before = outputs_of(layer, u)
+    ht.compress_(layer, TO_EIGHT, batches=[u])
+    assert layer.head_k_dim == 8
+    torch.testing.assert_close(outputs_of(layer, u), before, rtol=1e-10, atol=1e-12)
+
+
+def outputs_of(layer, u):
+    with torch.no_grad():
+        return layer(u)
+
+
+def test_keys_that_several_heads_of_values_share_with_decays_of_their_own_are_refused():
+    layer = ChannelDeltaNet()
+    layer.num_v_heads = 4
+    assert "several heads of values" in ht.adapters.refusals(layer)[""]
+    layer = DeltaNet()
+    layer.activation = "gelu"
+    assert "gelu" in ht.adapters.refusals(layer)[""]
