@@ -256,23 +256,23 @@ class SelectiveAdapter(Adapter):
     def _reduced(
         self, ways: tuple[str, ...], values: Mapping[str, Array], statistics: LayerStatistics, states: int
     ) -> tuple[StateMap, ...]:
-        found = []
+        cores = list[SelectiveReduction]()
         for way in ways:
             if way == "rotation":
-                core = self.rotation(values, statistics, states)
+                cores += self.rotations(values, statistics, states)
             else:
-                fold = self.folds and way != "selection_without_fold"
-                core = select(statistics.sums, states, fold=fold)
-            kept = None if core.kept is None else core.kept[0]
-            found.append(StateMap(core, statistics.gains(kept)))
+                cores.append(select(statistics.sums, states, fold=self.folds and way != "selection_without_fold"))
+        found = [StateMap(x, statistics.gains(None if x.kept is None else x.kept[0])) for x in cores]
         stored = [x for x in found if all(np.isfinite(new).all() for new in self.rewrite(values, x).values())]
         if not stored:
             raise NumericalError(f"The tensors of a layer of {states} states must be finite; got NaN or infinity.")
         return tuple(stored)
 
-    def rotation(self, values: Mapping[str, Array], statistics: LayerStatistics, states: int) -> SelectiveReduction:
-        """Return a change of basis and fewer states, where the layer `rotates`."""
-        return rotate(statistics.sums, -np.exp(values["A_log"]), states)
+    def rotations(
+        self, values: Mapping[str, Array], statistics: LayerStatistics, states: int
+    ) -> list[SelectiveReduction]:
+        """Return changes of basis and fewer states, where the layer `rotates`; the best of them is measured."""
+        return [rotate(statistics.sums, -np.exp(values["A_log"]), states)]
 
     def rewrite(self, values: Mapping[str, Array], reduction: StateMap) -> dict[str, Array]:
         """Return the tensors after a reduction: rows mapped or selected, rates mixed, the rest rescaled."""

@@ -15,7 +15,7 @@ from types import CellType, FunctionType
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hankelred.checks import Array
 from hankelred.errors import OrderError
@@ -48,9 +48,9 @@ class StateMapped:
 
 
 class KeyMapped(StateMapped):
-    """A delta rule with one map for keys and queries, which must stay orthonormal: keys write, and keys forget."""
+    """A delta rule with a map for keys, orthonormal because keys both write and forget, and one for queries."""
 
-    map_names = ("key_map",)
+    map_names = ("key_map", "query_map")
 
 
 class ScanMapped(StateMapped):
@@ -68,10 +68,9 @@ class StateMappedAdapter(SelectiveAdapter):
         *("in_proj", "in_proj_qkv", "in_proj_qkvz", "q_proj", "k_proj", "conv1d", "mup_vector"),
     )
 
-    def layout_of(self, layer: nn.Module) -> dict[str, Layout]:
+    def layout_of(self, layer: Any) -> dict[str, Layout]:
         """Return the maps."""
-        into, out = (Layout(0, (Block(role),)) for role in _ROLES)
-        return {"key_map": out} if isinstance(layer, KeyMapped) else {"input_map": into, "output_map": out}
+        return {name: Layout(0, (Block(role),)) for name, role in zip(layer.map_names, _ROLES, strict=True)}
 
     @property
     def rotates(self) -> bool:
@@ -80,7 +79,7 @@ class StateMappedAdapter(SelectiveAdapter):
 
     @property
     def maps(self) -> list[Tensor]:
-        """The maps, one or two."""
+        """The maps of what goes into the states, and of what comes out."""
         return [self.tensor(name) for name in self.layouts]
 
     @property
@@ -94,14 +93,17 @@ class StateMappedAdapter(SelectiveAdapter):
 
     def behind_maps(self, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
         """Return inputs and outputs of the states as the kernel gets them."""
-        return mapped_states(B, self.maps[0]), mapped_states(C, self.maps[-1])
+        into, out = self.maps
+        return mapped_states(B, into), mapped_states(C, out)
 
-    def rotation(self, values: Mapping[str, Array], statistics: LayerStatistics, states: int) -> SelectiveReduction:
-        """Return the balanced projection; an orthonormal one for shared maps, and for more states than its rank."""
-        if len(self.maps) > 1:
-            with suppress(OrderError):
-                return project(statistics.sums, states)
-        return project(statistics.sums, states, orthogonal=True)
+    def rotations(
+        self, values: Mapping[str, Array], statistics: LayerStatistics, states: int
+    ) -> list[SelectiveReduction]:
+        """Return the balanced projection, and an orthonormal one, of as many states as are asked for."""
+        found = [project(statistics.sums, states, orthogonal=True)]
+        with suppress(OrderError):  # fewer states link inputs to outputs
+            found.insert(0, project(statistics.sums, states))
+        return found
 
 
 class MappedDeltaAdapter(StateMappedAdapter, GatedDeltaAdapter):
@@ -200,14 +202,14 @@ def _no_fusion(kernel: Kernel) -> Kernel:
 
 
 def _delta_rule(kernel: Kernel) -> Kernel:
-    """Return a delta rule whose keys and queries pass their norm, and then the map; scaled as before it."""
+    """Return a delta rule whose keys and queries pass their norms, and then their maps; scaled as before them."""
 
     @wraps(kernel)
-    def run(query: Tensor, key: Tensor, *args: Any, state_maps: tuple[Tensor], **kwargs: Any) -> Any:
-        (key_map,) = state_maps
+    def run(query: Tensor, key: Tensor, *args: Any, state_maps: tuple[Tensor, Tensor], **kwargs: Any) -> Any:
+        key_map, query_map = state_maps
         groups, n = key.shape[2:]
         scale = (len(key_map) / groups / n) ** 0.5  # the kernel divides by the root of the channels that it sees
-        query, key = (mapped_states(unit(wide(x)), key_map).to(x.dtype) for x in (query, key))
+        query, key = (mapped_states(unit(wide(x)), y).to(x.dtype) for x, y in ((query, query_map), (key, key_map)))
         return kernel(query * scale, key, *args, **{**kwargs, "use_qk_l2norm_in_kernel": False})
 
     return run

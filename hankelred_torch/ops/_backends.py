@@ -80,8 +80,10 @@ def backends() -> BackendTable:
             rows.append(Backend(name, _chosen, f"chosen: {names[_chosen]}"))
         else:
             rows.append(Backend(name, "torch", f"chosen: {other}"))
-    solver = Backend("solve_lyapunov", "cpu", "the solver of the core, one matrix after the other, on any device")
-    return BackendTable([*rows, solver])
+    loops = _chosen in ("cpu", "auto", "mamba_ssm")
+    other = "doubling in matrix products; what it does not solve, the core"
+    why = f"the solver of the core on the CPU; on other devices {other}" if loops else f"chosen: {other}"
+    return BackendTable([*rows, Backend("solve_lyapunov", "cpu" if loops else "torch", why)])
 
 
 class use_backend:
