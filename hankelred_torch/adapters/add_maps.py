@@ -60,7 +60,8 @@ def add_state_maps_(model: nn.Module, target_modules: Any = None) -> tuple[str, 
     if unable := [name for name in names if name not in able]:
         raise InputError(
             f"target_modules must name layers that state maps are known for, {sorted(able)}; got {', '.join(unable)}. "
-            f"Layers with decays of their own for every state admit selection only."
+            f"Layers with decays of their own for every state admit selection only, and a forward that another library "
+            f"has put into a layer would pass maps by: give maps before it does."
         )
     for name in names:
         give_maps(able[name])

@@ -3,7 +3,7 @@
 ``S_t = D_t S_{t-1} + beta_t k_t (v_t - (D_t S_{t-1})^T k_t)^T``, ``y_t = S_t^T q_t`` in every head, keys and queries
 divided by their norms, shared by the heads of a group. The states are the channels of the keys. They pass a
 convolution and an activation behind the projections that make them: channels are selected, the same of keys and
-queries, in every group by itself. Layers with key maps (`add_key_maps_`) can have them rotated.
+queries, in every group by itself. Layers with state maps (`add_state_maps_`) can have them rotated.
 """
 
 from __future__ import annotations

@@ -78,6 +78,11 @@ class StateMappedAdapter(SelectiveAdapter):
         return True
 
     @property
+    def folds(self) -> bool:
+        """What kept states tell of others goes into the map of outputs."""
+        return True
+
+    @property
     def maps(self) -> list[Tensor]:
         """The maps of what goes into the states, and of what comes out."""
         return [self.tensor(name) for name in self.layouts]
@@ -116,10 +121,13 @@ class MappedMamba2Adapter(StateMappedAdapter, Mamba2Adapter):
 
 def maps_of(adapter: Any) -> tuple[str, ...]:
     """Return the names of the maps that a layer can be given; none if it has them, or cannot have any."""
-    layer_class: Any = type(adapter.layer)
-    if isinstance(adapter.layer, StateMapped) or isinstance(adapter, KimiDeltaAdapter):  # decays in every channel
+    layer = adapter.layer
+    if isinstance(layer, StateMapped) or isinstance(adapter, KimiDeltaAdapter):  # decays in every channel
         return ()
-    return () if own_kernels(layer_class) is None else mapped_class(layer_class).map_names
+    if "forward" in vars(layer) or own_kernels(type(layer)) is None:  # a forward that others have put there
+        return ()
+    found: tuple[str, ...] = mapped_class(type(layer)).map_names
+    return found
 
 
 def give_maps(adapter: Any) -> None:
@@ -170,7 +178,9 @@ def _with_globals(function: Any, names: Mapping[str, Any]) -> Any:
     """Return a function with other globals, reached through the decorators around it."""
     inner = getattr(function, "__wrapped__", None)
     if inner is None:
-        return _copied(function, {**function.__globals__, **names}, function.__closure__)
+        scope = {**function.__globals__, **names}
+        scope.pop("__name__", None)  # by which torch.compile would look names up in the module that it is not
+        return _copied(function, scope, function.__closure__)
     replaced = _with_globals(inner, names)
     cells = tuple(CellType(replaced) if x.cell_contents is inner else x for x in function.__closure__ or ())
     return _copied(function, function.__globals__, cells)
@@ -178,7 +188,7 @@ def _with_globals(function: Any, names: Mapping[str, Any]) -> Any:
 
 def _copied(function: Any, names: dict[str, Any], closure: Any) -> Any:
     new = FunctionType(function.__code__, names, function.__name__, function.__defaults__, closure)
-    new.__kwdefaults__ = function.__kwdefaults__
+    new.__kwdefaults__, new.__module__ = function.__kwdefaults__, function.__module__
     return new
 
 

@@ -303,3 +303,20 @@ def test_keys_that_several_heads_of_values_share_with_decays_of_their_own_are_re
     layer = DeltaNet()
     layer.activation = "gelu"
     assert "gelu" in ht.adapters.refusals(layer)[""]
+
+
+@pytest.mark.parametrize("name", ["Qwen3_5Text", "Mamba2"])
+def test_mapped_layers_compile_in_one_graph(name):
+    model = language_model(name)
+    ht.add_state_maps_(model)
+    layer, u = first_layer(model)[1].layer, torch.randn(2, 9, 16)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        assert torch.equal(torch.compile(layer, backend="eager", fullgraph=True)(u), layer(u))
+
+
+def test_a_forward_that_others_have_put_into_a_layer_gets_no_maps():
+    model = language_model("Qwen3_5Text")
+    layer = first_layer(model)[1].layer
+    layer.forward = layer.forward
+    assert ht.add_state_maps_(model) == ()

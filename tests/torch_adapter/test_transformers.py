@@ -11,8 +11,10 @@ from torch import nn
 
 import hankelred as hr
 import hankelred_torch as ht
+from hankelred_torch.adapters.add_maps import mapped_layers
 
 from .adapter_models import assert_consistent
+from .selective_models import language_model
 from .settings import what_and_when
 
 transformers = pytest.importorskip("transformers")
@@ -263,6 +265,23 @@ def test_mamba_is_cut_by_what_it_does_with_sample_batches(tmp_path):
     assert_consistent(trainer.model, optimizer_of(trainer))
     ids = batches[0]
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / f"checkpoint-{STEPS}").eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, trainer.model.eval()(ids).logits)
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_delta_net_is_cut_by_what_it_was_seen_to_do(tmp_path, maps):
+    model = language_model("Qwen3_5Text")
+    names = ht.add_state_maps_(model) if maps else ()
+    callback = CompressionCallback(*what_and_when(order=8, end_step=6, attempts=1, force=True))
+    trainer = trainer_of(tmp_path, callback, model=model, save_strategy="steps", save_steps=STEPS)
+    trainer.train_dataset = Counting()
+    trainer.train()
+    assert set(ht.state_sizes(trainer.model).values()) == {8}
+    assert_consistent(trainer.model, optimizer_of(trainer))
+    ids = Counting()[0]["input_ids"][None]
+    loaded = ht.from_pretrained(tmp_path / f"checkpoint-{STEPS}").eval()
+    assert mapped_layers(loaded) == list(names)
     with torch.no_grad():
         assert torch.equal(loaded(ids).logits, trainer.model.eval()(ids).logits)
 
