@@ -10,9 +10,10 @@ from ..linalg.hankel_svd import HankelSVD, padded
 from ..linalg.semidefinite import covariance_factors
 from ..linalg.threads import one_blas_thread
 from ..order import rounding_floor
-from .orthogonal import orthonormal_basis
+from .data import SCALE
+from .orthogonal import Pair, orthonormal_basis
 from .result import SelectiveReduction, check_kept_states, predicted_error
-from .statistics import SCALE, SelectiveStatistics
+from .statistics import SelectiveStatistics
 
 
 def project(statistics: SelectiveStatistics, order: int, orthogonal: bool = False) -> SelectiveReduction:
@@ -26,7 +27,7 @@ def project(statistics: SelectiveStatistics, order: int, orthogonal: bool = Fals
 
     A delta rule reads its states with the keys that write them, and goes on as it is in an orthonormal basis only:
     ``T = V``, ``Ti = V^T`` with the V of least ``tr(Q E P E)``, ``E = I - V V^T``, that a search from several bases
-    finds.
+    finds. For its statistics ``tr(Q N) tr(K E R E)`` is added, which is what keys read less (`feedback`).
 
     Parameters
     ----------
@@ -65,9 +66,14 @@ def project(statistics: SelectiveStatistics, order: int, orthogonal: bool = Fals
     order, orthogonal = check_kept_states(order, statistics.n), check_flag(orthogonal, "orthogonal")
     if statistics.delta and not orthogonal:
         raise InputError("A delta rule admits orthonormal bases only; got orthogonal=False. Pass orthogonal=True.")
-    bases_of = _orthonormal if orthogonal else _oblique
+    pairs = [[pair] for pair in zip(*statistics.gramians(), strict=True)]
+    if statistics.delta:
+        for pair, K, R, N in zip(pairs, *statistics.feedback(), strict=True):
+            with np.errstate(over="ignore", invalid="ignore"):
+                pair.append((R, float(np.vdot(pair[0][1], N)) * K))
+            check_result("Products of covariances", pair[1][1], hint=SCALE)
     with one_blas_thread(statistics.n):
-        found = [bases_of(P, Q, order) for P, Q in zip(*statistics.gramians(), strict=True)]
+        found = [_orthonormal(pair, order) if orthogonal else _oblique(*pair[0], order) for pair in pairs]
     T, Ti, hsv = map(np.stack, zip(*found, strict=True))
     return SelectiveReduction("projection", order, T, Ti, None, None, hsv, predicted_error(statistics, T, Ti))
 
@@ -83,11 +89,12 @@ def _oblique(P: Array, Q: Array, order: int) -> tuple[Array, Array, Array]:
     return (*product.bases(slice(0, order), order), padded(product.values, len(P)))
 
 
-def _orthonormal(P: Array, Q: Array, order: int) -> tuple[Array, Array, Array]:
+def _orthonormal(pairs: list[Pair], order: int) -> tuple[Array, Array, Array]:
+    P, Q = pairs[0]
     if P.dtype.kind == "c" or Q.dtype.kind == "c":
         raise InputError("Orthonormal bases are for real states; got statistics of complex steps.")
     hsv = padded(_hankel(P, Q).values, len(P))
-    V = orthonormal_basis([(P, Q)], order)
+    V = orthonormal_basis(pairs, order)
     return V, V.T, hsv
 
 
