@@ -76,6 +76,10 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "project": (selective.project, {"statistics": heads_statistics(), "order": 2, "orthogonal": True}),
     "mamba_error": (SELECTED.mamba_error, GATED),
     "heads_error": (selective.project(heads_statistics(), 2).heads_error, HEADED),
+    "delta_error": (
+        selective.project(delta_statistics(), 2, orthogonal=True).delta_error,
+        {**RULE, "renormalise": True},
+    ),
     "align_states": (training.align_states, {"system": SYSTEM, "reduction": REDUCTION}),
     "carry_first_moments": (
         training.carry_first_moments,
@@ -118,6 +122,14 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "non_minimal_systems": (testing.non_minimal_systems, {"max_states": 2, "max_hidden": 2}),
     "ill_scaled_systems": (testing.ill_scaled_systems, {"max_exponent": 2, "max_states": 2}),
     "diagonal_banks": (testing.diagonal_banks, {"max_systems": 2, "max_states": 2, "outputs": ["real"]}),
+    "delta_layer": (
+        testing.delta_layer,
+        {
+            **{"n": 4, "rank": 2, "noise": 0.1, "inert": 1, "groups": 1, "heads": 2, "head_dim": 2, "batch": 1},
+            **{"length": 3, "by_channel": False, "follow": 0.5, "seed": 0},
+        },
+    ),
+    "delta_layers": (testing.delta_layers, {"max_states": 2}),
     "system_pairs": (testing.system_pairs, {"max_states": 2}),
 }
 WRONG = {
@@ -136,7 +148,7 @@ WRONG = {
 }
 # What is right after all: numbers where numbers are wanted, and callables where a function is.
 FINE = {("a class", "hsv")} | {
-    ("fraction", name) for name in ("max_spread", "staleness", "rtol", "atol", "bound", "dt")
+    ("fraction", name) for name in ("noise", "max_spread", "staleness", "rtol", "atol", "bound", "dt")
 }
 FINE |= {("none", name) for name in "gate kept max_spread ax omega atol bound signs gains complex_data".split()}
 OPTIONAL = {("plot_hsv", "order"), ("prescribed_systems", "hsv")}
@@ -160,12 +172,19 @@ def test_wrong_arguments_are_named(name, argument, kind):
 
 
 @pytest.mark.parametrize("size", [1e-200, 1e160, 1e200, 1e300])
-@pytest.mark.parametrize("name", ["averaged_gramians", "update", "update_mamba", "update_heads", "mamba_error"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *"averaged_gramians update update_mamba update_heads update_delta".split(),
+        *"mamba_error delta_outputs delta_error".split(),
+    ],
+)
 def test_numbers_out_of_range_are_errors_or_finite_results(name, size):
     """Squares overflow from 1e154 on; what comes back silently is finite, and no warning of NumPy is printed."""
     call, right = CALLS[name]
+    fixed = {"a", "A", "delta", "decay", "beta", "renormalise"} | ({"B"} if "delta" in name else set())
     scaled = {
-        key: value if key in ("a", "A", "delta", "decay") else value * size
+        key: value if key in fixed else value * size
         for key, value in right.items()
         if value is not None and not isinstance(value, str)
     }
@@ -188,6 +207,20 @@ def test_reductions_of_large_sums_are_errors_or_finite(reduce, size):
         try:
             statistics.update_mamba(*MAMBA._replace(B=MAMBA.B * size, C=MAMBA.C * size))
             found = reduce(statistics, *([MAMBA.A] if reduce is selective.rotate else []), 2)
+        except hr.NumericalError:
+            assert size > 1
+        else:
+            assert all(np.all(np.isfinite(x)) for x in (found.T, found.Ti, found.hsv, found.predicted_error))
+
+
+@pytest.mark.parametrize("size", [1e-80, 1e70, 1e75, 1e140])
+def test_orthonormal_reductions_of_large_sums_are_errors_or_finite(size):
+    statistics = selective.SelectiveStatistics(4, delta=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            statistics.update_delta(**{**RULE, "C": RULE["C"] * size, "x": RULE["x"] * size})
+            found = selective.project(statistics, 2, orthogonal=True)
         except hr.NumericalError:
             assert size > 1
         else:

@@ -89,3 +89,62 @@ def write_by_delta_rule(decay: Any, beta: Any, k: Any, x: Any, S: Any, u: Any) -
             ki = k[t, i]
             for j in range(width):
                 S[i, j] += ki * u[t, j]
+
+
+@kernel
+def answers_of_delta_rule(data: Any, S: Any, D: Any, before: Any, error: Any) -> None:
+    """Write what leaving out single key channels would change, to first order, for a piece of one head.
+
+    `data` are decays (steps, n or 1), beta (steps,), keys and queries (steps, n) and what is written, u (steps, m), of
+    some columns. Their states ``S`` (n, m) and the answers ``D`` (n, n m) of all states to each channel go along,
+    ``D_t = (I - b k k^T) a D_{t-1} - b k (k ∘ a S_{t-1})``. Written are ``before``, the decayed states, and ``error``,
+    ``q ∘ S_t + D_t^T q``, (steps, n, m) each.
+    """
+    decay, beta, k, q, u = data
+    n, m = S.shape
+    each_state = decay.shape[1] > 1
+    read = np.empty(n * m, S.dtype)
+    for t in range(len(u)):
+        read[:] = 0
+        for j in range(n):
+            a, kj = decay[t, j if each_state else 0], k[t, j]
+            for i in range(n * m):
+                D[j, i] *= a
+                read[i] += kj * D[j, i]
+            for c in range(m):
+                before[t, j, c] = a * S[j, c]
+        for i in range(n):
+            for c in range(m):
+                read[i * m + c] = beta[t] * (read[i * m + c] + k[t, i] * before[t, i, c])
+                S[i, c] = before[t, i, c] + k[t, i] * u[t, c]
+                error[t, i, c] = q[t, i] * S[i, c]
+        flat = error[t].reshape(n * m)
+        for j in range(n):
+            kj, qj = k[t, j], q[t, j]
+            for i in range(n * m):
+                D[j, i] -= kj * read[i]
+                flat[i] += qj * D[j, i]
+
+
+@kernel
+def add_noise_of_delta_rule(decay: Any, beta: Any, k: Any, weight: Any, state: Any, total: Any) -> None:
+    """Add ``weight_t N_t`` (n, n), the covariance of a state whose values are white and of unit size.
+
+    ``N_t = (I - b k k^T) a N_{t-1} a (I - b k k^T) + b^2 k k^T`` goes along in `state`.
+    """
+    n = len(state)
+    each_state = decay.shape[1] > 1
+    z = np.empty(n)
+    for t in range(len(k)):
+        b, size = beta[t], 0.0
+        for i in range(n):
+            z[i] = 0.0
+            for j in range(n):
+                state[i, j] *= decay[t, i if each_state else 0] * decay[t, j if each_state else 0]
+                z[i] += state[i, j] * k[t, j]
+            size += z[i] * k[t, i]
+        size = b * b * (size + 1.0)
+        for i in range(n):
+            for j in range(n):
+                state[i, j] += size * k[t, i] * k[t, j] - b * (k[t, i] * z[j] + z[i] * k[t, j])
+                total[i, j] += weight[t] * state[i, j]

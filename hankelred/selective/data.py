@@ -11,6 +11,9 @@ from numpy.typing import ArrayLike
 from ..checks import Array, check_array, check_real_array
 from ..errors import InputError, StabilityError
 
+# Said where a number grows too large.
+SCALE = "Scale the data, or pass them in double precision."
+
 # Maps a row, steps and channels to decays, (steps, n or 1, width or 1).
 Decay = Callable[[int, slice, slice], Array]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import Array, check_real_array
+from ..checks import Array, check_real_array, check_result
 from ..errors import InputError, StabilityError
 from ..linalg.compiled import Kernels
-from .data import Sequences, head_sequences
+from .data import SCALE, Sequences, head_sequences
 from .states import outputs, pieces
 
 kernels = Kernels("hankelred.selective._kernels")
@@ -41,8 +41,9 @@ def delta_inputs(decay: ArrayLike, beta: ArrayLike, B: ArrayLike, x: ArrayLike) 
 
     Raises
     ------
-    InputError, StabilityError
-        If shapes disagree or an entry is not a finite number; if a decay exceeds 1 in modulus or beta its range.
+    InputError, StabilityError, NumericalError
+        If shapes disagree or an entry is not a finite number; if a decay exceeds 1 in modulus or beta its range; if a
+        number overflows.
 
     Examples
     --------
@@ -52,7 +53,7 @@ def delta_inputs(decay: ArrayLike, beta: ArrayLike, B: ArrayLike, x: ArrayLike) 
     >>> delta_inputs(one, one, [[[[1.0]], [[1.0]], [[1.0]]]], [[[[5.0]], [[5.0]], [[7.0]]]]).ravel()  # a key, stored
     array([5., 0., 2.])
     """
-    data = delta_sequences(decay, beta, B, B, x, None)
+    data, _ = delta_sequences(decay, beta, B, B, x, None)
     return data.v.reshape(np.shape(x))
 
 
@@ -82,46 +83,50 @@ def delta_outputs(decay: ArrayLike, beta: ArrayLike, B: ArrayLike, C: ArrayLike,
     >>> delta_outputs(one, one, keys, np.ones((1, 3, 1, 2)), values).ravel()  # the third replaces the first
     array([1., 3., 5.])
     """
-    return outputs(delta_sequences(decay, beta, B, C, x, None)).reshape(np.shape(x))
+    data, _ = delta_sequences(decay, beta, B, C, x, None)
+    with np.errstate(over="ignore", invalid="ignore"):
+        y = outputs(data)
+    check_result("Outputs of the delta rule", y, hint=SCALE)
+    return y.reshape(np.shape(x))
 
 
 def delta_sequences(
     decay: ArrayLike, beta: ArrayLike, B: ArrayLike, C: ArrayLike, x: ArrayLike, gate: ArrayLike | None
-) -> Sequences:
-    """Check the data of a gated delta rule, and return those of the layer of heads that has its states."""
+) -> tuple[Sequences, Array]:
+    """Check the data of a gated delta rule, and return the layer of heads that has its states, and beta."""
     data = head_sequences(decay, B, C, x, gate)
-    rates = check_beta(beta, np.shape(x)[:3], data.B)
-    return data._replace(v=written(data, rates))
-
-
-def check_beta(beta: ArrayLike, shape: tuple[int, ...], B: Array) -> Array:
-    """Return rates of writing (batch, length, heads) that let no state grow, in the precision of the keys."""
     rates = check_real_array(beta, "beta", None, copy=False)
-    if rates.shape != shape:
-        raise InputError(f"beta must be (batch, length, heads) = {shape}; got {rates.shape}.")
-    with np.errstate(over="ignore"):
-        sizes = np.repeat(np.sum(B * B, axis=3), shape[2] // B.shape[2], axis=2) * rates
-    if not (np.all(sizes >= 0) and np.all(sizes <= LARGEST)):
-        raise StabilityError(
-            f"beta |k|² must be from 0 to 2, or the states grow; got from {sizes.min():.6g} to {sizes.max():.6g}. Pass "
-            f"keys as the rule takes them, after their norm."
-        )
-    return rates.astype(B.dtype, copy=False)
+    if rates.shape != np.shape(x)[:3]:
+        raise InputError(f"beta must be (batch, length, heads) = {np.shape(x)[:3]}; got {rates.shape}.")
+    rates = rates.astype(data.v.dtype, copy=False)
+    return written(data, rates), rates
 
 
-def written(data: Sequences, beta: Array) -> Array:
-    """Return what every step writes, shaped as `data.v`, which are the values."""
+def written(data: Sequences, beta: Array) -> Sequences:
+    """Return heads that write what a delta rule writes of the values that these do."""
     heads, n = beta.shape[2], data.B.shape[3]
-    size = data.v.shape[2] // heads
+    size, per_group = data.v.shape[2] // heads, heads // data.B.shape[2]
+    _check_rates(beta, data.B)
     u = np.empty_like(data.v)
     for row, head in np.ndindex(len(u), heads):
-        S = np.zeros((n, size), u.dtype)
-        channels, group = slice(head * size, (head + 1) * size), head * size // data.group_width
+        S, channels = np.zeros((n, size), u.dtype), slice(head * size, (head + 1) * size)
         for steps in pieces(u.shape[1]):
-            decay = np.ascontiguousarray(data.decay(row, steps, channels)[:, :, 0])
-            k, x, b = data.B[row, steps, group], data.v[row, steps, channels], beta[row, steps, head]
-            k, x, b = (np.ascontiguousarray(y) for y in (k, x, b))
-            out = np.empty_like(x)
-            kernels.write_by_delta_rule(decay, b, k, x, S, out)
+            decay, k = data.decay(row, steps, channels)[:, :, 0], data.B[row, steps, head // per_group]
+            given = (np.ascontiguousarray(y) for y in (decay, beta[row, steps, head], k, data.v[row, steps, channels]))
+            out = np.empty((steps.stop - steps.start, size), u.dtype)
+            kernels.write_by_delta_rule(*given, S, out)
             u[row, steps, channels] = out
-    return u
+    check_result("What the delta rule writes", u, hint=SCALE)
+    return data._replace(v=u)
+
+
+def _check_rates(beta: Array, B: Array) -> None:
+    """Refuse rates of writing with which states grow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.repeat(np.sum(B * B, axis=3), beta.shape[2] // B.shape[2], axis=2)
+        sizes = beta * squares
+    if not (np.all(beta >= 0) and np.all(sizes <= LARGEST)):
+        raise StabilityError(
+            f"beta |k|² must be from 0 to 2, or states grow; got beta from {beta.min():.6g} and up to "
+            f"{sizes.max():.6g}. Pass keys as the rule takes them, after their norm."
+        )

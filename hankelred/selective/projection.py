@@ -10,9 +10,10 @@ from ..linalg.hankel_svd import HankelSVD, padded
 from ..linalg.semidefinite import covariance_factors
 from ..linalg.threads import one_blas_thread
 from ..order import rounding_floor
-from .orthogonal import orthonormal_basis
+from .data import SCALE
+from .orthogonal import Pair, bases_read_apart, orthonormal_basis
 from .result import SelectiveReduction, check_kept_states, predicted_error
-from .statistics import SCALE, SelectiveStatistics
+from .statistics import SelectiveStatistics
 
 
 def project(statistics: SelectiveStatistics, order: int, orthogonal: bool = False) -> SelectiveReduction:
@@ -24,18 +25,20 @@ def project(statistics: SelectiveStatistics, order: int, orthogonal: bool = Fals
     nonlinearity stands between the weights and B and C, as in Mamba-2, the bases cannot be folded into weights: the
     layer needs a small matrix after it, or a selection.
 
-    A delta rule reads its states with the keys that write them, and goes on as it is in an orthonormal basis only:
-    ``T = V``, ``Ti = V^T`` with the V of least ``tr(Q E P E)``, ``E = I - V V^T``, that a search from several bases
-    finds.
+    A delta rule reads its states with the keys that write them, and goes on as it is for keys in an orthonormal basis
+    only, ``Ti = V^T``. Queries only read: ``T = V + (I - V V^T) P V (V^T P V)^-1`` tells them of the states left out
+    what the others know. With keys and queries in one basis, ``T = V``, it is the V of least ``tr(Q E P E)``,
+    ``E = I - V V^T``, that a search from several bases finds. For statistics of such a rule ``tr(Q N) tr(K F R F)``,
+    ``F = I - V V^T``, is added, which is what keys read less (`feedback`).
 
     Parameters
     ----------
     statistics : SelectiveStatistics
         Of the layer, on sample data. Each group of heads gets bases of its own.
     order : int
-        States to keep, from 1 to the rank of the covariances; to n in orthonormal bases.
+        States to keep, from 1 to the rank of the covariances; to n for a delta rule and in orthonormal bases.
     orthogonal : bool, default False
-        Whether the bases must be orthonormal, as statistics of a delta rule need.
+        Whether both bases must be one orthonormal basis.
 
     Returns
     -------
@@ -45,8 +48,8 @@ def project(statistics: SelectiveStatistics, order: int, orthogonal: bool = Fals
     Raises
     ------
     InputError, OrderError, NumericalError
-        If the statistics have seen nothing or need orthonormal bases, `order` is outside its range, or products of
-        covariances overflow.
+        If the statistics have seen nothing or are complex where bases are orthonormal, `order` is outside its range, or
+        products of covariances overflow.
 
     Examples
     --------
@@ -63,11 +66,17 @@ def project(statistics: SelectiveStatistics, order: int, orthogonal: bool = Fals
     """
     check_type(statistics, "statistics", SelectiveStatistics)
     order, orthogonal = check_kept_states(order, statistics.n), check_flag(orthogonal, "orthogonal")
-    if statistics.delta and not orthogonal:
-        raise InputError("A delta rule admits orthonormal bases only; got orthogonal=False. Pass orthogonal=True.")
-    bases_of = _orthonormal if orthogonal else _oblique
+    pairs = [[pair] for pair in zip(*statistics.gramians(), strict=True)]
+    if statistics.delta:
+        for pair, K, R, N in zip(pairs, *statistics.feedback(), strict=True):
+            with np.errstate(over="ignore", invalid="ignore"):
+                pair.append((R, float(np.vdot(pair[0][1], N)) * K))
+            check_result("Products of covariances", pair[1][1], hint=SCALE)
     with one_blas_thread(statistics.n):
-        found = [bases_of(P, Q, order) for P, Q in zip(*statistics.gramians(), strict=True)]
+        if statistics.delta or orthogonal:
+            found = [_orthonormal(pair, order, apart=not orthogonal) for pair in pairs]
+        else:
+            found = [_oblique(*pair[0], order) for pair in pairs]
     T, Ti, hsv = map(np.stack, zip(*found, strict=True))
     return SelectiveReduction("projection", order, T, Ti, None, None, hsv, predicted_error(statistics, T, Ti))
 
@@ -83,12 +92,13 @@ def _oblique(P: Array, Q: Array, order: int) -> tuple[Array, Array, Array]:
     return (*product.bases(slice(0, order), order), padded(product.values, len(P)))
 
 
-def _orthonormal(P: Array, Q: Array, order: int) -> tuple[Array, Array, Array]:
+def _orthonormal(pairs: list[Pair], order: int, apart: bool) -> tuple[Array, Array, Array]:
+    P, Q = pairs[0]
     if P.dtype.kind == "c" or Q.dtype.kind == "c":
         raise InputError("Orthonormal bases are for real states; got statistics of complex steps.")
     hsv = padded(_hankel(P, Q).values, len(P))
-    V = orthonormal_basis([(P, Q)], order)
-    return V, V.T, hsv
+    T, V = bases_read_apart(pairs, order) if apart else [orthonormal_basis(pairs, order)] * 2
+    return T, V.T, hsv
 
 
 def _hankel(P: Array, Q: Array) -> HankelSVD:

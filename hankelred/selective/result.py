@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import Array, check_integer, check_real_array, check_result
+from ..checks import Array, check_flag, check_integer, check_real_array, check_result
 from ..errors import InputError, OrderError
-from .data import Decay, Sequences, head_sequences, mamba_decay, mamba_sequences
+from .data import SCALE, Decay, Sequences, head_sequences, mamba_decay, mamba_sequences
+from .delta import delta_sequences, written
 from .states import outputs
-from .statistics import SCALE, SelectiveStatistics
+from .statistics import SelectiveStatistics
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,8 +38,8 @@ class SelectiveReduction:
         Square roots of the eigenvalues of P Q, which stand in for Hankel singular values.
     predicted_error : float
         Root mean square error of the (gated) outputs relative to the outputs, from the statistics. For a bare
-        selection it is the error on the data of the statistics itself; else it takes c and h as independent, and for a
-        rotation the rotated rates as exact.
+        selection it is the error on the data of the statistics itself, of a delta rule to first order; else it takes c
+        and h as independent, for a rotation the rotated rates as exact, and for a delta rule keys left out as white.
     spread : float or None
         Root mean square of ``A - mean A``, the mean over channels, relative to that of mean A, for a rotation.
     neglected : float or None
@@ -94,7 +95,8 @@ class SelectiveReduction:
                 f"{len(self.T)} groups. Use heads_error."
             )
         full, step = mamba_sequences(delta, A, B, C, u, gate)
-        return self._error(full, mamba_decay(step, rotated if self.kept is None else A[:, self.kept[0]]))
+        decay = mamba_decay(step, rotated if self.kept is None else A[:, self.kept[0]])
+        return _relative_change(full, self._reduced(full, decay))
 
     def heads_error(
         self, decay: ArrayLike, B: ArrayLike, C: ArrayLike, x: ArrayLike, gate: ArrayLike | None = None
@@ -111,34 +113,95 @@ class SelectiveReduction:
         float
             Root mean square of the change of the (gated) outputs, relative to that of the outputs.
         """
-        full, kept = head_sequences(decay, B, C, x, gate), self.kept
+        full = head_sequences(decay, B, C, x, gate)
+        return _relative_change(full, self._reduced_heads(full, np.ndim(decay)))
+
+    def delta_error(
+        self,
+        decay: ArrayLike,
+        beta: ArrayLike,
+        B: ArrayLike,
+        C: ArrayLike,
+        x: ArrayLike,
+        gate: ArrayLike | None = None,
+        renormalise: bool = False,
+    ) -> float:
+        """Measure the output error on sequences of a gated delta rule, by running both recurrences.
+
+        The smaller rule takes the keys ``Ti k`` and the queries ``T^T q``; what it writes follows from its own states.
+
+        Parameters
+        ----------
+        decay, beta, B, C, x, gate
+            As for `SelectiveStatistics.update_delta`; decays that differ from channel to channel admit selections only.
+        renormalise : bool, default False
+            Whether every smaller key and query is scaled to the norm of the full one, as in a layer that takes entries
+            before its norm and leaves the scale of its queries as it is. One that is zero stays zero.
+
+        Returns
+        -------
+        float
+            Root mean square of the change of the (gated) outputs, relative to that of the outputs.
+
+        Raises
+        ------
+        InputError, StabilityError
+            If data do not fit the statistics that were reduced, or smaller keys let states grow, as bases that are not
+            orthonormal may.
+        """
+        full, rates = delta_sequences(decay, beta, B, C, x, gate)
+        values = head_sequences(decay, B, C, x, gate)
+        reduced = self._reduced_heads(values, np.ndim(decay))
+        if check_flag(renormalise, "renormalise"):
+            B, C = (_rescaled(x, y) for x, y in ((reduced.B, full.B), (reduced.C, full.C)))
+            reduced = reduced._replace(B=B, C=C)
+        return _relative_change(full, written(reduced, rates))
+
+    def _reduced_heads(self, full: Sequences, axes: int) -> Sequences:
+        """Return the smaller heads, whose decays were given with so many axes."""
+        kept = self.kept
         if full.B.shape[2:] != self.T.shape[:2]:
             raise InputError(f"B must have groups and states {self.T.shape[:2]}; got {full.B.shape[2:]}.")
-        if np.ndim(decay) == 3:  # the same of all states
-            return self._error(full, full.decay)
+        if axes == 3:  # the same of all states
+            return self._reduced(full, full.decay)
         if kept is None:
             raise InputError(f"Decays that differ from state to state admit selection only; got a {self.method}.")
 
         def of_kept(row: int, steps: slice, channels: slice) -> Array:
             return full.decay(row, steps, channels)[:, kept[channels.start // full.group_width]]
 
-        return self._error(full, of_kept)
+        return self._reduced(full, of_kept)
 
-    def _error(self, full: Sequences, decay: Decay) -> float:
-        """Measure what other decays and the reduced B and C change in the outputs, relative to these."""
+    def _reduced(self, full: Sequences, decay: Decay) -> Sequences:
+        """Return the layer with other decays and the reduced B and C."""
         T, Ti = check_real_array(self.T, "T", 3, copy=False), self.Ti
-        gate = 1.0 if full.gate is None else full.gate
         with np.errstate(over="ignore", invalid="ignore"):
             B, C = (
                 (x.swapaxes(1, 2) @ basis).swapaxes(1, 2).astype(x.dtype, copy=False)
                 for x, basis in ((full.B, Ti.swapaxes(1, 2)), (full.C, T))
             )
-            check_result("B and C of the reduced layer", B, C, hint=SCALE)
-            y = outputs(full)
-            change = y - outputs(full._replace(decay=decay, B=B, C=C))
-            size, error = (float(np.linalg.norm((gate * x).ravel())) for x in (y, change))
-        check_result("Outputs and their norms", size, error, hint=SCALE)
-        return error / size if size > 0 else 0.0
+        check_result("B and C of the reduced layer", B, C, hint=SCALE)
+        return full._replace(decay=decay, B=B, C=C)
+
+
+def _rescaled(x: Array, y: Array) -> Array:
+    """Return vectors x (..., r) with the norms of y (..., n)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms, wanted = (np.linalg.norm(v, axis=-1, keepdims=True) for v in (x, y))
+        found = np.asarray(x * (wanted / np.where(norms > 0, norms, 1.0)))
+    check_result("Norms of keys and queries", norms, wanted, hint=SCALE)
+    return found
+
+
+def _relative_change(full: Sequences, reduced: Sequences) -> float:
+    """Return how much the (gated) outputs of one layer differ from those of another, relative to these."""
+    gate = 1.0 if full.gate is None else full.gate
+    with np.errstate(over="ignore", invalid="ignore"):
+        y = outputs(full)
+        change = y - outputs(reduced)
+        size, error = (float(np.linalg.norm((gate * x).ravel())) for x in (y, change))
+    check_result("Outputs and their norms", size, error, hint=SCALE)
+    return error / size if size > 0 else 0.0
 
 
 def check_kept_states(order: int, n: int) -> int:
@@ -149,14 +212,24 @@ def check_kept_states(order: int, n: int) -> int:
 def predicted_error(statistics: SelectiveStatistics, T: Array, Ti: Array) -> float:
     """Return the relative output error of ``h -> T Ti h`` if c and h were independent.
 
-    ``E|c^T (I - T Ti) h|^2 = tr(Q E P E^H)`` with ``E = I - T Ti``, over ``1^T M 1``.
+    ``E|c^T (I - T Ti) h|^2 = tr(Q E P E^H)`` with ``E = I - T Ti``, over ``1^T M 1``. A smaller delta rule also reads
+    less with its keys, by ``w = k^T F S``, ``F = I - Ti^T Ti``. Were w white, its states would differ by the noise N of
+    the rule times the mean square of w: ``tr(K F R F) tr(T^T Q T Ti N Ti^T)`` more.
     """
     P, Q = statistics.gramians()
-    E = np.eye(statistics.n) - T @ Ti
+    I = np.eye(statistics.n)
     with np.errstate(over="ignore", invalid="ignore"):
-        error = np.trace(Q @ E @ P @ E.conj().transpose(0, 2, 1), axis1=1, axis2=2).real.sum()
+        error = _traces(Q, I - T @ Ti, P)
+        if statistics.delta:
+            K, R, N = statistics.feedback()
+            error = error + _traces(K, I - Ti.swapaxes(1, 2) @ Ti, R) * _traces(Q, T @ Ti, N)
         power = statistics.output_form().sum().real * statistics.steps / statistics.samples  # of one channel
-    return root_share(error, power)
+    return root_share(error.sum(), power)
+
+
+def _traces(Q: Array, E: Array, P: Array) -> Array:
+    """Return ``tr(Q E P E^H)`` of every group."""
+    return np.asarray(np.trace(Q @ E @ P @ E.conj().swapaxes(1, 2), axis1=1, axis2=2).real)
 
 
 def root_share(part: float, whole: float) -> float:

@@ -194,7 +194,7 @@ def select(
     check_type(statistics, "statistics", SelectiveStatistics)
     fold, rcond = check_flag(fold, "fold"), check_number(rcond, "rcond", least=0.0, below=1.0)
     order = check_kept_states(order, statistics.n)
-    forms, hsv = statistics.output_form(), statistics.hankel_singular_values()
+    forms, hsv = statistics.error_form(), statistics.hankel_singular_values()
     P, Q = statistics.gramians()
     if kept is not None:
         chosen = _check_kept(kept, order, *forms.shape[:2])
@@ -206,7 +206,7 @@ def select(
     np.put_along_axis(Ti, chosen[:, :, None], 1.0, axis=2)
     if not fold:
         left = sum(_form_of_dropped(M.real, K) for M, K in zip(forms, chosen, strict=True))
-        error = root_share(left, forms.sum().real)
+        error = root_share(left, statistics.output_form().sum().real)
         return SelectiveReduction("selection", order, Ti.transpose(0, 2, 1).copy(), Ti, chosen, None, hsv, error)
     T, ranks = map(np.array, zip(*(_fold(P, K, rcond) for P, K in zip(P, chosen, strict=True)), strict=True))
     error = predicted_error(statistics, T, Ti)

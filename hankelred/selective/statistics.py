@@ -14,14 +14,12 @@ from ..linalg.hankel_svd import HankelSVD, padded
 from ..linalg.semidefinite import covariance_factors
 from ..linalg.threads import one_blas_thread
 from .averages import METHODS, StepMoments, mean_gramians, second_moment_gramians
-from .data import Sequences, Steps, check_steps, head_sequences, mamba_sequences
+from .data import SCALE, Sequences, Steps, check_steps, head_sequences, mamba_sequences
 from .delta import delta_sequences
+from .feedback import add_feedback
 from .sums import MOMENTS, OPTIONAL, Sums, add_sequences, add_steps, asked_for, empty_sums, shapes_of_sums
 
 COUNTS = ("n", "groups", "every", "steps", "samples")
-
-# Said where a number grows too large.
-SCALE = "Scale the data, or pass them in double precision."
 
 Method = Literal["covariance", "exact", "second_moment", "mean"]
 
@@ -220,7 +218,8 @@ class SelectiveStatistics:
             What multiplies the outputs afterwards, as for `update_mamba`.
         """
         self._check_rule(delta=True)
-        self._add_heads(delta_sequences(decay, beta, B, C, x, gate))
+        data, rates = delta_sequences(decay, beta, B, C, x, gate)
+        self._add_heads(data, rates)
 
     def merge(self, other: SelectiveStatistics) -> None:
         """Add what another of the same sizes and sums has seen, such as another rank of a distributed run."""
@@ -234,7 +233,7 @@ class SelectiveStatistics:
         found = SelectiveStatistics(self.n, every=self.every, **self._flags)
         found._sums = {name: value.sum(axis=0, keepdims=True) for name, value in self._sums.items()}
         found.steps, found.samples = self.steps, self.samples * self.groups
-        for name in {"c", "cc", "kk"} & set(found._sums):  # per step, not per channel; equal for groups that share C
+        for name in ("c", "cc"):  # per step, not per channel; equal for groups that share C
             found._sums[name] = found._sums[name] / self.groups
         return found
 
@@ -279,9 +278,34 @@ class SelectiveStatistics:
     def output_form(self) -> Array:
         """Return M, ``M_ij = E[conj(c_i h_i) c_j h_j]``, summed over the channels of a group, (groups, n, n).
 
-        Leaving out a set of states D changes the (gated) outputs by ``1_D^T M 1_D`` in mean square, exactly.
+        The sum of its entries is the mean square of the (gated) outputs. Leaving out a set of states D changes them by
+        ``1_D^T M 1_D`` in mean square, exactly, unless a delta rule feeds its states back: see `error_form`.
         """
         return self._mean("M", self.steps)
+
+    def error_form(self) -> Array:
+        """Return the form M whose ``1_D^T M 1_D`` is the mean square error of leaving out the set D, (groups, n, n).
+
+        It is that of `output_form`, exactly, but for a delta rule. With keys and queries scaled channel by channel, its
+        outputs depend on the squares t of the scales only. M is the mean of products of derivatives by t at 1: the
+        error of leaving out D to first order, with what the states feed back. At large ``n^2 head_dim`` it is taken
+        from evenly spaced columns of each head, other ones in every head and sequence.
+        """
+        return self._mean("first", self.steps) if self.delta else self.output_form()
+
+    def feedback(self) -> tuple[Array, Array, Array]:
+        """Return what the keys of a delta rule are and read, and what its states make of noise, each (groups, n, n).
+
+        Returns
+        -------
+        K, R, N : (groups, n, n) ndarray
+            ``E[k k^T]`` and ``E[a S (a S)^T]``, averaged with weights beta squared, of the states before a step reads
+            them; ``E[S S^T]``, weighted by the squares of gates, of the same rule with white values of unit size. R and
+            N are per channel of a head.
+        """
+        (kk, reads), noise = (self._mean(name, 1) for name in ("kk", "reads")), self._mean("noise", self.samples)
+        rates = np.where(self._sums["rates"] > 0, self._sums["rates"], 1.0)[:, None, None]
+        return kk / rates, reads / rates, noise
 
     def gramians(self, method: Method = "covariance") -> tuple[Array, Array]:
         """Return a pair of matrices that take the place of the Gramians.
@@ -344,15 +368,20 @@ class SelectiveStatistics:
                 f"kind for delta={self.delta}. Make them with delta={delta}."
             )
 
-    def _add_heads(self, data: Sequences) -> None:
+    def _add_heads(self, data: Sequences, beta: Array | None = None) -> None:
         if data.B.shape[2:] != (self.groups, self.n):
             groups, n = data.B.shape[2:]
             raise InputError(f"B and C must have {self.groups} groups of {self.n} states; got {groups} of {n}.")
-        self._add_sequences(data, None)
+        self._add_sequences(data, None, beta)
 
-    def _add_sequences(self, data: Sequences, step: Array | None) -> None:
+    def _add_sequences(self, data: Sequences, step: Array | None, beta: Array | None = None) -> None:
+        def add(sums: Sums) -> None:
+            add_sequences(sums, data, step, self.every)
+            if beta is not None:
+                add_feedback(sums, data, beta, self.every)
+
         batch, length = data.v.shape[:2]
-        self._add(lambda sums: add_sequences(sums, data, step, self.every), batch, length, data.group_width)
+        self._add(add, batch, length, data.group_width)
 
     def _add(self, add: Callable[[Sums], None], batch: int, length: int, width: int) -> None:
         """Take what is added to empty sums, all of it or nothing."""

@@ -21,7 +21,7 @@ VECTORS = ("a", "b", "B", "c")
 COVARIANCES = ("hh", "cc", "M")
 MOMENTS = ("aa", "bb", "ab", "acac")
 GRAMIANS = ("P", "Q")
-DELTA = ("kk",)
+DELTA = ("rates", "kk", "reads", "noise", "first")
 
 Sums = dict[str, Array]
 
@@ -39,7 +39,8 @@ def asked_for(sums: Iterable[str]) -> dict[str, bool]:
 def shapes_of_sums(n: int, groups: int, flags: Mapping[str, bool]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the sums by their names."""
     squares = (*COVARIANCES, *(name for flag, names in OPTIONAL.items() if flags[flag] for name in names))
-    return {name: (groups, n) if name in VECTORS else (groups, n, n) for name in (*VECTORS, *squares)}
+    each = {"rates": (), **dict.fromkeys(VECTORS, (n,))}
+    return {name: (groups, *each.get(name, (n, n))) for name in (*VECTORS, *squares)}
 
 
 def empty_sums(n: int, groups: int, flags: Mapping[str, bool]) -> Sums:
@@ -80,8 +81,6 @@ def add_sequences(sums: Sums, data: Sequences, delta: Array | None, every: int) 
         _add(sums, "B", group, per_unit[:, group].sum(axis=1) @ B)
         _add(sums, "c", group, C.sum(axis=0))
         _add(sums, "cc", group, C.T @ C)
-        if "kk" in sums:
-            _add(sums, "kk", group, B.T @ B)
         if "aa" in sums:
             _add(sums, "bb", group, (B.T * (v[:, group] ** 2).sum(axis=1)) @ B)
     if "P" in sums:

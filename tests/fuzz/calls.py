@@ -63,6 +63,7 @@ TRUSTED |= {f"hr.SecondOrderSystem.{method}" for method in INTERNALS}
 TRUSTED |= {f"hr.{name}" for name in ("Balancing", "Reduction", "BankReduction")}
 TRUSTED |= {f"drift.{name}" for name in ("DriftBound", "OrderCertificate", "AccumulatedDrift")}
 TRUSTED |= {"feedback.ControllerReduction", "optimal.H2Reduction"}
+TRUSTED |= {"testing.DeltaLayer"}
 TRUSTED |= {"selective.SelectiveReduction", "selective.SelectionReport", "training.Moments"}
 TRUSTED |= {f"weighting.Weighting{method}" for method in ("", ".pair", ".of", ".with_guarantee")}
 
@@ -963,6 +964,28 @@ def _(draw: Draw) -> Call:
     return Call(selective.project, {"statistics": seen(draw, heads=True), "order": order, **options})
 
 
+@target("selective.SelectiveReduction.delta_error", "selective", wrong_number)
+def _(draw: Draw) -> Call:
+    data, statistics = _delta(draw), selective.SelectiveStatistics(3, delta=True)
+    statistics.update_delta(**data)
+    turned = draw.one_of(False, True)
+    reduce = selective.project if turned else selective.select
+    options = {"orthogonal": True} if turned else {"fold": False}
+    return Call(
+        lambda self, **data: self.delta_error(**data),
+        {"self": reduce(statistics, 2, **options), **data, **draw.one_of({}, {"renormalise": True})},
+    )
+
+
+for _method in ("error_form", "feedback"):
+
+    @target(f"selective.SelectiveStatistics.{_method}", "selective")
+    def _(draw: Draw, method: str = _method) -> Call:
+        statistics = selective.SelectiveStatistics(3, delta=True)
+        statistics.update_delta(**_delta(draw))
+        return Call(lambda self: getattr(self, method)(), {"self": statistics})
+
+
 for _method in ("delta_inputs", "delta_outputs"):
 
     @target(f"selective.{_method}", "selective", wrong_array)
@@ -1123,6 +1146,19 @@ def _(draw: Draw) -> Call:
 @target("testing.system_code", "testing")
 def _(draw: Draw) -> Call:
     return Call(testing.system_code, {"sys": draw.system()})
+
+
+@target("testing.delta_layer", "testing", lambda layer, **_: wrong_array(layer.data))
+def _(draw: Draw) -> Call:
+    sizes = {"n": 4, "rank": draw.one_of(1, 2), "inert": draw.one_of(0, 2), "heads": 2, "batch": 1, "length": 5}
+    return Call(
+        testing.delta_layer, {**sizes, **draw.one_of({}, {"noise": 0.0}, {"follow": 1.0}, {"by_channel": True})}
+    )
+
+
+@target("testing.delta_layers", "testing")
+def _(draw: Draw) -> Call:
+    return Call(lambda **options: example("delta_layers", options), {"max_states": draw.one_of(1, 4)})
 
 
 def _strategy(name: str, **options: Any) -> None:

@@ -222,8 +222,8 @@ def test_a_rotation_errs_less_than_a_selection_and_is_taken():
     )
     assert rotated.output_error < selected.output_error
     assert taken.output_error == rotated.output_error
-    V = taken.reduction.core.T
-    np.testing.assert_allclose(V.transpose(0, 2, 1) @ V, np.broadcast_to(np.eye(8), (2, 8, 8)), atol=1e-12)
+    keys = taken.reduction.core.Ti
+    np.testing.assert_allclose(keys @ keys.transpose(0, 2, 1), np.broadcast_to(np.eye(8), (2, 8, 8)), atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["Qwen3_5Text", "Mamba2"])
