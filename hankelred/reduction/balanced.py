@@ -301,7 +301,7 @@ class Balancing:
     def _dense_result(self, order: int, T: Array, Ti: Array, small: Matrices, method: str) -> Reduction:
         G, parts = self.system, self._found.parts
         reduced, pair = self._whole(small), None
-        if parts.kept:
+        if parts.is_split:
             fixed_T, fixed_Ti = parts.fixed_bases()
             T, Ti = np.hstack([fixed_T, T]), np.vstack([fixed_Ti, Ti])
             full = StateSpace.trusted(parts.T, parts.B, parts.C, G.D, G.dt)
@@ -320,7 +320,7 @@ class Balancing:
         if self.system.has_real_output:
             T, Ti = real_output.to_conjugates(T, Ti)
         T, Ti = with_fixed_states(T, Ti, parts, found.system)
-        pair = (parts.stable, found.system) if parts.kept else None
+        pair = (parts.stable, found.system) if len(parts.fixed) else None
         return self._result(joined(parts.fixed_system, found.system), order, T, Ti, method, pair, 2 * found.change)
 
     def _result(self, reduced: Any, order: int, T: Array, Ti: Array, method: str, pair: Any, added: float) -> Reduction:
@@ -343,7 +343,7 @@ def _of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, orde
     at the frequencies of the poles.
     """
     system, parts, hsv = found.system, found.parts, found.hsv
-    if parts.kept or found.floor == 0.0 or order == 0 or np.isinf(found.gain):
+    if parts.is_split or found.floor == 0.0 or order == 0 or np.isinf(found.gain):
         return 0.0
     few = system.order <= MEASURED_UP_TO and not system.is_sparse
     if found.weighting is None:
