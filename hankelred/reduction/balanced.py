@@ -243,7 +243,8 @@ class Balancing:
             return self._unchanged()
         with one_blas_thread(len(self.hsv)):
             T, Ti, small = self._reduce_stable(order, match_dc)
-            method, weighting = "singular perturbation" if match_dc else "balanced truncation", self._found.weighting
+            weighting, projects = self._found.weighting, self._point(match_dc) is None
+            method = "balanced truncation" if projects else "singular perturbation"
             if self._found.parts.is_low_rank:
                 method += " by factors of low rank"
             if weighting is not None:
@@ -271,9 +272,19 @@ class Balancing:
     def _reduce_stable(self, order: int, match_dc: bool) -> tuple[Array, Array, Matrices]:
         """Return bases and matrices of the reduced stable part."""
         stable_order = order - self.unstable
-        T, Ti, small = residualised(self._found, stable_order) if match_dc else self._found.reduced(stable_order)
-        check_result("The reduced model", *small[: 4 if match_dc else 3])
+        point = self._point(match_dc)
+        T, Ti, small = (
+            self._found.reduced(stable_order) if point is None else residualised(self._found, stable_order, point)
+        )
+        check_result("The reduced model", *small[: 3 if point is None else 4])
         return T, Ti, small
+
+    def _point(self, match_dc: bool) -> float | None:
+        """Return the s or z at which models match the system; truncated ones do so at infinity."""
+        if self.system.is_discrete:
+            at_nyquist = self._found.weighting is not None and self._found.weighting.at_nyquist
+            return 1.0 if match_dc else -1.0 if at_nyquist else None
+        return 0.0 if match_dc else None
 
     def _diagonalised(self, order: int, small: Matrices, match_dc: bool) -> Diagonalised:
         allowed, like = range(self.unstable, self.rank + 1), self._found.parts.stable
@@ -325,10 +336,11 @@ class Balancing:
 
     def _result(self, reduced: Any, order: int, T: Array, Ti: Array, method: str, pair: Any, added: float) -> Reduction:
         """Wrap a reduced system in the class and precision of the original; `added` came on top of the truncation."""
-        bound = self.error_bound(order) + added
+        bound = self.error_bound(order) + self._found.added(added, reduced, reduced)
         if self.system.dtype in SINGLE_PRECISION:
+            exact = reduced
             reduced, pair, changed = in_single_precision(reduced, pair)
-            bound, T, Ti = bound + changed, single(T), single(Ti)
+            bound, T, Ti = bound + self._found.added(changed, exact, reduced), single(T), single(Ti)
         system = as_container(reduced, self._container)
         kind = T, Ti, self.unstable, method, self._found.bounded, reduced, pair
         return Reduction(system, self.system, order, self.hsv, bound, *kind)
