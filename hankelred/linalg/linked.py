@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.linalg as sla
-from scipy.linalg import lapack
 
 from ..checks import EPS, Array, check_result
 from ..errors import NumericalError
 from .hankel_svd import HankelSVD, norm_estimate, padded
-from .schur import decouple
+from .schur import separated
 from .triangular import schur_factors, schur_form
 
 # Poles nearer than this, relative to the norm of the matrix, are in one group; so are those that can only be separated
@@ -154,10 +153,10 @@ def _apart(T: Array, apart: Array, chosen: Array) -> tuple[float, int]:
 
 def _isolated(T: Array, chosen: Array) -> tuple[Array, Array, Array]:
     """Return the Schur form of some poles and both bases that decouple their states from the others."""
-    T, Q, *_ = lapack.ztrsen(chosen, T, np.eye(len(T), dtype=complex), job="N")
-    k = int(chosen.sum())
+    T, Q, Y = separated(T, chosen)
+    k = len(Y)
     X = Q[:, :k]
-    return T[:k, :k], X, X.conj().T - decouple(T, k) @ Q[:, k:].conj().T
+    return T[:k, :k], X, X.conj().T - Y @ Q[:, k:].conj().T
 
 
 def _complex(A: Array, B: Array, C: Array) -> tuple[Array, Array, Array, Array]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import norms
 from .. import order as orders
-from ..checks import SINGLE, Array, check_flag, check_number
+from ..checks import SINGLE, Array, check_flag, check_number, check_result
 from ..errors import AccuracyWarning, NumericalError, RepeatedHsvWarning
 from ..hankel import Factored, factored
 from ..linalg.bilinear import continuous_image, discrete_image, image_point
@@ -134,7 +134,9 @@ def _approximation(found: Factored, k: int) -> tuple[Matrices, int, float]:
     """Return the optimal model of the stable part, its order and the bound of its H-infinity error."""
     balanced, a = _balanced(found)
     first = int(np.count_nonzero(balanced.hsv > balanced.hsv[k] * (1 + REPEATED) + 2 * found.floor))
-    dilated = _dilation(balanced, first, 2 * found.floor)
+    with np.errstate(all="ignore"):
+        dilated = _dilation(balanced, first, 2 * found.floor)
+    check_result("The dilation", *dilated[:4], hint="Scale inputs and outputs.")
     parts = DenseParts(StateSpace.trusted(dilated.A, dilated.B, dilated.C, dilated.D, 0), 0.0)
     if len(parts.T) != first:
         raise NumericalError(
@@ -167,7 +169,7 @@ def _dilation(G: Balanced, k: int, near: float = 0.0) -> Matrices:
     Of its poles k are stable and the others antistable. With ``Gamma = Sigma^2 - s^2`` of the other values and U of
     norm 1 with ``B2 = -C2^H U``, B2 and C2 of the states of value s [1]_.
     """
-    s = float(G.hsv[k])
+    s = G.hsv[k]  # whose square may overflow
     equal = np.abs(G.hsv - s) <= s * REPEATED + near
     A, B, C = G.A[np.ix_(~equal, ~equal)], G.B[~equal], G.C[:, ~equal]
     X, sizes, Yh = np.linalg.svd(G.C[:, equal] @ G.B[equal], full_matrices=False)

@@ -22,7 +22,7 @@ from ..weighting.base import HINF
 
 # Steps at most: where the iteration converges at all, it is within some tens of steps.
 STEPS = 200
-# Roundings of the terms of a squared H2 error.
+# Roundings of the terms of a squared H2 error, relative to the squared norm.
 ROUNDINGS = 100
 
 Progress = Callable[[int, float, float], Any]
@@ -157,7 +157,12 @@ class _Model(NamedTuple):
 def _iterated(solver: _Solver, start: Reduction, rtol: float, progress: Progress | None) -> tuple[_Model, float, int]:
     """Return the best model of the iteration, its residual and the number of steps."""
     first = best = _Model(start.system, start.T, start.Ti)
-    bases, least, residual = solver.at_mirror_images(first.model)
+    try:
+        bases, least, residual = solver.at_mirror_images(first.model)
+    except np.linalg.LinAlgError as failure:
+        raise NumericalError(
+            f"The iteration must have finite solutions; got {failure} Scale inputs or outputs."
+        ) from failure
     closest, steps = residual, 0
     while residual > rtol and steps < STEPS:
         try:
@@ -166,7 +171,7 @@ def _iterated(solver: _Solver, start: Reduction, rtol: float, progress: Progress
         except (NumericalError, np.linalg.LinAlgError):
             break
         steps += 1
-        if error**2 <= least**2 * (1 + 1e-12) + solver.rounding:
+        if error <= np.hypot(least * (1 + 1e-12), solver.rounding):
             best, least, closest = found, error, residual
         if progress is not None and progress(steps, error, residual):
             break
@@ -186,7 +191,7 @@ class _Solver:
         self.system, self._pencil, self._B, self._C = system, pencil, B, C
         self._norm = norm  # of the system, from which errors are estimated; infinite where they are computed
         self.estimates = norm < np.inf
-        self.rounding = ROUNDINGS * EPS * norm**2 if self.estimates else 0.0  # of the square of an estimate
+        self.rounding = np.sqrt(ROUNDINGS * EPS) * norm if self.estimates else 0.0
 
     def at_mirror_images(self, model: Any) -> tuple[tuple[Array, Array], float, float]:
         """Return bases of what the next model needs, the H2 error of this one, and its residual.
@@ -230,7 +235,8 @@ class _Solver:
         if not self.estimates:
             return float(norms.h2_norm(self.system - model))
         own = norms.h2_norm(model.with_(D=0 * model.D))
-        return float(np.sqrt(max(self._norm**2 - 2 * product + own**2, 0.0)))
+        share = own / self._norm, product / self._norm / self._norm
+        return self._norm * float(np.sqrt(max(1 + share[0] * share[0] - 2 * share[1], 0.0)))
 
     def projected(self, V: Array, W: Array) -> _Model:
         """Return the model in these bases."""
