@@ -34,6 +34,7 @@ from .reduction import (
     balanced_realization,
     balanced_truncation,
     minimal,
+    modal_truncation,
 )
 from .systems import (
     DiagonalBank,
@@ -78,6 +79,7 @@ __all__ = [
     "load_system",
     "lyapunov_factor",
     "minimal",
+    "modal_truncation",
     "save_system",
     "solve_lyapunov",
 ]

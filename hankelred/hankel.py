@@ -23,7 +23,7 @@ from .parts import in_own_time, parts_of
 from .rounding import Matrices
 from .systems import DiagonalBank, DiagonalSystem, LinearSystem, as_system
 from .weighting import Weighting
-from .weighting.base import HINF, Bound
+from .weighting.base import HINF, Bound, Change
 from .weighting.guaranteed import guaranteed_pair
 
 # Hankel singular values that are less certain than this, relative to the largest, come with a warning.
@@ -53,8 +53,8 @@ class Factored(NamedTuple):
         Which pair of matrices is in the place of the Gramians.
     gain : float
         The error bound, in what it is for the Gramians themselves; infinite where none holds.
-    bound : callable or None
-        The bound of a weighting on another error.
+    bound, change : callable or None
+        The bound of a weighting on another error, and what rounding of a model adds to that.
     """
 
     system: Any
@@ -67,6 +67,7 @@ class Factored(NamedTuple):
     weighting: Weighting | None = None
     gain: float = 1.0
     bound: Bound | None = None
+    change: Change | None = None
 
     def error_bound(self, order: int) -> float:
         """Return the error bound at an order, its rounding floor included."""
@@ -76,6 +77,10 @@ class Factored(NamedTuple):
         if order == len(self.hsv) and self.keeps_poles:
             return bound
         return self.gain * bound if np.isfinite(self.gain) else np.inf
+
+    def added(self, change: float, model: Any, changed: Any) -> float:
+        """Return what a change of a model, of this H-infinity norm, adds to the error that is bounded."""
+        return self.change(change, model, changed) if self.change is not None and change else change
 
     @property
     def bounded(self) -> str:
@@ -152,7 +157,7 @@ def _weighted(system: LinearSystem, offset: float, weighting: Weighting) -> Fact
         pair, gain = guaranteed_pair(factored(system, offset), pair, parts)
     svd = HankelSVD(pair.S, pair.R)
     rank = int(np.count_nonzero(svd.values > pair.floor))
-    return _with_hsv(system, parts, svd, pair.floor, rank, False, weighting, gain, bound)
+    return _with_hsv(system, parts, svd, pair.floor, rank, False, weighting, gain, bound, pair.change)
 
 
 def stable(system: LinearSystem, weighting: Weighting | None = None, hsv_only: bool = False) -> Factored:

@@ -49,7 +49,7 @@ class LowRankParts:
     """
 
     is_low_rank = True
-    kept = 0
+    kept, is_split = 0, False
 
     def __init__(self, system: Any, recursion: LowRankGramians) -> None:
         self.system, self.recursion = system, recursion

@@ -6,6 +6,7 @@ marginal poles, which balanced truncation must not touch, are put aside.
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from .checks import EPS, Array
 from .linalg import cauchy
 from .linalg.hankel_svd import HankelSVD, real_pair
 from .linalg.hessenberg import HessenbergForm
+from .linalg.linked import linked_bases
+from .linalg.riccati import in_last_digits
 from .linalg.schur import apply_units, balanced_units, decouple, ordered_schur, rounding_norms
 from .linalg.triangular import schur_factors
 from .rounding import Matrices, measured
@@ -119,6 +122,7 @@ class DenseParts:
             Y = decouple(ordered.T, k)
             self._fixed_left = ordered.Z[:, :k].conj().T - Y @ self._left
             self._right = self._right + ordered.Z[:, :k] @ Y
+        self._fixed_right, self._fixed = ordered.Z[:, :k], ordered.T[:k, :k]
         self.B, self.C = self._left @ B, C @ self._right
 
     @cached_property
@@ -130,6 +134,11 @@ class DenseParts:
     def discrete(self) -> bool:
         """Whether time is discrete."""
         return self._given.discrete
+
+    @property
+    def is_split(self) -> bool:
+        """Whether poles were put aside."""
+        return len(self.T) < self.system.n
 
     @property
     def clearly_unstable(self) -> Array:
@@ -144,7 +153,31 @@ class DenseParts:
 
     def fixed_bases(self) -> tuple[Array, Array]:
         """Return bases of the part that is kept, in the coordinates of the system."""
-        return self._given.out(self._form.Z[:, : self.kept]), self._given.rows_out(self._fixed_left)
+        return self._given.out(self._fixed_right), self._given.rows_out(self._fixed_left)
+
+    def without_idle(self, offset: float, rtol: float) -> DenseParts:
+        """Return the parts without the states put aside that link no input to any output; itself if there are none."""
+        G = self.system
+        A, B, C = in_last_digits(G.A, G.B, G.C)
+        near = DenseParts(StateSpace.trusted(A, B, C, G.D, G.dt), offset)
+        if self.kept == 0 or near.kept != self.kept:
+            return self
+        norms = (float(np.linalg.norm(x)) for x in (*self._given.matrices(), self._fixed_left, self._fixed_right))
+        size, inputs, outputs, left, right = norms
+        sizes = size, left * inputs, outputs * right
+        X, Y = linked_bases(self._put_aside(), near._put_aside(), sizes, rtol)
+        if X.shape[1] == self.kept:
+            return self
+        found = copy.copy(self)
+        found._fixed_right, found._fixed_left = self._fixed_right @ X, Y @ self._fixed_left
+        found._fixed, found.kept = Y @ self._fixed @ X, X.shape[1]
+        found.poles = np.concatenate([np.linalg.eigvals(found._fixed), self.poles[self.kept :]])
+        return found
+
+    def _put_aside(self) -> tuple[Array, Array, Array]:
+        """Return A, B and C of the states that are put aside, in balanced units."""
+        _, B, C = self._given.matrices()
+        return self._fixed, self._fixed_left @ B, C @ self._fixed_right
 
     def stable_response(self, omega: Array) -> Array:
         """Return the response of the stable part at frequencies in rad per unit of time."""
@@ -166,8 +199,7 @@ class DenseParts:
         if self.kept == 0:
             return stable
         T, Ti = self.fixed_bases()
-        fixed = self._form.T[: self.kept, : self.kept]
-        A = sla.block_diag(fixed, stable.A).reshape((self.kept + len(stable.A),) * 2)
+        A = sla.block_diag(self._fixed, stable.A).reshape((self.kept + len(stable.A),) * 2)
         return Matrices(
             A, np.vstack([Ti @ self.system.B, stable.B]), np.hstack([self.system.C @ T, stable.C]), stable.D
         )
@@ -215,6 +247,37 @@ class DiagonalParts:
         self.stable = system.take(self.rest) if len(self.fixed) else system
         self.kept = self.fixed_system.order
         self.poles = np.concatenate([self.fixed_system.poles(), self.stable.poles()])
+        self._bases = np.eye(len(self.fixed)), np.eye(len(self.fixed))
+
+    def fixed_bases(self) -> tuple[Array, Array]:
+        """Return bases of the states put aside, in their own coordinates."""
+        return self._bases
+
+    def without_idle(self, offset: float, rtol: float) -> DiagonalParts:
+        """Return the parts without the states put aside that link no input to any output; itself if there are none.
+
+        States of one pole make one matrix of residues, ``C B``, whose rank says how many of them are needed.
+        """
+        lam, (B, C, _) = self.fixed_system.spectrum.values(), self.fixed_system.double_matrices()
+        X, Y = [np.zeros((len(lam), 0), B.dtype)], [np.zeros((0, len(lam)), B.dtype)]
+        chosen: list[int] = []
+        for pole in np.unique(lam):
+            same = np.flatnonzero(lam == pole)
+            svd = HankelSVD(B[same], C[:, same])
+            rank = int(np.count_nonzero(svd.values > max(rtol, len(same) * EPS) * svd.values.max(initial=0.0)))
+            x, y = svd.bases(slice(0, rank), rank)
+            one = np.eye(len(lam))[:, same]
+            X.append(one @ x)
+            Y.append(y @ one.T)
+            chosen.extend(same[:rank])
+        if len(chosen) == len(lam):
+            return self
+        found, (x, y) = copy.copy(self), (np.hstack(X), np.vstack(Y))
+        found._bases, few = (x, y), self.fixed_system.take(np.array(chosen, int))
+        found.fixed_system = few.with_(B=y @ B, C=C @ x)
+        found.kept = found.fixed_system.order
+        found.poles = np.concatenate([found.fixed_system.poles(), self.stable.poles()])
+        return found
 
     @cached_property
     def factors(self) -> tuple[Array, Array]:

@@ -110,10 +110,10 @@ def sample_frequencies(poles: Array, discrete: bool, both_signs: bool) -> Array:
     if len(poles) == 0:
         return np.zeros(1)
     if discrete:
-        near = np.log(np.where(poles == 0, 1e-300, poles).astype(complex))
-        omega = np.concatenate([np.abs(near.imag), np.minimum(np.abs(near), np.pi), [np.pi]])
-    else:
-        omega = np.concatenate([np.abs(poles.imag), np.abs(poles)])
+        poles = np.log(np.where(poles == 0, 1e-300, poles).astype(complex))
+    size, imag = np.abs(poles), np.abs(poles.imag)
+    imag = imag[imag > NEAR * size]  # others show at zero what they show there, and may be rounding
+    omega = np.concatenate([imag, *([np.minimum(size, np.pi), [np.pi]] if discrete else [size])])
     omega = np.unique(omega[omega > 0])
     if len(omega) > SAMPLES:
         omega = omega[np.round(np.linspace(0, len(omega) - 1, SAMPLES)).astype(int)]

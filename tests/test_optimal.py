@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from classical import DOMAINS, drawn, grid, in_other_units
+from large import chain
 from sizes import sample
 
 import hankelred as hr
@@ -138,3 +142,75 @@ def test_h2_iterations_report_and_can_be_ended():
         h2_optimal(G, 1, rtol=0)
     with pytest.raises(hr.InputError, match="progress must be a function"):
         h2_optimal(G, 2, progress=3)
+
+
+@pytest.mark.parametrize("dt", DOMAINS)
+def test_hankel_norm_models_may_match_the_system_at_zero_frequency(dt):
+    """D is free in the Hankel norm; what the choice costs is within the bound, which says so."""
+    for seed in SEEDS:
+        rng, G = drawn(seed, dt)
+        order = int(rng.integers(0, G.n))
+        plain, best = (hankel_norm_approximation(G, order, match_dc=match_dc) for match_dc in (False, True))
+        given, found = (x.frequency_response([0.0]) for x in (G, best.system))
+        np.testing.assert_allclose(found, given, atol=1e-10 * np.abs(given).max())
+        np.testing.assert_allclose(best.hankel_error(), plain.hankel_error(), rtol=1e-9)
+        assert best.hinf_error() <= best.error_bound * (1 + 1e-9), seed
+        assert best.error_bound == 2 * plain.error_bound
+
+
+def test_h2_optimal_models_match_dc_in_discrete_time_at_a_stated_cost():
+    _, G = drawn(5, True)
+    plain, best = (h2_optimal(G, 1, match_dc=match_dc) for match_dc in (False, True))
+    given, found = (x.frequency_response([0.0]) for x in (G, best.system))
+    np.testing.assert_allclose(found, given, rtol=1e-12)
+    cost = np.linalg.norm(best.system.D - plain.system.D)
+    np.testing.assert_allclose(best.h2_error(), np.hypot(plain.h2_error(), cost), rtol=1e-10)
+    with pytest.raises(hr.InputError, match="match_dc needs discrete time"):
+        h2_optimal(hr.StateSpace(-np.eye(2), np.ones((2, 1)), np.ones((1, 2))), 1, match_dc=True)
+
+
+def convection(n: int, dt: Any = 0, mass: bool = False) -> hr.StateSpace:
+    """Return a rod with a flow along it, heated at two places and measured at one; E of finite elements."""
+    main, side = np.full(n, -2.0), np.ones(n - 1)
+    A = sp.diags([side, main, side], [-1, 0, 1]) * n**2 / 100 + sp.diags([-side, side], [-1, 1]) * n / 10
+    E = sp.diags([side / 6, np.full(n, 2 / 3), side / 6], [-1, 0, 1], format="csc") if mass else None
+    B, C = np.zeros((n, 2)), np.zeros((1, n))
+    B[n // 5, 0] = B[n // 2, 1] = C[0, 3 * n // 5] = np.sqrt(n)
+    if dt:  # implicit Euler steps of a tenth
+        E = sp.eye(n, format="csc") - A / 10 if E is None else E - A / 10
+        A, B = sp.eye(n, format="csc") if not mass else E + A / 10, B / 10
+    return hr.StateSpace(sp.csc_array(A), B, C, dt=dt, E=None if E is None else sp.csc_array(E))
+
+
+@pytest.mark.parametrize("mass", [False, True])
+@pytest.mark.parametrize("dt", DOMAINS)
+def test_sparse_systems_have_the_h2_optimal_models_of_their_dense_form(dt, mass):
+    G = convection(300, dt, mass)
+    found, dense = h2_optimal(G, 4), h2_optimal(G.dense(), 4)
+    assert found.residual <= 1e-6
+    assert found.original is G
+    np.testing.assert_allclose(found.Ti @ found.T, np.eye(4), atol=1e-8)
+    error = dense.h2_error()
+    np.testing.assert_allclose(found.h2_error(), error, rtol=1e-6)
+    assert found.h2_error() <= hr.balanced_truncation(G, order=4).h2_error() * (1 + 1e-9)
+    np.testing.assert_allclose(hr.h2_norm(found.system - dense.system), 0, atol=1e-4 * error)
+
+
+def test_large_sparse_systems_report_and_can_be_ended():
+    seen = []
+    G = convection(10_000)
+    found = h2_optimal(G, 3, rtol=1e-9, progress=lambda *step: seen.append(step))
+    assert found.residual <= 1e-9
+    assert found.system.is_stable()
+    assert len(seen) == found.iterations > 1
+    np.testing.assert_allclose(seen[-1][1], found.h2_error(), rtol=1e-6)  # the estimate by the product of both
+    assert found.h2_error() < hr.balanced_truncation(G, order=3).h2_error()
+    with pytest.warns(hr.AccuracyWarning, match="after 1 steps"):
+        h2_optimal(G, 3, rtol=1e-12, progress=lambda *_: True)
+
+
+def test_second_order_systems_are_solved_by_their_own_pencil():
+    G = chain(200)
+    found = h2_optimal(G, 6)
+    assert found.residual <= 1e-6
+    assert found.h2_error() <= hr.balanced_truncation(G, order=6).h2_error() * (1 + 1e-9)

@@ -17,6 +17,7 @@ import pytest
 import hankelred as hr
 from hankelred.control import lyap
 from hankelred.feedback import reduce_controller
+from hankelred.linalg.hankel_svd import HankelSVD
 from hankelred.linalg.schur import apply_units, balanced_units
 from hankelred.optimal import hankel_norm_approximation
 from hankelred.parts import DenseParts
@@ -220,8 +221,31 @@ def test_models_by_coprime_factors_with_inner_denominator_are_those_printed(name
 
 
 def test_observer_based_controller_by_coprime_factors_is_the_one_printed():
+    """Left factors ``K = V^-1 U`` of the controller ``(A + B F + L C, L, F)``, truncated."""
     data, printed = case("SB16BD")
     A, B, C, F, L = (data[key] for key in "ABCFG")
     factors = hr.StateSpace(A + L @ C, np.hstack([L, B]), F, np.hstack([np.zeros((1, 1)), np.eye(1)]))
     bal = hr.balance(factors)
     np.testing.assert_allclose(bal.hsv, printed["hsv"], atol=PRINTED)
+    assert_same_controller(recombined(bal.reduce(printed["nr"]).system, 1), printed, atol=1e-4)
+
+
+def test_observer_based_controller_by_weighted_coprime_factors_is_the_one_printed():
+    """Right factors: P is the Gramian of ``(A + B F, L)``, and Q, weighted by the loop, that of ``(A + L C, C)``."""
+    data, printed = case("SB16CD")
+    A, B, C, F, L = (data[key] for key in "ABCFG")
+    svd = HankelSVD(
+        hr.gramian_factors(hr.StateSpace(A + B @ F, L, F))[0], hr.gramian_factors(hr.StateSpace(A + L @ C, L, C))[1]
+    )
+    np.testing.assert_allclose(svd.values, printed["hsv"], atol=PRINTED)
+    T, Ti = svd.bases(slice(0, printed["nr"]), printed["nr"])
+    controller = hr.StateSpace(Ti @ (A + B @ F + L @ C) @ T, Ti @ L, F @ T)
+    assert_same_controller(controller, printed, atol=PRINTED)
+
+
+def assert_same_controller(ours: hr.StateSpace, printed: dict[str, Any], atol: float) -> None:
+    """Compare responses and poles with a controller whose entries are rounded to four decimals; its gain is small."""
+    theirs = {"Ar": printed["Ac"], "Br": printed["Bc"], "Cr": printed["Cc"], "Dr": printed.get("Dc")}
+    assert_same_response(ours, theirs, atol)
+    poles = np.linalg.eigvals(np.array(printed["Ac"]))
+    np.testing.assert_allclose(np.sort_complex(ours.poles()), np.sort_complex(poles), atol=PRINTED)

@@ -13,9 +13,8 @@ from ..checks import Array, check_choice, check_flag, check_integer, check_numbe
 from ..errors import NonMinimalWarning, OrderError
 from ..hankel import gramian_factors, gramians, hankel_singular_values
 from ..linalg.threads import one_blas_thread
-from ..reduction import balance
+from ..reduction import balance, minimal
 from ..reduction.balanced import OFFSET, reduced_model
-from ..reduction.realisation import without_idle_states
 from ..systems import as_container, as_system, one_system
 from .elimination import METHODS, is_list
 
@@ -158,8 +157,8 @@ def minreal(sys: Any, tol: float | None = None, verbose: bool = True) -> Any:
     sys : control.StateSpace, control.TransferFunction, StateSpace, or anything `as_system` accepts
         Continuous or discrete, real or complex, stable or not.
     tol : float, optional
-        Drop states whose Hankel singular value is at most this share of the largest, of the stable and of the
-        unstable states each; by default those whose values are rounding.
+        Drop states whose Hankel singular value is at most this share of the largest, of the stable states and of each
+        group of unstable ones, as `minimal` does; by default those whose values are rounding.
     verbose : bool, default True
         Print how many states were left out.
 
@@ -174,12 +173,6 @@ def minreal(sys: Any, tol: float | None = None, verbose: bool = True) -> Any:
     InputError
         If `sys` is not a system, or an argument is out of range.
 
-    Notes
-    -----
-    Unstable states have no Hankel singular values, but ``A - s I`` has the same uncontrollable and unobservable states
-    as A, and so has ``A / s``: the part of unstable and marginal poles is moved into the stability region, reduced
-    there, and moved back.
-
     Examples
     --------
     >>> import numpy as np, hankelred as hr
@@ -192,7 +185,7 @@ def minreal(sys: Any, tol: float | None = None, verbose: bool = True) -> Any:
     check_flag(verbose, "verbose")
     system = one_system(sys)
     G = system.dense()
-    found = without_idle_states(G, None if tol is None else check_number(tol, "tol", least=0.0, below=1.0))
+    found = minimal(G, None if tol is None else check_number(tol, "tol", least=0.0, below=1.0)).system
     if verbose:
         print(f"{G.n - found.n} states have been removed from the model")
     if found is G:

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.linalg as sla
 from scipy.linalg import lapack
 
-from ..checks import EPS, Array
+from ..checks import EPS, Array, check_result
 from ..errors import NumericalError
 from .hankel_svd import kernels, norm_estimate
 from .hessenberg import HessenbergForm
@@ -95,6 +95,7 @@ def balanced_units(A: Array, B: Array, C: Array) -> Units:
     balanced, _, _, w, _ = gebal(A if start is None else A * start / start[:, None], scale=1, permute=0)
     w = w if start is None else w * start
     size, spread, same, size_B, size_C = kernels.unit_sizes(balanced, w, *map(np.ascontiguousarray, (B, C)))
+    check_result("The sizes of B and C", size_B, size_C, hint="Scale inputs and outputs.")
     graded = spread > GRADED
     order = np.argsort(-size, kind="stable") if graded else np.arange(n)
     gain = 2.0 ** round((math.log2(size_C) - math.log2(size_B)) / 2) if min(size_B, size_C) > 0 else 1.0
@@ -256,6 +257,46 @@ def decouple(T: Array, k: int) -> Array:
             f"singular to working precision. Choose an offset that does not cut through a cluster of poles."
         )
     return np.ascontiguousarray(Y[:, ::-1])
+
+
+def separated(T: Array, chosen: Array) -> tuple[Array, Array, Array]:
+    """Reorder a Schur form and decouple some of its poles from the others.
+
+    Parameters
+    ----------
+    T : (n, n) ndarray
+        Upper (quasi-)triangular.
+    chosen : (n,) bool ndarray
+        Which poles come first; both or none of a conjugate pair of a real form.
+
+    Returns
+    -------
+    T, Q : (n, n) ndarray
+        The reordered form and ``given = Q T Q^H``.
+    Y : (k, n - k) ndarray
+        From `decouple`: ``Q1`` and ``Q1^H - Y Q2^H`` are bases of the poles chosen, ``Q2 + Q1 Y`` and ``Q2^H`` of the
+        others.
+
+    Raises
+    ------
+    NumericalError
+        If both cannot be separated.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> T, Q, Y = separated(np.array([[-1.0, 1.0], [0.0, -2.0]]), np.array([False, True]))
+    >>> [f"{pole:.1f}" for pole in np.diagonal(T)]
+    ['-2.0', '-1.0']
+    """
+    k, Q = int(np.count_nonzero(chosen)), np.eye(len(T), dtype=T.dtype)
+    failed = 0
+    if not chosen[:k].all():
+        trsen = lapack.ztrsen if T.dtype.kind == "c" else lapack.dtrsen
+        T, Q, *_, failed = trsen(chosen, T, Q, job="N")
+    if failed:
+        raise NumericalError(f"The {k} poles chosen must be apart from the others; got some that are too near.")
+    return T, Q, decouple(T, k)
 
 
 def rounding_norms(whole: Array, T: Array, S: Array, R: Array, discrete: bool) -> tuple[float, float, float]:

@@ -26,6 +26,8 @@ The same step with parts of one row, or two for a 2 x 2 block of T, is the loop 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.linalg as sla
 
@@ -59,6 +61,34 @@ def is_schur_form(A: Array) -> bool:
     i = np.flatnonzero(np.diag(A, -1))
     apart = np.all(np.diff(i) > 1)
     return bool(apart and np.all(A[i, i] == A[i + 1, i + 1]) and np.all(np.sign(A[i, i + 1]) == -np.sign(A[i + 1, i])))
+
+
+def schur_form(T: Array, kind: type | np.dtype[Any]) -> tuple[Array, Array]:
+    """Return a Schur form of this kind, complex ones without blocks, and the unitary matrix that leads to it.
+
+    Parameters
+    ----------
+    T : (n, n) ndarray
+        Upper (quasi-)triangular.
+    kind : dtype
+        float64 or complex128; real for a real T only.
+
+    Returns
+    -------
+    T, Z : (n, n) ndarray
+        The form asked for and ``Z``, with ``given = Z T Z^H``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> T, Z = schur_form(np.array([[0.0, 1.0], [-1.0, 0.0]]), complex)
+    >>> [f"{abs(pole.imag):.1f}" for pole in np.diagonal(T)]
+    ['1.0', '1.0']
+    """
+    if T.dtype == kind:
+        return T, np.eye(len(T))
+    T, Z = sla.rsf2csf(T, np.eye(len(T)), check_finite=False)
+    return T, Z
 
 
 def halve(T: Array) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import norms
 from .. import order as orders
-from ..checks import SINGLE, Array, check_number
+from ..checks import SINGLE, Array, check_flag, check_number, check_result
 from ..errors import AccuracyWarning, NumericalError, RepeatedHsvWarning
 from ..hankel import Factored, factored
 from ..linalg.bilinear import continuous_image, discrete_image, image_point
@@ -41,7 +41,7 @@ class Balanced(NamedTuple):
     hsv: Array
 
 
-def hankel_norm_approximation(sys: Any, order: int, offset: float = OFFSET) -> Reduction:
+def hankel_norm_approximation(sys: Any, order: int, offset: float = OFFSET, match_dc: bool = False) -> Reduction:
     """Approximate a system so that the Hankel norm of the error is the least there is: the next hsv.
 
     Parameters
@@ -52,6 +52,9 @@ def hankel_norm_approximation(sys: Any, order: int, offset: float = OFFSET) -> R
         Hankel singular values to keep, those of unstable and marginal poles included.
     offset : float, default 1e-8
         Poles closer than this to the stability boundary, or beyond it, are split off and kept, as by `balance`.
+    match_dc : bool, default False
+        Choose D, which the Hankel norm leaves free, so that the model matches the system at s = 0 or z = 1, instead of
+        for a small H-infinity error. The error is all-pass no more, and the bound twice as large.
 
     Returns
     -------
@@ -93,10 +96,10 @@ def hankel_norm_approximation(sys: Any, order: int, offset: float = OFFSET) -> R
     offset = check_number(offset, "offset", least=0.0, hint="It is a distance from the stability boundary.")
     system = one_system(sys)
     G = system.dense()
-    order = orders.check_count(order, G.n)
+    order, match_dc = orders.check_count(order, G.n), check_flag(match_dc, "match_dc")
     found = factored(G, offset)
     if not found.kept <= order < found.rank:
-        return balance(sys, offset).reduce(order)
+        return balance(sys, offset).reduce(order, match_dc=match_dc)
     with one_blas_thread(G.n):
         small, k, bound = _approximation(found, order - found.kept)
         if k < order - found.kept:
@@ -106,11 +109,16 @@ def hankel_norm_approximation(sys: Any, order: int, offset: float = OFFSET) -> R
                 RepeatedHsvWarning,
                 stacklevel=2,
             )
+        if match_dc:
+            zero = np.zeros(1)
+            missing = (found.parts.stable_response(zero) - small.response(zero, found.parts.discrete))[0]
+            small = small._replace(D=small.D + (missing if small.D.dtype.kind == "c" else missing.real))
         A, B, C, D, *_ = found.parts.whole(small)
     model = StateSpace.trusted(A, B, C, D, G.dt, G.outer_names)
     stable = StateSpace.trusted(small.A.copy(), small.B.copy(), small.C.copy(), small.D.copy(), G.dt)
     whole = StateSpace.trusted(found.parts.T, found.parts.B, found.parts.C, G.D, G.dt)
     bound += _excess(found, stable, whole, found.hsv[k + found.kept])
+    bound *= 1 + match_dc  # |E - E(0)| is at most twice |E|
     pair = (whole, stable) if found.kept else None
     if system.dtype in SINGLE:
         model, pair, changed = in_single_precision(model, pair)
@@ -126,7 +134,9 @@ def _approximation(found: Factored, k: int) -> tuple[Matrices, int, float]:
     """Return the optimal model of the stable part, its order and the bound of its H-infinity error."""
     balanced, a = _balanced(found)
     first = int(np.count_nonzero(balanced.hsv > balanced.hsv[k] * (1 + REPEATED) + 2 * found.floor))
-    dilated = _dilation(balanced, first, 2 * found.floor)
+    with np.errstate(all="ignore"):
+        dilated = _dilation(balanced, first, 2 * found.floor)
+    check_result("The dilation", *dilated[:4], hint="Scale inputs and outputs.")
     parts = DenseParts(StateSpace.trusted(dilated.A, dilated.B, dilated.C, dilated.D, 0), 0.0)
     if len(parts.T) != first:
         raise NumericalError(
@@ -159,7 +169,7 @@ def _dilation(G: Balanced, k: int, near: float = 0.0) -> Matrices:
     Of its poles k are stable and the others antistable. With ``Gamma = Sigma^2 - s^2`` of the other values and U of
     norm 1 with ``B2 = -C2^H U``, B2 and C2 of the states of value s [1]_.
     """
-    s = float(G.hsv[k])
+    s = G.hsv[k]  # whose square may overflow
     equal = np.abs(G.hsv - s) <= s * REPEATED + near
     A, B, C = G.A[np.ix_(~equal, ~equal)], G.B[~equal], G.C[:, ~equal]
     X, sizes, Yh = np.linalg.svd(G.C[:, equal] @ G.B[equal], full_matrices=False)

@@ -2,6 +2,7 @@
 
 from .balanced import Balancing, balance, balanced_truncation
 from .bank import BankReduction
+from .modal import modal_truncation
 from .realisation import balanced_realization, minimal
 from .result import Reduction
 
@@ -13,4 +14,5 @@ __all__ = [
     "balanced_realization",
     "balanced_truncation",
     "minimal",
+    "modal_truncation",
 ]

@@ -11,32 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from .. import norms
 from .. import order as orders
 from ..checks import SINGLE as SINGLE_PRECISION
 from ..checks import Array, check_flag, check_number, check_result, exactly_one, in_family, single
 from ..errors import InputError, OrderError
 from ..hankel import Factored, check_weighting, factored, warn_if_inaccurate
-from ..linalg.gain import largest_gain
 from ..linalg.threads import one_blas_thread
-from ..rounding import Matrices, sample_frequencies
+from ..rounding import Matrices
 from ..systems import Poles, StateSpace, as_container, as_system, one_system, real_output
 from ..weighting import Weighting
 from .bank import reduce_bank
 from .bases import residualised
+from .damping import of_weak_damping
 from .rediagonalise import Diagonalised, diagonalised_at, largest_order
 from .result import Reduction
 from .single_precision import in_single_precision
 from .split import joined, with_fixed_states
 
 OFFSET = 1e-8
-
-# Damping of which rounding can change this share is looked at, by a norm up to this order and by samples beyond; what
-# was seen counts as this much higher.
-WEAKLY_DAMPED, MEASURED_UP_TO, SAMPLED = 0.1, 150, 0.01
-
-# Values closer than this, relative to themselves, may belong to one pair of poles.
-NEARLY_EQUAL = 1e-3
 
 
 def balance(sys: Any, offset: float = OFFSET, weighting: Weighting | None = None) -> Balancing:
@@ -243,7 +235,8 @@ class Balancing:
             return self._unchanged()
         with one_blas_thread(len(self.hsv)):
             T, Ti, small = self._reduce_stable(order, match_dc)
-            method, weighting = "singular perturbation" if match_dc else "balanced truncation", self._found.weighting
+            weighting, projects = self._found.weighting, self._point(match_dc) is None
+            method = "balanced truncation" if projects else "singular perturbation"
             if self._found.parts.is_low_rank:
                 method += " by factors of low rank"
             if weighting is not None:
@@ -271,9 +264,19 @@ class Balancing:
     def _reduce_stable(self, order: int, match_dc: bool) -> tuple[Array, Array, Matrices]:
         """Return bases and matrices of the reduced stable part."""
         stable_order = order - self.unstable
-        T, Ti, small = residualised(self._found, stable_order) if match_dc else self._found.reduced(stable_order)
-        check_result("The reduced model", *small[: 4 if match_dc else 3])
+        point = self._point(match_dc)
+        T, Ti, small = (
+            self._found.reduced(stable_order) if point is None else residualised(self._found, stable_order, point)
+        )
+        check_result("The reduced model", *small[: 3 if point is None else 4])
         return T, Ti, small
+
+    def _point(self, match_dc: bool) -> float | None:
+        """Return the s or z at which models match the system; truncated ones do so at infinity."""
+        if self.system.is_discrete:
+            at_nyquist = self._found.weighting is not None and self._found.weighting.at_nyquist
+            return 1.0 if match_dc else -1.0 if at_nyquist else None
+        return 0.0 if match_dc else None
 
     def _diagonalised(self, order: int, small: Matrices, match_dc: bool) -> Diagonalised:
         allowed, like = range(self.unstable, self.rank + 1), self._found.parts.stable
@@ -298,16 +301,18 @@ class Balancing:
         kind = identity, identity, self.unstable, method, found.bounded, self.system
         return Reduction(system, self.system, order, self.hsv, bound, *kind)
 
-    def _dense_result(self, order: int, T: Array, Ti: Array, small: Matrices, method: str) -> Reduction:
+    def _dense_result(
+        self, order: int, T: Array, Ti: Array, small: Matrices, method: str, bound: float | None = None
+    ) -> Reduction:
         G, parts = self.system, self._found.parts
         reduced, pair = self._whole(small), None
-        if parts.kept:
+        if parts.is_split:
             fixed_T, fixed_Ti = parts.fixed_bases()
             T, Ti = np.hstack([fixed_T, T]), np.vstack([fixed_Ti, Ti])
             full = StateSpace.trusted(parts.T, parts.B, parts.C, G.D, G.dt)
             pair = full, StateSpace.trusted(small.A, small.B, small.C, small.D, G.dt)
-        added = _of_weak_damping(self._found, small, reduced, order)
-        return self._result(reduced, order, T, Ti, method, pair, added)
+        added = of_weak_damping(self._found, small, reduced, order) if bound is None else 0.0
+        return self._result(reduced, order, T, Ti, method, pair, added, bound)
 
     def _whole(self, small: Matrices) -> Any:
         """Return a dense model of the stable part with the unstable and marginal poles beside it."""
@@ -320,47 +325,30 @@ class Balancing:
         if self.system.has_real_output:
             T, Ti = real_output.to_conjugates(T, Ti)
         T, Ti = with_fixed_states(T, Ti, parts, found.system)
-        pair = (parts.stable, found.system) if parts.kept else None
+        pair = (parts.stable, found.system) if len(parts.fixed) else None
         return self._result(joined(parts.fixed_system, found.system), order, T, Ti, method, pair, 2 * found.change)
 
-    def _result(self, reduced: Any, order: int, T: Array, Ti: Array, method: str, pair: Any, added: float) -> Reduction:
+    def _result(
+        self,
+        reduced: Any,
+        order: int,
+        T: Array,
+        Ti: Array,
+        method: str,
+        pair: Any,
+        added: float,
+        bound: float | None = None,
+    ) -> Reduction:
         """Wrap a reduced system in the class and precision of the original; `added` came on top of the truncation."""
-        bound = self.error_bound(order) + added
+        bound = self.error_bound(order) if bound is None else bound
+        bound += self._found.added(added, reduced, reduced)
         if self.system.dtype in SINGLE_PRECISION:
+            exact = reduced
             reduced, pair, changed = in_single_precision(reduced, pair)
-            bound, T, Ti = bound + changed, single(T), single(Ti)
+            bound, T, Ti = bound + self._found.added(changed, exact, reduced), single(T), single(Ti)
         system = as_container(reduced, self._container)
         kind = T, Ti, self.unstable, method, self._found.bounded, reduced, pair
         return Reduction(system, self.system, order, self.hsv, bound, *kind)
-
-
-def _of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, order: int) -> float:
-    """What rounding of weakly damped poles can add to the error, on top of the bound of the truncation.
-
-    A balanced state i has a gain of about ``2 hsv_i`` and decays at a rate of ``|b_i|^2 / (2 hsv_i)``. Its basis is
-    certain to ``floor / hsv_i``, and so is A, relative to its norm; the gain changes by the same share as the rate.
-    Where that is not small, or a small system's nearly equal values are cut, the error is measured, for large systems
-    at the frequencies of the poles.
-    """
-    system, parts, hsv = found.system, found.parts, found.hsv
-    if parts.kept or found.floor == 0.0 or order == 0 or np.isinf(found.gain):
-        return 0.0
-    few = system.order <= MEASURED_UP_TO and not system.is_sparse
-    if found.weighting is None:
-        values, inflow = hsv[:order], (np.abs(small.B) ** 2).sum(axis=1)
-        moved = 4 * float(np.abs(small.A).max()) * found.floor
-        splits_a_pair = few and order < len(hsv) and hsv[order - 1] - hsv[order] < NEARLY_EQUAL * hsv[order - 1]
-        if not (splits_a_pair or moved > 2 * WEAKLY_DAMPED * inflow.min()):
-            return float(moved * (values / inflow).max())
-    if not reduced.is_stable():
-        return np.inf
-    if few:
-        error = float(norms.hinf_norm(system - reduced))
-    else:
-        poles = np.concatenate([parts.poles, reduced.poles()])
-        omega = sample_frequencies(poles, parts.discrete, system.dtype.kind == "c")
-        error = largest_gain(system._response(omega) - reduced._response(omega))
-    return max(0.0, (1 + SAMPLED) * error - found.error_bound(order))
 
 
 def reduced_model(bal: Balancing, order: int, match_dc: bool) -> Any:

@@ -13,8 +13,8 @@ from ..linalg.descriptor import equilibrated
 from ..rounding import Matrices
 
 
-def residualised(found: Factored, order: int) -> tuple[Array, Array, Matrices]:
-    """Return bases of `order` balanced states and the singular perturbation, exact at s = 0 or z = 1.
+def residualised(found: Factored, order: int, point: float) -> tuple[Array, Array, Matrices]:
+    """Return bases of `order` balanced states and the singular perturbation, exact at s = 0, z = 1 or z = -1.
 
     The states after the first `order` follow the others without delay [1]_.
 
@@ -28,13 +28,13 @@ def residualised(found: Factored, order: int) -> tuple[Array, Array, Matrices]:
     discrete = found.system.is_discrete
     if order < rank:
         A, B, C, D, shift, terms = small
-        slow = without_delay(A, B, C, D, range(order), range(order, rank), 1.0 - shift if discrete else 0.0)
+        slow = without_delay(A, B, C, D, range(order), range(order, rank), point - shift)
         small = Matrices(*slow, shift, None if terms is None else terms[:order, :order])
         T, Ti = T[:, :order], Ti[:order]
     unseen = found.weighting is not None and found.rank < found.system.order  # by the weighting: it has a gain too
     if unseen or order == 0:  # without states D is that gain, to more digits than A22 keeps of poles near z = 1
-        zero = np.zeros(1)
-        missing = (found.parts.stable_response(zero) - small.response(zero, discrete))[0]
+        omega = np.array([np.pi if point < 0 else 0.0])
+        missing = (found.parts.stable_response(omega) - small.response(omega, discrete))[0]
         small = small._replace(D=small.D + (missing.real if small.D.dtype.kind != "c" else missing))
     return T, Ti, small
 

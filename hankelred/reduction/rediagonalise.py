@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg as sla
 
-from ..checks import EPS, Array
+from ..checks import EPS, Array, check_result
 from ..errors import DiagonalisationError, OrderError
 from ..linalg.gain import largest_gain
 from ..linalg.response import boundary_points
@@ -73,6 +73,7 @@ def diagonalised(small: Matrices, like: DiagonalSystem) -> Diagonalised:
     B, C = sla.solve(X, small.B.astype(X.dtype)) if len(X) else X @ small.B, small.C @ X
     scale = balancing_scale(B, C)
     X, B, C = X * scale, B / scale[:, None], C * scale
+    check_result("Eigenvectors of the reduced model", X, hint="Scale inputs and outputs.")
     Xi = sla.inv(X) if len(X) else X
     system = _diagonal_system(poles[stored], B[stored], C[:, stored] * doubled, small, like)
     if not system.is_stable():

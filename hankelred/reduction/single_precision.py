@@ -10,16 +10,20 @@ from .. import norms
 from ..checks import single
 from ..systems import DiagonalSystem, StateSpace
 
+# The peak of a difference of 1e-7 of two gains is found to a per cent: of 200 such, one was 1.2 per cent higher.
+FOUND = 1.1
+
 
 def in_single_precision(reduced: Any, pair: Any) -> tuple[Any, Any, float]:
     """Round a reduced system, and its stable part in a pair of full and reduced ones; tell what changes in the norm."""
     stored = _rounded(reduced)
     if pair is None:
-        return stored, None, float(norms.hinf_norm(reduced - stored))
+        return stored, None, FOUND * float(norms.hinf_norm(reduced - stored))
     full, small = pair
     first = reduced.n - small.n
     stored_tail = _tail(stored, first)
-    return stored, (full, stored_tail), norms.stable_error(reduced, stored, _tail(reduced, first), stored_tail)
+    changed = FOUND * norms.stable_error(reduced, stored, _tail(reduced, first), stored_tail)
+    return stored, (full, stored_tail), changed
 
 
 def _rounded(system: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.linalg as sla
 
 from ..checks import Array
 from ..parts import DiagonalParts
@@ -14,7 +15,8 @@ def with_fixed_states(T: Array, Ti: Array, parts: DiagonalParts, reduced: Diagon
     fixed, stable, full = parts.fixed, parts.rest, parts.system
     if len(fixed) == 0:
         return T, Ti
-    n, k, copies = full.n, len(fixed), full.order // full.n
+    X, Y = parts.fixed_bases()
+    n, k, copies = full.n, len(Y), full.order // full.n
     pairs, size = T.shape[1] - reduced.n if copies == 2 else 0, copies * k + T.shape[1]
     # where the fixed and the reduced columns go: [fixed, pairs, conj fixed, conj pairs, reals]
     at_fixed = np.concatenate([np.arange(k), k + pairs + np.arange(k)]) if copies == 2 else np.arange(k)
@@ -23,7 +25,8 @@ def with_fixed_states(T: Array, Ti: Array, parts: DiagonalParts, reduced: Diagon
     rows_stable = np.concatenate([stable + n * c for c in range(copies)])
     wide_T = np.zeros((copies * n, size), dtype=T.dtype)
     wide_Ti = np.zeros((size, copies * n), dtype=Ti.dtype)
-    wide_T[rows_fixed, at_fixed] = wide_Ti[at_fixed, rows_fixed] = 1.0
+    wide_T[np.ix_(rows_fixed, at_fixed)] = sla.block_diag(*[X, X.conj()][:copies])
+    wide_Ti[np.ix_(at_fixed, rows_fixed)] = sla.block_diag(*[Y, Y.conj()][:copies])
     wide_T[np.ix_(rows_stable, at_rest)] = T
     wide_Ti[np.ix_(at_rest, rows_stable)] = Ti
     return wide_T, wide_Ti

@@ -26,12 +26,15 @@ HINF = "H-infinity error"
 # From the values of a pair, an order and the rounding error of a value to a bound on an error.
 Bound = Callable[[Array, int, float], float]
 
+# From the H-infinity norm of a change of a model, the model and the changed one to what that adds to the error bounded.
+Change = Callable[[float, Any, Any], float]
+
 
 class Pair(NamedTuple):
     """Factors ``P = S S^H`` and ``Q = R^H R`` in the coordinates of a part, and the rounding error of an hsv.
 
     `gain` is the H-infinity error bound, in what it is for the Gramians; where the error that is bounded is another
-    one, `bound` makes it from the values.
+    one, `bound` makes it from the values, and `change` says what rounding of a model adds to it.
     """
 
     S: Array
@@ -39,6 +42,7 @@ class Pair(NamedTuple):
     floor: float
     gain: float = np.inf
     bound: Bound | None = None
+    change: Change | None = None
 
 
 class Weighting:
@@ -56,6 +60,7 @@ class Weighting:
     quantity = "Hankel singular values of the weighted pair"  # what hsv are
     bounded = HINF  # what a bound is on
     splits = True  # whether unstable and marginal poles are put aside
+    at_nyquist = False  # whether the bound of discrete time is one on models that match the system at z = -1
 
     def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
         """Return the factors for the stable part of a system."""

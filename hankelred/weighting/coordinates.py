@@ -17,7 +17,13 @@ from ..linalg.cauchy import row_norms
 from ..linalg.hankel_svd import graded
 from ..linalg.logarithm import triangular_logarithm
 from ..linalg.semidefinite import equal_sizes
-from ..linalg.triangular import flipped, schur_eigenvalues, solve_hermitian_stein, solve_hermitian_sylvester
+from ..linalg.triangular import (
+    flipped,
+    schur_eigenvalues,
+    schur_form,
+    solve_hermitian_stein,
+    solve_hermitian_sylvester,
+)
 from ..parts import DenseParts, DiagonalParts
 from ..systems import Poles, real_output
 
@@ -328,11 +334,3 @@ def _rule() -> tuple[Array, Array]:
     """Return nodes on (0, 1) and the roots of the weights of the Gauss-Legendre rule."""
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
     return (nodes + 1) / 2, np.sqrt(weights / 2)
-
-
-def schur_form(T: Array, kind: Any) -> tuple[Array, Array]:
-    """Return a Schur form of this kind, complex ones without blocks, and the unitary matrix that leads to it."""
-    if T.dtype == kind:
-        return T, np.eye(len(T))
-    T, Z = sla.rsf2csf(T, np.eye(len(T)), check_finite=False)
-    return T, Z

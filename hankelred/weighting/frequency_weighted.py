@@ -9,11 +9,11 @@ import numpy as np
 from ..checks import Array, is_discrete
 from ..errors import InputError, StabilityError
 from ..linalg.schur import apply_units, balanced_units, ordered_schur
-from ..linalg.triangular import gramian_factor
+from ..linalg.triangular import gramian_factor, schur_form
 from ..parts import DenseParts, DiagonalParts
 from ..systems import StateSpace, one_system
 from .base import Pair, Weighting, pair_of_factors
-from .coordinates import Triangular, coordinates_of, schur_form
+from .coordinates import Triangular, coordinates_of
 
 
 class FrequencyWeighted(Weighting):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.linalg as sla
 
 from .. import order as orders
 from ..checks import Array, double
 from ..errors import NumericalError, StabilityError
+from ..linalg.gain import peak_gain
 from ..linalg.hankel_svd import HankelSVD
 from ..linalg.riccati import RiccatiFactor, check_squares, covariance_factor, filter_factor, in_last_digits
 from ..parts import DenseParts, DiagonalParts
@@ -61,7 +64,7 @@ class LQG(_InLoop):
         dual = inner.dual()
         left, right = _filter(inner, D), _filter(dual, D.conj().T)
         found, nearby = ((S, dual.native(R).conj().T) for S, R in ((left.S, right.S), (left.nearby, right.nearby)))
-        return riccati_pair(coordinates, found, nearby, bound=_of_values)
+        return riccati_pair(coordinates, found, nearby, bound=_of_values, change=_gap)
 
 
 class Coprime(_InLoop):
@@ -100,7 +103,7 @@ class Coprime(_InLoop):
             raise _hidden(inner)
         A, C = in_last_digits(A, C)
         found, nearby = (left.S, R), (left.nearby, covariance_factor(A, C, inner.discrete).conj().T)
-        return riccati_pair(coordinates, found, nearby, bound=_of_factors)
+        return riccati_pair(coordinates, found, nearby, bound=_of_factors, change=_gap)
 
 
 def _whole(parts: DenseParts | DiagonalParts) -> tuple[Coordinates, Triangular, Array]:
@@ -142,3 +145,23 @@ def _of_values(hsv: Array, order: int, floor: float) -> float:
 def _of_factors(hsv: Array, order: int, floor: float) -> float:
     """Return twice the tail, or 1, above which no gap is."""
     return min(1.0, orders.error_bound(hsv, order, floor))
+
+
+def _gap(norm: float, model: Any, changed: Any) -> float:
+    """Return a bound on the gap between a model and a changed one: that of unstable ones by their coprime factors.
+
+    With one K for both, the change of the normalised factors ``[N, M]`` of the model.
+    """
+    if np.isfinite(norm):
+        return norm
+    G, H = model.dense(), changed.dense()
+    try:
+        found = filter_factor(G.A, G.B, G.C, G.D, G.is_discrete)
+    except NumericalError:
+        return 1.0
+    parts = [(x.A + found.K @ x.C, np.hstack([x.B + found.K @ x.D, found.K]), x.C, x.D) for x in (G, H)]
+    (A, B, C, D), (a, b, c, d) = parts
+    root = np.linalg.cholesky(found.middle)
+    C, D = np.linalg.solve(root, np.hstack([C, -c])), np.linalg.solve(root, np.hstack([D - d, np.zeros((len(D),) * 2)]))
+    gap = peak_gain(sla.block_diag(A, a), np.vstack([B, b]), C, D, G.is_discrete)[0]
+    return min(1.0, gap)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from .. import order as orders
 from ..checks import Array, check_number, double
 from ..errors import InputError, NumericalError
+from ..linalg.gain import peak_gain
 from ..linalg.riccati import check_squares, covariance_factor, in_last_digits, passive_factor
 from ..parts import DenseParts, DiagonalParts
 from ..rounding import sample_frequencies
 from .base import Pair, Weighting, riccati_pair
 from .coordinates import coordinates_of
+
+Inverse = tuple[Array, Array, Array, Array]
 
 
 class Stochastic(Weighting):
@@ -23,8 +27,9 @@ class Stochastic(Weighting):
     ``W^~ W = G G^~``. The hsv are those of the phase ``W^-~ G``, at most 1; those that equal 1 belong to zeros in the
     right half plane, and are kept. The relative error ``|(G G^H)^-1/2 (G - Gr)|`` is at most
     ``prod (1 + hsv) / (1 - hsv) - 1`` over the tail, at every frequency [3]_. Of a system with more outputs than inputs
-    it is taken from the other side, ``|(G - Gr) (G^H G)^-1/2|``. In discrete time that is a theorem with ``match_dc``
-    only, and `error_bound` is infinite.
+    it is taken from the other side, ``|(G - Gr) (G^H G)^-1/2|``. In discrete time the models are the images of
+    continuous ones, for which that is a theorem: they match the system at z = -1 instead of infinity, and at z = 1 with
+    ``match_dc``.
 
     Parameters
     ----------
@@ -53,6 +58,7 @@ class Stochastic(Weighting):
     name = "stochastic"
     quantity = "Hankel singular values of the phase of the system"
     bounded = "relative error"
+    at_nyquist = True
     beta: float
 
     def __init__(self, beta: float = 0.0) -> None:
@@ -66,7 +72,7 @@ class Stochastic(Weighting):
         wide = self.beta > 0 or len(D) <= D.shape[1]
         part, D = (inner, D) if wide else (inner.dual(), D.conj().T)
         try:
-            found, nearby = (
+            (found, inverse), (nearby, _) = (
                 _factors(T, B, C, D, self.beta, part.discrete)
                 for T, B, C, D in ((part.T, part.B, part.C, D), in_last_digits(part.T, part.B, part.C, D))
             )
@@ -74,7 +80,11 @@ class Stochastic(Weighting):
             raise self._error(parts, D) from error
         if not wide:
             found, nearby = ((part.native(R.conj().T), part.native(S).conj().T) for S, R in (found, nearby))
-        return riccati_pair(coordinates, found, nearby, bound=None if part.discrete else _relative)
+
+        def change(norm: float, *_: Any) -> float:  # of a model, relative to the least gain of the system
+            return norm * peak_gain(*inverse, part.discrete)[0]
+
+        return riccati_pair(coordinates, found, nearby, bound=_relative, change=change)
 
     def _error(self, parts: DenseParts | DiagonalParts, D: Array) -> InputError:
         """Say what has no full rank: D, or the response somewhere."""
@@ -90,15 +100,23 @@ class Stochastic(Weighting):
         )
 
 
-def _factors(T: Array, B: Array, C: Array, D: Array, beta: float, discrete: bool) -> tuple[Array, Array]:
-    """Return factors of the controllability Gramian and of the storage function of ``G G^~``, split into Z + Z^~."""
+def _factors(
+    T: Array, B: Array, C: Array, D: Array, beta: float, discrete: bool
+) -> tuple[tuple[Array, Array], Inverse]:
+    """Return factors of the controllability Gramian and of the storage function of ``G G^~``, and ``W^-1``.
+
+    ``G G^~`` is split into Z + Z^~, and ``W^~ W`` with the stable W whose inverse is stable.
+    """
     S = covariance_factor(T, B, discrete)
     cross, R = S @ (S.conj().T @ C.conj().T), D @ D.conj().T + beta**2 * np.eye(len(D))
     if discrete:
         R, cross = R + C @ cross, T @ cross
     cross, R = cross + B @ D.conj().T, (R + R.conj().T) / 2  # Z = (A, cross, C, R / 2)
     found = passive_factor(T.conj().T, np.zeros((len(T), 0)), cross.conj().T, -C.conj().T, R, discrete)
-    return S, found.S.conj().T
+    root = np.linalg.cholesky(found.middle).conj().T  # W = (T, cross, -root K^H, root)
+    gain = np.linalg.solve(root, np.eye(len(root)))
+    K = found.K.conj().T
+    return (S, found.S.conj().T), (T + cross @ K, cross @ gain, K, gain)
 
 
 def _relative(hsv: Array, order: int, floor: float) -> float:

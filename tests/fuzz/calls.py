@@ -648,6 +648,12 @@ def _(draw: Draw) -> Call:
     return Call(hr.minimal, {"sys": draw.system(), **draw.one_of({}, {"rtol": 1e-6})})
 
 
+@target("hr.modal_truncation", "reduction", wrong_reduction)
+def _(draw: Draw) -> Call:
+    options = draw.one_of({}, {"by": "slowest"}, {"match_dc": True}, {"offset": 1e-8})
+    return Call(hr.modal_truncation, {"sys": draw.system(), "order": draw.one_of(0, 1, 2), **options})
+
+
 @target("hr.balanced_realization", "reduction", lambda found, sys: wrong_hsv(found[1], sys) or wrong_system(found[0]))
 def _(draw: Draw) -> Call:
     return Call(hr.balanced_realization, {"sys": draw.system()})

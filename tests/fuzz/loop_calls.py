@@ -138,7 +138,7 @@ def _(draw: Draw) -> Call:
 # --- optimal -----------------------------------------------------------------------------------------------------
 
 
-def wrong_hankel(found: Any, sys: Any, order: Any, offset: Any = 1e-8) -> str | None:
+def wrong_hankel(found: Any, sys: Any, order: Any, offset: Any = 1e-8, match_dc: Any = False) -> str | None:
     """Tell whether the Hankel norm of the error is above the optimum, or the gain above the bound."""
     if trouble := wrong_optimal(found):
         return trouble
@@ -164,11 +164,13 @@ def wrong_optimal(found: Any) -> str | None:
 def _(draw: Draw) -> Call:
     system = draw.system(n=draw.one_of(2, 3, 4)) if draw.chance(0.7) else draw.dense(stable=False, n=3)
     least = 1 if draw.chance(0.5) else 2
-    options = {"offset": draw.one_of(0.0, 1e-8, 0.5)} if draw.chance(0.3) else {}
+    options = {"offset": draw.one_of(0.0, 1e-8, 0.5), "match_dc": True} if draw.chance(0.3) else {}
     return Call(optimal.hankel_norm_approximation, {"sys": system, "order": least, **options})
 
 
-def wrong_h2(found: Any, sys: Any, order: Any, rtol: Any = 1e-6, progress: Any = None) -> str | None:
+def wrong_h2(
+    found: Any, sys: Any, order: Any, rtol: Any = 1e-6, progress: Any = None, match_dc: bool = False
+) -> str | None:
     """Tell whether an H2-optimal model is worse than the balanced one, or claims what it has not."""
     if trouble := wrong_optimal(found):
         return trouble
