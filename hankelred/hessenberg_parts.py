@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 
 from .checks import EPS, Array
-from .linalg.adi import CYCLE, Cayley, LowRankGramians, Outcome, Pencil
+from .linalg.adi import LowRankGramians, Outcome
 from .linalg.gain import largest_gain
 from .linalg.hankel_svd import HankelSVD, graded, norm_estimate
 from .linalg.hessenberg import HessenbergForm, HessenbergPencil
 from .linalg.marginality import BACKWARD, none_in_doubt
+from .linalg.pencils import Cayley, Pencil
 from .linalg.response import boundary_points
 from .linalg.schur import margins
+from .linalg.shifts import CYCLE
 from .linalg.stability import decay, is_contraction
 from .parts import BACKWARD_OF_MANY, Begun, DenseParts, InBalancedUnits, parts_of
 from .rounding import SAFETY, Matrices, sample_frequencies

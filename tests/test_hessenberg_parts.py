@@ -15,10 +15,11 @@ import hankelred as hr
 from hankelred.checks import EPS
 from hankelred.hankel import factored
 from hankelred.hessenberg_parts import FROM, HessenbergParts
-from hankelred.linalg.adi import Cayley, LowRankGramians
+from hankelred.linalg.adi import LowRankGramians
 from hankelred.linalg.gain import largest_gain
 from hankelred.linalg.hessenberg import HessenbergForm, HessenbergPencil
 from hankelred.linalg.marginality import none_in_doubt
+from hankelred.linalg.pencils import Cayley
 from hankelred.linalg.schur import margins, ordered_schur
 from hankelred.linalg.stability import decay, is_contraction
 from hankelred.parts import DenseParts

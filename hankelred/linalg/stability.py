@@ -12,7 +12,8 @@ import numpy as np
 from scipy.linalg import lapack
 
 from ..checks import Array
-from .adi import Pencil, _Side
+from .adi import _Side
+from .pencils import Pencil
 
 # A vector of independent normal entries has a component below this in any one direction with a probability below this.
 UNSEEN = 1e-6

@@ -245,7 +245,7 @@ class Balancing:
             T, Ti, small = self._reduce_stable(order, match_dc)
             method, weighting = "singular perturbation" if match_dc else "balanced truncation", self._found.weighting
             if self._found.parts.is_low_rank:
-                method += " by factors of low rank"
+                method += f" by factors of low rank ({self._found.parts.engine})"
             if weighting is not None:
                 if weighting.guaranteed is None and self._found.keeps_poles and not self._is_stable(small):
                     return self._guaranteed(order, weighting)._reduce(order, match_dc)
