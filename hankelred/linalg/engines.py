@@ -314,6 +314,11 @@ class Cholmod(_Optional):
 
     name, module = "CHOLMOD", "sksparse.cholmod"
 
+    @classmethod
+    def is_there(cls) -> bool:
+        """Tell whether the package can be imported and has the functions of its versions 0.4."""
+        return super().is_there() and hasattr(importlib.import_module(cls.module), "analyze")
+
     @cached_property
     def _analysed(self) -> Any:
         return self._package.analyze(_as_matrix(self._pattern))
