@@ -18,14 +18,16 @@ from typing import Any
 import numpy as np
 
 from .checks import EPS, Array
-from .linalg.adi import CYCLE, Cayley, LowRankGramians, Outcome, Pencil
+from .linalg.adi import LowRankGramians, Outcome
 from .linalg.gain import largest_gain
 from .linalg.hankel_svd import HankelSVD, graded, norm_estimate
 from .linalg.hessenberg import HessenbergForm, HessenbergPencil
 from .linalg.marginality import BACKWARD, none_in_doubt
+from .linalg.pencils import Cayley, Pencil
 from .linalg.response import boundary_points
 from .linalg.schur import margins
-from .linalg.stability import decay, is_contraction
+from .linalg.shifts import CYCLE
+from .linalg.stability import decay, has_pole_beyond, is_contraction
 from .parts import BACKWARD_OF_MANY, Begun, DenseParts, InBalancedUnits, parts_of
 from .rounding import SAFETY, Matrices, sample_frequencies
 from .systems import StateSpace
@@ -121,6 +123,8 @@ class HessenbergParts:
         inverse = decay(self._pencil(margin), self._recursion.shifts)
         if inverse * BACKWARD * EPS * (size**2 if self.discrete else size) <= CLOSE:
             return True
+        if has_pole_beyond(self._form, self._recursion.S, self.discrete, margin):
+            return False
         return none_in_doubt(self.poles, margins(self.poles, self.discrete), size, self.discrete, offset)
 
     @cached_property

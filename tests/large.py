@@ -53,6 +53,44 @@ def plate(k: int, ports: int = 1, wind: float = 0.0, dtype: type = np.float64) -
     return hr.StateSpace(A, B.astype(dtype), C.astype(dtype))
 
 
+def plate_hsv(system: hr.StateSpace) -> np.ndarray:
+    """Return the Hankel singular values of a plate without wind, one input and one output, from its modes.
+
+    Modes (i, j) and (j, i) share a pole, and are one state.
+    """
+    k = round(np.sqrt(system.n))
+    angle = np.pi / (k + 1) * np.arange(1, k + 1)
+    poles = -4 * (k + 1.0) ** 2 * np.sin(angle / 2) ** 2
+    modes = np.sqrt(2 / (k + 1)) * np.sin(angle[:, None] * np.arange(1, k + 1))
+    ports = [modes @ x.reshape(k, k) @ modes.T for x in (system.B, system.C)]
+    residues = ports[0] * ports[1]
+    i, j = np.triu_indices(k)
+    merged = np.where(i < j, residues[i, j] + residues[j, i], residues[i, j])
+    return hr.hankel_singular_values(
+        hr.DiagonalSystem(poles[i] + poles[j], np.ones((len(i), 1)), merged[None, :], dt=0)
+    )
+
+
+def stokes(k: int, driven: bool = False) -> hr.StateSpace:
+    """Return the flow of Stokes in a box of k by k cells: velocities on their sides, pressures inside but for one.
+
+    Of index 2; `driven` also lets an input into the constraints.
+    """
+    one, inner = sp.eye_array(k), sp.eye_array(k - 1)
+    across, along = second_difference(k - 1), second_difference(k)
+    flow = sp.block_diag([sp.kron(one, across) + sp.kron(along, inner), sp.kron(inner, along) + sp.kron(across, one)])
+    gap = sp.diags_array([1.0, -1.0], offsets=[0, -1], shape=(k, k - 1)) * (k + 1.0)
+    outflow = sp.csr_array(sp.hstack([sp.kron(one, gap), sp.kron(gap, one)]))[1:]
+    n, p = flow.shape[0], outflow.shape[0]
+    A = sp.block_array([[flow, outflow.T], [outflow, None]], format="csc")
+    E = sp.block_diag([sp.eye_array(n), sp.csc_array((p, p))], format="csc")
+    B, C = ones_at(n + p, [n // 3, n // 2 + 1]), ones_at(n + p, [n // 4, n + p // 2]).T
+    if driven:
+        B[n + p // 3, 1], C[1] = 0.5, C[0][::-1]
+        C[1, n:] = 0
+    return hr.StateSpace(A, B, C, E=E)
+
+
 def chain(k: int) -> hr.SecondOrderSystem:
     """Return a chain of k masses between walls, well damped, pushed at one end and watched at the other."""
     K = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(k, k), format="csc")

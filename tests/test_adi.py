@@ -7,7 +7,8 @@ import pytest
 import scipy.linalg as sla
 
 from hankelred.linalg import adi
-from hankelred.linalg.adi import Cayley, Dense, LowRankGramians, Outcome
+from hankelred.linalg.adi import LowRankGramians, Outcome
+from hankelred.linalg.pencils import Cayley, Dense
 
 
 def pencil(n: int, seed: int, dtype: type, with_E: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -35,12 +36,13 @@ def hsv(recursion: LowRankGramians, E: np.ndarray) -> np.ndarray:
     return sla.svdvals(recursion.R @ E @ recursion.S)
 
 
+@pytest.mark.parametrize("repeats", [1, 3])
 @pytest.mark.parametrize("steps", [1, 5, 14])
 @pytest.mark.parametrize("dtype", [float, complex])
 @pytest.mark.parametrize("with_E", [False, True])
-def test_residual_stated_is_that_of_the_equation_after_any_step(dtype, with_E, steps):
+def test_residual_stated_is_that_of_the_equation_after_any_step(dtype, with_E, steps, repeats):
     A, E, B, C = pencil(60, 1, dtype, with_E)
-    found = run(LowRankGramians(Dense(A, E), B, C, 1e-14, 60), steps)
+    found = run(LowRankGramians(Dense(A, E), B, C, 1e-14, 60, repeats=repeats), steps)
     S, R = found.S, found.R
     left = A @ S @ S.conj().T @ E.conj().T
     right = A.conj().T @ R.conj().T @ R @ E
@@ -51,11 +53,12 @@ def test_residual_stated_is_that_of_the_equation_after_any_step(dtype, with_E, s
     np.testing.assert_allclose(found.residuals, residuals, rtol=1e-6, atol=1e-11)  # atol: rounding of |A| |S|^2
 
 
+@pytest.mark.parametrize("repeats", [1, 4])
 @pytest.mark.parametrize("dtype", [float, complex])
 @pytest.mark.parametrize("with_E", [False, True])
-def test_values_of_converged_factors_are_those_of_dense_gramians(dtype, with_E):
+def test_values_of_converged_factors_are_those_of_dense_gramians(dtype, with_E, repeats):
     A, E, B, C = pencil(80, 2, dtype, with_E)
-    found = run(LowRankGramians(Dense(A, E), B, C, 1e-14, 80))
+    found = run(LowRankGramians(Dense(A, E), B, C, 1e-14, 80, repeats=repeats))
     F, H = np.linalg.solve(E, A), np.linalg.solve(E, B)
     P = sla.solve_continuous_lyapunov(F, -H @ H.conj().T)
     Q = sla.solve_continuous_lyapunov(F.conj().T, -C.conj().T @ C)

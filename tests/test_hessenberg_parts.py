@@ -15,12 +15,13 @@ import hankelred as hr
 from hankelred.checks import EPS
 from hankelred.hankel import factored
 from hankelred.hessenberg_parts import FROM, HessenbergParts
-from hankelred.linalg.adi import Cayley, LowRankGramians
+from hankelred.linalg.adi import LowRankGramians
 from hankelred.linalg.gain import largest_gain
 from hankelred.linalg.hessenberg import HessenbergForm, HessenbergPencil
 from hankelred.linalg.marginality import none_in_doubt
+from hankelred.linalg.pencils import Cayley
 from hankelred.linalg.schur import margins, ordered_schur
-from hankelred.linalg.stability import decay, is_contraction
+from hankelred.linalg.stability import decay, has_pole_beyond, is_contraction
 from hankelred.parts import DenseParts
 
 KINDS = ["dissipative", "oblique", "complex", "discrete"]
@@ -202,3 +203,35 @@ def test_what_is_left_of_a_random_vector_tells_the_trace_of_the_inverse():
     rates = np.geomspace(0.1, 10, 31)
     w = np.random.default_rng(0).standard_normal(31)
     assert np.isclose(vanished(-np.diag(rates)), (w**2 / (2 * rates)).sum(), rtol=0.5)
+
+
+def with_marginal_poles(discrete: bool) -> hr.StateSpace:
+    """Return a system whose inputs and outputs see a pair of poles on the boundary, or next to it."""
+    turn = np.array([[0.0, 5.0], [-5.0, 0.0]])
+    A = sla.block_diag(
+        matrix("discrete" if discrete else "oblique", FROM - 2), sla.expm(0.1 * turn) if discrete else turn
+    )
+    rng = np.random.default_rng(2)
+    Z = sla.qr(rng.standard_normal(A.shape))[0]
+    B, C = rng.standard_normal((FROM, 2)), rng.standard_normal((1, FROM))
+    return hr.StateSpace(Z @ A @ Z.T, B, C, dt=0.5 if discrete else 0)
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_poles_on_the_boundary_are_found_without_all_eigenvalues(discrete, monkeypatch):
+    """They cost a third of what such a model gained when eigenvalues were asked for first."""
+    monkeypatch.setattr(HessenbergForm, "eigenvalues", None)
+    assert hr.balance(with_marginal_poles(discrete)).unstable == 2
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_a_pole_is_found_beyond_a_margin_that_it_does_not_keep_and_not_else(discrete):
+    poles = np.concatenate([[-0.01], -np.geomspace(1, 30, 39)])
+    A = np.diag(np.exp(poles) if discrete else poles) + 0.01 * np.triu(np.ones((40, 40)), 1)
+    form, draw = HessenbergForm(A), np.random.default_rng(0)
+    mode = np.eye(40, 1)  # A is triangular, and its first pole the slow one
+    columns = np.hstack([draw.standard_normal((40, 5)), 100 * mode + draw.standard_normal((40, 2))])
+    columns = form.rotated(columns, adjoint=True)
+    distance = 1 - np.exp(-0.01) if discrete else 0.01
+    assert has_pole_beyond(form, columns, discrete, 1.001 * distance)
+    assert not has_pole_beyond(form, columns, discrete, 0.999 * distance)

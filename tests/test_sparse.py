@@ -11,11 +11,13 @@ import scipy.io
 import scipy.sparse as sp
 
 import hankelred as hr
+from hankelred import low_rank
 from hankelred.checks import as_dense
 from hankelred.cli import main
+from hankelred.linalg.engines import SparseSum
 from hankelred.systems.sparse import DENSE_UP_TO
 
-from .large import chain, net, ones_at, plate, rod, rod_hsv
+from .large import chain, net, ones_at, plate, plate_hsv, rod, rod_hsv, stokes
 from .sizes import is_long
 
 OMEGA = np.concatenate([[0.0], np.geomspace(1e-2, 1e6, 199)])
@@ -35,6 +37,8 @@ def twins() -> dict[str, hr.StateSpace]:
         "discrete": hr.StateSpace(discrete, wind.B, wind.C, dt=0.1),
         "discrete, mass": hr.StateSpace(sp.csc_array(mass @ discrete), wind.B, wind.C, dt=True, E=mass),
         "index 1": net(150),
+        "index 2": stokes(7),
+        "index 2, driven": stokes(7, driven=True),
         "second order": chain(40),
     }
 
@@ -108,6 +112,52 @@ def test_values_of_a_rod_of_a_hundred_thousand_states_are_those_of_the_closed_fo
     assert np.abs(bal.hsv - expected[: len(bal.hsv)]).max() / expected[0] < 3e-8
 
 
+@pytest.mark.parametrize("k", [30, 40])
+def test_values_of_plates_are_those_of_a_dense_matrix_and_of_the_closed_form(k):
+    system = plate(k)
+    bal, (S, R) = hr.balance(system), hr.gramian_factors(system.dense())  # by a Schur form
+    for expected in (plate_hsv(system), np.linalg.svd(R @ S, compute_uv=False)):
+        assert np.abs(bal.hsv - expected[: len(bal.hsv)]).max() <= bal.floor + 1e-12 * expected[0]
+
+
+@pytest.mark.parametrize("k", [100, pytest.param(316, marks=pytest.mark.skipif(not is_long(), reason="a minute"))])
+def test_values_of_large_plates_are_those_of_the_closed_form(k):
+    system = plate(k)
+    bal, expected = hr.balance(system), plate_hsv(system)
+    error = np.abs(bal.hsv - expected[: len(bal.hsv)]).max()
+    assert len(bal.hsv) >= 12
+    assert error <= bal.floor
+    assert bal.floor <= 1e-8 * expected[0]
+
+
+@pytest.mark.parametrize("driven", [False, True])
+def test_flows_on_their_constraint_respond_as_the_whole_matrix_does(driven):
+    system, omega = stokes(9, driven), np.array([0.0, 1.0, 40.0, 1e4])
+    A, E = system.A.toarray(), system.E.toarray()
+    expected = [system.C @ np.linalg.solve(1j * w * E - A, system.B.astype(complex)) for w in omega]
+    assert system.order == 2 * 9 * 8 - 80
+    np.testing.assert_allclose(system.frequency_response(omega), expected, rtol=1e-9, atol=1e-13)
+
+
+def test_outputs_that_hold_derivatives_of_inputs_are_refused():
+    system = stokes(5)
+    B = system.B.copy()
+    B[-3, 0] = 1.0
+    with pytest.raises(hr.InputError, match="without derivatives of inputs"):
+        hr.balance(system.with_(B=B))
+
+
+def test_constraints_that_repeat_each_other_are_refused():
+    """All pressures of a closed box, one of which must be fixed: an LU factor has a pivot near rounding, not zero."""
+    system, k = stokes(5), 2 * 5 * 4
+    twice = sp.csr_array(system.A[k:, :k])
+    outflow = sp.vstack([twice, -sp.csr_array(twice.sum(axis=0)[None, :])])
+    A = sp.block_array([[system.A[:k, :k], outflow.T], [outflow, None]], format="csc")
+    E = sp.block_diag([sp.eye_array(k), sp.csc_array((25, 25))], format="csc")
+    with pytest.raises(hr.InputError, match=r"depend on each other.*fix one value"):
+        hr.StateSpace(A, np.ones((k + 25, 1)), np.ones((1, k + 25)), E=E)
+
+
 @pytest.mark.parametrize("name", ["symmetric", "wind", "second order"])
 def test_definite_matrices_show_stability(name):
     system = TWINS[name]
@@ -154,6 +204,18 @@ def test_what_needs_dense_matrices_says_up_to_which_size(what):
 def test_minimal_keeps_the_values_above_their_floor():
     bal = hr.balance(rod(2000))
     assert hr.minimal(rod(2000)).order == len(bal.hsv) == bal.rank
+
+
+def test_results_say_what_factored_the_matrices():
+    assert hr.balanced_truncation(rod(2000), order=3).method.endswith("by factors of low rank (thin LU)")
+    assert "(thin LU)" in hr.balanced_truncation(rod(2000), order=3).summary()
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_the_work(monkeypatch):
+    monkeypatch.setattr(low_rank, "_memory", lambda: 2**20)
+    monkeypatch.setattr(SparseSum, "factor", None)  # nothing is factored
+    with pytest.raises(hr.NumericalError, match=r"must fit into memory; got about 0\.0 GiB where there are 0\.0"):
+        hr.balance(rod(10_000))
 
 
 def test_orders_beyond_the_rank_are_refused():
@@ -206,7 +268,8 @@ def test_single_precision_stays():
         ({"B": np.ones((4, 1))}, "as many rows as A"),
         ({"E": sp.eye_array(4, format="csc")}, "E must have the shape of A"),
         ({"A": sp.csc_array(np.diag([np.nan, 1, 1]))}, "must be finite"),
-        ({"E": sp.csc_array(np.eye(3, k=1))}, "index 1 at most"),
+        ({"E": sp.csc_array(np.eye(3, k=1))}, "index 3 and more"),
+        ({"E": sp.csc_array([[1.0, 1.0, 0.0], [0.0] * 3, [0.0] * 3])}, "index 1 at most"),
     ],
 )
 def test_wrong_matrices_are_refused(changes, message):

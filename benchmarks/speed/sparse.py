@@ -4,13 +4,16 @@
     python -m benchmarks.speed.sparse --largest 1000000
 
 Rods and plates by finite differences, nets of resistors and capacitors, chains of masses. pyMOR stops at its default, a
-residual of 1e-10; hankelred goes on to its own tolerance, and is timed to that residual as well. Errors of rods are
-against the closed form; where they are missing, the difference from pyMOR is that of two approximations.
+residual of 1e-10; hankelred goes on to its own tolerance, and is timed to that residual as well. Errors of rods and
+plates are against the closed form; where they are missing, the difference from pyMOR is that of two approximations.
 """
 
 from __future__ import annotations
 
+import json
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -86,6 +89,44 @@ def rod_error(system: Any, hsv: np.ndarray) -> float:
     return float(np.abs(hsv - exact[: len(hsv)]).max() / exact[0])
 
 
+def plate_error(system: Any, hsv: np.ndarray) -> float:
+    """Largest difference from the closed form of a plate with one port, relative to the first value."""
+    k = round(np.sqrt(system.n))
+    angle = np.pi / (k + 1) * np.arange(1, k + 1)
+    poles = -4 * (k + 1.0) ** 2 * np.sin(angle / 2) ** 2
+    modes = np.sqrt(2 / (k + 1)) * np.sin(angle[:, None] * np.arange(1, k + 1))
+    residues = np.multiply(*(modes @ x.reshape(k, k) @ modes.T for x in (system.B, system.C)))
+    i, j = np.triu_indices(k)  # modes (i, j) and (j, i) share a pole, and are one state
+    merged = np.where(i < j, residues[i, j] + residues[j, i], residues[i, j])
+    states = hr.DiagonalSystem(poles[i] + poles[j], np.ones((len(i), 1)), merged[None, :], dt=0)
+    exact = hr.hankel_singular_values(states)
+    return float(np.abs(hsv - exact[: len(hsv)]).max() / exact[0])
+
+
+def memory(name: str, n: int, m: int) -> dict[str, float]:
+    """Peak memory of balance in a process of its own, beside that of one LU factor and the factors of the Gramians."""
+    command = [sys.executable, "-m", "benchmarks.speed.sparse", "--peak", name, str(n), str(m)]
+    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def largest_so_far() -> int:
+    """Bytes in memory at most since this process began; what getrusage tells begins with the parent's."""
+    with open("/proc/self/status") as file:
+        return 1024 * int(next(line for line in file if line.startswith("VmHWM")).split()[1])
+
+
+def peak(name: str, n: int, m: int) -> dict[str, float]:
+    """What `memory` runs."""
+    hr.balance(MAKERS[name](400, m))  # loads what there is
+    system = MAKERS[name](n, m)
+    before = largest_so_far()
+    recursion = hr.balance(system)._found.parts.recursion
+    after = largest_so_far()
+    entry = 8 if all(np.isreal(recursion.shifts)) else 16
+    parts = system.pencil.whole.fill * entry + sum({id(x.base): x.nbytes for x in (recursion.S, recursion.R)}.values())
+    return {"peak_above_start": after - before, "factor_and_basis": parts, "times": (after - before) / parts}
+
+
 def by_pymor(system: Any) -> np.ndarray:
     """Hankel singular values by pyMOR's defaults."""
     from pymor.models.iosys import LTIModel
@@ -103,6 +144,8 @@ def to_the_residual(system: Any) -> np.ndarray:
             break
     return np.linalg.svd(recursion.R @ system.pencil.E(recursion.S), compute_uv=False)
 
+
+MAKERS: dict[str, Callable[[int, int], Any]] = {"rod": rod, "plate": plate, "net": net, "chain": chain}
 
 CASES: list[tuple[str, Callable[[int, int], Any], int, int]] = [
     ("rod", rod, 10_000, 1),
@@ -135,10 +178,15 @@ def measure(name: str, system: Any, rounds: int) -> dict[str, Any]:
     row: dict[str, Any] = {"case": name, "n": system.n, "m": system.m, "values": len(bal.hsv), "seconds": seconds}
     if bal._found.parts.is_low_rank:
         recursion = bal._found.parts.recursion
+        row["engine"] = bal._found.parts.engine
         row |= {"shifts": recursion.steps, "columns": recursion.S.shape[1], "residuals": recursion.residuals}
     row["floor"] = bal.floor / bal.hsv[0]
     if name == "rod":
         row["error"] = rod_error(system, bal.hsv)
+    if name == "plate" and system.m == 1:
+        row["error"] = plate_error(system, bal.hsv)
+    if name:
+        row["memory"] = memory(name, system.n, system.m)
     if "pymor" in runs:
         k = min(len(found["pymor"]), len(bal.hsv))
         row["pymor_difference"] = float(np.abs(found["pymor"][:k] - bal.hsv[:k]).max() / bal.hsv[0])
@@ -152,9 +200,14 @@ def main() -> None:
     command = parser(__doc__, "sparse_speed.json")
     command.add_argument("--largest", type=int, default=100_000, help="leave out models of more states")
     command.add_argument("--rounds", type=int, default=2, help="how often every program is timed")
+    command.add_argument("--peak", nargs=3, metavar=("CASE", "N", "M"), help="measure the memory of one case alone")
     command.add_argument("--case", help="one kind alone: rod, plate, net or chain")
     arguments = command.parse_args()
-    rows = []
+    rows: list[dict[str, Any]] = []
+    if arguments.peak:
+        with threadpool_limits(1):
+            print(json.dumps(peak(arguments.peak[0], *map(int, arguments.peak[1:]))))
+        return
     if optional("pymor"):
         import pymor.basic
 

@@ -27,22 +27,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from enum import Enum
-from typing import Protocol
 
 import numpy as np
 import scipy.linalg as sla
 
 from ..checks import EPS, Array
+from .pencils import Pencil
+from .shifts import spread
 
 # A cycle is the shifts taken from one projection, on so many columns at most; the blocks that follow tell the next.
-CYCLE, SUBSPACE = 4, 24
-
-# A shift with an imaginary part below this share of its size is real: a pair of them would be one shift twice.
-NEARLY_REAL = 1e-8
-
-# Bits of a shift. Few of them add to the entries of A without a rounding error: where all diagonal entries are alike,
-# as of a rod, all would round alike, which moved the Hankel singular values of one with 1e5 states by 3e-8.
-BITS = 12
+SUBSPACE = 24
 
 # Share of the largest direction below which others are left out: products of columns that are formed know no better.
 DEPENDENT = 1e-6
@@ -50,115 +44,14 @@ DEPENDENT = 1e-6
 # Columns below this share of the largest change no Hankel singular value by more than rounding of the factors does.
 NOISE = EPS / 16
 
-# Factors are compressed when they have grown by this ratio, and from so many columns on.
-GROWTH, COMPRESS_FROM = 2.0, 200
+# Factors are compressed when they have grown by this ratio, and from so many columns on: fewer cost less as they are.
+GROWTH, COMPRESS_FROM = 2.0, 400
 
 # The recursion stands still where the residuals, as a product, fall by less than this in so many cycles.
 STALLED, PATIENCE = 0.5, 24
 
 # Where the product of both residuals has risen by this, poles are not stable; of A far from normal it rises by less.
 DIVERGED = 1e16
-
-# What stands for p + 1 = 0 in Cayley's pencil: A is then a rounding error beside E.
-SMITH = 1e-30
-
-
-class Solver(Protocol):
-    """A factorisation of ``A + p E``."""
-
-    def solve(self, X: Array) -> Array:
-        """Return ``(A + p E)^-1 X`` for an (n, k) array."""
-
-    def solve_adjoint(self, X: Array) -> Array:
-        """Return ``(A + p E)^-H X`` for an (n, k) array."""
-
-
-class Pencil(Protocol):
-    """Matrices A and E of order n, known by what they do to columns; real p and real X give real arrays if `real`.
-
-    `factor` raises ``numpy.linalg.LinAlgError`` where ``A + p E`` is singular.
-    """
-
-    n: int
-    real: bool
-
-    def A(self, X: Array, adjoint: bool = False) -> Array:
-        """Return ``A X``, or ``A^H X``."""
-
-    def E(self, X: Array, adjoint: bool = False) -> Array:
-        """Return ``E X``, or ``E^H X``."""
-
-    def factor(self, p: complex) -> Solver:
-        """Factor ``A + p E``."""
-
-
-class Dense:
-    """A pencil of arrays: LU factors for every shift. What faster pencils are compared with."""
-
-    def __init__(self, A: Array, E: Array | None = None) -> None:
-        self.n, self._A, self._E = len(A), A, np.eye(len(A)) if E is None else E
-        self.real = not (np.iscomplexobj(A) or np.iscomplexobj(self._E))
-
-    def A(self, X: Array, adjoint: bool = False) -> Array:
-        """Return ``A X``, or ``A^H X``."""
-        return np.asarray((self._A.conj().T if adjoint else self._A) @ X)
-
-    def E(self, X: Array, adjoint: bool = False) -> Array:
-        """Return ``E X``, or ``E^H X``."""
-        return np.asarray((self._E.conj().T if adjoint else self._E) @ X)
-
-    def factor(self, p: complex) -> Solver:
-        """Factor ``A + p E``."""
-        return _LU(self._A + p * self._E)
-
-
-class _LU:
-    def __init__(self, M: Array) -> None:
-        self._factors = sla.lu_factor(M, check_finite=False)
-        if not np.diagonal(self._factors[0]).all():
-            raise np.linalg.LinAlgError("A + p E must be regular; got a pivot of zero.")
-
-    def solve(self, X: Array) -> Array:
-        return np.asarray(sla.lu_solve(self._factors, X, check_finite=False))
-
-    def solve_adjoint(self, X: Array) -> Array:
-        return np.asarray(sla.lu_solve(self._factors, X, trans=2, check_finite=False))
-
-
-class Cayley:
-    """The pencil ``(A - E, A + E)``, whose Gramians are those of ``A P A^H - E P E^H + B B^H = 0``.
-
-    ``(A - E) P (A + E)^H + (A + E) P (A - E)^H`` is twice ``A P A^H - E P E^H``, so B and C come in times `GAIN`.
-    """
-
-    GAIN = np.sqrt(2.0)
-
-    def __init__(self, pencil: Pencil) -> None:
-        self.n, self.real, self._pencil = pencil.n, pencil.real, pencil
-
-    def A(self, X: Array, adjoint: bool = False) -> Array:
-        """Return ``(A - E) X``, or that of the adjoint."""
-        return self._pencil.A(X, adjoint) - self._pencil.E(X, adjoint)
-
-    def E(self, X: Array, adjoint: bool = False) -> Array:
-        """Return ``(A + E) X``, or that of the adjoint."""
-        return self._pencil.A(X, adjoint) + self._pencil.E(X, adjoint)
-
-    def factor(self, p: complex) -> Solver:
-        """Factor ``A - E + p (A + E) = (p + 1) (A + (p - 1) / (p + 1) E)``; p = -1 is a step of Smith's iteration."""
-        scale = p + 1 or SMITH
-        return _Scaled(self._pencil.factor((p - 1) / scale), scale)
-
-
-class _Scaled:
-    def __init__(self, solver: Solver, scale: complex) -> None:
-        self._solver, self._scale = solver, scale
-
-    def solve(self, X: Array) -> Array:
-        return self._solver.solve(X) / self._scale
-
-    def solve_adjoint(self, X: Array) -> Array:
-        return self._solver.solve_adjoint(X) / np.conj(self._scale)
 
 
 class Outcome(Enum):
@@ -175,8 +68,9 @@ class Outcome(Enum):
 class LowRankGramians:
     """The recursion for both Gramians of a stable pencil: iterate over it, step by step, and take the factors.
 
-    Every step takes one shift, or a conjugate pair, and yields; whoever iterates may stop at any time, and the factors
-    are then those of the steps taken. It ends by itself with an outcome other than `Outcome.RUNNING`.
+    Every step takes one shift, or a conjugate pair, as often as asked for, and yields; whoever iterates may stop at any
+    time, and the factors are then those of the steps taken. It ends by itself with an outcome other than
+    `Outcome.RUNNING`.
 
     Parameters
     ----------
@@ -191,6 +85,9 @@ class LowRankGramians:
         Columns that a factor may have.
     symmetric : bool, default False
         Whether the pencil is Hermitian and ``C = B^H``; there is one factor then.
+    repeats : int, default 1
+        How often a shift is taken before its factorisation goes: half as many shifts, each of them twice, leave nearly
+        the same residual, and more columns than that are no work where factorisations are.
 
     Attributes
     ----------
@@ -214,8 +111,17 @@ class LowRankGramians:
         Whether and why it has ended.
     """
 
-    def __init__(self, pencil: Pencil, B: Array, C: Array, rtol: float, most: int, symmetric: bool = False) -> None:
-        self.pencil, self.rtol, self.most = pencil, rtol, most
+    def __init__(
+        self,
+        pencil: Pencil,
+        B: Array,
+        C: Array,
+        rtol: float,
+        most: int,
+        symmetric: bool = False,
+        repeats: int = 1,
+    ) -> None:
+        self.pencil, self.rtol, self.most, self._repeats = pencil, rtol, most, repeats
         self._reach = _Side(pencil, B, adjoint=False)
         self._see = self._reach if symmetric else _Side(pencil, C.conj().T, adjoint=True)
         self._sides = (self._reach,) if symmetric else (self._reach, self._see)
@@ -294,9 +200,10 @@ class LowRankGramians:
     def _step(self, shift: complex) -> None:
         """Extend both factors by the columns of one shift."""
         solver = self.pencil.factor(np.conj(shift))
-        self._reach.extend(solver.solve(self._reach.W), np.conj(shift))
-        if self._see is not self._reach:
-            self._see.extend(solver.solve_adjoint(self._see.W), shift)
+        for _ in range(self._repeats):
+            self._reach.extend(solver.solve(self._reach.W), np.conj(shift))
+            if self._see is not self._reach:
+                self._see.extend(solver.solve_adjoint(self._see.W), shift)
         self.steps += 1
         self.shifts.append(shift)
 
@@ -379,46 +286,6 @@ class _Side:
             self._store[:, : kept.shape[1]] = self.columns @ kept
             self.count = self._compressed = kept.shape[1]
         self._closed = self.count
-
-
-def spread(values: Array, real: bool) -> list[complex]:
-    """Choose the shifts of a cycle among Ritz values, so that their rational function is small at all of them.
-
-    The first is the one best on its own, every further one the value at which those before do worst [1]_.
-
-    References
-    ----------
-    .. [1] T. Penzl, "A cyclic low-rank Smith method for large sparse Lyapunov equations", SIAM J. Sci. Comput. 21,
-       2000, pp. 1401-1418.
-    """
-    if real:
-        values = np.where(np.abs(values.imag) < NEARLY_REAL * np.abs(values), values.real, values)
-        values = values[values.imag >= 0]
-    with np.errstate(divide="ignore"):
-        decay = _decay(values, values)
-        if real:
-            decay = np.where(values.imag == 0, decay, decay + _decay(values, values.conj()))
-    chosen = [int(np.argmin(decay.max(axis=0)))]
-    total = decay[:, chosen[0]]
-    while len(chosen) < min(CYCLE, len(values)) and np.isfinite(total.max()):
-        chosen.append(int(np.argmax(total)))
-        total = total + decay[:, chosen[-1]]
-    return [
-        complex(*_short(value.real, value.imag)) if value.imag else _short(value.real)[0] for value in values[chosen]
-    ]
-
-
-def _short(*numbers: float) -> list[float]:
-    """Return numbers rounded to `BITS` bits."""
-    return [
-        math.ldexp(round(math.ldexp(mantissa, BITS)), exponent - BITS)
-        for mantissa, exponent in map(math.frexp, numbers)
-    ]
-
-
-def _decay(at: Array, shifts: Array) -> Array:
-    """Return ``log |(t - q) / (t + conj(q))|`` for all t, in rows, and q."""
-    return np.asarray(np.log(np.abs(at[:, None] - shifts) / np.abs(at[:, None] + shifts.conj())))
 
 
 def _basis(X: Array) -> Array:

@@ -12,13 +12,18 @@ import numpy as np
 from scipy.linalg import lapack
 
 from ..checks import Array
-from .adi import Pencil, _Side
+from .adi import _Side
+from .hessenberg import HessenbergForm
+from .pencils import Pencil
 
 # A vector of independent normal entries has a component below this in any one direction with a probability below this.
 UNSEEN = 1e-6
 
 # What is left of the vector after all shifts once for them to be taken once more.
 HALFWAY = 1e-3
+
+# Steps of inverse iteration, and the residual, relative to A, with which it has found an eigenvalue.
+INVERSE_STEPS, SETTLED = 3, 1e-12
 
 
 def is_contraction(A: Array, discrete: bool, margin: float) -> bool:
@@ -79,3 +84,45 @@ def decay(pencil: Pencil, shifts: Sequence[complex]) -> float:
         if not left <= HALFWAY:
             break
     return np.inf
+
+
+def has_pole_beyond(form: HessenbergForm, columns: Array, discrete: bool, margin: float) -> bool:
+    """Tell whether a pole that columns of a low-rank factor lead to is not stable by more than a margin.
+
+    Where a pole is next to the boundary its modes are the largest columns of the factor, for they decay last. Some
+    steps of inverse iteration from these two end at an eigenvalue, which costs less than all of them.
+
+    Parameters
+    ----------
+    form : HessenbergForm
+        Of A.
+    columns : (n, k) ndarray
+        A factor of the controllability Gramian, in the coordinates of the form.
+    discrete : bool
+        Whether time is discrete.
+    margin : float
+        Distance from the stability boundary.
+
+    Returns
+    -------
+    bool
+        True if one was found. That none was found says nothing.
+    """
+    largest = np.argsort(np.linalg.norm(columns, axis=0))[-2:]
+    if not np.isfinite(columns[:, largest]).all():
+        return False
+    U = np.linalg.qr(columns[:, largest])[0]
+    values, vectors = np.linalg.eig(U.conj().T @ form.times(U))
+    for pole, vector in zip(values, vectors.T, strict=True):
+        x, size = (U @ vector)[:, None], np.inf
+        for _ in range(INVERSE_STEPS):
+            y = form.solve(-pole, x.astype(np.complex128))
+            size = float(np.linalg.norm(y))
+            if not 0 < size < np.inf:
+                break
+            x = y / size
+            pole = (x.conj().T @ form.times(x))[0, 0]
+        settled = np.linalg.norm(form.times(x) - pole * x) <= SETTLED * np.linalg.norm(form.H)
+        if settled and (abs(pole) - 1.0 if discrete else pole.real) >= -margin:
+            return True
+    return False

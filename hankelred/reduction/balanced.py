@@ -238,7 +238,7 @@ class Balancing:
             weighting, projects = self._found.weighting, self._point(match_dc) is None
             method = "balanced truncation" if projects else "singular perturbation"
             if self._found.parts.is_low_rank:
-                method += " by factors of low rank"
+                method += f" by factors of low rank ({self._found.parts.engine})"
             if weighting is not None:
                 if weighting.guaranteed is None and self._found.keeps_poles and not self._is_stable(small):
                     return self._guaranteed(order, weighting)._reduce(order, match_dc)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..checks import B_HINT, Array, as_dense, check_array, check_feedthrough, double
 from ..errors import InputError
-from ..linalg.adi import Solver
+from ..linalg.pencils import Solver
 from .sparse import ByShiftedSolves, SparseStateSpace, check_sparse, freeze
 from .state_space import StateSpace
 
@@ -130,7 +130,7 @@ class SecondOrderSystem(ByShiftedSolves):
         A pole p with its shape q has ``p^2 m + p e + k = 0`` for positive m, e and k, so its real part is negative; it
         is at most ``-offset`` where ``E - 2 offset M`` and ``K - offset E + offset^2 M`` are definite as well.
         """
-        from ..linalg.sparse import all_definite
+        from ..linalg.definite import all_definite
 
         M, E, K = (double(x) for x in (self.M, self.E, self.K))
         return all_definite(M, E - 2 * offset * M, K - offset * E + offset**2 * M)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..checks import Array, as_dense, check_array, double, is_sparse, readonly
 from ..errors import InputError
-from ..linalg.adi import Pencil, Solver
+from ..linalg.pencils import Pencil, Solver
 from ..linalg.response import boundary_points
 from .base import LinearSystem
 from .state_space import StateSpace
@@ -43,8 +43,8 @@ class ByShiftedSolves(LinearSystem):
                 freeze(x)
 
     @property
-    def pencil(self) -> Pencil:
-        """The matrices of the differential equation, as what they do to columns."""
+    def pencil(self) -> Any:
+        """The matrices of the differential equation, as what they do to columns: a `Pencil`."""
         raise NotImplementedError
 
     @property
@@ -63,11 +63,11 @@ class ByShiftedSolves(LinearSystem):
     @property
     def order(self) -> int:
         """Number of states of the differential equation."""
-        return int(self.pencil.n)
+        return int(self.pencil.order)
 
     def some_poles(self) -> Array:
         """Return the poles that Arnoldi's process finds first."""
-        from ..linalg.sparse import some_poles
+        from ..linalg.definite import some_poles
 
         return some_poles(self.pencil, self.mass_solver() if self.is_discrete else None, self.is_discrete)
 
@@ -172,12 +172,13 @@ class SparseStateSpace(ByShiftedSolves, StateSpace):
     @cached_property
     def pencil(self) -> Any:
         """The matrices of the differential equation, as what they do to columns."""
-        from ..linalg.sparse import IndexOnePencil, SparsePencil
+        from ..linalg.constrained import constrained_pencil
+        from ..linalg.sparse import SparsePencil
 
         A: Any = double(self.A)
         E: Any = None if self.E is None else double(self.E)
         if E is not None and np.diff(E.indptr).min(initial=1) == 0:
-            return IndexOnePencil(A, E)
+            return constrained_pencil(A, E)
         return SparsePencil(A, E)
 
     @cached_property
@@ -196,7 +197,7 @@ class SparseStateSpace(ByShiftedSolves, StateSpace):
 
     def certainly_stable(self, offset: float) -> bool:
         """Tell whether definite matrices alone show that every pole keeps more than `offset` from the boundary."""
-        from ..linalg.sparse import certainly_stable
+        from ..linalg.definite import certainly_stable
 
         if self._parts:
             return all(part.is_stable() for part in self._parts)
@@ -207,6 +208,10 @@ class SparseStateSpace(ByShiftedSolves, StateSpace):
     def dense(self) -> StateSpace:
         """Return the same system as dense matrices in double precision, without E; of up to 5000 states."""
         self.check_dense_size()
+        if self.pencil.order < self.pencil.n:
+            inputs, outputs, D = self.ports
+            A, B, C = self.pencil.standard_form(inputs, outputs)
+            return StateSpace(A, B, C, D, self.dt, **self.outer_names)
         E = None if self.E is None else self.E.toarray()
         names = {**self.outer_names, "states": self.states}
         return StateSpace(self.A.toarray(), self.B, self.C, self.D, self.dt, E, **names).dense()
