@@ -167,7 +167,9 @@ class LowRankGramians:
             if self.outcome is Outcome.RUNNING:
                 self._choose([side.new for side in self._sides])
                 for side in self._sides:
-                    side.close()
+                    side.close(self.most)
+                if max(side.count for side in self._sides) > self.most:
+                    self.outcome = Outcome.RANK
 
     def _first_blocks(self) -> list[Array]:
         """Return columns that hold fast poles, the right sides, and slow ones, which A^-1 brings out of them."""
@@ -228,8 +230,6 @@ class LowRankGramians:
             self.outcome = Outcome.CONVERGED
         elif self._stalled >= PATIENCE:
             self.outcome = Outcome.STALLED
-        elif max(side.count for side in self._sides) > self.most:
-            self.outcome = Outcome.RANK
 
 
 class _Side:
@@ -277,9 +277,9 @@ class _Side:
             self._store[:, self.count : end] = block
             self.count = end
 
-    def close(self) -> None:
-        """End the cycle; compress the factor where it has grown by much since the last time."""
-        if self.count >= max(COMPRESS_FROM, GROWTH * self._compressed):
+    def close(self, most: int) -> None:
+        """End the cycle; compress the factor where it has grown by much since the last time, or beyond `most`."""
+        if self.count >= max(COMPRESS_FROM, GROWTH * self._compressed) or self.count > most:
             triangle = np.linalg.qr(self.columns, mode="r")
             _, sizes, Vh = sla.svd(triangle, full_matrices=False, check_finite=False, lapack_driver="gesvd")
             kept = Vh[sizes > NOISE * sizes[0]].conj().T
