@@ -91,11 +91,11 @@ class SparseSum:
         """The pattern that holds all matrices, and their entries in it: sums need no more look at places."""
         pattern: Any = sp.csc_array(functools.reduce(operator.add, (abs(M) for M in self.matrices)))
         pattern.sort_indices()
-        n, all_places = pattern.shape[0], _places(pattern)
+        n, all_places = pattern.shape[0], _positions(pattern)
         entries = []
         for M in self.matrices:
             entries.append(np.zeros(pattern.nnz, M.dtype))
-            entries[-1][np.searchsorted(all_places, _places(M))] = M.data
+            entries[-1][np.searchsorted(all_places, _positions(M))] = M.data
         return sp.csc_array((np.ones(pattern.nnz), pattern.indices, pattern.indptr), shape=(n, n)), entries
 
     @property
@@ -145,7 +145,7 @@ def is_hermitian(M: Any) -> bool:
     return bool((M != M.conj().T).nnz == 0)
 
 
-def _places(M: Any) -> Array:
+def _positions(M: Any) -> Array:
     """Return one number for the place of each entry, increasing where indices are sorted."""
     n = M.shape[0]
     return np.asarray(np.repeat(np.arange(n, dtype=np.int64), np.diff(M.indptr)) * n + M.indices)
