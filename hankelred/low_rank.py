@@ -6,9 +6,11 @@ a system that is too large for a Schur form must be stable.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,6 +119,10 @@ class LowRankParts:
         return float(floor), int(np.count_nonzero(svd.values > floor)), False
 
 
+# Where Linux says how much memory a container may use, by both versions of its groups.
+CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
 def low_rank_parts(system: Any, offset: float) -> LowRankParts | None:
     """Return the parts of a sparse system; None where it is unstable or of full rank, and small enough to be dense."""
     needed = memory_needed(system) if system.order >= WATCHED_FROM else 0
@@ -166,8 +172,12 @@ def _most_columns(pencil: Pencil, itemsize: int) -> int:
 
 
 def _memory() -> int:
-    """Return the bytes of memory of the machine, where it tells."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**33
+    """Return the bytes of memory of the machine, or of the container that this runs in, where they tell."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**33]
+    for path in CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            limits.append(int(Path(path).read_text()))
+    return min(limits)
 
 
 def memory_needed(system: Any) -> int:
