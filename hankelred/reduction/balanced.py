@@ -22,7 +22,7 @@ from ..systems import Poles, StateSpace, as_container, as_system, one_system, re
 from ..weighting import Weighting
 from .bank import reduce_bank
 from .bases import residualised
-from .damping import of_weak_damping
+from .damping import MEASURED_UP_TO, NEARLY_EQUAL, WEAKLY_DAMPED, measured_excess
 from .rediagonalise import Diagonalised, diagonalised_at, largest_order
 from .result import Reduction
 from .single_precision import in_single_precision
@@ -311,8 +311,9 @@ class Balancing:
             T, Ti = np.hstack([fixed_T, T]), np.vstack([fixed_Ti, Ti])
             full = StateSpace.trusted(parts.T, parts.B, parts.C, G.D, G.dt)
             pair = full, StateSpace.trusted(small.A, small.B, small.C, small.D, G.dt)
-        added = of_weak_damping(self._found, small, reduced, order) if bound is None else 0.0
-        return self._result(reduced, order, T, Ti, method, pair, added, bound)
+        if bound is None:
+            bound = self.error_bound(order) + _of_weak_damping(self._found, small, reduced, order)
+        return self._result(reduced, order, T, Ti, method, pair, bound)
 
     def _whole(self, small: Matrices) -> Any:
         """Return a dense model of the stable part with the unstable and marginal poles beside it."""
@@ -326,22 +327,12 @@ class Balancing:
             T, Ti = real_output.to_conjugates(T, Ti)
         T, Ti = with_fixed_states(T, Ti, parts, found.system)
         pair = (parts.stable, found.system) if len(parts.fixed) else None
-        return self._result(joined(parts.fixed_system, found.system), order, T, Ti, method, pair, 2 * found.change)
+        model = joined(parts.fixed_system, found.system)
+        bound = self.error_bound(order) + self._found.added(2 * found.change, model, model)
+        return self._result(model, order, T, Ti, method, pair, bound)
 
-    def _result(
-        self,
-        reduced: Any,
-        order: int,
-        T: Array,
-        Ti: Array,
-        method: str,
-        pair: Any,
-        added: float,
-        bound: float | None = None,
-    ) -> Reduction:
-        """Wrap a reduced system in the class and precision of the original; `added` came on top of the truncation."""
-        bound = self.error_bound(order) if bound is None else bound
-        bound += self._found.added(added, reduced, reduced)
+    def _result(self, reduced: Any, order: int, T: Array, Ti: Array, method: str, pair: Any, bound: float) -> Reduction:
+        """Wrap a reduced system in the class and precision of the original."""
         if self.system.dtype in SINGLE_PRECISION:
             exact = reduced
             reduced, pair, changed = in_single_precision(reduced, pair)
@@ -349,6 +340,20 @@ class Balancing:
         system = as_container(reduced, self._container)
         kind = T, Ti, self.unstable, method, self._found.bounded, reduced, pair
         return Reduction(system, self.system, order, self.hsv, bound, *kind)
+
+
+def _of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, order: int) -> float:
+    """Return what rounding of weakly damped poles can add to the error, on top of the bound."""
+    if found.parts.is_split or found.floor == 0.0 or order == 0 or np.isinf(found.gain):
+        return 0.0
+    few, hsv = found.system.order <= MEASURED_UP_TO and not found.system.is_sparse, found.hsv
+    if found.weighting is None:
+        values, inflow = hsv[:order], (np.abs(small.B) ** 2).sum(axis=1)
+        moved = 4 * float(np.abs(small.A).max()) * found.floor  # see `damping`
+        splits_a_pair = few and order < len(hsv) and hsv[order - 1] - hsv[order] < NEARLY_EQUAL * hsv[order - 1]
+        if not (splits_a_pair or moved > 2 * WEAKLY_DAMPED * inflow.min()):
+            return float(moved * (values / inflow).max())
+    return measured_excess(found, reduced, order, few)
 
 
 def reduced_model(bal: Balancing, order: int, match_dc: bool) -> Any:

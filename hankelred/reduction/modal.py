@@ -230,4 +230,4 @@ def _diagonal(bal: Balancing, terms: _Terms, kept: Array, match_dc: bool) -> Red
     T, Ti = with_fixed_states(T, T.T, parts, small)
     pair = (stable, small) if len(parts.fixed) else None
     order = bal.unstable + int(kept.sum())
-    return bal._result(joined(parts.fixed_system, small), order, T, Ti, "modal truncation", pair, 0.0, bound)
+    return bal._result(joined(parts.fixed_system, small), order, T, Ti, "modal truncation", pair, bound)
