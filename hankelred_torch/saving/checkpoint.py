@@ -157,14 +157,14 @@ def load_checkpoint(
         holds = "no" if saved["compressor"] is None else "a"
         raise InputError(f"compressor must be what was saved; the checkpoint holds {holds} compressor.")
     compressor = None if compressor is None else _checked(compressor)
-    ddp, model, layers = opened(model)
+    ranks, model, layers = opened(model)
     models = [(model, layers), *((x, find_ssm_layers(x)) for x in given["ema"])]
     before = Snapshot((model, *given["ema"]), given["optimizers"], given["restore"])
     counters = None if compressor is None else compressor.state_dict()
     try:
         _load(saved, models, given, compressor)
-        if ddp is not None:
-            refresh_ddp_(ddp)
+        if ranks is not None and ranks.ddp is not None:
+            refresh_ddp_(ranks.ddp)
     except BaseException as error:
         before.restore()
         if compressor is not None:

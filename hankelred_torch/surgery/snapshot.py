@@ -23,6 +23,8 @@ from ..adapters import find_ssm_layers
 from ..convert import standing_in
 from ..exchange import Exchange
 from ..randomness import random_state, set_random_state
+from ..sharding import reshard
+from .fsdp import kept_of, list_way_back
 
 
 @dataclass
@@ -53,6 +55,8 @@ class Snapshot:
 
     def __init__(self, models: Iterable[nn.Module], optimizers: Iterable[Any], restorable: Iterable[Any] = ()) -> None:
         self._models, self._optimizers, self._restorable = tuple(models), tuple(optimizers), tuple(restorable)
+        reshard(*self._models)
+        self._sharded = kept_of(*self._models)
         modules = [module for model in self._models for module in model.modules()]
         stores = [store for x in modules for store in (cast(dict[str, Any], x._parameters), x._buffers)]
         self._places = tuple((store, tuple(store.items())) for store in stores)
@@ -73,7 +77,9 @@ class Snapshot:
     @torch.inference_mode(False)
     def restore(self) -> None:
         """Put everything back, the same objects with the same values in the same places; all or nothing."""
+        reshard(*self._models)
         exchange = Exchange()
+        list_way_back(exchange, self._sharded)
         found = {kept.tensor: _revived(kept, exchange) for kept in self._kept}
         for store, items in self._places:
             exchange.contents(store, {name: x if x is None else found[x] for name, x in items})

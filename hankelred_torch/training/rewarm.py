@@ -143,7 +143,7 @@ class Checkpoint:
         self._write(compressor, "after")
 
     def _write(self, compressor: Any, moment: str) -> None:
-        if leads(compressor.ddp):
+        if leads(compressor.ranks):
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / f"step_{compressor.steps:08d}_{moment}.pt"
             run = compressor.model, compressor.optimizers, compressor, compressor.ema, compressor.restore
