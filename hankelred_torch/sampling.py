@@ -159,8 +159,8 @@ def gather(
             f"batches must make the model call all of its selective layers; got none for {', '.join(unseen)} in "
             f"{len(drawn)} batches. Pass inputs as in training, or leave the layers out by target_modules."
         )
-    probe = None if not drawn else drawn[0][0] if drawn[0][1] else Spare(drawn[0][0])
-    return SampleStatistics(layers, probe)
+    first_one: Any = None if not drawn else drawn[0][0] if drawn[0][1] else Spare(drawn[0][0])
+    return SampleStatistics(layers, first_one)
 
 
 def _of_all(layers: dict[str, Any]) -> dict[str, Any]:

@@ -62,7 +62,8 @@ class Ranks:
 
 def ranks_over(model: nn.Module) -> Ranks | None:
     """Find the ranks over which tensors of a model are spread; None where none is."""
-    meshes: dict[int, Any] = {id(x.device_mesh): x.device_mesh for x in model.parameters() if is_spread(x)}
+    spread: list[Any] = [x for x in model.parameters() if is_spread(x)]
+    meshes: dict[int, Any] = {id(x.device_mesh): x.device_mesh for x in spread}
     if not meshes:
         return None
     mesh = max(meshes.values(), key=lambda x: x.size())
@@ -182,7 +183,8 @@ def spread_like(tensor: Tensor, like: Any) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     with torch.no_grad():
-        return distribute_tensor(tensor.detach().contiguous(), like.device_mesh, like.placements, src_data_rank=None)
+        plain = tensor.detach().contiguous()
+        return distribute_tensor(plain, like.device_mesh, like.placements, src_data_rank=None).to(like.device)
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -166,6 +166,11 @@ def hankel_singular_values(model_or_layer: nn.Module, batches: Batches = None) -
     >>> ht.hankel_singular_values(ht.layers.LRU(channels=4, states=16))[""].shape
     (32,)
     """
+    reshard(model_or_layer)
+    return together(ranks_over(model_or_layer), lambda: _values_of_all(model_or_layer, batches))
+
+
+def _values_of_all(model_or_layer: nn.Module, batches: Batches) -> dict[str, Array]:
     adapters = _ssm_layers(model_or_layer)
     sampled = gather(model_or_layer, {name: x for name, x in adapters.items() if x.kind == "selective"}, batches)
     with one_blas_thread(_largest(adapters)):

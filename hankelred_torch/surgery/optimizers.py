@@ -22,9 +22,9 @@ from hankelred.errors import InputError, NumericalError
 
 from ..adapters import Adapter
 from ..adapters.transport import raised
-from ..convert import to_array, to_tensors
+from ..convert import to_array, to_tensor, to_tensors
 from ..exchange import Slot, State, find_slots
-from ..sharding import whole
+from ..sharding import is_spread, whole
 from .averages import followed_values
 from .roles import TABLE, Entry, Kept, Notes, is_trusted, read_states, stepped, tried
 
@@ -176,7 +176,7 @@ def carried_states(
         # an optimizer around another has states of its own
         keepers = {name: x.optimizers[level] for name, x in slots.items() if level < len(x.optimizers)}
         held = {
-            name: (x, slots[name].group, whole(slots[name].parameter, name), _whole_state(x, slots[name].parameter))
+            name: (x, slots[name].group, _whole(p := slots[name].parameter, values[name]), _whole_state(x, p))
             for name, x in keepers.items()
         }
         kept = read_states(held, notes, reset=policy == "reset")
@@ -184,6 +184,11 @@ def carried_states(
         for name, state in _assembled(kept, carried, news, notes).items():
             result[name][keepers[name]] = state
     return result
+
+
+def _whole(parameter: Tensor, value: Array) -> Tensor:
+    """Return a parameter, or where it is spread its values, which were gathered before, as a plain one."""
+    return nn.Parameter(to_tensor(value, parameter), parameter.requires_grad) if is_spread(parameter) else parameter
 
 
 def _whole_state(optimizer: Any, parameter: Tensor) -> State:

@@ -17,7 +17,7 @@ from typing import Any
 def on_ranks(ranks: int, work: Callable[[int], Any], store: Path, limit: float) -> list[int]:
     """Run work on so many ranks with a process group, and return how each ended: negative if by a signal.
 
-    Whoever is not done within the limit, or 10 s after another has failed, is killed.
+    Whoever is not done within the limit, or 3 s after another has failed, is killed.
     """
     children = []
     for rank in range(ranks):
@@ -41,7 +41,7 @@ def on_ranks(ranks: int, work: Callable[[int], Any], store: Path, limit: float) 
             if child not in ended and (found := os.waitpid(child, os.WNOHANG))[0]:
                 ended[child] = os.waitstatus_to_exitcode(found[1])
                 if ended[child]:
-                    until = min(until, time.monotonic() + 10)
+                    until = min(until, time.monotonic() + 3)
         if time.monotonic() > until:
             for child in children:
                 if child not in ended:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import math
 import os
+import pickle
 import sys
 import warnings
 from pathlib import Path
@@ -12,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from adapter_models import Stack, lru
+from adapter_models import lru
 from forked import run_scenarios
 from selective_models import language_model, tokens
 from settings import what_and_when
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-import hankelred as hr
 import hankelred_torch as ht
 from hankelred_torch import sharding
 from hankelred_torch.surgery import fsdp as sharding_of_parameters
@@ -354,8 +356,9 @@ def samples_of_uneven_ranks():
         whole = ht.plan(
             language_model("Mamba"), ht.CompressionConfig(tau=0.05), [texts(0), texts(1), texts(2)][: 2 + number]
         )
-        spectra = [abs(x.hsv - y.hsv).max() / y.hsv.max() for x, y in zip(plan.layers.values(), whole.layers.values())]
-        errors = [(x.output_error, y.output_error) for x, y in zip(plan.layers.values(), whole.layers.values())]
+        pairs = [(x, whole.layers[name]) for name, x in plan.layers.items()]
+        spectra = [abs(x.hsv - y.hsv).max() / y.hsv.max() for x, y in pairs]
+        errors = [(x.output_error, y.output_error) for x, y in pairs]
         found.append([plan.sizes == whole.sizes, float(max(spectra)), errors])
     return found
 
@@ -392,15 +395,86 @@ def another_version_of_torch():
 
 @scenario
 def axis_that_cannot_be_divided():
-    from torch.distributed.tensor import Shard
-
     model, optimizer = sharded(shard_placement_fn=lambda p: Shard(p.ndim - 1 if p.shape[-1] % 2 == 0 else 0))
     before = stand(model, optimizer)
-    error = message(lambda: ht.compress_(model, ht.CompressionConfig(order=5), optimizer))
+    error = message(lambda: ht.compress_(model, ht.CompressionConfig(order=7), optimizer))
     unchanged = same(stand(model, optimizer), before)
     ht.compress_(model, ht.CompressionConfig(order=4), optimizer)
     train(model, sequences, loss_of_sequences, steps=2, optimizer=optimizer)
     return [error, unchanged, ht.state_sizes(model)]
+
+
+def laid_out(layer, places, mesh):
+    for name, p in [*layer.named_parameters()]:
+        spread = distribute_tensor(p.detach(), mesh, [places.get(name, Replicate())])
+        setattr(layer, name, nn.Parameter(spread))
+    return layer
+
+
+@scenario
+def tensor_parallel():
+    """Channels may be split by a tensor-parallel plan, states may not."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    channels = {"B_re": Shard(1), "B_im": Shard(1), "C_re": Shard(0), "C_im": Shard(0)}
+    whole, split = (lru(12, 4, dtype=torch.float32) for _ in range(2))
+    laid_out(split, channels, mesh)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ht.RefusedCutWarning)
+        ht.compress_(whole, CONFIG)
+    ht.compress_(split, CONFIG)
+    equal = [torch.equal(sharding.whole(x), y) for x, y in zip(split.parameters(), whole.parameters(), strict=True)]
+    placed = all(getattr(split, name).placements == (x,) for name, x in channels.items())
+    of_states = laid_out(lru(12, 4, dtype=torch.float32), {"nu_log": Shard(0)}, mesh)
+    return [all(equal), placed, ht.state_sizes(split), message(lambda: ht.compress_(of_states, CONFIG))]
+
+
+@scenario
+def wrapped_and_sharded():
+    model = nn.parallel.DistributedDataParallel(nn.Sequential(lru(12, 4, dtype=torch.float32)))
+    fully_shard(model.module)
+    return message(lambda: ht.compress_(model, CONFIG))
+
+
+@scenario
+def bytes_on_the_wire():
+    """Bytes that are gathered in a cut, as whole tensors and as objects of all ranks, and what the cut tensors hold."""
+    return {name: bytes_of(name) for name in ("Mamba", "Mamba2")}
+
+
+def bytes_of(name, **options):
+    full, objects = DTensor.full_tensor, dist.all_gather_object
+    model = language_model(name, **options).train()
+    model = shard(model, in_layers(model))
+    optimizer = train(model, texts, loss_of_texts, steps=1)[1]
+    counts = {"tensors": 0, "largest": 0, "objects": 0, "messages": 0}
+
+    def gathered(tensor, counts=counts, **how):
+        size = tensor.numel() * tensor.element_size()
+        counts["tensors"], counts["largest"] = counts["tensors"] + size, max(counts["largest"], size)
+        return full(tensor, **how)
+
+    def exchanged(values, value, counts=counts, **how):
+        objects(values, value, **how)
+        counts["objects"] += sum(len(pickle.dumps(x)) for x in values)
+        counts["messages"] += 1
+
+    held = [x for y in ht.find_ssm_layers(model).values() for *_, x in y.places(y.replaced).values()]
+    counts["layers"] = sum(x.numel() * x.element_size() for x in held)
+    counts["model"] = sum(x.numel() * x.element_size() for x in model.parameters())
+    DTensor.full_tensor, dist.all_gather_object = gathered, exchanged
+    try:
+        ht.compress_(model, CONFIG, optimizer, batches=[texts(0)])
+    finally:
+        DTensor.full_tensor, dist.all_gather_object = full, objects
+    return counts
+
+
+def warm_up():
+    """Import and compile in this process, once, what its forks need: they have it then."""
+    importlib.import_module("torch.distributed.checkpoint")
+    model = Blocks()
+    optimizer = torch.optim.AdamW(model.parameters())
+    ht.compress_(model, CONFIG, optimizer)
 
 
 def main():
@@ -409,6 +483,7 @@ def main():
     warnings.simplefilter("ignore")
     for name in ("Mamba", "Mamba2"):
         language_model(name)  # imported before the fork
+    warm_up()
     wanted = {name: SCENARIOS[name] for name in names or SCENARIOS}
     ended = run_scenarios(wanted, folder, ranks, limit)
     gc.collect()

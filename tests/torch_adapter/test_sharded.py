@@ -40,6 +40,9 @@ OTHERS = [
     "sample_of_one_rank_is_of_another_kind",
     "another_version_of_torch",
     "axis_that_cannot_be_divided",
+    "tensor_parallel",
+    "wrapped_and_sharded",
+    "bytes_on_the_wire",
 ]
 OTHERS += ["mamba_in_bfloat16"] if is_long() else []
 
@@ -168,6 +171,27 @@ def test_size_that_cannot_be_sharded_is_refused_and_nothing_changes(found):
     for rank in found:
         (kind, text), unchanged, sizes = rank["axis_that_cannot_be_divided"]
         assert kind == "InputError"
-        assert "must be of a size that FSDP2 can shard along its axis 1; got (4, 5)" in text
+        assert "must be of a size that FSDP2 can shard along its axis 1; got (4, 7)" in text
         assert unchanged
         assert sizes == {"blocks.0.layer": 4, "blocks.1.layer": 4}
+
+
+def test_channels_may_be_split_by_a_tensor_parallel_plan_and_states_may_not(found):
+    for rank in found:
+        equal, placed, sizes, (kind, text) = rank["tensor_parallel"]
+        assert (equal, placed, sizes) == (True, True, {"": 6})
+        assert kind == "InputError"
+        assert "nu_log of LRU must have all of its states on every rank" in text
+
+
+def test_model_that_is_wrapped_and_sharded_is_refused(found):
+    kind, text = found[0]["wrapped_and_sharded"]
+    assert kind == "InputError"
+    assert "Use fully_shard on a mesh of two dimensions" in text
+
+
+def test_cut_gathers_tensors_of_its_layers_only_and_never_more_than_one(found):
+    for name in ("Mamba", "Mamba2"):
+        counts = found[0]["bytes_on_the_wire"][name]
+        assert counts["tensors"] == 4 * counts["layers"]  # for the plan, for the cut, and two averages of AdamW
+        assert counts["largest"] < counts["layers"] / 2
