@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import secrets
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,10 @@ class Shards:
         if self._wanted:
             everyone(None)  # none has failed so far
             group = None if self._ranks is None else self._ranks.group
-            checkpoint.load(self._wanted, checkpoint_id=self._folder, process_group=group, no_dist=self._ranks is None)
+            alone = self._ranks is None
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as is meant for one process
+                checkpoint.load(self._wanted, checkpoint_id=self._folder, process_group=group, no_dist=alone)
         self._wanted = {}
 
 

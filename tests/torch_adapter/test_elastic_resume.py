@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from sizes import is_long, sample
 
 import hankelred as hr
 import hankelred_torch as ht
 
-from ..sizes import is_long, sample
 from .adapter_models import lru
 from .test_sharded import ROOT, pytestmark  # noqa: F401 (needs the same)
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from ..sizes import is_long
+from sizes import is_long
 
 pytest.importorskip("torch.distributed.fsdp", reason="needs FSDP2: torch 2.6")
 
