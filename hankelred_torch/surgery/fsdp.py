@@ -38,6 +38,8 @@ _ATTRIBUTES = (
     "unsharded_accumulated_grad",
 )
 _FIRST_STEP = ["self", "param", "device", "shard_placement_fn", "mesh_info"]
+# Whole parameters, made at the first pass: they have the size of that time. What else comes then has none.
+_GATHERED = ("_unsharded_param", "_sharded_post_forward_param", "_sharded_post_forward_param_data")
 _METHODS = ("_init_extensions", "_init_sharded_param", "_init_sharded_post_forward_param_metadata")
 
 
@@ -177,8 +179,8 @@ def _became(owner: Any, name: str, new: Tensor) -> dict[str, Any]:
             f"{tuple(new.shape)}: {error} Choose sizes that the number of ranks divides, by round_to, or shard axis 0."
         ) from error
     twin.all_gather_outputs, twin.unsharded_accumulated_grad = [], None
-    for gathered in ("_unsharded_param", "_sharded_post_forward_param", "_sharded_post_forward_param_data"):
-        vars(twin).pop(gathered, None)
+    for name in _GATHERED:
+        vars(twin).pop(name, None)
     return vars(twin) | {
         key: x for key in ("_module_info", "_orig_param_uid") if (x := vars(owner).get(key)) is not None
     }
@@ -193,8 +195,8 @@ def _pairs(owner: Any) -> Pairs:
 
 def _become(owner: Any, attributes: Pairs) -> None:
     vars(owner).update(attributes)
-    for name in vars(owner).keys() - {name for name, _ in attributes}:
-        del vars(owner)[name]
+    for name in {*_GATHERED} - {name for name, _ in attributes}:
+        vars(owner).pop(name, None)
 
 
 def kept_of(*models: nn.Module) -> list[tuple[Any, Pairs]]:

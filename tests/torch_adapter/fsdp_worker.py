@@ -212,7 +212,7 @@ def lru_kept_after_forward():
 
 @scenario
 def lru_on_two_dimensions():
-    mesh = init_device_mesh("cpu", (1, dist.get_world_size()), mesh_dim_names=("copies", "shards"))
+    mesh = init_device_mesh("cpu", (dist.get_world_size() // 2, 2), mesh_dim_names=("copies", "shards"))
     return beside_a_twin(Blocks, LAYOUTS["block"][0], sequences, loss_of_sequences, options={"mesh": mesh})
 
 

@@ -101,6 +101,31 @@ def launched(folder, name, ranks, **how):
     return on_ranks(ranks, lambda rank: run(rank, where, **how), store, LIMIT)
 
 
+def saved_on_trial(rank, folder):
+    """Save while a guard has not decided on a cut, resume, let it fail in both runs, and tell whether they are one."""
+
+    def ran(values, first, steps, path=None):
+        model, optimizer, _ = made(True)
+        guard = ht.Guard(lambda: next(values), tolerance=0.1, on_fail="stop", mode="min", settle_steps=2)
+        compressor = ht.InTrainingCompressor(model, optimizer, CONFIG, SCHEDULE, guard)
+        if path is not None:
+            ht.load_checkpoint(path, model, optimizer, compressor)
+        for step in range(first, first + steps):
+            loss_of_sequences(model, share(sequences(step))).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            compressor.step()
+            if path is None and step == 2:
+                ht.save_checkpoint(folder / "run.pt", model, optimizer, compressor)
+        sharding.reshard(model)
+        rolled_back = [x.rolled_back for x in compressor.history]
+        return [ht.state_sizes(model), rolled_back, digest_of(model, optimizer)]
+
+    straight = ran(iter([0.0, 0.0, 5.0]), 0, 6)  # before the cut, after it, and when it has settled
+    resumed = ran(iter([5.0]), 3, 3, folder / "run.pt")
+    (folder / f"rank_{rank}.json").write_text(json.dumps([straight, resumed]))
+
+
 def found_in(folder, name):
     return [json.loads(x.read_text()) for x in sorted((folder / name).glob("rank_*.json"))]
 
@@ -117,6 +142,9 @@ def main():
         ended = launched(folder, f"kill_{k}", 2, killed=kill)
         again = launched(folder, f"kill_{k}", 2)
         results["killed"].append([ended, again, found_in(folder, f"kill_{k}")])
+    (folder / "trial").mkdir()
+    ends["trial"] = on_ranks(2, lambda rank: saved_on_trial(rank, folder / "trial"), folder / "trial_store", LIMIT)
+    results["trial"] = found_in(folder, "trial")
     for name, before, after in (
         ("2 to 1 whole", (2, True), (1, False)),
         ("2 to 1 sharded", (2, True), (1, True)),

@@ -70,6 +70,12 @@ def test_run_resumed_on_another_number_of_ranks_is_the_same_but_for_rounding(fou
         assert rank["losses"] == pytest.approx(straight["losses"], rel=1e-5)  # sums over ranks round otherwise
 
 
+def test_run_saved_while_a_guard_decides_is_rolled_back_bit_for_bit(found):
+    for straight, resumed in found["trial"]:
+        assert straight == resumed
+        assert straight[:2] == [{"blocks.0.layer": 12, "blocks.1.layer": 9}, [True, True]]
+
+
 def test_one_folder_of_shards_is_left(found):
     assert [rank["folders"] for rank in found["straight"]] == [1, 1]
 

@@ -91,6 +91,15 @@ def test_transfer_functions_after_the_cut_are_those_of_the_whole_run(found, name
     assert found[0][name]["responses"] < 1e-4
 
 
+@pytest.mark.skipif(not is_long(), reason="four ranks: HANKELRED_LONG=1")
+@pytest.mark.parametrize("name", ["lru_as_units", "lru_on_two_dimensions"])
+def test_four_ranks_cut_as_one(tmp_path, name):
+    ranks = run_worker(tmp_path, 4, LIMIT, name)
+    assert [rank[name]["sizes"] for rank in ranks] == [LRU] * 4
+    assert ranks[0][name]["after"] < 1e-4
+    assert ranks[0][name]["responses"] < 1e-4
+
+
 @pytest.mark.skipif(not is_long(), reason="a layout of the full matrix: HANKELRED_LONG=1")
 def test_mixed_precision_stays_near_the_whole_run_in_single_precision(found):
     of = found[0]["mamba_in_bfloat16"]
