@@ -22,9 +22,9 @@ from .test_sharded import ROOT, pytestmark  # noqa: F401 (needs the same)
 pytest.importorskip("torch.distributed.fsdp", reason="needs FSDP2: torch 2.6")
 
 MOMENTS = ("before", "in the cut", "after", "shards are written", "the file is written")
-EVERY = [{"moment": x, "who": who, "step": step} for step, who, x in product((2, 3, 4), ("one", "all"), MOMENTS)]
+EVERY = [{"moment": x, "who": who, "step": step} for step, who, x in product((2, 3, 4, 5, 6), ("one", "all"), MOMENTS)]
 # a cut is at steps 2 and 4, and only rank 0 writes the file, which is no kill of rank 1
-EVERY = [x for x in EVERY if not (x["step"] == 3 and x["moment"] == "in the cut")]
+EVERY = [x for x in EVERY if x["step"] in (2, 4) or x["moment"] != "in the cut"]
 EVERY = [x for x in EVERY if not (x["who"] == "one" and "written" in x["moment"])]
 KILLS = EVERY if is_long() else sample(EVERY, share=0.1, seed=3)
 SIZES = {"blocks.0.layer": 7, "blocks.1.layer": 5}
