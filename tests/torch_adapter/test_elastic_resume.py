@@ -26,6 +26,8 @@ EVERY = [{"moment": x, "who": who, "step": step} for step, who, x in product((2,
 # a cut is at steps 2 and 4, and only rank 0 writes the file, which is no kill of rank 1
 EVERY = [x for x in EVERY if x["step"] in (2, 4) or x["moment"] != "in the cut"]
 EVERY = [x for x in EVERY if not (x["who"] == "one" and "written" in x["moment"])]
+# after the last save no other one clears the folder away that was to go
+EVERY = [x for x in EVERY if not (x["step"] == 6 and x["moment"] == "the file is written")]
 KILLS = EVERY if is_long() else sample(EVERY, share=0.1, seed=3)
 SIZES = {"blocks.0.layer": 7, "blocks.1.layer": 5}
 ELASTIC = {"2 to 1 whole": 1, "2 to 1 sharded": 1, "1 whole to 2": 2, "1 sharded to 2": 2}
