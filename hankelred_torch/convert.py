@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from hankelred.checks import Array
 from hankelred.errors import InputError, NumericalError
 
+from .sharding import local, whole
+
 K = TypeVar("K")
 
 
@@ -38,33 +40,33 @@ def to_array(tensor: Tensor, name: str = "A tensor of the model") -> Array:
     Raises
     ------
     InputError
-        If the tensor holds neither real nor complex floating point numbers, has no data, or is spread over ranks.
+        If the tensor holds neither real nor complex floating point numbers, or has no data.
+
+    Notes
+    -----
+    A tensor that is spread over ranks is gathered, for which all of them have to call this.
     """
     _check_whole(tensor, name)
+    tensor = whole(tensor, name)
     wide = torch.complex128 if tensor.is_complex() else torch.float64
     return np.array(tensor.detach().to("cpu", wide).numpy())
 
 
 def check_whole(tensors: Mapping[str, Tensor], holder: str) -> None:
-    """Refuse tensors that are not all here as plain numbers: spread over ranks, offloaded, or quantised."""
+    """Refuse tensors that are no plain numbers: offloaded, or quantised."""
     for name, x in tensors.items():
         _check_whole(x, f"{name} of {holder}")
 
 
 def _check_whole(tensor: Tensor, name: str) -> None:
     kind = type(tensor).__name__
-    if hasattr(tensor, "device_mesh"):
-        raise InputError(
-            f"{name} must be whole on every rank; got a {kind} spread over {tensor.device_mesh.size()}. Gather full "
-            f"state dicts of model and optimizer, resize a plain model by resize_ and cut it, and shard it again: "
-            f"see the guide on distributed training."
-        )
     if tensor.is_meta:
         raise InputError(
             f"{name} must hold its data; got a meta tensor. Load the weights first; of an offloaded model bring them "
             f"back by accelerate.hooks.remove_hook_from_submodules(model)."
         )
-    if not (tensor.is_floating_point() or tensor.is_complex()) or hasattr(tensor, "__tensor_flatten__"):
+    subclass = hasattr(local(tensor), "__tensor_flatten__")
+    if not (tensor.is_floating_point() or tensor.is_complex()) or subclass:
         raise InputError(
             f"{name} must be floating point or complex; got {tensor.dtype} in a {kind}. If it is quantised, cut the "
             f"model before, or load it without quantisation or call its dequantize()."

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from hankelred.errors import InputError
 
 from .errors import SurgeryError
+from .sharding import local, spread_like
 
 Holder = tuple[dict[str, Any], str]  # a module's dict of parameters or buffers, and the name in it
 State = dict[str, Any]  # what an optimizer keeps for one parameter
@@ -281,7 +282,7 @@ def _filling(container: Any, contents: Any) -> _Write:
 
 def _copy(tensor: Tensor, value: Tensor) -> None:
     with torch.no_grad():
-        tensor.copy_(value)
+        local(tensor).copy_(local(spread_like(value, tensor)))
 
 
 def _put_back(writes: list[_Write]) -> None:

@@ -17,6 +17,8 @@ from hankelred.weighting import StateCovariance
 
 from .ops import linear_recurrence
 
+NOT_HEARD = "no forward pass with gradients called it while the training was watched"
+
 # States held at a time, for a small part of the memory that a training step takes.
 PIECE = 2**15
 
@@ -103,7 +105,7 @@ class LayerStatistics:
         self.sums.merge(other.sums)
         self.powers, self.counts = self.powers + other.powers, self.counts + other.counts
         self.values = self.values + other.values
-        self.reason = self.reason or other.reason
+        self.reason = _reason_of_both(self, other)
 
 
 class StateStatistics:
@@ -144,7 +146,13 @@ class StateStatistics:
     def merge(self, other: StateStatistics) -> None:
         """Add what another of the same sizes has seen, as if this one had seen it."""
         self.sums.merge(other.sums)
-        self.reason = self.reason or other.reason
+        self.reason = _reason_of_both(self, other)
+
+
+def _reason_of_both(one: Any, other: Any) -> str:
+    """Return why the sums of two together tell nothing: that one was not called is no reason if the other was."""
+    reasons = [one.reason, other.reason]
+    return next((x for x in reasons if x not in ("", NOT_HEARD)), "" if "" in reasons else NOT_HEARD)
 
 
 def _products(poles: Tensor, B: Tensor, inputs: Tensor, seen: Tensor | None, most: int) -> Array:

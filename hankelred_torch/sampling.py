@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import random
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,9 +20,10 @@ from hankelred.checks import check_type
 from hankelred.errors import HankelredError, InputError, NumericalError
 
 from .convert import first
+from .drawing import Spare, check_batches, drawn_by_all, on_device, put_back
 from .exchange import holding
-from .layer_sums import SampleStatistics, Statistics
-from .randomness import way_back
+from .layer_sums import NOT_HEARD, SampleStatistics, Statistics
+from .sharding import everyone, reshard, units
 
 if TYPE_CHECKING:
     from .adapters.base import Adapter
@@ -35,8 +35,6 @@ CACHES = ("cache_params", "past_key_values", "inference_params", "cache", "use_c
 
 # Arguments that say where documents begin that are packed into one sequence: cumulative lengths, and others.
 LENGTHS = ("cu_seqlens", "cu_seq_lens", "cu_seq_lens_q", "cu_seqlens_q")
-
-NOT_HEARD = "no forward pass with gradients called it while the training was watched"
 
 
 class Watch(AbstractContextManager["Watch"]):
@@ -108,7 +106,7 @@ def gather(
         If what a layer gets or puts out is not finite, or its sums overflow; with the name of the first.
     """
     check_batches(adapters, batches)
-    layers, drawn = _empty(adapters), []
+    layers = _empty(adapters)
     if batches is None or not layers and not probe:
         return SampleStatistics({})
     if isinstance(batches, SampleStatistics):
@@ -128,33 +126,49 @@ def gather(
             f"model must have all its parameters to be run on batches; got {', '.join(lazy[:3])}, which wait for a "
             f"first forward pass. Call the model once."
         )
-    with running(model), ExitStack() as stack:
-        _listen(stack, adapters, layers, patient=patient)
+    counting, together = [True], len(everyone(None)) > 1
+    with _passes(model), ExitStack() as stack:
+        drawn = drawn_by_all(batches, most if layers else 1)
+        # of ranks in step none stops in a pass on which the others wait for it
+        _listen(stack, adapters, layers, patient=patient or together, counts=lambda: counting[0])
         device = next((x.device for x in model.parameters()), torch.device("cpu"))
-        for batch in _drawn(batches, most if layers else 1):
-            drawn.append(_on(device, batch))
+        for k, (batch, counts) in enumerate(drawn):
+            counting[0], drawn[k] = counts, (on_device(device, batch), counts)
             try:
-                call(model, drawn[-1])
+                call(model, drawn[k][0])
             except NumericalError:
                 raise
             except Exception as error:
-                if patient:
+                if patient and not together:
                     for layer in layers.values():
                         layer.reason = f"the model could not be called with batches: {type(error).__name__}: {error}"
-                    drawn.pop()
+                    drawn = drawn[:k]
                     break
                 raise InputError(
                     f"batches must hold inputs of the model: tensors, dicts of its keyword arguments, or tuples that "
                     f"begin with one; got a {type(batch).__name__}, and from the model {type(error).__name__}: {error}"
                 ) from error
+    layers = _of_all(layers)
     selective = {name: layer for name, layer in layers.items() if adapters[name].kind == "selective"}
     unseen = [name or "(model)" for name, layer in selective.items() if not layer.seen and not layer.reason]
+    failed = [f"Layer {name or '(model)'}: {layer.reason}" for name, layer in layers.items() if layer.reason]
+    if failed and together and not patient:
+        raise NumericalError(failed[0])
     if unseen:
         raise InputError(
             f"batches must make the model call all of its selective layers; got none for {', '.join(unseen)} in "
             f"{len(drawn)} batches. Pass inputs as in training, or leave the layers out by target_modules."
         )
-    return SampleStatistics(layers, drawn[0] if drawn else None)
+    first_one: Any = None if not drawn else drawn[0][0] if drawn[0][1] else Spare(drawn[0][0])
+    return SampleStatistics(layers, first_one)
+
+
+def _of_all(layers: dict[str, Any]) -> dict[str, Any]:
+    """Return the sums over all ranks in step."""
+    total, *others = (SampleStatistics(x) for x in everyone(layers))
+    for other in others:
+        total.merge(other)
+    return total.layers
 
 
 def layer_inputs(model: nn.Module, adapters: Mapping[str, Adapter], probe: Any) -> dict[str, Tensor]:
@@ -166,7 +180,7 @@ def layer_inputs(model: nn.Module, adapters: Mapping[str, Adapter], probe: Any) 
             u = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
             found.setdefault(name, adapters[name].sequence(u, _named(layer, args, kwargs)).detach())
 
-    with running(model), ExitStack() as stack:
+    with _passes(model), ExitStack() as stack:
         for name, adapter in adapters.items():
             handle = adapter.layer.register_forward_pre_hook(partial(listen, name), with_kwargs=True)
             stack.callback(handle.remove)
@@ -175,51 +189,55 @@ def layer_inputs(model: nn.Module, adapters: Mapping[str, Adapter], probe: Any) 
 
 
 def output_errors(
-    model: nn.Module, candidates: Mapping[str, tuple[Any, Iterable[Any]]], probe: Any
+    model: nn.Module, candidates: Mapping[str, tuple[Any, Sequence[Callable[[], Any]]]], probe: Any
 ) -> dict[str, list[float]]:
     """Measure how much the output of layers changes with every one of several cuts, in the layers themselves.
 
-    Candidates are adapters, each with what its tensors would be. These and the new sizes stand in the layer while its
-    own forward runs again, compiled, patched or not, on the arguments of a call by the model; what comes before and
-    behind the layer, its own hooks included, is left out.
+    Candidates are adapters, each with functions that return what its tensors would be. These and the new sizes stand
+    in the layer while its own forward runs again, compiled, patched or not, on the arguments of a call by the model;
+    what comes before and behind the layer, its own hooks included, is left out.
     Returned are root mean squares relative to that of the output, of those layers that the model called.
     """
-    cuts = {name: [adapter.after(x) for x in written] for name, (adapter, written) in candidates.items()}
-    squares = {name: np.zeros(1 + len(x)) for name, x in cuts.items()}
+    squares = {name: np.zeros(1 + len(ways)) for name, (_, ways) in candidates.items()}
 
     def listen(name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        adapter, ways = candidates[name]
         given = {key: value for key, value in kwargs.items() if key not in CACHES}
         hooked = layer._forward_pre_hooks or len(layer._forward_hooks) > 1  # by others
         outputs = [output if given.keys() == kwargs.keys() and not hooked else layer.forward(*args, **given)]
-        for tensors, sizes in cuts[name]:
-            with holding(layer, tensors, sizes):
+        for way in ways:
+            with holding(layer, *adapter.after(way())):
                 outputs.append(layer.forward(*args, **given))
         before, *after = (first(x).double() for x in outputs)
         squares[name] += [float(x.square().sum()) for x in (before, *(x - before for x in after))]
 
-    with running(model), ExitStack() as stack:
+    with _passes(model), ExitStack() as stack:
         for name, (adapter, _) in candidates.items():
-            handle = adapter.layer.register_forward_hook(partial(listen, name), with_kwargs=True)
+            layer = adapter.layer
+            handle = layer.register_forward_hook(partial(listen, name), with_kwargs=True, prepend=_is_unit(layer))
             stack.callback(handle.remove)
-        call(model, probe)
+        call(model, probe.batch if isinstance(probe, Spare) else probe)
+    if isinstance(probe, Spare):
+        squares = {name: 0 * x for name, x in squares.items()}
+    ranks = everyone(squares)
+    squares = {name: sum((x[name] for x in ranks), np.zeros_like(y)) for name, y in squares.items()}
     return {name: np.sqrt(x[1:] / x[0]).tolist() for name, x in squares.items() if x[0] > 0}
 
 
-def check_batches(adapters: Mapping[str, Adapter], batches: Any) -> None:
-    """Raise if there are selective layers and nothing to see them at work on."""
-    selective = [name or type(x.layer).__qualname__ for name, x in adapters.items() if x.kind == "selective"]
-    if isinstance(batches, SampleStatistics) or batches is None and not selective:
-        return
-    if batches is None:
-        raise InputError(
-            f"batches must be given for layers whose matrices depend on their input; got none for "
-            f"{', '.join(selective)}. Pass a list of some sample inputs of the model, tensors or what else it is "
-            f"called with; or leave these layers out by target_modules."
-        )
-    if isinstance(batches, (Tensor, np.ndarray, Mapping, str, bytes)) or not hasattr(batches, "__iter__"):
-        raise InputError(
-            f"batches must be an iterable of inputs of the model; got one {type(batches).__name__}. Put it into a list."
-        )
+@contextmanager
+def _passes(model: nn.Module) -> Iterator[None]:
+    """Run a model as `running` does, whose tensors may be spread."""
+    reshard(model)
+    with running(model):
+        try:
+            yield
+        finally:
+            reshard(model)
+
+
+def _is_unit(layer: nn.Module) -> bool:
+    """Tell whether a layer gathers its own tensors for a pass: behind its own hooks they are gone again."""
+    return any(x is layer for x in units(layer))
 
 
 def _empty(adapters: Mapping[str, Any]) -> dict[str, Statistics]:
@@ -240,12 +258,13 @@ def _listen(
     *,
     watched: bool = False,
     patient: bool = False,
+    counts: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Register the hooks that fill statistics, and on a stack, how they are removed."""
+    """Register the hooks that fill statistics while calls count, and on a stack, how they are removed."""
 
     def listen(name: str, normed: list[Tensor], _: Any, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
         layer, seen = layers[name], normed.pop() if normed else None
-        if layer.reason or watched and (layer.calls == MOST_BATCHES or not torch.is_grad_enabled()):
+        if layer.reason or not counts() or watched and (layer.calls == MOST_BATCHES or not torch.is_grad_enabled()):
             return
         layer.calls += 1
         try:
@@ -260,7 +279,8 @@ def _listen(
 
     for name in layers:
         normed: list[Tensor] = []
-        handle = adapters[name].layer.register_forward_hook(partial(listen, name, normed), with_kwargs=True)
+        layer, hook = adapters[name].layer, partial(listen, name, normed)
+        handle = layer.register_forward_hook(hook, with_kwargs=True, prepend=_is_unit(layer))
         stack.callback(handle.remove)
         if (norm := getattr(adapters[name], "output_norm", None)) is not None:
             keep = partial(lambda normed, module, args: normed.__setitem__(slice(None), args[:1]), normed)
@@ -316,7 +336,7 @@ def running(model: nn.Module) -> Iterator[None]:
             stack.enter_context(context)
         for module in model.modules():
             for kept in (vars(module), module._parameters, module._buffers):
-                stack.callback(_put_back, kept, dict(kept))
+                stack.callback(put_back, kept, dict(kept))
         for buffer in model.buffers():
             if not (buffer.is_meta or buffer.is_inference()):
                 stack.callback(_restore, buffer, buffer._version, buffer.clone())
@@ -328,12 +348,6 @@ def running(model: nn.Module) -> Iterator[None]:
 def _uncompiled() -> AbstractContextManager[Any]:
     """Run compiled modules as they were before: hooks set after compilation would not be called."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-
-
-def _put_back(kept: dict[str, Any], before: dict[str, Any]) -> None:
-    for key in kept.keys() - before.keys():
-        del kept[key]
-    kept.update(before)
 
 
 def _restore(buffer: Tensor, version: int, value: Tensor) -> None:
@@ -376,32 +390,3 @@ def _documents(named: Mapping[str, Any], u: Tensor) -> list[tuple[slice, slice]]
         cuts = [0, *torch.nonzero(borders[row]).flatten().tolist(), length]
         places += [(slice(row, row + 1), slice(a, b)) for a, b in pairwise(cuts)]
     return places
-
-
-def _drawn(batches: Any, most: int) -> Iterator[Any]:
-    """Yield the first batches, of a loader by a copy of it, so that whoever else iterates over it is not disturbed."""
-    loader = getattr(batches, "base_dataloader", batches)  # accelerate's tells its gradient state of every iteration
-    if not isinstance(loader, torch.utils.data.DataLoader):
-        yield from islice(loader, most)
-        return
-    own: Any = copy.copy(loader)
-    vars(own)["_iterator"] = None  # persistent workers have one iterator, which a second loop would begin anew
-    own.num_workers = min(own.num_workers, 1)
-    drawing = (loader.dataset, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
-    kept = [vars(x) for x in (loader, *drawing) if hasattr(x, "__dict__")]  # epochs, places and generators
-    with ExitStack() as stack:
-        stack.callback(vars(own).__setitem__, "_iterator", None)
-        for attributes in kept:
-            stack.callback(_put_back, attributes, dict(attributes))
-            for back in filter(None, map(way_back, attributes.values())):
-                stack.callback(back)
-        yield from islice(own, most)
-
-
-def _on(device: torch.device, x: Any) -> Any:
-    """Return a batch with its tensors on a device."""
-    if isinstance(x, Tensor):
-        return x.to(device)
-    if isinstance(x, Mapping):
-        return {key: _on(device, value) for key, value in x.items()}
-    return type(x)(_on(device, y) for y in x) if type(x) in (tuple, list) else x

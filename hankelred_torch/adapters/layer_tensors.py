@@ -15,6 +15,7 @@ from hankelred.checks import Array, check_type
 from hankelred.errors import InputError
 
 from ..convert import stored_tensors, to_arrays
+from ..sharding import whole
 
 # Tensors seen where they had no axis of the states, by class.
 _UNRELATED: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
@@ -97,7 +98,7 @@ class LayerTensors:
             belongs to no state is as before.
         """
         kept = np.minimum(np.arange(states), self.states - 1)
-        tensors = {name: self.tensor(name).detach() for name in self.state_axes}
+        tensors = {name: whole(self.tensor(name), name).detach() for name in self.state_axes}
         return {
             name: x.index_select(self.state_axes[name], torch.as_tensor(self.entries(name, kept), device=x.device))
             for name, x in tensors.items()

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hankelred.checks import check_type
 from hankelred.errors import InputError, NumericalError, StabilityError
 
+from ..sharding import is_spread, own_class, units, whole
 from .base import Adapter
 from .check import RTOL, RunsWithAllStatesOnly, difference
 from .delta import GatedDeltaAdapter, KimiDeltaAdapter, TiedDeltaAdapter
@@ -291,10 +292,10 @@ def refuse_averages(adapters: Mapping[str, Adapter]) -> None:
 
 def are_near(a: Adapter, b: Adapter) -> bool:
     """Tell whether all tensors of the states of two layers point the same way; independent ones are at right angles."""
-    if type(a.layer) is not type(b.layer) or a.states != b.states:
+    if own_class(a.layer) is not own_class(b.layer) or a.states != b.states:
         return False
     for name in a.state_axes:
-        x, y = a.tensor(name).detach(), b.tensor(name).detach()
+        x, y = whole(a.tensor(name)).detach(), whole(b.tensor(name)).detach()
         if not bool((x - y.to(x.device)).norm() <= 0.7 * torch.maximum(x.norm(), y.norm().to(x.device))):
             return False
     return True
@@ -335,10 +336,16 @@ def _about_behaviour(adapter: Adapter) -> str:
     layer = adapter.layer
     if _is_trusted(layer):
         return ""
-    found = _VERDICTS.setdefault(layer if "forward" in vars(layer) else type(layer), {})
+    found = _VERDICTS.setdefault(layer if "forward" in vars(layer) else own_class(layer), {})
     plain = {key: x for key, x in vars(layer).items() if isinstance(x, (str, bool)) and key != "training"}
     form = (type(adapter), tuple(sorted(plain.items())), tuple(adapter.state_axes))
     if form not in found:
+        if units(layer) or any(map(is_spread, layer.parameters())):
+            return (
+                f"{own_class(layer).__qualname__} must be compared with {type(adapter).__name__} before it is sharded, "
+                f"since a shard cannot be run; got one that nobody has asked for yet. Call find_ssm_layers(model) "
+                f"before fully_shard."
+            )
         if any(x.is_meta or not bool(torch.isfinite(x).all()) for x in layer.parameters()):
             return ""  # tells nothing of the class, and is refused where it is read
         try:
@@ -364,7 +371,7 @@ def _about(adapter: Adapter, error: float) -> str:
 
 def _is_trusted(layer: nn.Module) -> bool:
     """Tell whether a layer is of a class that was compared with its adapter, with the forward it came with."""
-    name, forward = _qualified_name(type(layer)), type(layer).forward
+    name, forward = _qualified_name(own_class(layer)), type(layer).forward
     own = f"{forward.__module__}.{forward.__qualname__}" == f"{name}.forward"
     return name in _KNOWN and name not in _REGISTERED and own and "forward" not in vars(layer)
 

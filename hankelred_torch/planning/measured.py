@@ -1,13 +1,23 @@
-"""The fewest states with which what layers put out on a sample stays as close as asked for: tried, by bisection."""
+"""What cuts change in what layers put out on a sample, and the fewest states with which that stays small enough."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
+import numpy as np
+from torch import nn
+
+from hankelred.checks import Array
+
+from ..adapters import Adapter, SelectiveAdapter
 from ..adapters.analysis import Analysis
+from ..sampling import output_errors
 from .allocation import Allocation
 from .cuts import LayerCut
+from .gathered import is_gathered
 
 Cuts = Callable[[Mapping[str, Allocation]], dict[str, LayerCut]]
 
@@ -40,3 +50,38 @@ def _explained(layer: LayerCut, error: float | None, most: float) -> LayerCut:
         return layer
     measured = "was not measured: no batch reached it" if error == float("inf") else f"was {error:.3g} at best"
     return replace(layer, reason=f"the relative output error {measured}; max_error={most:.3g}")
+
+
+def measured_on(
+    model: nn.Module, adapters: Mapping[str, Adapter], layers: dict[str, LayerCut], probe: Any
+) -> dict[str, LayerCut]:
+    """Measure what cuts change on a sample; of the ways to cut a selective layer, choose the best.
+
+    Without a probe it is the first.
+    """
+    ways: dict[str, Any] = {}
+    written: dict[str, tuple[Adapter, list[Callable[[], Mapping[str, Array]]]]] = {}
+    for name, layer in layers.items():
+        adapter = adapters[name]
+        if isinstance(adapter, SelectiveAdapter) and layer.reduction is not None:
+            ways[name] = layer.reduction
+            read = adapter.values if is_gathered(layer._values) else partial(getattr, layer, "_values")
+            written[name] = adapter, [partial(_rewritten, adapter, read, x) for x in layer.reduction]
+        elif layer.cut:
+            ways[name], written[name] = (layer.reduction,), (adapter, [partial(getattr, layer, "_written")])
+    errors = output_errors(model, written, probe) if ways and probe is not None else {}
+    decided = dict(layers)
+    for name, maps in ways.items():
+        best = int(np.argmin(errors[name])) if name in errors else 0
+        error = errors[name][best] if name in errors else None
+        selective = isinstance(written[name][0], SelectiveAdapter)
+        method = maps[best].core.method if selective else layers[name].method
+        spread = is_gathered(layers[name]._values)  # not kept beyond the layer's turn
+        new = {"reduction": maps[best], "_written": {} if spread else written[name][1][best]()}
+        new |= {"_values": {}} if spread else {}
+        decided[name] = replace(layers[name], method=method, output_error=error, **new)
+    return decided
+
+
+def _rewritten(adapter: Adapter, read: Callable[[], Mapping[str, Array]], reduction: Any) -> Mapping[str, Array]:
+    return adapter.rewrite(read(), reduction)

@@ -20,11 +20,13 @@ from ..adapters.base import Systems
 from ..adapters.registry import module_types, refuse_averages
 from ..config import CompressionConfig
 from ..convert import rounded
-from ..layer_sums import LayerStatistics, SampleStatistics
-from ..sampling import NOT_HEARD, gather, output_errors
+from ..layer_sums import NOT_HEARD, LayerStatistics, SampleStatistics
+from ..sampling import gather
+from ..sharding import everyone, is_spread, ranks_over, reshard, together
 from .allocation import Allocation, allocate
 from .cuts import LayerCut, Plan
-from .measured import within_output_error
+from .gathered import OneLayer
+from .measured import measured_on, within_output_error
 from .refit import refitted
 
 Batches = Iterable[Any] | SampleStatistics | None
@@ -64,7 +66,8 @@ def plan(model: nn.Module, config: CompressionConfig, batches: Batches = None) -
     >>> layer.states < 32, layer.kept_energy >= 0.9
     (True, True)
     """
-    return decide(model, target_layers(model, config), config, batches)
+    reshard(model)
+    return together(ranks_over(model), lambda: decide(model, target_layers(model, config), config, batches))
 
 
 def decide(
@@ -76,9 +79,16 @@ def decide(
             f"method chooses how selective layers lose states; got {config.method!r} and time-invariant ones only, "
             f"{', '.join(map(repr, adapters))}. Leave it out."
         )
+    asked = list(adapters), config.to_dict(), batches is None
+    if any(x != asked for x in everyone(asked)):
+        raise InputError(
+            "All ranks must ask for the same cut of a model that is spread over them; got other layers, settings or "
+            "batches on some. Give the same configuration on every rank."
+        )
     sampled = gather(model, looked_at(adapters, config), batches, probe=True, patient=patient)
     with one_blas_thread(_largest(adapters)):
-        values: dict[str, dict[str, Array]] = {}
+        values: dict[str, Mapping[str, Array]] = {}
+        gathered = OneLayer()
         analyses: dict[str, Analysis] = {}
         layers: dict[str, LayerCut] = {}
         for name, x in adapters.items():
@@ -86,7 +96,7 @@ def decide(
             try:
                 if patient and x.kind == "selective" and not seen.seen and seen.reason not in ("", NOT_HEARD):
                     raise NumericalError(seen.reason)
-                values[name] = x.values()
+                values[name] = gathered.of(x) if x.kind == "selective" else x.values()
                 analyses[name] = _analysed(x, values[name], seen, config)
             except HankelredError as error:
                 if not patient:
@@ -102,7 +112,7 @@ def decide(
             seen = {x: replace(y, _statistics=sampled.layers.get(x)) if y.method else y for x, y in planned.items()}
             if config.refit is True:
                 seen |= _refitted(model, adapters, seen, sampled.probe)
-            return _measured(model, adapters, seen, sampled.probe)
+            return measured_on(model, adapters, seen, sampled.probe)
 
         if config.max_error is not None and config.weighting == "sampled":
             layers |= within_output_error(analyses, lambda wanted: measured(cuts(wanted)), config.max_error)
@@ -156,6 +166,11 @@ def hankel_singular_values(model_or_layer: nn.Module, batches: Batches = None) -
     >>> ht.hankel_singular_values(ht.layers.LRU(channels=4, states=16))[""].shape
     (32,)
     """
+    reshard(model_or_layer)
+    return together(ranks_over(model_or_layer), lambda: _values_of_all(model_or_layer, batches))
+
+
+def _values_of_all(model_or_layer: nn.Module, batches: Batches) -> dict[str, Array]:
     adapters = _ssm_layers(model_or_layer)
     sampled = gather(model_or_layer, {name: x for name, x in adapters.items() if x.kind == "selective"}, batches)
     with one_blas_thread(_largest(adapters)):
@@ -205,7 +220,8 @@ def _named(name: str, modules: str | Sequence[str]) -> bool:
 
 def renewed(layer: LayerCut, adapter: Adapter, values: Mapping[str, Array]) -> tuple[LayerCut, dict[str, Array]]:
     """Return a planned layer with its new tensors; planned anew, at the size decided then, if it has changed since."""
-    same = layer.reduction is not None and all(np.array_equal(values[name], x) for name, x in layer._values.items())
+    known = layer.reduction is not None and len(layer._values) > 0
+    same = known and all(np.array_equal(values[name], x) for name, x in layer._values.items())
     if adapter.kind == "selective" and layer.reduction is not None:  # a function of whatever tensors there are
         return layer, dict(layer._written) if same else adapter.rewrite(values, layer.reduction)
     if not same or layer._dtypes != _dtypes(adapter):
@@ -262,38 +278,15 @@ def _within_error(
     return planned
 
 
-def _measured(
-    model: nn.Module, adapters: Mapping[str, Adapter], layers: dict[str, LayerCut], probe: Any
-) -> dict[str, LayerCut]:
-    """Measure what cuts change on a sample; of the ways to cut a selective layer, choose the best.
-
-    Without a probe it is the first.
-    """
-    ways: dict[str, Any] = {}
-    written: dict[str, tuple[Adapter, list[Mapping[str, Array]]]] = {}
-    for name, layer in layers.items():
-        adapter = adapters[name]
-        if isinstance(adapter, SelectiveAdapter) and layer.reduction is not None:
-            ways[name] = layer.reduction
-            written[name] = adapter, [adapter.rewrite(layer._values, x) for x in layer.reduction]
-        elif layer.cut:
-            ways[name], written[name] = (layer.reduction,), (adapter, [layer._written])
-    errors = output_errors(model, written, probe) if ways and probe is not None else {}
-    decided = dict(layers)
-    for name, maps in ways.items():
-        best = int(np.argmin(errors[name])) if name in errors else 0
-        error = errors[name][best] if name in errors else None
-        selective = isinstance(written[name][0], SelectiveAdapter)
-        method = maps[best].core.method if selective else layers[name].method
-        new = {"reduction": maps[best], "_written": written[name][1][best]}
-        decided[name] = replace(layers[name], method=method, output_error=error, **new)
-    return decided
-
-
 def _refitted(
     model: nn.Module, adapters: Mapping[str, Adapter], layers: Mapping[str, LayerCut], probe: Any
 ) -> dict[str, LayerCut]:
     """Give the cuts whose outputs come closer to those of the layer before when C is fitted again."""
+    if any(is_spread(x) for adapter in adapters.values() for *_, x in adapter.places().values()):
+        raise InputError(
+            "refit=True fits outputs to the inputs that one process sees; got layers that are spread over ranks. Drop "
+            "it, or fit a plain model."
+        )
     if probe is None:
         raise InputError("refit=True needs batches, on which outputs are fitted; got none. Pass some, or drop it.")
     found = {}

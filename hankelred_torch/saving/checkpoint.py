@@ -7,21 +7,24 @@ and on the disk: whenever a run is killed, the last checkpoint is a whole one. A
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from hankelred.errors import HankelredError, InputError
 
 from ..adapters import Adapter, find_ssm_layers
 from ..randomness import random_state, set_random_state
+from ..sharding import Ranks, everyone, ranks_over, reshard, together
 from ..surgery import as_models, as_optimizers, refresh_ddp_
 from ..surgery.ranks import opened, unwrapped
 from ..surgery.snapshot import Snapshot, as_restorable, load_state, state_of
 from .files import StrPath, read_content, write_content
 from .resize import resize_layers
+from .shards import Shards, shapes_of, write_shards
 
 FORMAT = "hankelred checkpoint 2"
 ADVICE = (
@@ -47,7 +50,8 @@ def save_checkpoint(
     Parameters
     ----------
     path : str or path-like
-        Where; an existing file is replaced.
+        Where; an existing file is replaced. Of a model that `fully_shard` has spread over ranks all of them call this,
+        and their shards lie in a folder beside the file, whose name begins with that of the file.
     model : torch.nn.Module
         The model in training.
     optimizers : torch.optim.Optimizer or iterable of them, optional
@@ -75,16 +79,23 @@ def save_checkpoint(
     >>> ht.load_checkpoint(path, ht.layers.LRU(channels=2, states=16))
     {'step': 7}
     """
+    inner = unwrapped(model)
+    reshard(inner, *as_models(ema))
     content = {
-        "model": unwrapped(model).state_dict(),
+        "model": inner.state_dict(),
         "ema": [x.state_dict() for x in as_models(ema)],
         "optimizers": [(type(x).__qualname__, x.state_dict()) for x in as_optimizers(optimizers)],
         "compressor": None if compressor is None else _checked(compressor).state_dict(),
+    }
+    own = {
         "restore": [(type(x).__qualname__, state_of(x)) for x in as_restorable(restore)],
         "random": random_state(),
         "extra": extra,
     }
-    write_content(path, FORMAT, content)
+    if (ranks := ranks_over(inner)) is None:
+        write_content(path, FORMAT, content | own)
+    else:
+        together(ranks, lambda: write_shards(path, FORMAT, content | {**own, "ranks": everyone(own)}, ranks))
 
 
 @torch.inference_mode(False)  # else what is made inside inference mode could never be trained
@@ -98,7 +109,9 @@ def load_checkpoint(
 ) -> Any:
     """Go on where `save_checkpoint` was called: resize the layers, then load everything, random states included.
 
-    On one machine a run on the CPU continues bit for bit.
+    On one machine a run on the CPU continues bit for bit. What was saved on some ranks can be loaded on more, fewer,
+    or one, sharded or whole, and the reverse; each rank then goes on with the random states of the rank of its number,
+    and with what rank 0 had in `restore` and `extra`.
 
     Parameters
     ----------
@@ -142,6 +155,9 @@ def load_checkpoint(
     {'': 4}
     """
     saved = read_content(path, FORMAT, ADVICE)
+    ranks, model, layers = opened(model)
+    spread = None if ranks is None or ranks.ddp is not None else ranks
+    saved |= _of_this_rank(saved.get("ranks", ()), spread)
     given = {"ema": as_models(ema), "optimizers": as_optimizers(optimizers), "restore": as_restorable(restore)}
     for name, objects in given.items():
         if len(objects) != len(saved[name]):
@@ -157,14 +173,13 @@ def load_checkpoint(
         holds = "no" if saved["compressor"] is None else "a"
         raise InputError(f"compressor must be what was saved; the checkpoint holds {holds} compressor.")
     compressor = None if compressor is None else _checked(compressor)
-    ddp, model, layers = opened(model)
     models = [(model, layers), *((x, find_ssm_layers(x)) for x in given["ema"])]
     before = Snapshot((model, *given["ema"]), given["optimizers"], given["restore"])
     counters = None if compressor is None else compressor.state_dict()
     try:
-        _load(saved, models, given, compressor)
-        if ddp is not None:
-            refresh_ddp_(ddp)
+        together(spread, lambda: _load(saved, Shards(path, saved, spread), models, given, compressor))
+        if ranks is not None and ranks.ddp is not None:
+            refresh_ddp_(ranks.ddp)
     except BaseException as error:
         before.restore()
         if compressor is not None:
@@ -183,19 +198,39 @@ def _checked(compressor: Any) -> Any:
     return compressor
 
 
+def _of_this_rank(saved: Sequence[Mapping[str, Any]], ranks: Ranks | None) -> dict[str, Any]:
+    """Return what the rank of this number saved of its own; of another number of ranks, what rank 0 did, or nothing.
+
+    Ranks beyond those that saved keep their random states, so as not to draw what others draw.
+    """
+    rank, number = (0, 1) if ranks is None else (ranks.rank, dist.get_world_size(ranks.group))
+    if not saved or len(saved) == number:
+        return dict(saved[rank]) if saved else {}
+    return {**saved[0], "random": saved[rank]["random"] if rank < len(saved) else None}
+
+
 def _load(
     saved: Mapping[str, Any],
+    shards: Shards,
     models: list[tuple[nn.Module, dict[str, Adapter]]],
     given: Mapping[str, tuple[Any, ...]],
     compressor: Any,
 ) -> None:
     """Put everything in its place."""
     for (module, layers), state in zip(models, (saved["model"], *saved["ema"]), strict=True):
-        resize_layers(module, layers, state, given["optimizers"])
-        module.load_state_dict(state)
-    for name in ("optimizers", "restore"):
-        for target, (_, state) in zip(given[name], saved[name], strict=True):
-            load_state(target, state)
+        resize_layers(module, layers, shapes_of(state), given["optimizers"])
+        found = shards.state(state, module)
+        shards.read()
+        module.load_state_dict(found)
+    for optimizer, (_, state) in zip(given["optimizers"], saved["optimizers"], strict=True):
+        found = shards.optimizer(state, optimizer)
+        shards.read()
+        load_state(optimizer, found)
+    for target, (_, state) in zip(given["restore"], saved["restore"], strict=True):
+        load_state(target, state)
     if compressor is not None:
-        compressor.load_state_dict(saved["compressor"])
-    set_random_state(saved["random"])
+        found = shards.plain(saved["compressor"])
+        shards.read()
+        compressor.load_state_dict(found)
+    if saved["random"] is not None:
+        set_random_state(saved["random"])

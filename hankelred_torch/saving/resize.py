@@ -16,7 +16,9 @@ from ..adapters import Adapter, find_ssm_layers, state_sizes
 from ..adapters.add_maps import mapped_layers, maps_as_saved
 from ..convert import standing_in, stored_tensors, to_tensor
 from ..exchange import find_slots
+from ..sharding import reshard, whole
 from ..surgery import Exchange, as_optimizers
+from ..surgery.fsdp import exchange_sharded, managed, spread_states
 from ..surgery.ranks import unwrapped
 
 # What wrappers put before the names of a model's tensors.
@@ -78,6 +80,7 @@ def resize_(
     """
     model = unwrapped(model)
     check_flag(inert, "inert")
+    reshard(model)
     return resize_layers(model, find_ssm_layers(model), like, as_optimizers(optimizers), inert=inert)
 
 
@@ -95,14 +98,16 @@ def resize_layers(
 def _resize(
     model: nn.Module, adapters: Mapping[str, Adapter], like: Any, optimizers: tuple[Any, ...], inert: bool
 ) -> dict[str, int]:
-    exchange, sizes = Exchange([model], optimizers), _wanted(adapters, like)
+    exchange, sizes, sharded = Exchange([model], optimizers), _wanted(adapters, like), managed(model)
     for name, states in sizes.items():
         adapter = adapters[name]
         tensors = _grown(adapter, states) if inert else _empty(adapter, states)
         olds = stored_tensors(adapter.layer, tensors)
         news = standing_in(olds, {x: new for x, new in tensors.items() if new.shape != olds[x].shape})
+        news = exchange_sharded(exchange, sharded, olds, news)
         slots = find_slots(olds, optimizers) if inert else {}
         kept = {x: _grown_averages(adapter, x, slot, states) for x, slot in slots.items() if x in news}
+        kept = spread_states(kept, news, olds)
         exchange.replace(olds, news, kept, owner=f"layer {name!r}")
         exchange.attributes(adapter.layer, adapter.sizes(states))
     with exchange:
@@ -196,8 +201,9 @@ def _grown_averages(adapter: Adapter, name: str, slot: Any, states: int) -> dict
     entries, others = (adapter.entries(name, np.where(places < n, places, x)) for x in (n - 1, 0))
     shape, found = slot.parameter.shape, {}
     for optimizer in slot.optimizers:
-        state = optimizer.state.get(slot.parameter)
-        tensors = [x for x in (state or {}).values() if isinstance(x, Tensor) and x.numel() > 1]
+        state = optimizer.state.get(slot.parameter) or {}
+        state = {key: whole(x) if isinstance(x, Tensor) else x for key, x in state.items()}
+        tensors = [x for x in state.values() if isinstance(x, Tensor) and x.numel() > 1]
         if not state or n == 1 or any(x.shape != shape for x in tensors):
             continue
         found[optimizer] = {key: _padded(x, axis, entries, entries != others, shape) for key, x in state.items()}

@@ -23,7 +23,9 @@ from ..errors import SurgeryError
 from ..exchange import Exchange
 from ..guard import Guard
 from ..planning import Batches, LayerCut, Plan, check_stable, plan, renewed
+from ..sharding import together
 from .averages import Models, as_copies, as_models, followed_values, warn_of_forgotten, wrappers
+from .fsdp import exchange_sharded, managed, spread_states
 from .holders import check_holders, walk
 from .optimizers import Optimizers, as_optimizers, carried_states, check_trained
 from .ranks import agreed, check_refreshable, decided, digest, opened, refresh_ddp_
@@ -51,7 +53,8 @@ def compress_(
     ----------
     model : torch.nn.Module
         A model or a single layer; changed in place, or not at all. One in `DistributedDataParallel` is given with its
-        wrapper, by every rank: rank 0 decides, and the wrapper takes up the new parameters.
+        wrapper, by every rank: rank 0 decides, and the wrapper takes up the new parameters. Of one that `fully_shard`
+        has sharded every rank gathers a layer at a time, cuts it, and keeps its own shards of what comes out.
     plan_or_config : Plan or CompressionConfig
         What to cut, or how to decide it. Of a plan, the sizes count: if the layer has changed since, it is reduced
         as it is now; a selective layer by the change of basis or selection that the plan found.
@@ -78,7 +81,7 @@ def compress_(
     InputError
         If the model has no state space layers, the plan is for another model, the optimizers miss a trainable
         parameter that is to be replaced, a parameter is tied to another layer, parametrized or pruned, an averaged
-        copy has other layers, or the model is sharded or in a wrapper that cannot be made anew.
+        copy has other layers, or the model is sharded or wrapped in a way that cannot be made anew.
     NumericalError
         If the reduced layer is not finite and stable in the dtype of the layer.
     SurgeryError
@@ -95,10 +98,10 @@ def compress_(
     ({'1': 8}, 456)
     """
     started = time.perf_counter()
-    outer, (ddp, model, adapters) = model, opened(model)
+    outer, (ranks, model, adapters) = model, opened(model)
     optimizers = as_optimizers(optimizers)
-    if ddp is not None:
-        check_refreshable(ddp)
+    if ranks is not None and ranks.ddp is not None:
+        check_refreshable(ranks.ddp)
     copies = as_copies(ema, adapters)
     if metric is not None or tolerance is not None:
         from .smallest import smallest
@@ -106,23 +109,19 @@ def compress_(
         guard = Guard(metric, tolerance, mode)  # type: ignore[arg-type]
         return smallest(outer, plan_or_config, optimizers, as_models(ema), batches, guard, compress_)
     todo = decided(
-        ddp, lambda: plan_or_config if isinstance(plan_or_config, Plan) else plan(model, plan_or_config, batches)
+        ranks, lambda: plan_or_config if isinstance(plan_or_config, Plan) else plan(model, plan_or_config, batches)
     )
-    prepared = agreed(ddp, lambda: _Cut(model, adapters, todo, optimizers, copies), lambda cut: digest(cut.parts()))
+    prepared = agreed(ranks, lambda: _Cut(model, adapters, todo, optimizers, copies), lambda cut: digest(cut.parts))
     before = sum(p.numel() for p in model.parameters()), _state_bytes(adapters)
     if prepared.layers:
-        replaced, copied = prepared.exchange.names(), [x for x, _ in copies]
-        containers, alive = walk(replaced, {*wrappers(), type(model)})
-        check_holders(containers, replaced, [model, *copied], optimizers)
-        warn_of_forgotten(alive, model, adapters, copied)
+        together(ranks, lambda: _check_others(prepared, model, adapters, optimizers, copies))
     prepared.notes.warn(stacklevel=4)
-    with prepared.exchange as exchange:
-        exchange.commit()
-        prepared.check_sizes()
+    with prepared.exchange:
+        together(ranks, prepared.commit)
         if prepared.layers:
             _forget_compiled()
-            if ddp is not None:
-                refresh_ddp_(ddp)
+            if ranks is not None and ranks.ddp is not None:
+                refresh_ddp_(ranks.ddp)
         after = sum(p.numel() for p in model.parameters()), _state_bytes(adapters)
         return replace(
             todo,
@@ -190,7 +189,9 @@ class _Cut:
         self.exchange = Exchange([model, *(x for x, _ in copies)], optimizers)
         self.layers: dict[str, LayerCut] = {}
         self.restarted: set[str] = set()
+        self.parts: list[Any] = []  # all that is to be new, for a comparison of ranks
         self.notes = Notes()
+        self.sharded = managed(model, *(x for x, _ in copies))
         self._adapters = [adapters, *(x for _, x in copies)]
         self._optimizers = optimizers
         self._policy = todo.config.optimizer_state
@@ -206,16 +207,10 @@ class _Cut:
         for name, layer in cuts.items():
             self._cut(name, layer)
 
-    def parts(self) -> list[Any]:
-        """List all that is to be new, for a comparison of ranks."""
-        parts: list[Any] = [(name, layer.n, layer.states) for name, layer in self.layers.items()]
-        for x in self.exchange.replacements:
-            parts += [
-                x.name,
-                x.new,
-                *(part for state in x.states.values() for entry in state.items() for part in entry),
-            ]
-        return parts
+    def commit(self) -> None:
+        """Put everything new in its place, and check it."""
+        self.exchange.commit()
+        self.check_sizes()
 
     def check_sizes(self) -> None:
         """Raise unless every layer that was cut, and its copies, have the states they were to have."""
@@ -244,6 +239,7 @@ class _Cut:
             followed = self._followed(each, adapter, layer, old | filled, values, to_arrays(news))
             self._exchange(each, layer, old, filled, followed, {})
         self.layers[name] = layer
+        self.parts.append((name, layer.n, layer.states))
 
     def _followed(
         self,
@@ -277,10 +273,35 @@ class _Cut:
         news: Mapping[str, Tensor],
         states: Mapping[str, Any],
     ) -> None:
-        self.exchange.replace(olds, {name: news[name] for name in olds}, states, f"layer {layer.layer!r}")
+        self._note(layer.layer, {name: news[name] for name in olds}, states)
+        made = exchange_sharded(self.exchange, self.sharded, olds, {name: news[name] for name in olds})
+        states = spread_states(states, made, olds)
+        self.exchange.replace(olds, made, states, f"layer {layer.layer!r}")
         for name, old in filled.items():
             self.exchange.contents(old, news[name].detach())
         self.exchange.attributes(adapter.layer, adapter.sizes(layer.states))
+
+    def _note(self, layer: str, news: Mapping[str, Tensor], states: Mapping[str, Any]) -> None:
+        """Take a digest of what is to be new in a layer, while it is whole."""
+        parts: list[Any] = []
+        for name, new in news.items():
+            kept = [part for state in states.get(name, {}).values() for entry in state.items() for part in entry]
+            parts += [f"{name} of {layer}", new, *kept]
+        self.parts.append(digest(parts))
+
+
+def _check_others(
+    prepared: _Cut,
+    model: nn.Module,
+    adapters: Mapping[str, Adapter],
+    optimizers: tuple[Any, ...],
+    copies: tuple[tuple[nn.Module, dict[str, Adapter]], ...],
+) -> None:
+    """Look for those who hold what is to be replaced and are not told."""
+    replaced, copied = prepared.exchange.names(), [x for x, _ in copies]
+    containers, alive = walk(replaced, {*wrappers(), type(model)})
+    check_holders(containers, replaced, [model, *copied], optimizers, prepared.sharded.values())
+    warn_of_forgotten(alive, model, adapters, copied)
 
 
 def _refuse_tied(cuts: Mapping[str, LayerCut], adapters: Mapping[str, Adapter]) -> None:

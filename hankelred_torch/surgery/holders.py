@@ -40,7 +40,11 @@ def derived(*kinds: type) -> set[type]:
 
 
 def check_holders(
-    containers: Iterable[Any], tensors: ByTensor, models: Sequence[nn.Module], optimizers: tuple[Any, ...]
+    containers: Iterable[Any],
+    tensors: ByTensor,
+    models: Sequence[nn.Module],
+    optimizers: tuple[Any, ...],
+    others: Iterable[Any] = (),
 ) -> None:
     """Look for those who would go on with tensors that are about to be replaced.
 
@@ -54,6 +58,8 @@ def check_holders(
         The model and its averaged copies, whose modules are told.
     optimizers : tuple of torch.optim.Optimizer
         Those that are told.
+    others : iterable
+        Objects whose attributes are told.
 
     Raises
     ------
@@ -69,6 +75,7 @@ def check_holders(
     """
     told = {id(store) for x in models for m in x.modules() for store in (m._parameters, m._buffers)}
     told |= {id(group["params"]) for x in optimizers for group in x.param_groups} | {id(x.state) for x in optimizers}
+    told |= {id(vars(x)) for x in others}
     found = [x for x in containers if id(x) not in told]
     if not found:
         return

@@ -22,8 +22,9 @@ from hankelred.errors import InputError, NumericalError
 
 from ..adapters import Adapter
 from ..adapters.transport import raised
-from ..convert import to_array, to_tensors
+from ..convert import to_array, to_tensor, to_tensors
 from ..exchange import Slot, State, find_slots
+from ..sharding import is_spread, whole
 from .averages import followed_values
 from .roles import TABLE, Entry, Kept, Notes, is_trusted, read_states, stepped, tried
 
@@ -48,10 +49,11 @@ def as_optimizers(optimizers: Optimizers) -> tuple[Any, ...]:
         while (inner := _inner(chain[0])) is not None:
             chain.insert(0, inner)
         for optimizer in chain:
-            if type(optimizer).__name__ == "ZeroRedundancyOptimizer":
+            kind = type(optimizer)
+            if kind.__name__ == "ZeroRedundancyOptimizer" or kind.__module__.startswith("deepspeed."):
                 raise InputError(
-                    "optimizers must keep the whole state on every rank; got a ZeroRedundancyOptimizer, which shares "
-                    "it out. Use the optimizer inside it."
+                    f"optimizers must keep states with their parameters; got a {kind.__name__}, which shares them out "
+                    f"among ranks by itself. Use the optimizer inside it, and fully_shard to share states out."
                 )
             if not any(optimizer.state is x.state for x in found):
                 found.append(optimizer)
@@ -109,7 +111,8 @@ def check_optimizers(adapters: Mapping[str, Adapter], optimizers: tuple[Any, ...
                 mark = (id(optimizer), id(slot.group), parameter.shape, parameter.dtype)
                 if mark not in seen and not is_trusted(optimizer):
                     seen.add(mark)
-                    _rehearse(optimizer, slot.group, parameter, tensor_name, adapter.state_axes.get(tensor_name), notes)
+                    axis = adapter.state_axes.get(tensor_name)
+                    _rehearse(optimizer, slot.group, whole(parameter, tensor_name), tensor_name, axis, notes)
     notes.warn()
 
 
@@ -173,7 +176,7 @@ def carried_states(
         # an optimizer around another has states of its own
         keepers = {name: x.optimizers[level] for name, x in slots.items() if level < len(x.optimizers)}
         held = {
-            name: (x, slots[name].group, slots[name].parameter, x.state.get(slots[name].parameter) or {})
+            name: (x, slots[name].group, _whole(p := slots[name].parameter, values[name]), _whole_state(x, p))
             for name, x in keepers.items()
         }
         kept = read_states(held, notes, reset=policy == "reset")
@@ -181,6 +184,17 @@ def carried_states(
         for name, state in _assembled(kept, carried, news, notes).items():
             result[name][keepers[name]] = state
     return result
+
+
+def _whole(parameter: Tensor, value: Array) -> Tensor:
+    """Return a parameter, or where it is spread its values, which were gathered before, as a plain one."""
+    return nn.Parameter(to_tensor(value, parameter), parameter.requires_grad) if is_spread(parameter) else parameter
+
+
+def _whole_state(optimizer: Any, parameter: Tensor) -> State:
+    """Return what an optimizer keeps for a parameter, gathered from all ranks where it is spread."""
+    state = optimizer.state.get(parameter) or {}
+    return {key: whole(x, key) if isinstance(x, Tensor) else x for key, x in state.items()}
 
 
 def _carried(

@@ -3,13 +3,14 @@
 `DistributedDataParallel` files every parameter in buckets when it is made. After a cut it fails at a later backward
 pass; ranks that cut differently train different models without a word. So rank 0 decides, every rank prepares, what
 they have prepared is compared before anything changes, and the wrapper is made anew in place, because frameworks hold
-on to the object.
+on to the object. Where tensors are spread over ranks no rank can decide alone: all of them do the same in step.
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -23,7 +24,9 @@ from hankelred.errors import InputError
 from ..adapters import Adapter, SampleStatistics, find_ssm_layers
 from ..adapters.registry import unwrapped as unwrapped
 from ..convert import check_whole, to_array
-from ..errors import SurgeryError
+from ..errors import RefusedCutWarning, SurgeryError
+from ..sharding import Ranks, is_spread, ranks_over, reshard, together, units
+from .fsdp import check_layout, managed
 
 T = TypeVar("T")
 
@@ -85,7 +88,8 @@ def refresh_ddp_(ddp: DistributedDataParallel) -> None:
     >>> torch.distributed.destroy_process_group()
     """
     arguments = check_refreshable(ddp)
-    agreed(ddp, lambda: None, lambda _: _fingerprint_of(ddp.module))
+    ranks = Ranks(ddp.process_group, ddp.device, ddp)
+    agreed(ranks, lambda: None, lambda _: _fingerprint_of(ddp.module))
     before = dict(vars(ddp))
     kept = {name: before[name] for name in vars(nn.Module()) if name not in _OF_MODULES}
     kept |= {name: before[name] for name in _SYNCHRONIZATION if name in before}
@@ -139,8 +143,8 @@ def _arguments_of(ddp: DistributedDataParallel) -> dict[str, Any]:
     return arguments | {"broadcast_buffers": ddp.broadcast_buffers}
 
 
-def opened(model: nn.Module) -> tuple[DistributedDataParallel | None, nn.Module, dict[str, Adapter]]:
-    """Return the wrapper that makes a model distributed if there is one, the model inside all wrappers, and its layers.
+def opened(model: nn.Module) -> tuple[Ranks | None, nn.Module, dict[str, Adapter]]:
+    """Return the ranks that train a model together if they do, the model inside all wrappers, and its layers.
 
     What cannot be cut inside is refused.
     """
@@ -156,33 +160,63 @@ def opened(model: nn.Module) -> tuple[DistributedDataParallel | None, nn.Module,
             )
         if name in _SHARDED:
             raise InputError(
-                f"model must hold whole parameters on every rank; got a {name}, which {_SHARDED[name]}. "
-                f"Gather a full state dict, cut a plain model, and wrap it again."
+                f"model must be sharded by fully_shard, or hold whole parameters on every rank; got a {name}, which "
+                f"{_SHARDED[name]}. Gather a full state dict, cut a plain model, and wrap it again."
             )
+    reshard(inner)
     layers = find_ssm_layers(inner)
     for adapter in layers.values():
         check_whole({name: x for name, (*_, x) in adapter.places().items()}, type(adapter.layer).__qualname__)
-    return outer if isinstance(outer, DistributedDataParallel) else None, inner, layers
+    ranks = _ranks_of(outer, inner)
+    if ranks is not None and ranks.ddp is None:
+        kept = managed(inner)
+        for adapter in layers.values():
+            tensors = {name: x for name, (*_, x) in adapter.places(adapter.replaced).items()}
+            check_layout(tensors, adapter.state_axes, type(adapter.layer).__qualname__, kept)
+    return ranks, inner, layers
 
 
-def leads(ddp: DistributedDataParallel | None) -> bool:
+def _ranks_of(outer: Any, inner: nn.Module) -> Ranks | None:
+    """Find the ranks that train a model together: those of its wrapper, or those its tensors are spread over."""
+    if not isinstance(outer, DistributedDataParallel):
+        return ranks_over(inner)
+    if units(inner) or any(map(is_spread, inner.parameters())):
+        raise InputError(
+            "model must be in a DistributedDataParallel or sharded by fully_shard; got both. Use fully_shard on a "
+            "mesh of two dimensions, which replicates along the first."
+        )
+    return Ranks(outer.process_group, outer.device, outer)
+
+
+def leads(ranks: Ranks | None) -> bool:
     """Tell whether this process is the one that decides and writes files."""
-    return ddp is None or dist.get_rank(ddp.process_group) == 0
+    return ranks is None or ranks.leads
 
 
-def decided(ddp: DistributedDataParallel | None, decide: Callable[[], T]) -> T:
-    """Return on every rank what rank 0 decides; if that fails, every rank raises."""
-    if ddp is None:
-        return decide()
+def warn_if_alone(ranks: Ranks | None) -> None:
+    """Warn where this process is one of several, and none of the others has to do with the model."""
+    if ranks is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        warnings.warn(
+            "This process is one of several, and the model is not in a DistributedDataParallel: each of them will "
+            "cut by itself. Pass the wrapper if there is one.",
+            RefusedCutWarning,
+            stacklevel=3,
+        )
+
+
+def decided(ranks: Ranks | None, decide: Callable[[], T]) -> T:
+    """Return on every rank what rank 0 decides, or all do in step; if that fails, every rank raises."""
+    if ranks is None or ranks.ddp is None:
+        return in_step(ranks, decide)
     message: list[Any] = [None, None]
     failure: Exception | None = None
-    if leads(ddp):
+    if leads(ranks):
         try:
             message[0] = decide()
         except Exception as error:
             failure, message[1] = error, str(error)
-    first = dist.get_global_rank(ddp.process_group, 0)
-    dist.broadcast_object_list(message, src=first, group=ddp.process_group, device=ddp.device)
+    first = dist.get_global_rank(ranks.group, 0)
+    dist.broadcast_object_list(message, src=first, group=ranks.group, device=ranks.device)
     if failure is not None:
         raise failure
     if message[1] is not None:
@@ -190,42 +224,26 @@ def decided(ddp: DistributedDataParallel | None, decide: Callable[[], T]) -> T:
     return message[0]
 
 
-def agreed(ddp: DistributedDataParallel | None, prepare: Callable[[], T], fingerprint: Callable[[T], str]) -> T:
+def in_step(ranks: Ranks | None, work: Callable[[], T]) -> T:
+    """Return what is done for a model, by all ranks in step where its tensors are spread over them."""
+    return work() if ranks is None or ranks.ddp is not None else together(ranks, work)
+
+
+def agreed(ranks: Ranks | None, prepare: Callable[[], T], fingerprint: Callable[[T], str]) -> T:
     """Return what every rank prepares for itself; raise on all of them if one fails or has something else."""
-    if ddp is None:
-        return prepare()
-    failure: Exception | None = None
-    mark = ""
-    try:
-        prepared = prepare()
-        mark = fingerprint(prepared)
-    except Exception as error:
-        failure = error
-    marks = _gathered(ddp, (mark, None if failure is None else str(failure)))
-    if failure is not None:
-        raise failure
-    for rank, (other, problem) in enumerate(marks):
-        if problem is not None:
-            raise SurgeryError(f"All ranks must be able to cut; rank {rank} was not: {problem}")
-        if other != marks[0][0]:
-            raise SurgeryError(
-                f"All ranks must have the same tensors in their state space layers and optimizers; those of rank "
-                f"{rank} differ from those of rank 0. Nothing was changed. Look for parameters that one rank changed "
-                f"by itself, or load the same checkpoint on every rank."
-            )
-    return prepared
+    return together(ranks, prepare, fingerprint)
 
 
-def averaged(ddp: DistributedDataParallel | None, measure: Callable[[], float]) -> float:
+def averaged(ranks: Ranks | None, measure: Callable[[], float]) -> float:
     """Return the mean of what the ranks measure, the same number on each of them."""
-    if ddp is None:
+    if ranks is None:
         return measure()
     value, failure = float("nan"), None
     try:
         value = measure()
     except Exception as error:
         failure = error
-    found = _gathered(ddp, (value, None if failure is None else str(failure)))
+    found = ranks.gathered((value, None if failure is None else str(failure)))
     if failure is not None:
         raise failure
     errors = [error for _, error in found if error is not None]
@@ -234,11 +252,11 @@ def averaged(ddp: DistributedDataParallel | None, measure: Callable[[], float]) 
     return sum(each for each, _ in found) / len(found)
 
 
-def merged(ddp: DistributedDataParallel | None, batches: Any) -> Any:
+def merged(ranks: Ranks | None, batches: Any) -> Any:
     """Return, on every rank, what the layers did on all of them; sample batches that were given are as they are."""
-    if ddp is None or not isinstance(batches, SampleStatistics):
+    if ranks is None or not isinstance(batches, SampleStatistics):
         return batches
-    total, *others = (SampleStatistics(layers) for layers in _gathered(ddp, batches.layers))
+    total, *others = (SampleStatistics(layers) for layers in ranks.gathered(batches.layers))
     for other in others:
         total.merge(other)
     return SampleStatistics(total.layers, batches.probe)
@@ -255,12 +273,6 @@ def digest(parts: Any) -> str:
         else:
             result.update(repr(part).encode())
     return result.hexdigest()
-
-
-def _gathered(ddp: DistributedDataParallel, value: Any) -> list[Any]:
-    found: list[Any] = [None] * dist.get_world_size(ddp.process_group)
-    dist.all_gather_object(found, value, group=ddp.process_group)
-    return found
 
 
 def _fingerprint_of(model: nn.Module) -> str:

@@ -32,19 +32,22 @@ def smallest(
     given = [x for x in ("order", "fraction", "max_error") if getattr(config, x) is not None]
     if given:
         raise InputError(f"{given[0]} must not be given with a metric, which decides on the sizes; leave it out.")
-    ddp, inner, _ = opened(model)
+    ranks, inner, _ = opened(model)
     start = Snapshot((inner, *ema), optimizers)
-    before = averaged(ddp, lambda: guard.measure(inner))
+    before = averaged(ranks, lambda: guard.measure(inner))
     tried: dict[tuple[int, ...], float] = {}  # by sizes, and whether outputs were fitted again
 
     targets = target_layers(inner, config)
     if batches is not None:
-        batches = decided(ddp, lambda: gather(inner, looked_at(targets, config), batches, probe=True))
-    refits = batches is not None and config.refit == "auto" and any(x.kind == "lti" for x in targets.values())
+        batches = decided(ranks, lambda: gather(inner, looked_at(targets, config), batches, probe=True))
+    spread = ranks is not None and ranks.ddp is None
+    refits = (
+        batches is not None and not spread and config.refit == "auto" and any(x.kind == "lti" for x in targets.values())
+    )
 
     def found(tau: float, refit: bool | None = None) -> Plan:
         wanted = replace(config, tau=tau) if refit is None else replace(config, tau=tau, refit=refit)
-        return decided(ddp, lambda: plan(inner, wanted, batches))
+        return decided(ranks, lambda: plan(inner, wanted, batches))
 
     def value_of(todo: Plan) -> float:
         key = (*todo.sizes.values(), todo.config.refit is True)
@@ -53,11 +56,11 @@ def smallest(
             if todo.is_cut:
                 try:
                     cut(model, todo, optimizers, ema)
-                    tried[key] = averaged(ddp, lambda: guard.measure(inner))
+                    tried[key] = averaged(ranks, lambda: guard.measure(inner))
                 finally:
                     start.restore()
-                    if ddp is not None:
-                        refresh_ddp_(ddp)
+                    if ranks is not None and ranks.ddp is not None:
+                        refresh_ddp_(ranks.ddp)
         return tried[key]
 
     def holding(tau: float) -> Plan | None:

@@ -21,8 +21,10 @@ from hankelred.errors import InputError
 
 from ..adapters import find_ssm_layers
 from ..convert import standing_in
-from ..exchange import Exchange
+from ..exchange import ByTensor, Exchange
 from ..randomness import random_state, set_random_state
+from ..sharding import reshard, spread_like
+from .fsdp import exchange_sharded, kept_of, list_way_back, managed
 
 
 @dataclass
@@ -53,6 +55,8 @@ class Snapshot:
 
     def __init__(self, models: Iterable[nn.Module], optimizers: Iterable[Any], restorable: Iterable[Any] = ()) -> None:
         self._models, self._optimizers, self._restorable = tuple(models), tuple(optimizers), tuple(restorable)
+        reshard(*self._models)
+        self._sharded = kept_of(*self._models)
         modules = [module for model in self._models for module in model.modules()]
         stores = [store for x in modules for store in (cast(dict[str, Any], x._parameters), x._buffers)]
         self._places = tuple((store, tuple(store.items())) for store in stores)
@@ -73,8 +77,11 @@ class Snapshot:
     @torch.inference_mode(False)
     def restore(self) -> None:
         """Put everything back, the same objects with the same values in the same places; all or nothing."""
+        reshard(*self._models)
         exchange = Exchange()
-        found = {kept.tensor: _revived(kept, exchange) for kept in self._kept}
+        list_way_back(exchange, self._sharded)
+        sharded = managed(*self._models)
+        found = {kept.tensor: _revived(kept, exchange, sharded) for kept in self._kept}
         for store, items in self._places:
             exchange.contents(store, {name: x if x is None else found[x] for name, x in items})
         for k, optimizer in enumerate(self._optimizers):
@@ -169,11 +176,12 @@ def _copied(tensor: Tensor | None) -> Any:
     return None if tensor is None else tensor.detach().to("cpu", copy=True)
 
 
-def _revived(kept: _Kept, exchange: Exchange) -> Tensor:
+def _revived(kept: _Kept, exchange: Exchange, sharded: ByTensor) -> Tensor:
     """List the value and gradient of then for a tensor, or make a new one where it is of another run."""
     if not kept.same:
         value = kept.value.to(kept.tensor.device, kept.tensor.dtype, copy=True)
-        return standing_in({"": kept.tensor}, {"": value})[""]
+        olds = {"": kept.tensor}
+        return exchange_sharded(exchange, sharded, olds, standing_in(olds, {"": value}))[""]
     exchange.contents(kept.tensor, kept.value)
     grad = None if kept.grad is None else kept.grad.to(kept.tensor.device, copy=True)
     exchange.attributes(kept.tensor, {"grad": grad})
@@ -184,7 +192,9 @@ def _on_device(state: Mapping[str, Any], parameter: Tensor, group: Mapping[str, 
     """Return a saved state where the optimizer keeps it: with the parameter, step counts mostly on the host."""
     counts_there = group.get("capturable") or group.get("fused")
     return {
-        key: x.to(parameter.device) if isinstance(x, Tensor) and (x.ndim or counts_there) else x
+        key: spread_like(x.to(parameter.device), parameter if x.ndim else None)
+        if isinstance(x, Tensor) and (x.ndim or counts_there)
+        else x
         for key, x in state.items()
     }
 

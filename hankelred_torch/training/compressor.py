@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-import torch.distributed as dist
 from torch import nn
 
 from hankelred.checks import check_flag, check_integer, check_type
@@ -31,7 +30,7 @@ from ..surgery import (
     compress_,
     refresh_ddp_,
 )
-from ..surgery.ranks import averaged, decided, merged, opened
+from ..surgery.ranks import averaged, check_refreshable, decided, in_step, merged, opened, warn_if_alone
 from ..surgery.snapshot import as_restorable
 from .history import History
 from .listening import CountOfSteps, Ear, tried_batches
@@ -45,7 +44,8 @@ class InTrainingCompressor:
     Parameters
     ----------
     model : torch.nn.Module
-        The model in training, with its wrapper if it is in `DistributedDataParallel`; every rank makes a compressor.
+        The model in training, with its wrapper if it is in `DistributedDataParallel`, or sharded by `fully_shard`;
+        every rank makes a compressor.
     optimizers : torch.optim.Optimizer or iterable of them
         Every optimizer that trains a parameter of the model.
     config : CompressionConfig
@@ -74,6 +74,8 @@ class InTrainingCompressor:
         The model without its wrapper.
     optimizers, ema, restore : tuple
         As given.
+    ranks : object or None
+        The processes that train the model together.
     steps : int
         Optimizer steps counted.
     history : History
@@ -114,7 +116,10 @@ class InTrainingCompressor:
         restore: Iterable[Any] = (),
         on_cut: Any = (),
     ) -> None:
-        self._outer, (self.ddp, self.model, layers) = model, opened(model)
+        self._outer, (self.ranks, self.model, layers) = model, opened(model)
+        self._ddp = None if self.ranks is None else self.ranks.ddp
+        if self._ddp is not None:
+            check_refreshable(self._ddp)
         self._config = check_type(config, "config", CompressionConfig)
         self._schedule = check_type(schedule, "schedule", Schedule, "It says when: Schedule(total_steps=...).")
         self._guard = guard if guard is None else check_type(guard, "guard", Guard)
@@ -128,15 +133,10 @@ class InTrainingCompressor:
         if guard is not None:
             check_settling(guard, self._attempts)
         self._targets = target_layers(self.model, config)
-        self._batches = tried_batches(self.model, self._targets, batches, len(self._attempts))
-        check_optimizers(self._targets, self.optimizers)
-        if self.ddp is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            warnings.warn(
-                "This process is one of several, and the model is not in a DistributedDataParallel: each of them will "
-                "cut by itself. Pass the wrapper if there is one.",
-                RefusedCutWarning,
-                stacklevel=2,
-            )
+        attempts = len(self._attempts)
+        self._batches = in_step(self.ranks, lambda: tried_batches(self.model, self._targets, batches, attempts))
+        in_step(self.ranks, lambda: check_optimizers(self._targets, self.optimizers))
+        warn_if_alone(self.ranks)
         self.history = History()
         self.steps, self._stopped, self._start = 0, False, state_sizes(self.model)
         self._snapshot: Snapshot | None = None  # of the moment before the last cut
@@ -144,8 +144,8 @@ class InTrainingCompressor:
         self._since: dict[InTrainingCompressor, int] = {}  # records of others on these optimizers at that moment
         self._trial: Trial | None = None
         self._warned: set[str] = set()  # layers that could not be analysed
-        self._ear = Ear(self.model, config, self._batches)
-        self._count = CountOfSteps(self.optimizers)
+        self._ear = Ear(self.model, config, self._batches, timed=self.ranks is None or self._ddp is not None)
+        self._count = CountOfSteps(self.optimizers, self.model)
         self._hooks = as_hooks(on_cut)
         self._call("attach", self)
         for optimizer in map(stepping, self.optimizers):
@@ -190,7 +190,7 @@ class InTrainingCompressor:
             If a tensor of a layer is not finite, because training has diverged, or a guard could not roll back the
             learning-rate schedule.
         """
-        if self._count.is_micro_batch():
+        if self._count.is_micro_batch(self.ranks):
             return None
         self.steps += 1
         if self._guard is not None:
@@ -304,8 +304,8 @@ class InTrainingCompressor:
         """Measure, plan and cut, by the schedule or less than a cut that failed."""
         started = time.perf_counter()
         if failed is None and self._ear.stop():
-            self._ear.batches = merged(self.ddp, self._ear.batches)
-        todo = decided(self.ddp, lambda: self._plan(failed))
+            self._ear.batches = merged(self.ranks, self._ear.batches)
+        todo = decided(self.ranks, lambda: self._plan(failed))
         self._warn_of_unknown(todo)
         analysis = time.perf_counter() - started
         if not todo.is_cut:
@@ -359,8 +359,8 @@ class InTrainingCompressor:
         """Go back to the moment before the last cut, and say so in the history, also in that of others."""
         assert self._snapshot is not None
         self._snapshot.restore()
-        if self.ddp is not None:
-            refresh_ddp_(self.ddp)
+        if self._ddp is not None:
+            refresh_ddp_(self._ddp)
         self._mark_undone(self._cut_at, reason)
         for other in self._sharing():
             other._mark_undone(self._since.get(other, 0), "undone by the rollback of another compressor")
@@ -419,7 +419,7 @@ class InTrainingCompressor:
 
     def _metric(self) -> float | None:
         guard = self._guard
-        return None if guard is None else averaged(self.ddp, lambda: guard.measure(self.model))
+        return None if guard is None else averaged(self.ranks, lambda: guard.measure(self.model))
 
     def _note_metric(self, **values: float | None) -> None:
         """Add what the guard's metric was to the records of the last cut."""

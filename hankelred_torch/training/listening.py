@@ -18,6 +18,8 @@ from ..config import CompressionConfig
 from ..layer_sums import as_plain, of_plain
 from ..planning import looked_at, target_layers
 from ..sampling import Call, Watch, call, gather, running, watch
+from ..sharding import Ranks, local
+from ..surgery.fsdp import collects
 from .rewarm import stepping
 
 
@@ -32,6 +34,8 @@ class Ear:
         Which layers may be cut.
     batches : iterable or SampleStatistics or None
         Sample batches, which stand for what would be heard.
+    timed : bool, default True
+        Whether forward passes may be run to time them: one of a spread model waits for all ranks.
 
     Attributes
     ----------
@@ -39,8 +43,8 @@ class Ear:
         As given, or what the layers did in the steps that were heard.
     """
 
-    def __init__(self, model: nn.Module, config: CompressionConfig, batches: Any) -> None:
-        self._model, self._config, self.batches = model, config, batches
+    def __init__(self, model: nn.Module, config: CompressionConfig, batches: Any, *, timed: bool = True) -> None:
+        self._model, self._config, self.batches, self._timed = model, config, batches, timed
         self._given, self._hooks = batches is not None, ExitStack()
         self._watch: Watch | None = None
         self._calls: list[Call] = []
@@ -90,7 +94,7 @@ class Ear:
 
         Unless the model is warm from passes of these shapes, another one goes before it.
         """
-        if not self._calls:
+        if not (self._calls and self._timed):
             return None
         seconds = 0.0
         try:
@@ -123,9 +127,9 @@ def _is_plain(x: Any) -> bool:
 class CountOfSteps:
     """Whether optimizers have made steps, told by hooks after them; a call without one belongs to a micro-batch."""
 
-    def __init__(self, optimizers: tuple[Any, ...]) -> None:
+    def __init__(self, optimizers: tuple[Any, ...], model: nn.Module) -> None:
         self._made = self._ever = False
-        self._optimizers = optimizers
+        self._optimizers, self._model = optimizers, model
         inner = [x for x in map(stepping, optimizers) if hasattr(x, "_optimizer_step_post_hooks")]
         self._hooked = len(inner) == len(optimizers)
         me = ref(self)
@@ -137,14 +141,17 @@ class CountOfSteps:
         for optimizer in inner:
             finalize(self, optimizer.register_step_post_hook(note).remove)
 
-    def is_micro_batch(self) -> bool:
+    def is_micro_batch(self, ranks: Ranks | None = None) -> bool:
         """Tell whether gradients are still being collected: no optimizer has made a step since the last call."""
         made, self._made = self._made, False
-        return self._hooked and not made and (self._ever or self._collecting())
+        if not self._hooked or made or self._ever:
+            return self._hooked and not made
+        found = self._collecting()
+        return found if ranks is None or ranks.ddp is not None else any(ranks.gathered(found))
 
     def _collecting(self) -> bool:
         parameters = (p for x in self._optimizers for group in x.param_groups for p in group["params"])
-        return any(p.grad is not None and bool(p.grad.any()) for p in parameters)
+        return any(p.grad is not None and bool(local(p.grad).any()) for p in parameters) or collects(self._model)
 
 
 def tried_batches(model: nn.Module, targets: Mapping[str, Adapter], batches: Any, attempts: int) -> Any:

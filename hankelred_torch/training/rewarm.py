@@ -102,7 +102,7 @@ class Checkpoint:
     """Write a checkpoint before and after every cut; to be passed as `on_cut`.
 
     The files are ``step_00000250_before.pt`` and ``_after.pt``; a run resumed from the first goes on without the cut.
-    Of a distributed run rank 0 writes them.
+    Of a run in `DistributedDataParallel` rank 0 writes them, of a sharded one every rank its shards.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class Checkpoint:
         self._write(compressor, "after")
 
     def _write(self, compressor: Any, moment: str) -> None:
-        if leads(compressor.ddp):
+        if compressor.ranks is None or compressor.ranks.ddp is None or leads(compressor.ranks):
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / f"step_{compressor.steps:08d}_{moment}.pt"
             run = compressor.model, compressor.optimizers, compressor, compressor.ema, compressor.restore

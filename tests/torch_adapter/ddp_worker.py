@@ -169,7 +169,11 @@ def hooks_and_mode():
 def hook_with_a_state():
     ddp, optimizer = wrapped()
     ddp.register_comm_hook(PowerSGDState(None), powerSGD_hook)
-    return [message(lambda: ht.compress_(ddp, CONFIG, optimizer)), ht.state_sizes(ddp.module)]
+    errors = [
+        message(lambda: ht.InTrainingCompressor(ddp, optimizer, CONFIG, SCHEDULE)),
+        message(lambda: ht.compress_(ddp, CONFIG, optimizer)),
+    ]
+    return [errors, ht.state_sizes(ddp.module)]
 
 
 @scenario
@@ -219,14 +223,6 @@ def compiled_wrapper():
     model = torch.compile(ddp, backend="eager")
     train(model, optimizer, ht.InTrainingCompressor(model, optimizer, CONFIG, SCHEDULE), steps=4)
     return [ht.state_sizes(ddp.module), same_everywhere(ddp.module)]
-
-
-@scenario
-def sharded_parameters():
-    from torch.distributed.fsdp import fully_shard
-
-    model = fully_shard(Stack(dtype=torch.float32))
-    return message(lambda: ht.compress_(model, CONFIG))
 
 
 @scenario

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_selected_channels_make_less_error_than_channels_drawn_by_lot(name):
         core = replace(chosen.reduction.core, T=Ti.transpose(0, 2, 1), Ti=Ti, kept=kept)
         values = None if chosen.reduction.values is None else np.sort(rng.choice(16, 8, replace=False))
         maps.append(replace(chosen.reduction, core=core, values=values))
-    written = [adapter.rewrite(adapter.values(), x) for x in maps]
+    written = [partial(adapter.rewrite, adapter.values(), x) for x in maps]
     errors = ht.sampling.output_errors(model, {path: (adapter, written)}, ids)[path]
     assert chosen.output_error < np.median(errors)
 

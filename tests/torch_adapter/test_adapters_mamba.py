@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -268,9 +269,8 @@ def test_gains_make_up_for_what_a_selection_does_to_norms(name, monkeypatch):
     for _ in range(2):
         statistics = ht.adapters.collect_statistics(model, [ids])
         maps = adapter.analyse(adapter.values(), statistics.layers[path], "selection").reduce(4).reduction
-        errors.append(
-            output_errors(model, {path: (adapter, [adapter.rewrite(adapter.values(), maps[0])])}, ids)[path][0]
-        )
+        way = partial(adapter.rewrite, adapter.values(), maps[0])
+        errors.append(output_errors(model, {path: (adapter, [way])}, ids)[path][0])
         monkeypatch.setattr(LayerStatistics, "gains", lambda *_: (1.0, 1.0))
     assert errors[0] < errors[1]
 

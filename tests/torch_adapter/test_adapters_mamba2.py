@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_selected_states_make_less_error_than_states_drawn_by_lot(name):
         Ti = np.eye(16)[kept]
         core = replace(chosen.reduction.core, T=Ti.transpose(0, 2, 1), Ti=Ti, kept=kept)
         maps.append(StateMap(core))
-    written = [adapter.rewrite(adapter.values(), x) for x in maps]
+    written = [partial(adapter.rewrite, adapter.values(), x) for x in maps]
     errors = output_errors(model, {path: (adapter, written)}, ids)[path]
     assert chosen.output_error < np.median(errors)
 

@@ -16,6 +16,7 @@ import hankelred as hr
 import hankelred_torch as ht
 
 from .adapter_models import lru
+from .settings import what_and_when
 
 # History of this page: after a cut without a new wrapper the second backward pass raises "Expected to have finished
 # reduction in the prior iteration"; ranks that cut to equal sizes by unequal choices train different models silently.
@@ -113,9 +114,11 @@ def test_hooks_and_mode_of_the_wrapper_stay(found):
 
 @needs_gloo
 def test_communication_hook_with_a_state_is_refused_and_nothing_changes(found):
-    (kind, text), sizes = found[0]["hook_with_a_state"]
-    assert (kind, sizes) == ("InputError", UNCUT)
-    assert "powerSGD_hook with a PowerSGDState" in text
+    errors, sizes = found[0]["hook_with_a_state"]
+    assert sizes == UNCUT
+    for kind, text in errors:  # when a compressor is made, and at a cut
+        assert kind == "InputError"
+        assert "powerSGD_hook with a PowerSGDState" in text
 
 
 @needs_gloo
@@ -142,13 +145,6 @@ def test_run_resumed_in_its_wrapper_is_the_uninterrupted_one(found):
 @needs_gloo
 def test_compiled_wrapper_is_cut(found):
     assert [rank["compiled_wrapper"] for rank in found] == [[CUT, True]] * 2
-
-
-@needs_gloo
-def test_sharded_parameters_are_refused_with_the_way_round_them(found):
-    kind, text = found[0]["sharded_parameters"]
-    assert kind == "InputError"
-    assert "got a DTensor spread over 2. Gather full state dicts" in text
 
 
 @needs_gloo
@@ -200,3 +196,26 @@ def test_optimizer_that_shares_its_state_out_is_refused(one_process):
     optimizer = ZeroRedundancyOptimizer(layer.parameters(), optimizer_class=torch.optim.AdamW)
     with pytest.raises(hr.InputError, match="Use the optimizer inside it"):
         ht.compress_(layer, ht.CompressionConfig(order=4), optimizer)
+
+
+@needs_gloo
+@pytest.mark.filterwarnings("ignore")  # of a class that torch has replaced
+def test_sharding_of_the_first_kind_is_refused_by_name_when_the_compressor_is_made(one_process):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    model = FullyShardedDataParallel(lru(dtype=torch.float32), device_id=torch.device("cpu"))
+    optimizer = torch.optim.AdamW(model.parameters())
+    config, schedule = what_and_when(fraction=0.6, end_step=2)
+    with pytest.raises(hr.InputError, match="got a FullyShardedDataParallel, which shards them"):
+        ht.InTrainingCompressor(model, optimizer, config, schedule)
+
+
+def test_engine_and_optimizer_of_deepspeed_are_refused_by_their_names():
+    """The package is not at hand: stand-ins bear its names."""
+    engine = type("DeepSpeedEngine", (torch.nn.Sequential,), {})(lru())
+    kind = type("DeepSpeedZeroOptimizer", (torch.optim.SGD,), {"__module__": "deepspeed.runtime.zero.stage_1_and_2"})
+    config, schedule = what_and_when(fraction=0.6, end_step=2)
+    with pytest.raises(hr.InputError, match="got a DeepSpeedEngine, which keeps copies of its own"):
+        ht.InTrainingCompressor(engine, torch.optim.SGD(engine.parameters(), lr=1.0), config, schedule)
+    with pytest.raises(hr.InputError, match="got a DeepSpeedZeroOptimizer, which shares them out"):
+        ht.InTrainingCompressor(engine[0], kind(engine.parameters(), lr=1.0), config, schedule)
