@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MOST_CHANNELS = 9  # drawn unless they are named: more curves than that tell nothing
 RANGE = 1e3  # ratio of poles from which on axes are linear around zero and logarithmic beyond
+ZERO = 1e-6  # poles below this share of the largest are drawn in the linear part, as rigid-body modes are
+DEPTH = 240.0  # decibel below the peak, where axes end: less is rounding, and would squeeze the rest
 
 
 def plot_bode(
@@ -49,7 +51,7 @@ def plot_bode(
     -------
     matplotlib.axes.Axes
         The axes drawn into: wide grey curves of the full system, one for each channel, with the thin blue ones of the
-        reduced system on them. A gain of zero leaves a gap.
+        reduced system on them, to 240 dB below the peak. A gain of zero leaves a gap.
 
     Raises
     ------
@@ -77,6 +79,8 @@ def plot_bode(
         _curves(ax, grid, 20 * np.log10(gains), k, f"{_WHAT[k]}, {system.n} states{_told(pairs, channels, system)}")
     if grid[0] > 0:
         ax.set_xscale("log")
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, high - DEPTH), high)
     unit = "sample" if dt is True else "second"
     with_grid(ax)
     return finish(ax, f"frequency (rad per {unit})", "magnitude (dB)", None)
@@ -208,7 +212,7 @@ def plot_poles(sys: Any, reduced: Any = None, ax: Axes | None = None) -> Axes:
     else:
         ax.axvline(0.0, **edge)
         sizes = np.abs(np.concatenate(found))
-        sizes = sizes[sizes > 1e-14 * sizes.max(initial=0.0)]  # zeros to rounding
+        sizes = sizes[sizes > ZERO * sizes.max(initial=0.0)]
         if len(sizes) and sizes.max() > RANGE * sizes.min():
             ax.set_xscale("symlog", linthresh=float(sizes.min()))
             ax.set_yscale("symlog", linthresh=float(sizes.min()))
