@@ -33,11 +33,11 @@ format: $(VENV)/.test  ## rewrite the files as `make lint` wants them, where a p
 	$(RUN) ruff check --fix .
 
 docs: $(VENV)/.docs  ## build docs/_build/index.html; a warning is an error
-	rm -rf docs/api/generated
+	rm -rf docs/api/generated docs/examples
 	$(RUN) sphinx -W --keep-going -q -b html docs docs/_build
 
 clean:  ## delete what the other targets made, the environment included
-	rm -rf $(VENV) demo build dist docs/_build docs/api/generated .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo build dist docs/_build docs/api/generated docs/examples .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp for the environment and one for each extra, written when its installation has succeeded.

@@ -13,10 +13,11 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
+    "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
 ]
 default_role = "autolink"  # a name in single backticks is a link where there is a page for it
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "gallery"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_title = "hankelred"
@@ -26,6 +27,15 @@ myst_heading_anchors = 3
 bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "unsrt"
 bibtex_reference_style = "author_year"
+
+# Scripts of the gallery are run at every build, which fails with them; tests run them too.
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "examples",
+    "abort_on_example_error": True,
+    "show_signature": False,
+    "write_computation_times": False,
+}
 
 # The API pages follow `__all__`: whatever a public module lists there gets a page, or without it, what it defines.
 autosummary_generate = True

@@ -25,8 +25,9 @@ ROOT = Path(__file__).parents[1]
 # Imports go leftward only: to a room's own modules and to the layers before its own. `__init__` is the package itself;
 # what stands to its right is imported by users and the command line, never by the library.
 CORE = """
-    errors | checks | linalg | systems | order | rounding | low_rank | parts | hessenberg_parts | weighting | hankel |
-    lyapunov norms | reduction drift | selective optimal feedback | training | __init__ | control testing plotting | cli
+    errors | checks markup | linalg | systems | order | rounding | low_rank | parts | hessenberg_parts | weighting |
+    hankel | lyapunov norms | reduction drift | selective optimal feedback | training | __init__ |
+    control testing plotting | cli
 """
 ADAPTER = """
     errors convert config randomness ops layers layer_sums exchange sampling adapters penalty planning guard surgery

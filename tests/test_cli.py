@@ -277,20 +277,20 @@ def test_a_folder_of_csv_files_is_read_and_written(folder):
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130(folder, capsys, monkeypatch):
-    def interrupted(system):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hankelred.cli.balance", interrupted)
+    monkeypatch.setattr("hankelred.cli.commands.balance", interrupted)
     assert main(["hsv", "plant.npz"]) == 130
     assert capsys.readouterr().err == "hankelred: interrupted\n"
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("two\nlines"), OSError(28, "No space left on device")])
 def test_whatever_fails_is_one_line(folder, capsys, monkeypatch, error):
-    def failing(system):
+    def failing(*_):
         raise error
 
-    monkeypatch.setattr("hankelred.cli.balance", failing)
+    monkeypatch.setattr("hankelred.cli.commands.balance", failing)
     assert main(["hsv", "plant.npz"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("hankelred: ")

@@ -96,7 +96,16 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         plotting.plot_frequency_error,
         {"sys": PLANT, "reduced": PLANT, "omega": [1.0, 2.0], "ax": Figure().subplots()},
     ),
-    "new_axes": (plotting.new_axes, {"columns": 1}),
+    "plot_bode": (
+        plotting.plot_bode,
+        {"sys": PLANT, "reduced": PLANT, "omega": [1.0, 2.0], "channels": [(0, 0)], "ax": Figure().subplots()},
+    ),
+    "plot_step": (
+        plotting.plot_step,
+        {"sys": PLANT, "reduced": PLANT, "horizon": 2.0, "channels": [(0, 0)], "ax": Figure().subplots()},
+    ),
+    "plot_poles": (plotting.plot_poles, {"sys": PLANT, "reduced": PLANT, "ax": Figure().subplots()}),
+    "new_axes": (plotting.new_axes, {"columns": 1, "rows": 1}),
     "assert_hsv_close": (
         testing.assert_hsv_close,
         {"sys": PLANT, "hsv": hr.hankel_singular_values(PLANT), "rtol": 1e-8, "atol": 1e-9},
@@ -151,7 +160,9 @@ FINE = {("a class", "hsv")} | {
     ("fraction", name) for name in ("noise", "max_spread", "staleness", "rtol", "atol", "bound", "dt")
 }
 FINE |= {("none", name) for name in "gate kept max_spread ax omega atol bound signs gains complex_data".split()}
+FINE |= {("none", "horizon"), ("fraction", "horizon"), ("none", "channels")}
 OPTIONAL = {("plot_hsv", "order"), ("prescribed_systems", "hsv")}
+OPTIONAL |= {(name, "reduced") for name in ("plot_bode", "plot_step", "plot_poles")}
 PAIRS = [(name, argument) for name, (_, right) in CALLS.items() for argument in right]
 
 

@@ -20,6 +20,7 @@ from ..linalg.cauchy import NEARLY_REAL
 from ..linalg.cauchy_bank import Bank, factors
 from ..linalg.hankel_svd import batched_products, batched_vectors
 from ..linalg.threads import one_blas_thread
+from ..markup import html_table
 from ..parts import ROUNDINGS
 from ..systems import DiagonalBank, DiagonalSystem, Poles
 from ..weighting import Weighting
@@ -31,6 +32,8 @@ Alone = Callable[[DiagonalSystem, Weighting | None], Any]
 # Systems whose poles lie at distances from the stability boundary that differ by more than this are reduced one by one,
 # where eigenpairs of graded matrices are corrected.
 GRADED_FROM = 1e5
+
+MOST_ROWS = 20  # of a table in a notebook
 
 # Beyond this, and below its inverse, squares of continuous poles near the ends of the range.
 FAR = 1e100
@@ -97,6 +100,15 @@ class BankReduction:
         """Return the sizes, not the matrices."""
         least, most = (int(self.order.min()), int(self.order.max())) if len(self) else (0, 0)
         return f"BankReduction({len(self)} systems, order {self.hsv.shape[1]} -> {least} to {most})"
+
+    def _repr_html_(self) -> str:
+        """Return a row for each of the first systems for notebooks."""
+        rows: list[tuple[object, ...]] = [
+            (i, f"{self.hsv.shape[1]} -> {self.order[i]}", self.states[i], f"{self.error_bound[i]:.4g}")
+            for i in range(min(len(self), MOST_ROWS))
+        ]
+        rows += [("...",) * 4] * (len(self) > MOST_ROWS)
+        return html_table(rows, ("system", "order", "states", "error bound"), repr(self))
 
     def __getitem__(self, i: int) -> Reduction:
         """Return the reduction of one system, which can measure its errors."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from .. import norms
 from ..checks import EPS, Array
 from ..linalg.gain import largest_gain
+from ..markup import html_table
 from ..rounding import sample_frequencies
 from ..systems import LinearSystem
 from ..weighting.base import HINF
@@ -73,8 +73,7 @@ class Reduction:
 
     def _repr_html_(self) -> str:
         """Return the summary for notebooks."""
-        rows = "".join(f"<tr><td>{html.escape(line)}</td></tr>" for line in self.summary().splitlines())
-        return f"<table>{rows}</table>"
+        return html_table([[line] for line in self.summary().splitlines()])
 
     def hinf_error(self) -> float:
         """Measure the H-infinity norm of the error, by `hinf_norm`.

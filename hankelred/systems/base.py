@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from ..checks import Array, check_frequencies, check_names, is_discrete, readonly
 from ..errors import InputError
 from ..linalg.threads import one_blas_thread
+from ..markup import html_table
 
 if TYPE_CHECKING:
     from .state_space import StateSpace
@@ -164,6 +165,16 @@ class LinearSystem:
         name = "" if self.name is None else f"{self.name!r}, "
         kind = "real" if self.dtype.kind == "f" else "complex"
         return f"{type(self).__name__}({name}{kind}, n={self.n}, m={self.m}, p={self.p}, dt={self.dt})"
+
+    def _repr_html_(self) -> str:
+        """Return sizes, time and names of the signals for notebooks."""
+        signals = ((self.n, self.states), (self.m, self.inputs), (self.p, self.outputs))
+        told = [f"{count}" if names is None else f"{count}: {', '.join(names)}" for count, names in signals]
+        rows = list(zip(("states", "inputs", "outputs"), told, strict=True))
+        time = "unspecified" if self.dt is True else f"{self.dt:g} s"
+        return html_table(
+            [*rows, ("time", f"discrete, {time}" if self.is_discrete else "continuous")], caption=repr(self)
+        )
 
     def poles(self) -> Array:
         """Return the poles in double precision, (n,)."""

@@ -16,6 +16,7 @@ import torch
 
 from hankelred.checks import Array, check_flag, check_integer, check_number, check_type
 from hankelred.errors import OrderError
+from hankelred.markup import html_table
 from hankelred.systems.files import write_atomically
 
 from ..config import CompressionConfig
@@ -331,8 +332,16 @@ class Plan:
 
     def __str__(self) -> str:
         """Print the plan as a table, one line per layer, and a line of totals."""
-        rows: list[tuple[str, ...]] = [("layer", "states", "kept hsv", "error bound", "")]
-        rows += [_row(layer) for layer in self.layers.values()]
+        return "\n".join([columns([_HEADER, *map(_row, self.layers.values())]), *self._totals()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Return the same as a table for notebooks."""
+        return html_table(map(_row, self.layers.values()), _HEADER, "\n".join(["Plan", *self._totals()]))
+
+    def _totals(self) -> list[str]:
+        """Return lines about all layers together."""
         totals = [] if self.step is None else [f"step {self.step}"]
         if self.parameters is not None:
             totals.append("parameters {} -> {}".format(*self.parameters))
@@ -343,12 +352,10 @@ class Plan:
             totals.append("forward pass {:.3g} -> {:.3g} s".format(*self.forward_seconds))
         if self.metric is not None:
             totals.append("metric " + " -> ".join(f"{x:.4g}" for x in self.metric.values()))
-        lines = [columns(rows), ", ".join(totals)]
+        lines = [", ".join(totals)]
         if self.ema_restarted:
             lines.append(f"averages that start anew: {', '.join(self.ema_restarted)}")
-        return "\n".join(filter(None, lines))
-
-    __repr__ = __str__
+        return [line for line in lines if line]
 
 
 def check_order(order: Any, fewest: int) -> int:
@@ -402,6 +409,9 @@ def _plain(x: Any) -> Any:
     if isinstance(x, (float, np.floating)):
         return float(x) if math.isfinite(x) else None
     return int(x) if isinstance(x, np.integer) else x
+
+
+_HEADER = ("layer", "states", "kept hsv", "error bound", "")
 
 
 def _row(layer: LayerCut) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from hankelred.checks import check_flag, check_items
 from hankelred.errors import InputError
+from hankelred.markup import html_table
 
 from ..planning.cuts import LayerCut, as_json, check_order, columns
 
@@ -100,9 +101,18 @@ class History(list[LayerCut]):
         str
             One line per record; columns that are empty all the way down are left out.
         """
+        return columns(self._cells())
+
+    def _repr_html_(self) -> str:
+        """Return the records as a table for notebooks."""
+        header, *rows = self._cells()
+        return html_table(rows, header, repr(self).splitlines()[0])
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        """Return the header and a row per record, without columns that are empty all the way down."""
         rows = [tuple(_HEADINGS)] + [_row(record) for record in self]
         used = [k for k in range(len(_HEADINGS)) if not self or any(row[k] for row in rows[1:])]
-        return columns([tuple(row[k] for k in used) for row in rows])
+        return [tuple(row[k] for k in used) for row in rows]
 
     def scalars(self, prefix: str = "hankelred") -> dict[str, float]:
         """Give the latest figures of every layer for a logger.
@@ -203,18 +213,19 @@ class History(list[LayerCut]):
         InputError
             If nothing was measured yet.
         """
-        from hankelred.plotting import as_axes
+        from hankelred.plotting import CYCLE, as_axes
 
         self._require_records()
         ax = as_axes(ax)
         for k, layer in enumerate(dict.fromkeys(record.layer for record in self)):
             records = [record for record in self if record.layer == layer]
+            colour = CYCLE[k % len(CYCLE)]
             steps = [x for record in records for x in (record.step, record.step)]
             states = [x for record in records for x in (record.n, record.states_now)]
-            ax.plot(steps, states, color=f"C{k}", marker="o", markersize=4, label=layer or "model")
+            ax.plot(steps, states, color=colour, marker="o", markersize=4, label=layer or "model")
             undone = [(record.step, record.states) for record in records if record.rolled_back]
             if undone:
-                ax.plot(*zip(*undone, strict=True), "x", color=f"C{k}", label=f"{layer or 'model'}, rolled back")
+                ax.plot(*zip(*undone, strict=True), "x", color=colour, label=f"{layer or 'model'}, rolled back")
         ax.set(xlabel="optimizer step", ylabel="stored states", ylim=(0, None))
         ax.legend()
         return ax
@@ -273,6 +284,45 @@ class History(list[LayerCut]):
             ax.legend()
         title = records[0].layer or "model"
         ax.set(xlabel="optimizer step", ylabel="Hankel singular value (y per u)", yscale="log", title=title)
+        return ax
+
+    def plot_waterfall(self, layer: str | None = None, ax: Axes | None = None) -> Axes:
+        """Draw all Hankel singular values of a layer through training as an image: steps to the right, places down.
+
+        Parameters
+        ----------
+        layer : str, optional
+            Module name; may be left out where only one layer was measured.
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axes drawn into. A column is a measurement and lasts until the next; the colour is the value relative
+            to the largest of its column, as a power of ten down to rounding; places that were cut off are empty.
+
+        Raises
+        ------
+        InputError
+            If the layer was not measured yet.
+        """
+        from hankelred.plotting import as_axes
+
+        records = self._of_layer(layer)
+        image = np.full((max(len(record.hsv) for record in records), len(records)), np.nan)
+        for k, record in enumerate(records):
+            values = np.array(record.hsv, dtype=float)
+            largest = values[np.isfinite(values)].max(initial=0.0) or 1.0
+            image[: len(values), k] = np.log10(np.clip(values / largest, np.finfo(np.float64).eps, 1.0))
+        steps = [record.step for record in records]
+        end = 2 * steps[-1] - steps[-2] if len(steps) > 1 else steps[-1] + 1  # as wide as the column before
+        ax = as_axes(ax)
+        mesh = ax.pcolormesh([*steps, end], np.arange(len(image) + 1) + 0.5, image, cmap="cividis")
+        figure: Any = ax.figure
+        figure.colorbar(mesh, ax=ax, label="log10 of hsv / largest")
+        ax.set(xlabel="optimizer step", ylabel="place in the order", ylim=(len(image) + 0.5, 0.5))
+        ax.set_title(records[0].layer or "model")
         return ax
 
     def _of_layer(self, layer: str | None) -> list[LayerCut]:

@@ -1245,9 +1245,23 @@ def _(draw: Draw) -> Call:
     )
 
 
+def _of_models(name: str, **options: Any) -> None:
+    @target(f"plotting.{name}", "plotting")
+    def _(draw: Draw) -> Call:
+        bal = balanced(draw, m=1, p=1)
+        reduced = draw.one_of({}, {"reduced": bal.reduce(0)}, {"reduced": bal.system})
+        more = draw.one_of({}, *({key: value} for key, value in options.items()))
+        return Call(getattr(plotting, name), {"sys": bal.system, **reduced, **more})
+
+
+_of_models("plot_bode", omega=FREQUENCIES[1:], channels=[(0, 0)])
+_of_models("plot_step", horizon=2.0, channels=[(0, 0)])
+_of_models("plot_poles")
+
+
 @target("plotting.new_axes", "plotting")
 def _(draw: Draw) -> Call:
-    return Call(plotting.new_axes, {"columns": draw.one_of(1, 2)})
+    return Call(plotting.new_axes, {"columns": draw.one_of(1, 2), **draw.one_of({}, {"rows": 2})})
 
 
 @target("plotting.as_axes", "plotting")
@@ -1311,7 +1325,16 @@ def _(draw: Draw) -> Call:
         ["hsv", path, "--dt", draw.one_of("-1", "nan", "true", "1e-400")],
         ["reduce", path],
         [],
-        ["reduce", path, "--order", draw.one_of("-1", "99", "1.5")],
+        ["reduce", path, "--order", draw.one_of("-1", "99", "1.5", "1,2", "0,,1")],
+        ["norms", path, "--json"],
+        [
+            "hsv",
+            path,
+            "--json",
+            "--weighting",
+            draw.one_of("time:1", "band:0:1", "lqg", "time:nan", "stochastic", "x:"),
+        ],
+        ["convert", path, "/nowhere/at/all.mat"],
     )
     return Call(run_cli, {"argv": options})
 

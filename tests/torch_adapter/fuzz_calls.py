@@ -536,6 +536,7 @@ def _path() -> str:
 
 _HISTORY: dict[str, dict[str, Any]] = {"to_list": {}, "to_json": {"path": None}, "table": {}, "settled": {"order": 2}}
 _HISTORY |= {"scalars": {"prefix": "h"}, "plot": {"ax": None}, "plot_hsv": {"layer": "", "ax": None, "order": 2}}
+_HISTORY["plot_waterfall"] = {"layer": "", "ax": None}
 for _name, _arguments in _HISTORY.items():
 
     @target(f"ht.History.{_name}", "records")

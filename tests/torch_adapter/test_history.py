@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 import numpy as np
@@ -87,6 +88,34 @@ def test_hsv_are_drawn_over_the_steps(history):
     assert ax.get_yscale() == "log"
     with pytest.raises(hr.InputError, match=r"layer must be one that was measured \('first', 'second'\); got 'third'"):
         history.plot_hsv("third")
+
+
+def test_a_waterfall_has_a_column_for_every_measurement_and_no_colour_where_places_were_cut(history):
+    records = [record for record in history if record.layer == "first"]
+    ax = history.plot_waterfall("first")
+    image = ax.collections[0].get_array()
+    assert image.shape == (len(records[0].hsv), len(records))
+    for k, record in enumerate(records):
+        column = np.ma.filled(image[:, k], np.nan)
+        expected = np.log10(np.maximum(record.hsv / np.max(record.hsv), np.finfo(float).eps))
+        np.testing.assert_allclose(column[: len(record.hsv)], expected, atol=1e-12)
+        assert np.isnan(column[len(record.hsv) :]).all()
+    assert history.plot_waterfall("first", ax) is ax
+
+
+def test_notebooks_show_records_and_escape_names():
+    records = [ht.LayerCut("<b>", 8, 8, 16, 1.0, 0.0, np.ones(1), "too few", step=3, seconds=0.5)]
+    text = ht.History(records)._repr_html_()
+    assert "&lt;b&gt;" in text
+    assert "<b>" not in text
+    assert text.count("<tr>") == 2
+
+
+def test_notebooks_show_plans():
+    plan = ht.plan(torch.nn.Sequential(ht.layers.LRU(2, 8), ht.layers.LRU(2, 4)), ht.CompressionConfig(order=3))
+    text = plan._repr_html_()
+    assert text.count("<tr>") == 3
+    assert all(html.escape(word) in text for word in str(plan).split() if word.endswith("%"))
 
 
 def test_times_of_analysis_are_part_of_the_whole(history):

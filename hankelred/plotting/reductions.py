@@ -1,8 +1,4 @@
-"""Pictures of a reduction: Hankel singular values, error bounds, errors over frequency.
-
-Every function draws into the matplotlib Axes it is given and returns them; without Axes it makes a figure of its
-own, ``ax.figure``, that pyplot does not know and that needs no display.
-"""
+"""Pictures of a reduction: Hankel singular values, error bounds, errors over frequency, a metric over the states."""
 
 from __future__ import annotations
 
@@ -13,20 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .checks import Array, check_integer, check_real_array, check_type, double
-from .errors import InputError, NumericalError, OrderError
-from .order import error_bound
-from .reduction import Balancing, Reduction
-from .systems import one_system
-from .weighting.base import HINF
+from ..checks import Array, check_integer, check_real_array, check_type, double
+from ..errors import InputError, OrderError
+from ..order import error_bound
+from ..reduction import Balancing, Reduction
+from ..systems import one_system
+from ..weighting.base import HINF
+from .axes import BAND, DRAWABLE, DROPPED, ERROR, KEPT, as_axes, check_drawable, finish, logarithmic
+from .grids import frequencies
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-KEPT, DROPPED, ERROR = "C0", "0.55", "C3"  # one colour each through all pictures
-DRAWABLE = 1e300  # the largest number that logarithmic axes take, with their margins
-MOST_COLUMNS = 100  # of axes: the largest picture of matplotlib has 2^16 pixels a side
-BAND: dict[str, Any] = {"color": DROPPED, "alpha": 0.25, "linewidth": 0}
 
 
 def plot_hsv(hsv: Balancing | Reduction | ArrayLike, order: int | None = None, ax: Axes | None = None) -> Axes:
@@ -68,7 +61,7 @@ def plot_hsv(hsv: Balancing | Reduction | ArrayLike, order: int | None = None, a
     ax = as_axes(ax)
     number = np.arange(1, len(values) + 1)
     unstable = np.isinf(values)
-    tiny = values < _logarithmic(ax, values[~unstable])
+    tiny = values < logarithmic(ax, values[~unstable])
     kept = number <= (len(values) if order is None else order)
     edge = ax.get_xaxis_transform()  # x in states, y as a share of the height
     style: dict[str, Any] = {"linestyle": "none", "markersize": 5 if len(values) <= 60 else 3, "zorder": 3}
@@ -84,7 +77,7 @@ def plot_hsv(hsv: Balancing | Reduction | ArrayLike, order: int | None = None, a
                 ax.plot(number[points], y[points], marker=marker, label=label, transform=transform, **style)
     if order is not None:
         ax.axvline(order + 0.5, color="0.2", linestyle="--", linewidth=1, label=f"cut at order {order}")
-    return _finish(ax, "state", "Hankel singular value (y per u)", (0.5, len(values) + 0.5), whole=True)
+    return finish(ax, "state", "Hankel singular value (y per u)", (0.5, len(values) + 0.5), whole=True)
 
 
 def plot_error_bound(
@@ -140,7 +133,7 @@ def plot_error_bound(
     ax = as_axes(ax)
     errors = np.array([reduction.hinf_error() for reduction in reductions])
     informative = bounds > 2 * bounds[-1]  # the full order is exact to rounding, which would squeeze the rest
-    floor = _logarithmic(ax, np.concatenate([bounds[informative], errors]))
+    floor = logarithmic(ax, np.concatenate([bounds[informative], errors]))
     ax.plot(orders, bounds, color=KEPT, marker="." if len(orders) <= 60 else None, label="bound")
     if len(errors):
         at = [reduction.order for reduction in reductions]
@@ -149,7 +142,7 @@ def plot_error_bound(
     if not (isinstance(hsv, Balancing) and hsv._found.weighting):
         ax.fill_between(orders, limits, floor, step="mid", label="out of reach", **BAND)
     xlim = (orders[0], max(len(values), orders[0] + 1))
-    return _finish(ax, "order", "H-infinity error (y per u)", xlim, whole=True)
+    return finish(ax, "order", "H-infinity error (y per u)", xlim, whole=True)
 
 
 def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None, ax: Axes | None = None) -> Axes:
@@ -189,8 +182,8 @@ def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None,
     bound = reduced.error_bound if isinstance(reduced, Reduction) and reduced.bounded == HINF else None
     G, H = one_system(sys, "sys"), one_system(reduced.system if isinstance(reduced, Reduction) else reduced, "reduced")
     dt = (G - H).dt  # refuses systems that cannot be compared
-    grid = _frequencies(G, H, dt) if omega is None else np.sort(check_real_array(omega, "omega", 1))
-    _check_drawable("omega", grid)
+    grid = frequencies(G, H, dt) if omega is None else np.sort(check_real_array(omega, "omega", 1))
+    check_drawable("omega", grid)
     if len(grid) == 0:
         raise InputError("omega must hold a frequency; got none. Leave it out for frequencies around the poles.")
     full, small = (x.frequency_response(grid if x.dt is not True or dt is True else grid * dt) for x in (G, H))
@@ -199,7 +192,7 @@ def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None,
     gains, gains_small, errors = (np.linalg.svd(x, compute_uv=False) for x in (full, small, full - small))
     ax = as_axes(ax)
     heights = np.concatenate([gains[:, 0], errors[:, 0], [bound or 0.0]])
-    _logarithmic(ax, heights[np.isfinite(heights)])
+    logarithmic(ax, heights[np.isfinite(heights)])
     ax.plot(grid, gains[:, 0], color=DROPPED, linewidth=3, label=f"full, {G.n} states")
     if gains.shape[1] > 1:
         ax.fill_between(grid, gains[:, -1], gains[:, 0], label="full, other directions", **BAND)
@@ -213,7 +206,7 @@ def plot_frequency_error(sys: Any, reduced: Any, omega: ArrayLike | None = None,
     if grid[0] > 0:
         ax.set_xscale("log")
     unit = "sample" if dt is True else "second"
-    return _finish(ax, f"frequency (rad per {unit})", "gain (y per u)", xlim)
+    return finish(ax, f"frequency (rad per {unit})", "gain (y per u)", xlim)
 
 
 def plot_tradeoff(trials: ArrayLike, kept: int | None = None, ax: Axes | None = None) -> Axes:
@@ -258,74 +251,7 @@ def plot_tradeoff(trials: ArrayLike, kept: int | None = None, ax: Axes | None = 
                 f"kept must be one of the states in trials, {states.min():g} to {states.max():g}; got {kept}."
             )
         ax.axvline(kept, color=KEPT, linestyle="--", linewidth=1, label=f"{kept} states kept")
-    return _finish(ax, "states", "metric", None, whole=True)
-
-
-def new_axes(columns: int) -> list[Axes]:
-    """Return axes side by side, of a new figure that pyplot does not know.
-
-    Parameters
-    ----------
-    columns : int
-        How many.
-
-    Returns
-    -------
-    list of matplotlib.axes.Axes
-        From left to right; ``axes[0].figure`` is the figure.
-
-    Raises
-    ------
-    InputError
-        If `columns` is not an integer from 1 to 100.
-    ImportError
-        If matplotlib is not installed.
-
-    Examples
-    --------
-    >>> from hankelred.plotting import new_axes, plot_hsv
-    >>> axes = new_axes(2)
-    >>> ax = plot_hsv([1.0, 0.1], ax=axes[1])
-    """
-    columns = check_integer(columns, "columns", 1, MOST_COLUMNS)
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib, which is missing. Run: pip install 'hankelred[plot]'") from error
-    figure = Figure(figsize=(5.2 * columns + 1.2 / columns, 4.2), layout="constrained")
-    return list(figure.subplots(1, columns, squeeze=False)[0])
-
-
-def as_axes(ax: Axes | None = None) -> Axes:
-    """Return the axes given, or new ones.
-
-    Parameters
-    ----------
-    ax : matplotlib.axes.Axes, optional
-        None stands for new ones.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        Where to draw.
-
-    Raises
-    ------
-    InputError
-        If `ax` are no axes.
-
-    Examples
-    --------
-    >>> from hankelred.plotting import as_axes
-    >>> axes = as_axes(None)
-    >>> as_axes(axes) is axes
-    True
-    """
-    if ax is None:
-        return new_axes(1)[0]
-    from matplotlib.axes import Axes
-
-    return check_type(ax, "ax", Axes, "Pass one Axes of matplotlib, or leave ax out.")
+    return finish(ax, "states", "metric", None, whole=True)
 
 
 def _values(hsv: Balancing | Reduction | ArrayLike) -> Array:
@@ -335,58 +261,5 @@ def _values(hsv: Balancing | Reduction | ArrayLike) -> Array:
     if len(values) == 0 or not np.all(values >= 0):
         got = values.tolist()[:5]
         raise InputError(f"hsv must be numbers, none negative or NaN; got {got}. Pass the result of balance.")
-    _check_drawable("hsv", values[np.isfinite(values)])
+    check_drawable("hsv", values[np.isfinite(values)])
     return values.astype(np.float64)
-
-
-def _check_drawable(name: str, values: Array) -> None:
-    """Raise `NumericalError` where axes around the values would overflow."""
-    largest = float(np.abs(values).max(initial=0.0))
-    if largest > DRAWABLE:
-        raise NumericalError(f"{name} must be at most {DRAWABLE:g} to be drawn; got {largest:g}. Use other units.")
-
-
-def _logarithmic(ax: Axes, values: Array) -> float:
-    """Make the y axis logarithmic around the positive values; return its lower end."""
-    values = values[(values > 0) & (values < np.inf)]
-    _check_drawable("Gains and bounds", values)
-    low, high = (values.min(), values.max()) if len(values) else (0.1, 10.0)
-    low = max(low, 1e-20 * high)  # what is smaller is rounding, and would squeeze the rest
-    margin = max((high / low) ** 0.06, 2.0)
-    ax.set_yscale("log")
-    ax.set_ylim(low / margin, high * margin)
-    ax.grid(visible=True, color="0.9", linewidth=0.6)
-    ax.set_axisbelow(True)
-    return float(low / margin)
-
-
-def _finish(ax: Axes, xlabel: str, ylabel: str, xlim: tuple[float, float] | None, whole: bool = False) -> Axes:
-    """Label the axes; `whole` asks for whole numbers along x."""
-    from matplotlib.ticker import MaxNLocator
-
-    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=xlim)
-    ax.legend(framealpha=0.85, edgecolor="none")  # readable on top of a curve
-    if whole:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    return ax
-
-
-def _frequencies(G: Any, H: Any, dt: Any) -> Array:
-    """Return frequencies that show everything: a decade past the poles, and close together at resonances."""
-    step = float(dt)  # that of dt=True is 1
-    poles = np.concatenate([x.some_poles() if x.is_sparse else x.poles() for x in (G, H)])
-    if G.is_discrete:  # as if continuous, log(z) / dt
-        poles = np.log(poles[poles != 0]) / step
-    poles = poles[poles != 0]
-    # of a complex system the response at -omega is not the conjugate of that at omega
-    both_signs = any(x.dtype.kind == "c" and not getattr(x, "has_real_output", False) for x in (G, H))
-    damping, place = np.abs(poles.real), poles.imag if both_signs else np.abs(poles.imag)
-    sharp = np.flatnonzero((damping > 0) & (damping < 0.3 * np.abs(place)))
-    few = G.is_sparse or H.is_sparse  # where every frequency is a factorisation
-    sharp = sharp[np.argsort(damping[sharp] / np.abs(place[sharp]))][: 3 if few else 50]  # the sharpest peaks
-    resonances = (place[sharp, None] + damping[sharp, None] * np.linspace(-3, 3, 13)).ravel()
-    size = np.abs(poles) if len(poles) else np.ones(1)
-    top = 0.999 * np.pi / step if G.is_discrete else 10 * size.max()  # a pole may lie on z = -1
-    low = -top if both_signs else min(size.min() / 10, top / 100)
-    grid = np.linspace(low, top, 80 if few else 400) if both_signs else np.geomspace(low, top, 60 if few else 300)
-    return np.unique(np.concatenate([grid, resonances[(resonances >= low) & (resonances <= top)]]))

@@ -1,0 +1,5 @@
+"""The command line: ``hankelred hsv | norms | reduce | compare | convert | completion``."""
+
+from .program import main
+
+__all__ = ["main"]
