@@ -64,9 +64,9 @@ def _config(channels: int, blocks: int, states: int, heads: int) -> Any:
 def with_long_memory(model: nn.Module) -> nn.Module:
     """Let heads begin with decays that a short sequence does not end; as published most forget in a step or two."""
     least, largest = map(math.log, STEPS)
-    for module in model.modules():
-        if hasattr(module, "dt_bias") and hasattr(module, "A_log"):
-            steps = torch.exp(least + (largest - least) * torch.rand(module.dt_bias.shape))
-            module.dt_bias.copy_(steps + torch.log(-torch.expm1(-steps)))
-            module.A_log.zero_()
+    modules: list[Any] = [x for x in model.modules() if hasattr(x, "dt_bias") and hasattr(x, "A_log")]
+    for module in modules:
+        steps = torch.exp(least + (largest - least) * torch.rand(module.dt_bias.shape))
+        module.dt_bias.copy_(steps + torch.log(-torch.expm1(-steps)))
+        module.A_log.zero_()
     return model

@@ -61,10 +61,11 @@ def models(states: int = STATES, sizes: tuple[int, ...] = KEPT) -> dict[tuple[st
     found = {("full", states): model_of(states)}
     batches = [torch.randint(VOCABULARY, (4, 64), generator=torch.Generator().manual_seed(1))]
     for kept in sizes:
-        for name, method in (("selected", "selection"), ("mapped", "rotation")):
+        for name in ("selected", "mapped"):
             model = model_of(states)
             if name == "mapped":
                 add_state_maps_(model)
+            method: Any = "rotation" if name == "mapped" else "selection"
             compress_(model, CompressionConfig(order=kept, method=method), batches=batches)
             assert set(state_sizes(model).values()) == {kept}
             found[name, kept] = model

@@ -54,7 +54,7 @@ MAIN = (*ARMS[: ARMS.index("scratch") + 1], *(f"{x} {share}" for share in SHARES
 def settings_of(task: str, steps: int = 0) -> Settings:
     """What all runs of a task share."""
     given = TEXT if task == "text" else {}
-    return Settings.of(task, **given | ({"steps": steps} if steps else {}))
+    return Settings.of(task, **given | ({"steps": steps} if steps else {}), attempts=1)
 
 
 class Trunk:

@@ -96,7 +96,7 @@ def losses(found: Sequence[Line], kept: int) -> list[tuple[str, ...]]:
     """What every arm loses against the full model at one size, seed by seed; more is worse."""
     metric = metric_of(found[0]["task"])
     full = {x["seed"]: x["test"] for x in found if x["arm"] == "full"}
-    rows = []
+    rows = list[tuple[str, ...]]()
     for arm in _arms(found):
         runs = {x["seed"]: x["test"] for x in found if (x["arm"], x["kept"]) == (arm, kept)}
         gaps = [(full[k] - runs[k]) * (1 if metric.rises else -1) for k in sorted(full.keys() & runs.keys())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
@@ -65,7 +66,7 @@ def cut(trainer: Trainer, way: str, kept: int, seed: int) -> dict[str, object]:
     if way == "rotation":
         add_state_maps_(model)
     statistics = collect_statistics(model, batches)
-    method = "rotation" if way == "rotation" else "selection"
+    method: Any = "rotation" if way == "rotation" else "selection"
     todo = plan(model, CompressionConfig(order=kept, method=method), statistics)
     if way in CHOSEN:
         probe = layer_inputs(model, find_ssm_layers(model), statistics.probe)
@@ -84,6 +85,6 @@ def cut(trainer: Trainer, way: str, kept: int, seed: int) -> dict[str, object]:
 
 
 @torch.no_grad()
-def _products(adapter: object, inputs: torch.Tensor) -> Array:
-    keys = on_cpu(adapter.sequences(inputs, None).B).astype(float)  # type: ignore[attr-defined]
+def _products(adapter: Any, inputs: torch.Tensor) -> Array:
+    keys = on_cpu(adapter.sequences(inputs, None).B).astype(float)
     return np.einsum("btgi,btgj->gij", keys, keys)
