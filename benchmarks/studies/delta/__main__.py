@@ -7,7 +7,7 @@
 Recall: pairs of a direction and a value are shown, then the directions again; one gated delta net with keys of 64
 channels answers. Text: a small Qwen3.5, gated delta nets and one full attention, predicts characters. Arms:
 
-- `full`: never cut; `scratch`: keys of so few channels from the first step.
+- `full`: never cut; `scratch`: keys of so few channels from the first step; `scratch, long`: 2.5 times as many steps.
 - `after: WAY`: the full model when it is trained, cut and not trained any more.
 - `WAY 10%`, `WAY 30%`: cut at that share of the training. Up to there the run is that of `full`, to the last bit.
 
@@ -43,12 +43,22 @@ from .ways import WAYS, cut
 RESULTS = Path(__file__).parents[2] / "results" / "delta.jsonl"
 DOCS = Path(__file__).parents[3] / "docs" / "results"
 SAMPLES = 8  # batches on which a layer is seen at work
+LONG = 2.5
 SHARES = {"10%": 0.1, "30%": 0.3}
 RECALL = (48, 32, 24, 16)
 KEPT = {"mqar-16": RECALL, "mqar-8": RECALL, "mqar-32": RECALL, "text": (24, 16, 8)}
 TEXT = {"layer": "delta", "states": 32, "channels": 64, "blocks": 3, "steps": 600, "lr": 5e-3}
-ARMS = ("full", *(f"after: {x}" for x in WAYS), "scratch", *(f"{x} {share}" for share in SHARES for x in WAYS))
-MAIN = (*ARMS[: ARMS.index("scratch") + 1], *(f"{x} {share}" for share in SHARES for x in ("rotation", "selection")))
+ARMS = (
+    "full",
+    *(f"after: {x}" for x in WAYS),
+    "scratch",
+    "scratch, long",
+    *(f"{x} {share}" for share in SHARES for x in WAYS),
+)
+MAIN = (
+    *ARMS[: ARMS.index("scratch, long") + 1],
+    *(f"{x} {share}" for share in SHARES for x in ("rotation", "selection")),
+)
 
 
 def settings_of(task: str, steps: int = 0) -> Settings:
@@ -94,7 +104,7 @@ def group(
             with tqdm(total=settings.steps, desc=f"{arm}, {size}", position=place, leave=False, disable=None) as bar:
                 trainer, found = made(trunk, task, settings, arm, size, seed, bar.update)
             found |= {"test": trainer.score(task.test), "validation": trainer.score(task.validation)}
-            found |= {"seconds": sum(trainer.times), "wall": time.perf_counter() - wall, "steps": settings.steps}
+            found |= {"seconds": sum(trainer.times), "wall": time.perf_counter() - wall, "steps": trainer.steps}
             lines.add(path, key | found | where)
             tqdm.write(f"{task.name}, {arm}, {size}, seed {seed}: {task.metric.text(found['test'])}")
 
@@ -104,10 +114,11 @@ def made(
 ) -> tuple[Trainer, dict[str, Any]]:
     """Make one run; return its trainer at the end, and what was seen on the way."""
     way, _, share = arm.removeprefix("after: ").rpartition(" ") if arm[-1] == "%" else (arm[7:], "", "")
-    if arm == "scratch":
-        small = replace(settings, states=kept)
+    if arm.startswith("scratch"):
+        steps = round((LONG if "long" in arm else 1.0) * settings.steps)
+        small = replace(settings, states=kept, steps=steps)
         trainer = Trainer(task, small, seed, samples=SAMPLES, clock=time.thread_time)
-        return trainer, {"curve": follow(trainer, settings.steps, progress)}
+        return trainer, {"curve": follow(trainer, steps, progress)}
     trainer, curve = trunk.at(round(SHARES.get(share, 1.0) * settings.steps))
     if arm == "full":
         return trainer, {"curve": curve}
