@@ -39,9 +39,10 @@ READING = (
     "trained any more. All runs of a seed are the same up to their cut. *Scratch* is small from the start, *long* for "
     "2.5 times as many steps. Learning rate .005: at .01 a small model of a first trial did not leave chance."
 )
-PREDICTED = (
-    "Relative change of the layer's gated output that the cut was planned with: exact on the sampled batches for "
-    "channels that are kept, and for a rotation if what is read were independent of what is held."
+PLANNED = (
+    "*Planned* is the relative change of the layer's gated output that a cut expects: exact on the sampled batches for "
+    "channels that are kept; for a rotation, as if what is read did not depend on what is held. The mean over seeds of "
+    "the layer where it is largest."
 )
 GOAL, LOSS = 0.5, 0.01  # share of the state's bytes to save, at no more than so many bits per character
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#999999")  # Okabe and Ito
@@ -118,14 +119,14 @@ def loss_table(found: Sequence[Line]) -> str:
 
 def byte_table(found: Sequence[Line]) -> str:
     """Bytes of the states of one sequence against what is lost, of cuts."""
-    metric, rows = metric_of(found[0]["task"]), []
+    rows = []
     for kept in _sizes(found):
         sizes = [x["bytes"] for x in found if x["kept"] == kept and x.get("bytes")]
         if not sizes:
             continue
         before, after = sizes[0]
         rows.append((str(kept), f"{after:,.0f} of {before:,.0f}", f"{1 - after / before:.0%}"))
-    return markdown(("channels", "bytes of states of a sequence", "saved"), rows) if rows and metric else ""
+    return markdown(("channels", "bytes of states of a sequence", "saved"), rows) if rows else ""
 
 
 def verdict(found: Sequence[Line]) -> str:
@@ -148,7 +149,7 @@ def page(found: Sequence[Line]) -> str:
     named = ", ".join(f"{name} {version}" for name, version in found[-1]["versions"].items())
     hours = sum(x["wall"] for x in found) / 3600
     setting = f"{len(found)} runs, {hours:.1f} hours, one thread each ({named}; commits {commits})."
-    parts = ["# Keys of gated delta nets", GENERATED, ABOUT, setting, READING, f"![{ALT}](delta.svg)"]
+    parts = ["# Keys of gated delta nets", GENERATED, ABOUT, setting, READING, PLANNED, f"![{ALT}](delta.svg)"]
     for task, title in TITLES.items():
         runs = [x for x in found if x["task"] == task]
         if not runs:
@@ -158,8 +159,8 @@ def page(found: Sequence[Line]) -> str:
         parts += [f"## {title}", what + f"{next(x['steps'] for x in runs if x['arm'] != 'scratch, long')} steps."]
         parts += [size_table(runs), loss_table(runs), byte_table(runs)]
         parts += [verdict(runs)] if task == "text" else []
-        parts += [PREDICTED, size_table(runs, "predicted")]
-    parts += ["## Arms", "\n".join(f"- *{name}*: {what}" for name, what in WAYS.items())]
+        parts += ["Planned change of the output:", size_table(runs, "predicted")]
+    parts += ["## Ways", "\n".join(f"- *{name}*: {what}." for name, what in WAYS.items())]
     return "\n\n".join(x for x in parts if x) + "\n"
 
 
