@@ -94,19 +94,23 @@ def _full(found: Sequence[Line]) -> set[int]:
     return {x["kept"] for x in found if x["arm"] == "full"}
 
 
-def losses(found: Sequence[Line], kept: int) -> list[tuple[str, ...]]:
-    """What every arm loses against the full model at one size, seed by seed; more is worse."""
-    metric = metric_of(found[0]["task"])
+def lost(found: Sequence[Line], arm: str, kept: int) -> Spread | None:
+    """What an arm loses against the full model at one size, seed by seed; more is worse."""
+    sign = 1 if metric_of(found[0]["task"]).rises else -1
     full = {x["seed"]: x["test"] for x in found if x["arm"] == "full"}
-    rows = list[tuple[str, ...]]()
+    runs = {x["seed"]: x["test"] for x in found if (x["arm"], x["kept"]) == (arm, kept)}
+    return Spread.of(sign * (full[k] - runs[k]) for k in sorted(full.keys() & runs.keys()))
+
+
+def losses(found: Sequence[Line], kept: int) -> list[tuple[str, ...]]:
+    """What every arm loses at one size, as rows of a table."""
+    digits, rows = metric_of(found[0]["task"]).digits, list[tuple[str, ...]]()
     for arm in _arms(found):
-        runs = {x["seed"]: x["test"] for x in found if (x["arm"], x["kept"]) == (arm, kept)}
-        gaps = [(full[k] - runs[k]) * (1 if metric.rises else -1) for k in sorted(full.keys() & runs.keys())]
-        spread = Spread.of(gaps)
+        spread = lost(found, arm, kept)
         if spread:
             ends = spread.interval()
-            interval = " to ".join(f"{x:+.{metric.digits}f}" for x in ends) if ends else "–"
-            rows.append((arm, str(kept), f"{spread.mean:+.{metric.digits}f}", interval, str(spread.count)))
+            interval = " to ".join(f"{x:+.{digits}f}" for x in ends) if ends else "–"
+            rows.append((arm, str(kept), f"{spread.mean:+.{digits}f}", interval, str(spread.count)))
     return rows
 
 
@@ -131,14 +135,13 @@ def byte_table(found: Sequence[Line]) -> str:
 
 def verdict(found: Sequence[Line]) -> str:
     """Whether half of the bytes can go for a hundredth of a bit."""
-    full = _values(found, "full", max(_full(found), default=0))
     reached = []
     for arm in _arms(found):
         for kept in _sizes(found):
-            runs = [x for x in found if (x["arm"], x["kept"]) == (arm, kept) and x.get("bytes")]
-            if runs and full and 1 - runs[0]["bytes"][1] / runs[0]["bytes"][0] >= GOAL:
-                lost = float(losses([x for x in found if x["arm"] in ("full", arm)], kept)[0][2])
-                reached += [f"{arm} at {kept} ({lost:+.3f})"] if lost <= LOSS else []
+            sizes = [x["bytes"] for x in found if (x["arm"], x["kept"]) == (arm, kept) and x.get("bytes")]
+            spread = lost(found, arm, kept)
+            if sizes and spread and 1 - sizes[0][1] / sizes[0][0] >= GOAL and spread.mean <= LOSS:
+                reached.append(f"{arm} at {kept} ({spread.mean:+.3f})")
     by = ", ".join(reached) if reached else "none of these cuts"
     return f"At least {GOAL:.0%} fewer bytes at no more than {LOSS:g} bits per character: {by}."
 
