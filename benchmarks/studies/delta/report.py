@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -175,29 +176,34 @@ def figure(docs: Path, found: Sequence[Line]) -> None:
     tasks = [x for x in TITLES if any(line["task"] == x for line in found)]
     plt.switch_backend("Agg")
     with plt.rc_context({"svg.hashsalt": "hankelred", "font.size": 9}):
-        drawn, row = plt.subplots(1, len(tasks), figsize=(3.0 * len(tasks), 3.4), layout="constrained", squeeze=False)
-        for axes, task in zip(row[0], tasks, strict=True):
-            _panel(axes, [x for x in found if x["task"] == task])
-            axes.set(title=TITLES[task], xlabel="channels of the keys", ylabel=metric_of(task).heading)
-            axes.title.set_fontsize(9)
-        row[0][0].legend(fontsize=7)
+        drawn, panels = plt.subplots((len(tasks) + 1) // 2, 2, figsize=(7.2, 5.6), layout="constrained", squeeze=False)
+        for axes, task in zip_longest(panels.flat, tasks):
+            axes.set_visible(task is not None)
+            if task is not None:
+                _panel(axes, [x for x in found if x["task"] == task])
+                axes.set(xlabel="channels of the keys", ylabel=metric_of(task).heading)
+                axes.set_title(TITLES[task], fontsize=9)
+        panels[0, 0].legend(fontsize=7)
         path = docs / "delta.svg"
         write_atomically(path, lambda file: drawn.savefig(file, format="svg", metadata={"Date": None}))
         plt.close(drawn)
 
 
 def _panel(axes: Axes, found: Sequence[Line]) -> None:
-    shown = {f"after: {x}": (colour, "-") for x, colour in zip(WAYS, COLOURS, strict=True)} | {"scratch": ("k", "--")}
+    shown = {f"after: {x}": (colour, "-") for x, colour in zip(WAYS, COLOURS, strict=True)} | {"scratch": ("k", "")}
     for arm, (colour, style) in shown.items():
         points = [(n, spread) for n in _sizes(found) if (spread := _values(found, arm, n))]
         if points:
             sizes, spreads = zip(*points, strict=True)
             means, errors = [x.mean for x in spreads], [x.deviation or 0.0 for x in spreads]
-            axes.errorbar(sizes, means, errors, color=colour, linestyle=style, capsize=2, label=arm, linewidth=1)
+            marks: Any = {"color": colour, "linestyle": style, "marker": "o" if arm == "scratch" else "."}
+            axes.errorbar(sizes, means, errors, capsize=2, label=arm, linewidth=1, markersize=4, **marks)
     for n in _full(found):
         spread = _values(found, "full", n)
         if spread:
-            axes.axhline(spread.mean, color="0.5", linewidth=0.8, label=f"full, {n}")
+            axes.axhline(spread.mean, color="0.5", linewidth=0.8, label="full")
+            if found[0]["task"] == "text":  # any channels lose up to two bits: out of sight
+                axes.set_ylim(spread.mean - 0.06, spread.mean + 0.2)
     axes.grid(alpha=0.3)
 
 
