@@ -70,7 +70,7 @@ def of_run(lines: Sequence[Line], key: Line) -> Line | None:
 
 def machine() -> Line:
     """What every line says of where it was made."""
-    found = surroundings(("torch", "numpy", "scipy", "numba"))
+    found = surroundings(("torch", "numpy", "scipy", "numba", "transformers"))
     return {
         "versions": found["versions"],
         "processor": found["processor"],

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hankelred_torch.layers import LRU, S4D, S5, Mamba
 
 from ..tasks import Task
+from .delta import Hybrid, delta_net
 from .settings import Settings
 
 
@@ -29,8 +30,8 @@ class Block(nn.Module):
         return x + self.dropout(F.glu(self.gate(y)))
 
 
-class MambaBlock(nn.Module):
-    """Norm, Mamba and dropout, added to the input: Mamba mixes channels and has a gate of its own."""
+class GatedBlock(nn.Module):
+    """Norm, a layer that mixes channels and has a gate of its own, and dropout, added to the input."""
 
     def __init__(self, norm: nn.Module, ssm: nn.Module, dropout: float) -> None:
         super().__init__()
@@ -72,39 +73,41 @@ class SequenceClassifier(nn.Module):
         return self.head(y.mean(dim=1))
 
 
-class TokenModel(nn.Module):
-    """One class for each position of a sequence of tokens, from that position and those before it."""
+class PositionModel(nn.Module):
+    """One class for each position of a sequence of numbers or tokens, from that position and those before it."""
 
     def __init__(self, task: Task, settings: Settings, states: Sequence[int]) -> None:
         super().__init__()
         channels = settings.channels
-        self.encoder = nn.Embedding(task.features, channels)
+        self.encoder = (nn.Embedding if task.tokens else nn.Linear)(task.features, channels)
         # of each position by itself: statistics over time would tell a position what comes after it
         self.blocks = nn.Sequential(*(_block(nn.RMSNorm(channels), task, settings, n) for n in states))
         self.norm = nn.RMSNorm(channels)
         self.head = nn.Linear(channels, task.classes)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens (batch, length) to scores (batch, length, classes)."""
-        return self.head(self.norm(self.blocks(self.encoder(tokens))))
+    def forward(self, x: Tensor) -> Tensor:
+        """Map sequences as of `SequenceClassifier` to scores (batch, length, classes)."""
+        return self.head(self.norm(self.blocks(self.encoder(x))))
 
 
 def model_of(task: Task, settings: Settings, states: Sequence[int]) -> nn.Module:
     """A new model for a task, with these stored states in its blocks; where outputs are real, of layers alone."""
+    if settings.layer == "delta" and task.tokens:
+        return Hybrid(task, settings, states)
     if task.predicts:
         return nn.Sequential(*(_layer(task, settings, task.features, n) for n in states))
-    return (TokenModel if task.everywhere else SequenceClassifier)(task, settings, states)
+    return (PositionModel if task.everywhere else SequenceClassifier)(task, settings, states)
 
 
 def _block(norm: nn.Module, task: Task, settings: Settings, states: int) -> nn.Module:
     layer = _layer(task, settings, settings.channels, states)
-    if settings.layer == "mamba":
-        return MambaBlock(norm, layer, settings.dropout)
+    if settings.layer in ("mamba", "delta"):
+        return GatedBlock(norm, layer, settings.dropout)
     return Block(norm, layer, settings.channels, settings.dropout)
 
 
 def _layer(task: Task, settings: Settings, channels: int, states: int) -> nn.Module:
     r_max = max(0.9, 1.0 - 1.0 / (settings.memory * task.length))
     kinds: dict[str, Callable[[int, int], nn.Module]]
-    kinds = {"lru": partial(LRU, r_max=r_max), "mamba": Mamba, "s4d": S4D, "s5": S5}
+    kinds = {"lru": partial(LRU, r_max=r_max), "mamba": Mamba, "s4d": S4D, "s5": S5, "delta": delta_net}
     return kinds[settings.layer](channels, states)

@@ -8,7 +8,7 @@ from typing import Any
 from hankelred.errors import InputError
 
 ARMS = ("full", "compressed", "scratch")
-LAYERS = ("lru", "mamba", "s4d", "s5")
+LAYERS = ("lru", "mamba", "s4d", "s5", "delta")
 METHODS = ("auto", "balanced_truncation", "rotation", "selection", "selection_without_fold")
 
 # What `Settings.of` changes for a task. Text and recall: a language model small enough that a thousand steps with all
@@ -17,6 +17,11 @@ _TOKENS: dict[str, Any] = {"layer": "mamba", "states": 128, "channels": 64, "blo
 _TOKENS |= {"window": 0.1, "attempts": 1, "steps": 1000, "batch": 8, "lr": 1e-2}
 PRESETS: dict[str, dict[str, Any]] = {"text": _TOKENS}
 PRESETS |= dict.fromkeys(("recall", "recall-16", "recall-32"), _TOKENS | {"batch": 32})
+
+# Recall with keys that are vectors: one gated delta net, whose states are the channels of its keys.
+_VECTORS: dict[str, Any] = {"layer": "delta", "states": 64, "channels": 32, "dropout": 0.0, "steps": 1000, "batch": 32}
+PRESETS |= dict.fromkeys(("mqar-8", "mqar-16", "mqar-32"), _VECTORS | {"lr": 5e-3})
+PRESETS["mqar-32"] = PRESETS["mqar-32"] | {"steps": 2000}  # 32 pairs are learned late
 
 # MNIST: minutes on one core for the pooled images, an hour for all pixels at the width of arXiv 2510.02823.
 PRESETS["pooled-smnist"] = {"steps": 1200, "lr": 1.6e-2}

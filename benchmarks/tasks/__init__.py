@@ -16,6 +16,7 @@ from .delay import delay
 from .digits import digits
 from .listops import listops
 from .mnist import mnist
+from .mqar import mqar
 from .recall import recall
 from .series import vowels, watch
 from .source_text import text
@@ -28,6 +29,9 @@ TASKS: dict[str, Callable[[], Task]] = {
     "recall": recall,
     "recall-16": partial(recall, 16),
     "recall-32": partial(recall, 32),
+    "mqar-8": partial(mqar, 8),
+    "mqar-16": partial(mqar, 16),
+    "mqar-32": partial(mqar, 32),
     "smnist": partial(mnist, pooled=False),
     "pooled-smnist": partial(mnist, pooled=True),
     "last-smnist": partial(mnist, pooled=True, readout="last"),

@@ -93,10 +93,11 @@ def test_a_token_model_sees_nothing_of_what_comes_after(layer, text):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_every_layer_can_be_cut_while_it_learns_the_digits(layer):
-    settings = Settings(layer=layer, states=8, channels=4, steps=4, window=0.5, attempts=1, batch=8, order=3)
+    few = 8 if layer == "delta" else 3  # a multiple of 8, as its kernels want it
+    settings = Settings(layer=layer, states=16, channels=4, steps=4, window=0.5, attempts=1, batch=8, order=few)
     trainer = Trainer(load_task("digits"), settings, 0, cuts=cuts_of(settings))
     trainer.train_to(4, lambda: None)
-    assert state_sizes(trainer.model) == {"blocks.0.ssm": 3}
+    assert state_sizes(trainer.model) == {"blocks.0.ssm": few}
 
 
 def test_of_mamba_only_the_marked_parameters_are_spared_the_decay(text):

@@ -26,6 +26,7 @@ TITLES = {
     "scifar": "CIFAR-10 in grey, 1,024 pixels read one by one",
     "listops": "ListOps, 500 to 2,000 tokens",
 }
+BESIDE = {"delta": "Keys of gated delta nets, whose states are matrices"}  # pages of other studies
 READING = (
     "Means and standard deviations over seeds. *Seconds* are processor time of one thread, with what came before a cut "
     "after training, and of all members of a family of which the best on the validation part counts. *Peak MB* is that "
@@ -131,7 +132,7 @@ def setting(found: Sequence[Mapping[str, Any]]) -> str:
 def index(found: Mapping[str, Sequence[Any]], headlines: str) -> str:
     """The first page."""
     tasks = "\n".join(f"- [{TITLES[task]}]({task}.md)" for task in TITLES if task in found)
-    toc = "\n".join(["```{toctree}", ":hidden:", "", *(task for task in TITLES if task in found), "```"])
+    toc = "\n".join(["```{toctree}", ":hidden:", "", *(task for task in TITLES if task in found), *BESIDE, "```"])
     protocol = "\n".join(f"- {sentence}" for sentence in PROTOCOL)
     parts = [
         "# The paper's claims, tested",
@@ -147,5 +148,7 @@ def index(found: Mapping[str, Sequence[Any]], headlines: str) -> str:
         toc,
         "## Where the protocol differs from the paper's",
         protocol,
+        "## Beside the paper",
+        "\n".join(f"- [{title}]({page}.md)" for page, title in BESIDE.items()),
     ]
     return "\n\n".join(parts) + "\n"

@@ -1,0 +1,1 @@
+"""Cutting the keys of gated delta nets: which channels or directions, and when."""
