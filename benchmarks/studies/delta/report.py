@@ -38,14 +38,14 @@ ABOUT = (
 READING = (
     "Means and standard deviations over seeds, in brackets how many if not all. What is cut *after* training is not "
     "trained any more. All runs of a seed are the same up to their cut. *Scratch* is small from the start, *long* for "
-    "2.5 times as many steps. Learning rate .005: at .01 a small model of a first trial did not leave chance. Rotations "
-    "of commits up to 7825b6d had one map for keys and queries; later ones read with a map of their own, which errs a "
-    "little less."
+    "2.5 times as many steps. Learning rate .005: at .01 a small model of a first trial did not leave chance. "
+    "Rotations of commits up to 7825b6d had one map for keys and queries; later ones read with a map of their own, "
+    "which errs a little less."
 )
 PLANNED = (
-    "*Planned* is the relative change of the layer's gated output that a cut expects: what is not read, on the sampled "
-    "batches, for channels that are kept; for a rotation, as if what is read did not depend on what is held. The mean over seeds of "
-    "the layer where it is largest."
+    "*Planned* is the relative change of the layer's gated output that a cut expects: what is not read any more, on the "
+    "sampled batches, for channels that are kept; for a rotation, as if what is read did not depend on what is held. "
+    "The mean over seeds of the layer where it is largest."
 )
 GOAL, LOSS = 0.5, 0.01  # share of the state's bytes to save, at no more than so many bits per character
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#999999")  # Okabe and Ito
