@@ -43,7 +43,7 @@ READING = (
     "which errs a little less."
 )
 PLANNED = (
-    "*Planned* is the relative change of the layer's gated output that a cut expects: what is not read any more, on the "
+    "*Planned* is the relative change of the layer's gated output that a cut expects: what is not read, on the "
     "sampled batches, for channels that are kept; for a rotation, as if what is read did not depend on what is held. "
     "The mean over seeds of the layer where it is largest."
 )
