@@ -30,8 +30,8 @@ CORE = """
     control testing plotting | cli
 """
 ADAPTER = """
-    errors convert config randomness ops layers layer_sums exchange sampling adapters penalty planning guard surgery
-    saving training integrations __init__
+    errors sharding convert config randomness ops layers layer_sums exchange drawing sampling adapters penalty planning
+    guard surgery saving training integrations __init__
 """
 LAYERS = {
     "hankelred": [layer.split() for layer in CORE.split("|")],

@@ -154,7 +154,7 @@ class _Model(NamedTuple):
     Ti: Array
 
 
-def _iterated(solver: _Solver, start: Reduction, rtol: float, progress: Progress | None) -> tuple[_Model, float, int]:
+def _iterated(solver: _Mirror, start: Reduction, rtol: float, progress: Progress | None) -> tuple[_Model, float, int]:
     """Return the best model of the iteration, its residual and the number of steps."""
     first = best = _Model(start.system, start.T, start.Ti)
     try:
@@ -184,7 +184,7 @@ def _iterated(solver: _Solver, start: Reduction, rtol: float, progress: Progress
     return best, closest, steps
 
 
-class _Solver:
+class _Mirror:
     """A system by solves at the mirror images of the poles of its models."""
 
     def __init__(self, system: Any, pencil: Any, B: Array, C: Array, norm: float = np.inf) -> None:
@@ -251,7 +251,7 @@ class _Solver:
         return _Model(StateSpace.trusted(A, B, C, G.ports[2].copy(), G.dt, G.outer_names), T, Ti)
 
 
-class _DenseSolver(_Solver):
+class _DenseMirror(_Mirror):
     """A dense system, in the coordinates of a Hessenberg form."""
 
     def __init__(self, system: StateSpace) -> None:
@@ -268,13 +268,13 @@ class _DenseSolver(_Solver):
         return _Model(StateSpace.trusted(A, B, C, D.copy(), self.system.dt, self.system.outer_names), T, Ti)
 
 
-def _solver(bal: Balancing) -> _Solver:
+def _solver(bal: Balancing) -> _Mirror:
     """Return the solver of a system; one whose Gramians have no factors of low rank is small enough to be dense."""
     parts = bal._found.parts
     if not parts.is_low_rank:
-        return _DenseSolver(bal.system.dense())
+        return _DenseMirror(bal.system.dense())
     B, C, _ = bal.system.ports
-    return _Solver(bal.system, bal.system.pencil, B, C, float(np.linalg.norm(C @ parts.factors[0])))
+    return _Mirror(bal.system, bal.system.pencil, B, C, float(np.linalg.norm(C @ parts.factors[0])))
 
 
 def _mirror(pole: complex, discrete: bool) -> tuple[complex, complex]:

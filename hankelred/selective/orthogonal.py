@@ -57,14 +57,14 @@ def bases_read_apart(pairs: Sequence[Pair], order: int) -> tuple[Array, Array]:
     choices = [orthonormal_basis(pairs, order), sla.eigh(P)[1][:, ::-1][:, :order], written]
 
     def left(V: Array) -> float:
-        E = np.eye(len(V)) - _read(P, V) @ V.T
+        E = np.eye(len(V)) - _reading_basis(P, V) @ V.T
         return float(np.vdot(E, Q @ E @ P)) + loss(scaled[1:], V)
 
     V = min(choices, key=left)
-    return _read(P, V), V
+    return _reading_basis(P, V), V
 
 
-def _read(P: Array, V: Array) -> Array:
+def _reading_basis(P: Array, V: Array) -> Array:
     """Return T with ``V^T T = I`` that makes of the states kept in V the best guess of all."""
     return V + _left_out(V) @ P @ V @ sla.pinvh(V.T @ P @ V, rtol=RESOLVED)
 
