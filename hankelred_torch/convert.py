@@ -47,7 +47,8 @@ def to_array(tensor: Tensor, name: str = "A tensor of the model") -> Array:
     A tensor that is spread over ranks is gathered, for which all of them have to call this.
     """
     _check_whole(tensor, name)
-    tensor = whole(tensor, name)
+    if hasattr(tensor, "device_mesh"):
+        tensor = whole(tensor, name)
     wide = torch.complex128 if tensor.is_complex() else torch.float64
     return np.array(tensor.detach().to("cpu", wide).numpy())
 
@@ -65,7 +66,8 @@ def _check_whole(tensor: Tensor, name: str) -> None:
             f"{name} must hold its data; got a meta tensor. Load the weights first; of an offloaded model bring them "
             f"back by accelerate.hooks.remove_hook_from_submodules(model)."
         )
-    subclass = hasattr(local(tensor), "__tensor_flatten__")
+    here = local(tensor) if hasattr(tensor, "device_mesh") else tensor
+    subclass = hasattr(here, "__tensor_flatten__")
     if not (tensor.is_floating_point() or tensor.is_complex()) or subclass:
         raise InputError(
             f"{name} must be floating point or complex; got {tensor.dtype} in a {kind}. If it is quantised, cut the "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
 from typing import Any, NamedTuple
@@ -85,7 +85,7 @@ def _drawn(batches: Any, most: int) -> Iterator[Any]:
     with ExitStack() as stack:
         stack.callback(vars(own).__setitem__, "_iterator", None)
         for attributes in kept:
-            stack.callback(put_back, attributes, dict(attributes))
+            stack.callback(put_back, [(attributes, dict(attributes))])
             for back in filter(None, map(way_back, attributes.values())):
                 stack.callback(back)
         yield from islice(own, most)
@@ -100,8 +100,9 @@ def on_device(device: torch.device, x: Any) -> Any:
     return type(x)(on_device(device, y) for y in x) if type(x) in (tuple, list) else x
 
 
-def put_back(kept: dict[str, Any], before: dict[str, Any]) -> None:
-    """Give a dict the entries it had, and no others."""
-    for key in kept.keys() - before.keys():
-        del kept[key]
-    kept.update(before)
+def put_back(dicts: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """Give dicts the entries they had, and no others."""
+    for kept, before in dicts:
+        for key in kept.keys() - before.keys():
+            del kept[key]
+        kept.update(before)

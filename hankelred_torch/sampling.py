@@ -334,9 +334,8 @@ def running(model: nn.Module) -> Iterator[None]:
         stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 (what users' code draws from)
         for context in (torch.random.fork_rng(devices), torch.no_grad(), _uncompiled()):
             stack.enter_context(context)
-        for module in model.modules():
-            for kept in (vars(module), module._parameters, module._buffers):
-                stack.callback(put_back, kept, dict(kept))
+        dicts = [x for module in model.modules() for x in (vars(module), module._parameters, module._buffers)]
+        stack.callback(put_back, [(x, dict(x)) for x in dicts])
         for buffer in model.buffers():
             if not (buffer.is_meta or buffer.is_inference()):
                 stack.callback(_restore, buffer, buffer._version, buffer.clone())

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hankelred.checks import check_type
 from hankelred.errors import InputError
 
 from .errors import SurgeryError
@@ -203,7 +204,7 @@ def units(model: nn.Module) -> list[Any]:
 def reshard(*models: nn.Module) -> None:
     """Let modules hold their spread parameters: a pass without a backward pass can leave gathered ones in them."""
     for model in models:
-        for unit in units(model):
+        for unit in units(check_type(model, "model", nn.Module)):
             unit.reshard()
 
 

@@ -79,14 +79,14 @@ def state_bytes(model: nn.Module) -> int:
 
 def _steps(model: Any, batch: int) -> Iterator[None]:
     """Generate for ever, a token a step, from a cache that grows with the one full attention only."""
-    with torch.no_grad():
-        found = model(torch.zeros(batch, PROMPT, dtype=torch.int64), use_cache=True)
-        while True:
-            token = found.logits[:, -1:].argmax(-1)
-            yield
-            found = model(token, past_key_values=found.past_key_values, use_cache=True)
+    found = model(torch.zeros(batch, PROMPT, dtype=torch.int64), use_cache=True)
+    while True:
+        token = found.logits[:, -1:].argmax(-1)
+        yield
+        found = model(token, past_key_values=found.past_key_values, use_cache=True)
 
 
+@torch.no_grad()  # here, and not around a yield, which would leave it so for whoever comes next
 def token_times(compared: dict[tuple[str, int], nn.Module], batch: int, tokens: int) -> dict[tuple[str, int], float]:
     """The median seconds of a step of every model, all of them in turn."""
     runs = {name: _steps(model, batch) for name, model in compared.items()}

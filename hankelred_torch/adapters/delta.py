@@ -65,8 +65,7 @@ class GatedDeltaAdapter(SelectiveAdapter):
 
     def _there(self, layouts: Mapping[str, Layout]) -> dict[str, Layout]:
         """Return the layouts of weights and biases that the layer has, by name."""
-        names = {f"{path}.{x}": layout for path, layout in layouts.items() for x in ("weight", "bias")}
-        return {name: layout for name, layout in names.items() if self._has(name)}
+        return self._those_there({f"{path}.{x}": y for path, y in layouts.items() for x in ("weight", "bias")})
 
     @property
     def groups(self) -> int:

@@ -98,7 +98,8 @@ class LayerTensors:
             belongs to no state is as before.
         """
         kept = np.minimum(np.arange(states), self.states - 1)
-        tensors = {name: whole(self.tensor(name), name).detach() for name in self.state_axes}
+        tensors = {name: self.tensor(name) for name in self.state_axes}
+        tensors = {name: whole(x, name) if hasattr(x, "device_mesh") else x.detach() for name, x in tensors.items()}
         return {
             name: x.index_select(self.state_axes[name], torch.as_tensor(self.entries(name, kept), device=x.device))
             for name, x in tensors.items()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -232,7 +233,7 @@ class LinearAdapter(Adapter):
 
     def state_bytes(self, states: int) -> int:
         """Return the memory of complex states, of all systems, as `Adapter.state_bytes` documents it."""
-        tensor = self.tensor(next(iter(self.state_axes)))
+        tensor: Tensor = attrgetter(next(iter(self.state_axes)))(self.layer)
         return 2 * (tensor.shape[0] if self.is_bank else 1) * states * tensor.real.element_size()
 
     def statistics(self) -> StateStatistics | None:

@@ -50,7 +50,7 @@ class Mamba2Adapter(SelectiveAdapter):
             "conv1d.bias": Layout(0, channels),
             "mup_vector": Layout(2, constant),
         }
-        return {name: layout for name, layout in layouts.items() if self._has(name)}
+        return self._those_there(layouts)
 
     @property
     def groups(self) -> int:

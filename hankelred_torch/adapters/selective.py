@@ -159,6 +159,10 @@ class SelectiveAdapter(Adapter):
         """Return inputs and outputs of the states behind maps, if the layer has any."""
         return B, C
 
+    def _those_there(self, layouts: Mapping[str, Layout]) -> dict[str, Layout]:
+        """Return the layouts of tensors that the layer has."""
+        return {name: layout for name, layout in layouts.items() if self._has(name)}
+
     def _has(self, name: str) -> bool:
         """Tell whether the layer has a tensor of that name."""
         try:

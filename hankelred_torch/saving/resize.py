@@ -104,10 +104,11 @@ def _resize(
         tensors = _grown(adapter, states) if inert else _empty(adapter, states)
         olds = stored_tensors(adapter.layer, tensors)
         news = standing_in(olds, {x: new for x, new in tensors.items() if new.shape != olds[x].shape})
-        news = exchange_sharded(exchange, sharded, olds, news)
+        spread = any(hasattr(x, "device_mesh") for x in olds.values())
+        news = exchange_sharded(exchange, sharded, olds, news) if spread else news
         slots = find_slots(olds, optimizers) if inert else {}
         kept = {x: _grown_averages(adapter, x, slot, states) for x, slot in slots.items() if x in news}
-        kept = spread_states(kept, news, olds)
+        kept = spread_states(kept, news, olds) if spread else kept
         exchange.replace(olds, news, kept, owner=f"layer {name!r}")
         exchange.attributes(adapter.layer, adapter.sizes(states))
     with exchange:

@@ -109,7 +109,8 @@ class Shards:
         """
         fits = isinstance(like, Tensor) and like.ndim > 0
         if isinstance(value, Tensor):
-            return spread_like(value, like) if fits and value.ndim > 0 else value
+            spread = fits and value.ndim > 0 and hasattr(like, "device_mesh")
+            return spread_like(value, like) if spread else value
         if not is_mark(value):
             return value
         place, shape, dtype = value[SHARD], torch.Size(value["shape"]), getattr(torch, value["dtype"])

@@ -23,7 +23,7 @@ from ..errors import SurgeryError
 from ..exchange import Exchange
 from ..guard import Guard
 from ..planning import Batches, LayerCut, Plan, check_stable, plan, renewed
-from ..sharding import together
+from ..sharding import Ranks, together
 from .averages import Models, as_copies, as_models, followed_values, warn_of_forgotten, wrappers
 from .fsdp import exchange_sharded, managed, spread_states
 from .holders import check_holders, walk
@@ -111,7 +111,9 @@ def compress_(
     todo = decided(
         ranks, lambda: plan_or_config if isinstance(plan_or_config, Plan) else plan(model, plan_or_config, batches)
     )
-    prepared = agreed(ranks, lambda: _Cut(model, adapters, todo, optimizers, copies), lambda cut: digest(cut.parts))
+    prepared = agreed(
+        ranks, lambda: _Cut(model, adapters, todo, optimizers, copies, ranks), lambda cut: digest(cut.parts)
+    )
     before = sum(p.numel() for p in model.parameters()), _state_bytes(adapters)
     if prepared.layers:
         together(ranks, lambda: _check_others(prepared, model, adapters, optimizers, copies))
@@ -185,7 +187,9 @@ class _Cut:
         todo: Plan,
         optimizers: tuple[Any, ...],
         copies: tuple[tuple[nn.Module, dict[str, Adapter]], ...],
+        ranks: Ranks | None,
     ) -> None:
+        self._compared = ranks is not None
         self.exchange = Exchange([model, *(x for x, _ in copies)], optimizers)
         self.layers: dict[str, LayerCut] = {}
         self.restarted: set[str] = set()
@@ -273,9 +277,12 @@ class _Cut:
         news: Mapping[str, Tensor],
         states: Mapping[str, Any],
     ) -> None:
-        self._note(layer.layer, {name: news[name] for name in olds}, states)
-        made = exchange_sharded(self.exchange, self.sharded, olds, {name: news[name] for name in olds})
-        states = spread_states(states, made, olds)
+        made: Mapping[str, Tensor] = {name: news[name] for name in olds}
+        if self._compared:
+            self._note(layer.layer, made, states)
+        if any(hasattr(x, "device_mesh") for x in olds.values()):
+            made = exchange_sharded(self.exchange, self.sharded, olds, made)
+            states = spread_states(states, made, olds)
         self.exchange.replace(olds, made, states, f"layer {layer.layer!r}")
         for name, old in filled.items():
             self.exchange.contents(old, news[name].detach())

@@ -24,7 +24,7 @@ from ..adapters import Adapter
 from ..adapters.transport import raised
 from ..convert import to_array, to_tensor, to_tensors
 from ..exchange import Slot, State, find_slots
-from ..sharding import is_spread, whole
+from ..sharding import whole
 from .averages import followed_values
 from .roles import TABLE, Entry, Kept, Notes, is_trusted, read_states, stepped, tried
 
@@ -188,13 +188,14 @@ def carried_states(
 
 def _whole(parameter: Tensor, value: Array) -> Tensor:
     """Return a parameter, or where it is spread its values, which were gathered before, as a plain one."""
-    return nn.Parameter(to_tensor(value, parameter), parameter.requires_grad) if is_spread(parameter) else parameter
+    spread = hasattr(parameter, "device_mesh")
+    return nn.Parameter(to_tensor(value, parameter), parameter.requires_grad) if spread else parameter
 
 
 def _whole_state(optimizer: Any, parameter: Tensor) -> State:
     """Return what an optimizer keeps for a parameter, gathered from all ranks where it is spread."""
     state = optimizer.state.get(parameter) or {}
-    return {key: whole(x, key) if isinstance(x, Tensor) else x for key, x in state.items()}
+    return {key: whole(x, key) if hasattr(x, "device_mesh") else x for key, x in state.items()}
 
 
 def _carried(

@@ -520,9 +520,11 @@ def _(draw: Draw) -> Call:
     return Call(ht.export_padded, {"model": model(draw)} | draw.one_of({}, {"states": 8}))
 
 
-@target("ht.add_state_maps_", "looking")
-def _(draw: Draw) -> Call:
-    return Call(ht.add_state_maps_, {"model": model(draw)} | draw.one_of({}, {"target_modules": "0"}))
+for _name, _function in {"ht": ht.add_state_maps_, "adapters": ht.adapters.add_state_maps_}.items():
+
+    @target(f"{_name}.add_state_maps_", "looking")
+    def _(draw: Draw, function: Any = _function) -> Call:
+        return Call(function, {"model": model(draw)} | draw.one_of({}, {"target_modules": "0"}))
 
 
 # --- records -----------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from hankelred_torch.saving import shards
 from hankelred_torch.surgery import fsdp
 
 CONFIG, SCHEDULE = what_and_when(fraction=0.7, end_step=4, attempts=2, force=True)
+ON_TRIAL = what_and_when(fraction=0.7, end_step=2, attempts=1, force=True)
 CUTS, STEPS, LIMIT = (2, 4), 6, 200.0
 
 
@@ -107,7 +108,7 @@ def saved_on_trial(rank, folder):
     def ran(values, first, steps, path=None):
         model, optimizer, _ = made(True)
         guard = ht.Guard(lambda: next(values), tolerance=0.1, on_fail="stop", mode="min", settle_steps=2)
-        compressor = ht.InTrainingCompressor(model, optimizer, CONFIG, SCHEDULE, guard)
+        compressor = ht.InTrainingCompressor(model, optimizer, *ON_TRIAL, guard)
         if path is not None:
             ht.load_checkpoint(path, model, optimizer, compressor)
         for step in range(first, first + steps):

@@ -56,7 +56,7 @@ def trained(weighting="auto"):
     return layer, optimizer, compressor
 
 
-@pytest.mark.parametrize(("weighting", "most"), [("white", 193), ("auto", 240)])
+@pytest.mark.parametrize(("weighting", "most"), [("white", 219), ("auto", 271)])
 def test_step_that_cuts_one_lru_is_a_short_flow(weighting, most):
     # a fifth of them are forward passes, three that are timed and two for the error; most others evaluate the map
     layer, _, compressor = trained(weighting)
@@ -81,7 +81,7 @@ def test_cut_of_a_mamba2_of_two_layers_is_a_short_flow():
     sizes = {"hidden_size": 16, "state_size": 16, "num_heads": 4, "head_dim": 8, "n_groups": 1, "chunk_size": 8}
     config = transformers.Mamba2Config(vocab_size=32, num_hidden_layers=2, **sizes)
     model, batches = transformers.Mamba2ForCausalLM(config), [{"input_ids": torch.randint(0, 32, (2, 16))}]
-    assert calls_across_modules(lambda: ht.compress_(model, ht.CompressionConfig(order=8), batches=batches)) <= 187
+    assert calls_across_modules(lambda: ht.compress_(model, ht.CompressionConfig(order=8), batches=batches)) <= 314
     assert set(ht.state_sizes(model).values()) == {8}
 
 
@@ -90,5 +90,5 @@ def test_resuming_after_a_cut_is_a_short_flow(tmp_path):
     compressor.step()
     ht.save_checkpoint(tmp_path / "run.pt", layer, optimizer, compressor)
     resumed = run()
-    assert calls_across_modules(lambda: ht.load_checkpoint(tmp_path / "run.pt", *resumed)) <= 60
+    assert calls_across_modules(lambda: ht.load_checkpoint(tmp_path / "run.pt", *resumed)) <= 87
     assert ht.state_sizes(resumed[0]) == {"": 8}

@@ -335,10 +335,8 @@ def test_method_of_selective_layers_is_refused_without_one(method):
 
 
 def test_bare_model_in_a_distributed_run_is_warned_of(monkeypatch):
-    from hankelred_torch.training import compressor
-
-    monkeypatch.setattr(compressor.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(compressor.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     with pytest.warns(ht.RefusedCutWarning, match="not in a DistributedDataParallel: each of them will cut by itself"):
         compressor_of(lru(8), order=4)
 

@@ -271,7 +271,8 @@ def test_triton_is_in_the_table_of_backends():
     table = {row.operation: row.backend for row in ops.backends()}
     assert table["selective_scan"] == table["linear_recurrence"] == table["diagonal_ssm"] == "triton"
     assert {name for name, backend in table.items() if backend == "torch"} == {
-        "gramian_factors, hankel_singular_values, balanced_truncation"
+        "gramian_factors, hankel_singular_values, balanced_truncation",
+        "solve_lyapunov",
     }
     with ops.use_backend("auto"):
         assert "on CUDA Triton kernels" in ops.backends()[0].why
