@@ -154,8 +154,8 @@ class CompressionConfig(_Settings):
             method=check_choice(self.method, "method", _METHODS),
             weighting=check_choice(self.weighting, "weighting", ("auto", "white", "sampled")),
             optimizer_state=check_choice(self.optimizer_state, "optimizer_state", ("transport", "reset")),
-            target_modules=_checked_modules(self.target_modules, "target_modules"),
-            exclude_modules=_checked_modules(self.exclude_modules, "exclude_modules"),
+            target_modules=checked_modules(self.target_modules, "target_modules"),
+            exclude_modules=checked_modules(self.exclude_modules, "exclude_modules"),
         )
         if self.fraction is not None:
             self._set(fraction=check_number(self.fraction, "fraction", least=0, below=1, hint=share))
@@ -283,7 +283,7 @@ def _checked_order(order: Any) -> Any:
     return {name: check_integer(value, "order", 1) for name, value in order.items()}
 
 
-def _checked_modules(modules: Any, name: str) -> Any:
+def checked_modules(modules: Any, name: str) -> Any:
     """Give names of modules, or an expression for them that compiles."""
     if modules is None:
         return None
@@ -297,3 +297,10 @@ def _checked_modules(modules: Any, name: str) -> Any:
     if not found or not all(isinstance(each, str) for each in found):
         raise InputError(f"{name} must be a regular expression or a sequence of names; got {modules!r}.")
     return found
+
+
+def is_named(name: str, modules: str | Sequence[str]) -> bool:
+    """Tell whether modules, an expression or names and their endings, mean this one."""
+    if isinstance(modules, str):
+        return re.fullmatch(modules, name) is not None
+    return any(name == each or name.endswith(f".{each}") for each in modules)

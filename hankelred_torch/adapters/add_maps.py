@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from torch import nn
 
 from hankelred.errors import InputError
 
+from ..config import checked_modules, is_named
 from .registry import find_ssm_layers, unwrapped
 from .state_mapping import StateMapped, give_maps, maps_of, take_maps
 
 
-def add_state_maps_(model: nn.Module, target_modules: Any = None) -> tuple[str, ...]:
+def add_state_maps_(model: nn.Module, target_modules: str | Sequence[str] | None = None) -> tuple[str, ...]:
     """Give layers whose states cannot be rotated maps in front of their states, so that they can.
 
     The maps are identities at first: outputs stay what they were. A cut by ``method="rotation"``, or by ``"auto"``
@@ -26,8 +26,9 @@ def add_state_maps_(model: nn.Module, target_modules: Any = None) -> tuple[str, 
     model : torch.nn.Module
         A model or a layer; changed in place. Layers of gated delta nets with one decay per head, and Mamba-2 layers of
         Hugging Face, get maps; all others stay.
-    target_modules : str or iterable of str, optional
-        Names of layers; by default all that can have maps.
+    target_modules : str or sequence of str, optional
+        An expression that names of layers match, or names and their endings, as in `CompressionConfig`; by default all
+        that can have maps.
 
     Returns
     -------
@@ -52,12 +53,10 @@ def add_state_maps_(model: nn.Module, target_modules: Any = None) -> tuple[str, 
     """
     adapters = find_ssm_layers(unwrapped(model))
     able = {name: x for name, x in adapters.items() if maps_of(x)}
-    names = (
-        tuple(able)
-        if target_modules is None
-        else ((target_modules,) if isinstance(target_modules, str) else tuple(target_modules))
-    )
-    if unable := [name for name in names if name not in able]:
+    modules = checked_modules(target_modules, "target_modules")
+    names = tuple(name for name in able if modules is None or is_named(name, modules))
+    wanted = [modules] if isinstance(modules, str) else modules or ()
+    if unable := [x for x in wanted if not any(is_named(name, x if x is modules else [x]) for name in able)]:
         raise InputError(
             f"target_modules must name layers that state maps are known for, {sorted(able)}; got {', '.join(unable)}. "
             f"Layers with decays of their own for every state admit selection only, and a forward that another library "
@@ -80,11 +79,12 @@ def maps_as_saved(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
         {x.rpartition(".")[0] for x in names if x.endswith((".key_map", ".input_map"))},
         mapped_layers(model),
     )
-    if not saved - set(before):
+    missing = [x for x in find_ssm_layers(model) if x in saved and x not in before] if saved - set(before) else []
+    if not missing:
         yield
         return
     try:
-        add_state_maps_(model, [x for x in find_ssm_layers(model) if x in saved and x not in before])
+        add_state_maps_(model, missing)
         yield
     except BaseException:
         for name in mapped_layers(model):

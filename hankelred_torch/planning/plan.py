@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..adapters import Adapter, SelectiveAdapter, find_ssm_layers, refusals
 from ..adapters.analysis import Analysis, LayerReduction
 from ..adapters.base import Systems
 from ..adapters.registry import module_types, refuse_averages
-from ..config import CompressionConfig
+from ..config import CompressionConfig, is_named
 from ..convert import rounded
 from ..layer_sums import NOT_HEARD, LayerStatistics, SampleStatistics
 from ..sampling import gather
@@ -200,8 +199,8 @@ def _targets(model: nn.Module, config: CompressionConfig) -> dict[str, Adapter]:
     chosen = {
         name: x
         for name, x in adapters.items()
-        if (config.target_modules is None or _named(name, config.target_modules))
-        and (config.exclude_modules is None or not _named(name, config.exclude_modules))
+        if (config.target_modules is None or is_named(name, config.target_modules))
+        and (config.exclude_modules is None or not is_named(name, config.exclude_modules))
     }
     if not chosen:
         raise InputError(
@@ -209,13 +208,6 @@ def _targets(model: nn.Module, config: CompressionConfig) -> dict[str, Adapter]:
             f"{config.target_modules!r} and {config.exclude_modules!r}."
         )
     return chosen
-
-
-def _named(name: str, modules: str | Sequence[str]) -> bool:
-    """Tell whether modules, an expression or names and their endings, mean this one."""
-    if isinstance(modules, str):
-        return re.fullmatch(modules, name) is not None
-    return any(name == each or name.endswith(f".{each}") for each in modules)
 
 
 def renewed(layer: LayerCut, adapter: Adapter, values: Mapping[str, Array]) -> tuple[LayerCut, dict[str, Array]]:

@@ -217,7 +217,8 @@ def _from_transformers(folder: Path, model_class: Any, manifest: dict[str, Any],
 
     def make(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         base.__init__(self, *args, **kwargs)
-        add_state_maps_(self, manifest.get("state_maps", ()))
+        if "state_maps" in manifest:
+            add_state_maps_(self, manifest["state_maps"])
         resize_(self, manifest["state_sizes"])
 
     name, members = base.__name__, {"__init__": make, "__module__": base.__module__}
