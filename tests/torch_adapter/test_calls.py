@@ -56,8 +56,9 @@ def trained(weighting="auto"):
     return layer, optimizer, compressor
 
 
-@pytest.mark.parametrize(("weighting", "most"), [("white", 219), ("auto", 271)])
+@pytest.mark.parametrize(("weighting", "most"), [("white", 222), ("auto", 274)])
 def test_step_that_cuts_one_lru_is_a_short_flow(weighting, most):
+    # three fewer in a process where no other test has named an adapter to LRU
     # a fifth of them are forward passes, three that are timed and two for the error; most others evaluate the map
     layer, _, compressor = trained(weighting)
     assert calls_across_modules(compressor.step) <= most
@@ -90,5 +91,5 @@ def test_resuming_after_a_cut_is_a_short_flow(tmp_path):
     compressor.step()
     ht.save_checkpoint(tmp_path / "run.pt", layer, optimizer, compressor)
     resumed = run()
-    assert calls_across_modules(lambda: ht.load_checkpoint(tmp_path / "run.pt", *resumed)) <= 87
+    assert calls_across_modules(lambda: ht.load_checkpoint(tmp_path / "run.pt", *resumed)) <= 91
     assert ht.state_sizes(resumed[0]) == {"": 8}
