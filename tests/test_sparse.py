@@ -105,11 +105,13 @@ def test_values_of_a_rod_of_ten_thousand_states_are_those_of_the_closed_form(por
 
 
 @pytest.mark.skipif(not is_long(), reason="HANKELRED_LONG=1 runs it; rods of 1e4 states run always")
-@pytest.mark.parametrize("ports", [1, 4])
-def test_values_of_a_rod_of_a_hundred_thousand_states_are_those_of_the_closed_form(ports):
-    system = rod(100_000, ports)
+@pytest.mark.parametrize(("n", "ports", "most"), [(100_000, 1, 3e-8), (100_000, 4, 3e-8), (1_000_000, 1, 1e-6)])
+def test_values_of_long_rods_are_those_of_the_closed_form_within_their_floor(n, ports, most):
+    system = rod(n, ports)
     bal, expected = hr.balance(system), rod_hsv(system)
-    assert np.abs(bal.hsv - expected[: len(bal.hsv)]).max() / expected[0] < 3e-8
+    error = np.abs(bal.hsv - expected[: len(bal.hsv)]).max() / expected[0]
+    assert error < most
+    assert error <= bal.floor / bal.hsv[0]  # one solve at pole zero told of a sixteenth of it at a million states
 
 
 @pytest.mark.parametrize("k", [30, 40])

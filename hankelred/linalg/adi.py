@@ -202,8 +202,12 @@ class LowRankGramians:
     def _step(self, shift: complex) -> None:
         """Extend both factors by the columns of one shift."""
         solver = self.pencil.factor(np.conj(shift))
-        for _ in range(self._repeats):
-            self._reach.extend(solver.solve(self._reach.W), np.conj(shift))
+        for count in range(self._repeats):
+            columns = solver.solve(self._reach.W)
+            if count == 1:  # where factorisations are kept, a solve more is little work; their errors differ by shift
+                left = self._reach.W - self.pencil.A(columns) - np.conj(shift) * self.pencil.E(columns)
+                self.solving = max(self.solving, _frobenius(solver.solve(left)) / (_frobenius(columns) or 1.0))
+            self._reach.extend(columns, np.conj(shift))
             if self._see is not self._reach:
                 self._see.extend(solver.solve_adjoint(self._see.W), shift)
         self.steps += 1
