@@ -29,7 +29,8 @@ class Sequences(NamedTuple):
     `decay` are the steps (channels) of Mamba, with `rates` (channels, n), else decays (heads), or (heads, n). B and C
     go into and out of the states: (n) of Mamba, else (groups, n). `u` are the inputs, (channels) or (heads, head_dim),
     and `gate` multiplies the outputs. `powers` are inputs and outputs of the states, (n), before norms over the states.
-    `beta` (heads) are the rates of writing of a delta rule, whose keys, queries and values are B, C and u.
+    `beta` (heads) are the rates of writing of a delta rule, whose keys, queries and values are B, C and u;
+    `outputs` (heads, head_dim) are what the states put out, where that was computed on the way.
     """
 
     decay: Tensor
@@ -40,6 +41,7 @@ class Sequences(NamedTuple):
     rates: Tensor | None = None
     powers: tuple[Tensor, Tensor] | None = None
     beta: Tensor | None = None
+    outputs: Tensor | None = None
 
 
 class LayerStatistics:

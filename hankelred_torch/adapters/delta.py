@@ -118,7 +118,8 @@ class GatedDeltaAdapter(SelectiveAdapter):
         data = Sequences(
             torch.exp(log_decay), k, q, v.unflatten(-1, (-1, self._value_channels)), beta=beta * kept[..., None]
         )
-        return data._replace(gate=self._norm_weights(self._outputs(data), z) * kept[..., None, None])
+        y = self._outputs(data)
+        return data._replace(gate=self._norm_weights(y, z) * kept[..., None, None], outputs=y)
 
     def _outputs(self, data: Sequences) -> Tensor:
         """Return what the states put out, (batch, length, heads, channels)."""
@@ -247,14 +248,10 @@ class TiedDeltaAdapter(KimiDeltaAdapter):
         found |= {f"{x}.out_features": keys for x in projections} | {"o_proj.in_features": keys, "conv_dim": 3 * keys}
         return self._present(found | _channels("conv1d", 3 * keys)) | self._norm_constant(ratio**2)
 
-    def observe(self, statistics: LayerStatistics, u: Tensor, mask: Tensor | None, normed: Tensor | None) -> None:
-        """Add a call of the layer, and what its values put out."""
-        super().observe(statistics, u, mask, normed)
-        for row in range(len(u)):
-            inputs = u[row : row + 1]
-            data = self.sequences(inputs, None if mask is None else mask[row : row + 1])
-            y, gate = self._outputs(data), data.gate
-            statistics.update_values(y, y if gate is None else y * gate, self.tensor("o_proj.weight"))
+    def _observed(self, statistics: LayerStatistics, data: Sequences) -> None:
+        """Add what the values put out."""
+        y: Any = data.outputs
+        statistics.update_values(y, y * data.gate, self.tensor("o_proj.weight"))
 
     def _reduced(
         self, ways: tuple[str, ...], values: Mapping[str, Array], statistics: LayerStatistics, states: int

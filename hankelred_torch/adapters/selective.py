@@ -147,7 +147,8 @@ class SelectiveAdapter(Adapter):
 
     def state_bytes(self, states: int) -> int:
         """Return the memory of the states of all channels, in single precision at least, as recurrences keep them."""
-        dtype = torch.promote_types(next(self.layer.parameters()).dtype, torch.float32)
+        tensor: Tensor = attrgetter(next(iter(self.layouts)))(self.layer)
+        dtype = torch.promote_types(tensor.dtype, torch.float32)
         return self.state_channels(states) * states * dtype.itemsize
 
     @property
@@ -255,7 +256,12 @@ class SelectiveAdapter(Adapter):
         for start in range(0, len(u), rows):
             piece = slice(start, start + rows)
             others = (None if x is None else x[piece] for x in (mask, normed))
-            statistics.update(self.sequences(u[piece], *others))
+            data = self.sequences(u[piece], *others)
+            statistics.update(data)
+            self._observed(statistics, data)
+
+    def _observed(self, statistics: LayerStatistics, data: Sequences) -> None:
+        """Add what a family sums besides."""
 
     def _reduced(
         self, ways: tuple[str, ...], values: Mapping[str, Array], statistics: LayerStatistics, states: int

@@ -9,7 +9,6 @@ nothing of its module: its class becomes a subclass, whose forward is the same c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import wraps
 from types import CellType, FunctionType
 from typing import Any, ClassVar
@@ -104,11 +103,11 @@ class StateMappedAdapter(SelectiveAdapter):
     def rotations(
         self, values: Mapping[str, Array], statistics: LayerStatistics, states: int
     ) -> list[SelectiveReduction]:
-        """Return the balanced projection, and an orthonormal one, of as many states as are asked for."""
-        found = [project(statistics.sums, states, orthogonal=True)]
-        with suppress(OrderError):  # fewer states link inputs to outputs
-            found.insert(0, project(statistics.sums, states))
-        return found
+        """Return the balanced projection, or where fewer states link inputs to outputs, an orthonormal one."""
+        try:
+            return [project(statistics.sums, states)]
+        except OrderError:
+            return [project(statistics.sums, states, orthogonal=True)]
 
 
 class MappedDeltaAdapter(StateMappedAdapter, GatedDeltaAdapter):

@@ -187,8 +187,9 @@ def test_a_padded_model_computes_the_same_in_layers_of_one_size(name):
     assert (found - wanted).abs().max().item() < 30 * torch.finfo(wanted.dtype).eps * wanted.abs().max().item()
 
 
-def test_training_goes_on_with_a_consistent_optimizer():
-    model, ids = language_model("Mamba2"), tokens(batch=4)
+@pytest.mark.parametrize("name", ["Mamba2", "Qwen3_5Text", "KimiLinear"])
+def test_training_goes_on_with_a_consistent_optimizer(name):
+    model, ids = language_model(name), tokens(batch=4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
     for step in range(8):
