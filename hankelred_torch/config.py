@@ -104,8 +104,10 @@ class CompressionConfig(_Settings):
         Selective layers always go by data.
     refit : {"auto", True, False}, default "auto"
         Whether C, and D as far as the layer holds one, are fitted again to the outputs that a time-invariant layer
-        had before it was reduced, on a sample batch: True keeps the fit where the outputs of the other half of the
-        batch come closer; ``"auto"`` tries it where `compress_` has a metric to judge by, and not at all else.
+        had before it was reduced, on a sample batch, to the poles of the cut and to those of one that leaves to D what
+        states answer to an input in its own step: True keeps the better fit where the outputs of the other half of the
+        batch come closer than without; ``"auto"`` tries it where `compress_` has a metric to judge by, and not at all
+        else.
     optimizer_state : {"transport", "reset"}, default "transport"
         What becomes of the averages an optimizer keeps: carried over by the change of basis, or started anew.
     target_modules : str or sequence of str, optional

@@ -272,9 +272,13 @@ class LinearAdapter(Adapter):
         wide = {name: x.to(torch.complex128 if x.is_complex() else torch.float64) for name, x in tensors.items()}
         return self.matrices(wide)
 
-    def analyse(self, values: Mapping[str, Array], statistics: StateStatistics | None = None) -> Analysis:
+    def analyse(
+        self, values: Mapping[str, Array], statistics: StateStatistics | None = None, *, from_next_step: bool = False
+    ) -> Analysis:
         """Return the analysis by balanced truncation, weighed by states that were seen or white noise would drive."""
         bank = self._stable_bank(values)
+        if from_next_step:  # D is to hold what states answer to an input in its own step
+            bank = bank.with_(C=bank.C * bank.lam[:, None, :])
         weighting = Sampled(states=statistics.sums) if statistics is not None and statistics.seen else None
         return LinearAnalysis(bank, lambda reductions: self._aligned(bank, values, reductions), weighting)
 
@@ -330,8 +334,7 @@ class LinearAdapter(Adapter):
         InputError
             If it is no such system, is not stable, or has inputs, outputs or a feedthrough that the layer cannot hold.
         """
-        values = self.values()
-        bank = self.bank(values)
+        bank = self.bank(values := self.values())
         systems = self._checked(system, bank)
         n = max(1, *(x.n for x in systems))
         # states that fill up have no output

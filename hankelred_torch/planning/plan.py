@@ -282,9 +282,8 @@ def _refitted(
     if probe is None:
         raise InputError("refit=True needs batches, on which outputs are fitted; got none. Pass some, or drop it.")
     found = {}
-    for name, reduction in refitted(model, adapters, layers, probe).items():
+    for name, (reduction, method) in refitted(model, adapters, layers, probe).items():
         adapter, layer = adapters[name], layers[name]
-        method = f"{layer.method or 'balanced truncation'}, outputs fitted again"
         written = adapter.rewrite(layer._values, reduction)
         rounding = _rounding(adapter, name, dict(layer._values), written)
         found[name] = replace(

@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from sampled_layers import LAYERS, relative, slow_inputs
 from torch import nn
 
 import hankelred as hr
@@ -18,12 +19,6 @@ from hankelred.weighting import Sampled
 from hankelred_torch import layer_sums
 from hankelred_torch.adapters import adapter_of, collect_statistics
 from hankelred_torch.sampling import watch
-
-LAYERS = {"LRU": lambda: ht.layers.LRU(4, 16), "S5": lambda: ht.layers.S5(4, 16), "S4D": lambda: ht.layers.S4D(4, 8)}
-
-
-def slow_inputs(batch=6, length=80, channels=4, seed=0):
-    return torch.randn(batch, length, channels, generator=torch.Generator().manual_seed(seed)).cumsum(1) / 8
 
 
 def states_of(layer, u):
@@ -40,10 +35,6 @@ def states_of(layer, u):
             states.append(x)
         found.append(np.stack(states, axis=1))
     return np.stack(found)
-
-
-def relative(found, expected):
-    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
 def outer(x):
@@ -372,125 +363,6 @@ def test_layers_of_low_precision_under_autocast_are_seen(dtype):
     found = seen.statistics().layers["1"]
     expected = outer(states_of(model[1], model[0](u).detach()))
     assert relative(found.sums.mean(), expected) < (1e-4 if dtype == torch.float32 else 5e-2)
-
-
-@pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("weighting", ["white", "sampled"])
-def test_outputs_fitted_again_come_closer_on_what_they_were_not_fitted_to(name, weighting):
-    torch.manual_seed(0)
-    layer, u, fresh = LAYERS[name](), slow_inputs(batch=16, length=200), slow_inputs(seed=9, length=200)
-    before, errors = layer(fresh).detach(), {}
-    for refit in (False, True):
-        torch.manual_seed(0)
-        copy = LAYERS[name]()
-        config = ht.CompressionConfig(order=3, weighting=weighting, refit=refit)
-        plan = ht.compress_(copy, config, batches=[u]).layers[""]
-        errors[refit] = float((copy(fresh).detach() - before).norm() / before.norm())
-    if weighting == "white":
-        assert plan.method == "balanced truncation, outputs fitted again"
-        assert errors[True] < 0.9 * errors[False]
-    elif "again" in plan.method:  # little is left to gain, and it is not always found
-        assert errors[True] < errors[False]
-    else:
-        assert errors[True] == errors[False]
-
-
-def with_fast_states(layer):
-    """Half of the states forget at once, so that what they put out is nearly a multiple of the input."""
-    system = ht.read_system(layer)
-    fast = np.arange(system.n) % 2 == 0
-    lam = np.where(fast, 0.05 * system.lam, system.lam)
-    ht.write_system(layer, hr.DiagonalSystem(lam, system.B, system.C, system.D, dt=True, output="real"))
-    return layer
-
-
-def test_what_goes_at_once_becomes_feedthrough_in_layer_optimizer_and_averages():
-    torch.manual_seed(0)
-    layer, u = with_fast_states(ht.layers.LRU(4, 16)), torch.randn(32, 60, 4)
-    average = copy.deepcopy(layer)
-    with torch.no_grad():
-        average.D += 0.5
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-4)
-    layer(u).square().mean().backward()
-    optimizer.step()
-    D, before, whole = layer.D, layer.D.detach().clone(), copy.deepcopy(layer)
-    slots = {key: x.clone() for key, x in optimizer.state[D].items()}
-    drift = average.D.detach() - before
-    snapshot = copy.deepcopy(whole.state_dict())
-    config = ht.CompressionConfig(order=8, weighting="white", refit=True)
-    plan = ht.compress_(layer, config, optimizer, ema=average, batches=[u])
-    assert layer.D is D  # known to its optimizer as before
-    assert all(torch.equal(optimizer.state[D][key], x) for key, x in slots.items())
-    assert float((D.detach() - before).abs().max()) > 0.01
-    np.testing.assert_allclose(np.diag(plan.layers[""].reduction.system.D), D.detach(), rtol=1e-6)
-    torch.testing.assert_close(average.D.detach() - D.detach(), drift, rtol=1e-4, atol=1e-6)
-    fresh = torch.randn(8, 60, 4)
-    plain, undone = copy.deepcopy(whole), copy.deepcopy(layer)
-    ht.compress_(plain, dataclasses.replace(config, refit=False))
-    with torch.no_grad():
-        undone.D.copy_(before)
-        outputs = [x(fresh).numpy() for x in (whole, layer, undone, plain)]
-    fitted, without, least = (float(relative(x, outputs[0])) for x in outputs[1:])
-    assert fitted < 0.9 * min(without, least)
-    assert all(torch.equal(x, snapshot[name]) for name, x in whole.state_dict().items())
-
-
-def test_an_averaged_copy_that_is_the_model_gets_the_fit_that_the_model_gets():
-    torch.manual_seed(0)
-    layer, u = ht.layers.LRU(4, 16), slow_inputs(batch=16)
-    average = copy.deepcopy(layer)
-    plan = ht.compress_(layer, ht.CompressionConfig(order=4, weighting="white", refit=True), ema=average, batches=[u])
-    assert "fitted again" in plan.layers[""].method
-    for x, y in zip(layer.parameters(), average.parameters(), strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-7)
-
-
-def test_outputs_are_not_fitted_where_the_other_half_says_no():
-    torch.manual_seed(0)
-    layer = ht.layers.LRU(4, 16)
-    u = torch.cat([torch.zeros(4, 60, 4), slow_inputs(batch=4, length=60)])  # nothing to learn from in the first half
-    plan = ht.plan(layer, ht.CompressionConfig(order=4, refit=True), [u]).layers[""]
-    assert plan.method == "sampled balanced truncation"
-
-
-def test_moments_follow_a_cut_whose_outputs_were_fitted_again():
-    torch.manual_seed(0)
-    layer, u = ht.layers.LRU(4, 16), slow_inputs()
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-3)
-    for _ in range(3):
-        optimizer.zero_grad()
-        layer(u).square().mean().backward()
-        optimizer.step()
-    ht.compress_(layer, ht.CompressionConfig(order=5, refit=True), optimizer, batches=[u])
-    for p in layer.parameters():
-        state = optimizer.state[p]
-        assert state["exp_avg"].shape == p.shape
-        assert bool((state["exp_avg"] ** 2 <= 1e3 * state["exp_avg_sq"] + 1e-12).all())
-    optimizer.zero_grad()
-    layer(u).square().mean().backward()
-    optimizer.step()
-    assert all(bool(p.isfinite().all()) for p in layer.parameters())
-
-
-def test_the_smallest_model_within_a_tolerance_is_smaller_when_outputs_may_be_fitted_again():
-    torch.manual_seed(0)
-    u, fresh = slow_inputs(batch=16, length=120), slow_inputs(seed=5, length=120)
-    sizes = {}
-    for refit in (False, "auto"):
-        torch.manual_seed(0)
-        layer = ht.layers.LRU(4, 24)
-        before = layer(fresh).detach()
-        metric = lambda model, before=before: float((model(fresh) - before).detach().norm() / before.norm())  # noqa: E731
-        config = ht.CompressionConfig(refit=refit)
-        plan = ht.compress_(layer, config, batches=[u], metric=metric, tolerance=0.1, mode="min")
-        assert metric(layer) == pytest.approx(plan.metric["after"])
-        assert metric(layer) <= 0.1
-        assert (
-            plan.states if hasattr(plan, "states") else sum(plan.sizes.values()),
-            plan.metric["after"],
-        ) in plan.trials
-        sizes[refit] = sum(plan.sizes.values())
-    assert sizes["auto"] <= sizes[False] < 24
 
 
 def test_a_plan_for_data_is_carried_out_on_a_layer_that_has_moved_since_by_the_same_data():
