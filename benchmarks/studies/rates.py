@@ -14,7 +14,7 @@ the place of 1 to 12, and rows of the projections that training has made what th
 - `fresh rates and rows`: both; all other weights, and the optimizer's averages of them, are the large model's.
 - `scratch`: 12 states from the first step; `full`: 128 to the last.
 
-The cut comes at a tenth of the training, `early` at a twentieth, `late` at a quarter. Runs of one seed see the same
+The cut comes at a tenth of the training, `early` at a twentieth, `late` at a quarter, `half` at a half. Runs of one seed see the same
 batches, and all arms but `scratch` are branches of one run, the same up to the cut to the last bit. *Jump* is the rise
 of the validation loss in the cut in nats, *alike* the mean cosine of two rows that write into the states, by size,
 *slow* the share of rates that are at most 12. Every run is a line of benchmarks/results/rates.jsonl, written when it
@@ -47,7 +47,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "rates.jsonl"
 TASKS = ("recall", "recall-16", "recall-32")
 KEPT = 12
 CURVE = 20  # looks at the validation part in a run
-SHARES = {"": 0.1, ", early": 0.05, ", late": 0.25}
+SHARES = {"": 0.1, ", early": 0.05, ", late": 0.25, ", half": 0.5}
 FRESH = {  # what is drawn anew after the cut
     "rotation": (),
     "rotation, fresh rates": ("rates",),
@@ -156,7 +156,7 @@ def _key(task: str, steps: int, arm: str, seed: int) -> dict[str, Any]:
 def summary(found: list[dict[str, Any]]) -> str:
     """A table for each task and length of the schedule: the end, the way there, and the states after the cut."""
     parts = []
-    order = [*FRESH, *(f"rotation{x}" for x in SHARES if x), "scratch", "full"]
+    order = [*(arm + share for share in SHARES for arm in FRESH), "scratch", "full"]
     for task, steps in dict.fromkeys((x["task"], x["steps"]) for x in found):
         runs = [x | _way(x) for x in found if (x["task"], x["steps"]) == (task, steps)]
         runs.sort(key=lambda x: (order.index(x["arm"]), x["seed"]))
