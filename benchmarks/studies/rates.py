@@ -14,11 +14,11 @@ the place of 1 to 12, and rows of the projections that training has made what th
 - `fresh rates and rows`: both; all other weights, and the optimizer's averages of them, are the large model's.
 - `scratch`: 12 states from the first step; `full`: 128 to the last.
 
-The cut comes at a tenth of the training, `early` at a twentieth, `late` at a quarter, `half` at a half. Runs of one seed see the same
-batches, and all arms but `scratch` are branches of one run, the same up to the cut to the last bit. *Jump* is the rise
-of the validation loss in the cut in nats, *alike* the mean cosine of two rows that write into the states, by size,
-*slow* the share of rates that are at most 12. Every run is a line of benchmarks/results/rates.jsonl, written when it
-ends.
+The cut comes at a tenth of the training, `early` at a twentieth, `late` at a quarter, `half` at a half. Runs of one
+seed see the same batches, and all arms but `scratch` are branches of one run, the same up to the cut to the last bit.
+*Jump* is the rise of the validation loss in the cut in nats, *alike* the mean cosine of two rows that write into the
+states, by size, *slow* the share of rates that are at most 12. Every run is a line of benchmarks/results/rates.jsonl,
+written when it ends.
 """
 
 from __future__ import annotations
