@@ -16,9 +16,10 @@ the place of 1 to 12, and rows of the projections that training has made what th
 
 The cut comes at a tenth of the training, `early` at a twentieth, `late` at a quarter, `half` at a half. Runs of one
 seed see the same batches, and all arms but `scratch` are branches of one run, the same up to the cut to the last bit.
-*Jump* is the rise of the validation loss in the cut in nats, *alike* the mean cosine of two rows that write into the
-states, by size, *slow* the share of rates that are at most 12. Every run is a line of benchmarks/results/rates.jsonl,
-written when it ends.
+*Jump* is the rise of the validation loss in the cut in nats, *tail* the share of the values that is dropped, in the
+layer where it is largest, which `Schedule(max_tail=)` is a limit of, *alike* the mean cosine of two rows that write
+into the states, by size, *slow* the share of rates that are at most 12. Every run is a line of
+benchmarks/results/rates.jsonl, written when it ends.
 """
 
 from __future__ import annotations
@@ -99,11 +100,12 @@ def properties(trainer: Trainer) -> dict[str, float]:
 def cut(trainer: Trainer, what: Iterable[str], seed: int) -> dict[str, float]:
     """Cut all layers, draw some of it anew, and return what that did to the loss and to the states."""
     before, start = trainer.validation_loss(), time.thread_time()
-    compress_(trainer.model, CompressionConfig(order=KEPT), [trainer.optimizer], batches=trainer.batches)
+    plan = compress_(trainer.model, CompressionConfig(order=KEPT), [trainer.optimizer], batches=trainer.batches)
     torch.manual_seed(seed)
     refresh(trainer, what)
     trainer.times[-1] += time.thread_time() - start
-    return {"jump": trainer.validation_loss() - before} | properties(trainer)
+    tail = max(1 - x.kept_energy for x in plan.layers.values())
+    return {"jump": trainer.validation_loss() - before, "tail": tail} | properties(trainer)
 
 
 def follow(trainer: Trainer, steps: int, progress: Callable[[], Any]) -> list[list[float]]:
