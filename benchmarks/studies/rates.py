@@ -163,7 +163,12 @@ def summary(found: list[dict[str, Any]]) -> str:
         runs = [x | _way(x) for x in found if (x["task"], x["steps"]) == (task, steps)]
         runs.sort(key=lambda x: (order.index(x["arm"]), x["seed"]))
         columns = {"test": ("at the end, %", 1), "half": ("half way, %", 1), "learned": ("steps until 90 %", 0)}
-        columns |= {"jump": ("jump", 2), "alike": ("alike after the cut", 2), "slow": ("slow after the cut", 2)}
+        columns |= {
+            "jump": ("jump", 2),
+            "tail": ("tail", 2),
+            "alike": ("alike after the cut", 2),
+            "slow": ("slow after the cut", 2),
+        }
         columns |= {"seconds": ("seconds", 0)}
         parts.append(f"{task}, {steps} steps\n\n{table(runs, 'arm', columns)}\n\n{_against_scratch(runs)}")
     return "\n\n".join(parts)
