@@ -1,0 +1,336 @@
+"""Sparse factorisations by PETSc over the ranks of MPI, factors of low rank split by rows over them.
+
+Every rank runs the same program on the same systems. Inside of `over_ranks` each holds its rows of the shifted matrix,
+its part of the factorisation and its rows of the factors S and R. petsc4py and mpi4py are imported when a block begins.
+
+A PETSc of real scalars factors a complex matrix as the real one of twice its order that has the block
+``[[Re, -Im], [Im, Re]]`` for an entry; its transpose is that of the adjoint.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from ..checks import Array
+from ..errors import InputError
+from .engines import SparseSum, _Solver, aligned
+from .pencils import Solver
+from .ranks import RankError, Ranks
+from .rows import split
+
+PREFIX = "hankelred_"
+
+# What MUMPS says of a matrix that is singular, by its pattern or by a pivot.
+IS_SINGULAR = -6, -10
+
+# KSPConvergedReason where the preconditioner, or the factorisation, could not be made.
+PC_FAILED = -11
+
+# Where MUMPS counts the negative pivots.
+NEGATIVE_PIVOTS = 12
+
+
+@contextmanager
+def over_ranks(comm: Any = None, prefix: str = PREFIX) -> Iterator[Any]:
+    """Spread the work on sparse systems over the ranks of MPI inside of the block.
+
+    All ranks must enter the block and do the same there with the same systems, made inside. An error that one rank
+    leaves the block with is its own there, and a `RankError` that repeats it on all others.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm, optional
+        The ranks; by default all of them.
+    prefix : str, default "hankelred_"
+        Of the options of PETSc for shifted matrices, as in ``-hankelred_ksp_type gmres``; MUMPS factors where they say
+        nothing else. ``definite_`` follows in options of the test whether a matrix is definite.
+
+    Yields
+    ------
+    mpi4py.MPI.Comm
+        A copy of `comm`, whose `rank` says who prints.
+
+    Raises
+    ------
+    ImportError
+        If petsc4py or mpi4py is not there, or not for this NumPy.
+    InputError
+        If PETSc does not know an option, the options give no solver that converges, or systems differ between ranks.
+    RankError
+        If another rank has failed.
+
+    Examples
+    --------
+    With ``mpirun -n 2 python plate.py``::
+
+        from hankelred.linalg.petsc import over_ranks
+
+        with over_ranks() as comm:
+            reduction = hr.balanced_truncation(hr.StateSpace(A, B, C), rtol=1e-6)
+    """
+    engine = Petsc(comm, prefix)
+    ranks = engine.ranks
+    try:
+        with split(ranks):
+            yield ranks.comm
+        ranks.every(None)
+        engine.release()
+    except RankError:
+        raise
+    except BaseException as error:
+        ranks.tell(error)
+        raise
+
+
+class Petsc:
+    """What factors sums of sparse matrices over the ranks.
+
+    A factorisation that no rank needs any more leaves its order of elimination to the next one of the same matrices.
+    """
+
+    def __init__(self, comm: Any, prefix: str) -> None:
+        try:
+            from mpi4py import MPI
+            from petsc4py import PETSc
+        except ImportError as error:
+            raise ImportError(
+                f"Solves over the ranks of MPI need petsc4py and mpi4py for NumPy {np.__version__}; got: {error}. Run: "
+                f"pip install 'hankelred[petsc]', or see the guide for packages of Debian."
+            ) from error
+        self.PETSc, self.prefix, self.ranks = PETSc, prefix, Ranks(MPI.COMM_WORLD if comm is None else comm, self)
+        self.is_complex = np.dtype(PETSc.ScalarType).kind == "c"
+        if np.dtype(PETSc.RealType) != np.float64:
+            raise InputError(f"PETSc must have double precision; got {np.dtype(PETSc.RealType)}. Take another build.")
+        self._leases: list[_Lease] = []
+        self._sums: weakref.WeakKeyDictionary[SparseSum, _OwnRows] = weakref.WeakKeyDictionary()
+
+    def factor(self, shifted: SparseSum, coefficients: tuple[complex, ...]) -> Solver:
+        """Factor a sum of sparse matrices with these coefficients."""
+        rows = self._sums.get(shifted)
+        if rows is None:
+            rows = self._sums[shifted] = _OwnRows(self, shifted)
+        data = rows.data(coefficients)
+        lease = self._lease(rows, data)
+        shifted.engines[lease.name] = shifted.engines.get(lease.name, 0) + 1
+        solver = _FactoredByPetsc(self, lease, data.dtype)
+        lease.user = weakref.ref(solver)
+        return solver
+
+    def is_definite(self, M: Any) -> bool | None:
+        """Tell whether a Hermitian matrix is positive definite, by its pivots; None where this PETSc is complex."""
+        if self.is_complex or M.dtype.kind == "c":
+            return None
+        (rows,) = self.own_rows(M)
+        matrix = self.assembled((rows.indptr, rows.indices, rows.data), True)
+        pc = self.PETSc.PC().create(self.ranks.comm)
+        pc.setOperators(matrix)
+        prefix = f"{self.prefix}definite_"
+        pc.setOptionsPrefix(prefix)
+        by_mumps(pc, symmetric=True)
+        self.set_up(pc, prefix)
+        failed, negative = verdict(pc, prefix), pc.getFactorMatrix().getMumpsInfog(NEGATIVE_PIVOTS)
+        pc.destroy()
+        matrix.destroy()
+        return not failed and negative == 0
+
+    def own_rows(self, *matrices: Any) -> list[Any]:
+        """Return the own rows of sparse matrices, as columns of their transposes."""
+        self.ranks.check_same("Sparse matrices", *(x for M in matrices for x in (M.data, M.indices, M.indptr)))
+        return [sp.csc_array(M[self.ranks.places(M.shape[0])].T) for M in matrices]
+
+    def assembled(self, csr: tuple[Array, Array, Array], symmetric: bool) -> Any:
+        """Return a matrix of PETSc by its own rows."""
+        own = len(csr[0]) - 1
+        size = own, sum(self.ranks.every(own))
+        matrix = self.PETSc.Mat().createAIJ((size, size), csr=self.indexed(csr), comm=self.ranks.comm)
+        if symmetric:
+            matrix.setOption(self.PETSc.Mat.Option.SYMMETRIC, True)
+            matrix.setOption(self.PETSc.Mat.Option.SYMMETRY_ETERNAL, True)
+        return matrix
+
+    def indexed(self, csr: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        """Return own rows with the integers of this PETSc."""
+        indptr, indices = (x.astype(self.PETSc.IntType, copy=False) for x in csr[:2])
+        return indptr, indices, csr[2]
+
+    def set_up(self, solver: Any, prefix: str) -> None:
+        """Let a KSP or PC read its options and factor."""
+        self.ranks.every(None)
+        try:
+            solver.setFromOptions()
+            solver.setUp()
+        except self.PETSc.Error as error:
+            raise InputError(
+                f"The options of PETSc with the prefix -{prefix} must give a solver that it knows and has; got: "
+                f"{str(error).splitlines()[-1]}."
+            ) from error
+
+    def release(self) -> None:
+        """Free the factorisations that nobody needs."""
+        for lease in self._idle():
+            self._end(lease)
+
+    def _lease(self, rows: _OwnRows, data: Array) -> _Lease:
+        """Return a factorisation of own rows, in the place of one that is idle if there is one of the same matrices."""
+        embedded = data.dtype.kind == "c" and not self.is_complex
+        csr = rows.embedded(data) if embedded else (rows.indptr, rows.indices, data)
+        found = None
+        for lease in self._idle():
+            if found is None and (lease.rows, lease.embedded) == (rows, embedded):
+                found = lease
+            else:
+                self._end(lease)
+        if found is None:
+            found = _Lease(self, rows, embedded, self.assembled(csr, rows.symmetric and not embedded))
+            self._leases.append(found)
+        else:
+            found.matrix.setValuesCSR(*self.indexed(csr))
+            found.matrix.assemble()
+        try:
+            found.factor(self)
+        except BaseException:
+            self._end(found)
+            raise
+        return found
+
+    def _idle(self) -> list[_Lease]:
+        """Return the factorisations that no rank needs."""
+        answers = self.ranks.every([lease.is_idle() for lease in self._leases])
+        return [lease for lease, *idle in zip(self._leases, *answers, strict=True) if all(idle)]
+
+    def _end(self, lease: _Lease) -> None:
+        self._leases.remove(lease)
+        lease.ksp.destroy()
+        lease.matrix.destroy()
+
+
+class _OwnRows:
+    """The rows of a rank of matrices that are added up, in a common pattern."""
+
+    def __init__(self, engine: Petsc, shifted: SparseSum) -> None:
+        own = engine.own_rows(*shifted.matrices)
+        pattern, self._entries = aligned(own)
+        self.indptr, self.indices = pattern.indptr, pattern.indices
+        self._n, self.symmetric = pattern.shape[0], shifted.hermitian and all(M.dtype.kind != "c" for M in own)
+
+    def data(self, coefficients: tuple[complex, ...]) -> Array:
+        """Return the entries of the sum."""
+        return np.asarray(sum(c * x for c, x in zip(coefficients, self._entries, strict=True) if c))
+
+    def embedded(self, data: Array) -> tuple[Array, Array, Array]:
+        """Return the real matrix with ``[[Re, -Im], [Im, Re]]`` for each entry."""
+        blocks = np.empty((len(data), 2, 2))
+        blocks[:, 0, 0] = blocks[:, 1, 1] = data.real
+        blocks[:, 0, 1], blocks[:, 1, 0] = -data.imag, data.imag
+        shape = 2 * (len(self.indptr) - 1), 2 * self._n
+        M = sp.bsr_array((blocks, self.indices, self.indptr), shape=shape).tocsr()
+        return M.indptr, M.indices, M.data
+
+
+class _Lease:
+    """A solver of PETSc with its matrix, and who uses it."""
+
+    def __init__(self, engine: Petsc, rows: _OwnRows, embedded: bool, matrix: Any) -> None:
+        self.rows, self.embedded, self.matrix, self.name = rows, embedded, matrix, ""
+        self.user: weakref.ref[Any] | None = None
+        self.ksp = engine.PETSc.KSP().create(engine.ranks.comm)
+        self.ksp.setOptionsPrefix(engine.prefix)
+        self.ksp.setType("preonly")
+        by_mumps(self.ksp.getPC(), rows.symmetric and not embedded)
+        self.right, self.left = matrix.createVecs()
+
+    def is_idle(self) -> bool:
+        """Whether nobody on this rank can solve with it."""
+        return self.user is None or self.user() is None
+
+    def factor(self, engine: Petsc) -> None:
+        """Factor the matrix as it is now."""
+        self.ksp.setOperators(self.matrix)
+        engine.set_up(self.ksp, engine.prefix)
+        pc = self.ksp.getPC()
+        if not self.name:
+            check_options_used(engine.PETSc, engine.prefix)
+            direct = self.ksp.getType() == "preonly"
+            self.name = f"PETSc's {(pc.getFactorSolverType() or pc.getType()) if direct else self.ksp.getType()}"
+        singular = verdict(pc, engine.prefix)
+        if not singular:
+            self.solve(np.zeros(self.right.getLocalSize()), False)
+            singular = self.ksp.getConvergedReason() == PC_FAILED
+        if singular:
+            raise np.linalg.LinAlgError("A + p E must be regular; got a pivot of zero.")
+
+    def solve(self, x: Array, adjoint: bool) -> Array:
+        """Solve for the own rows of one column."""
+        turned = adjoint and not self.embedded
+        self.right.setArray(x.view(np.float64) if self.embedded else x.conj() if turned else x)
+        (self.ksp.solveTranspose if adjoint else self.ksp.solve)(self.right, self.left)
+        y = self.left.getArray()
+        return y.view(np.complex128) if self.embedded else y.conj() if turned else y
+
+    def check_converged(self) -> None:
+        """Refuse a solver that has not converged."""
+        reason = self.ksp.getConvergedReason()
+        if reason < 0:
+            raise InputError(
+                f"The options of PETSc with the prefix -{self.ksp.getOptionsPrefix()} must give a solver that "
+                f"converges; got KSPConvergedReason {reason} after {self.ksp.getIterationNumber()} iterations. Take a "
+                f"better preconditioner, more iterations, or the default, a factorisation."
+            )
+
+
+class _FactoredByPetsc(_Solver):
+    def __init__(self, engine: Petsc, lease: _Lease, dtype: Any) -> None:
+        super().__init__(dtype)
+        self._engine, self._lease = engine, lease
+
+    def _columns(self, X: Array, adjoint: bool) -> Array:
+        ranks, lease = self._engine.ranks, self._lease
+        own = np.array(ranks.own(X), order="F")
+        ranks.every(None)
+        for x in own.T:
+            y = lease.solve(x, adjoint)
+            x[:] = y if x.dtype.kind == "c" else y.real
+            lease.check_converged()
+        return ranks.whole(own)
+
+
+def by_mumps(pc: Any, symmetric: bool) -> None:
+    """Let MUMPS factor, where options say nothing else."""
+    pc.setType("cholesky" if symmetric else "lu")  # of MUMPS L D L^T, of indefinite matrices too
+    pc.setFactorSolverType("mumps")
+
+
+def verdict(pc: Any, prefix: str) -> bool:
+    """Tell whether a matrix was singular, by what MUMPS says; refuse other failures."""
+    if pc.getType() not in ("lu", "cholesky") or pc.getFactorSolverType() != "mumps":
+        return False
+    code, detail = (pc.getFactorMatrix().getMumpsInfog(k) for k in (1, 2))
+    if code < 0 and code not in IS_SINGULAR:
+        raise InputError(
+            f"MUMPS must have room for its factors; got INFOG(1)={code} and INFOG(2)={detail}. "
+            f"Pass -{prefix}mat_mumps_icntl_14 100 (per cent of room above its estimate), or take more ranks on more "
+            f"machines."
+        )
+    return code in IS_SINGULAR
+
+
+def check_options_used(PETSc: Any, prefix: str) -> None:
+    """Refuse options with the prefix that nothing has asked for: PETSc itself says nothing of a misspelt name."""
+    used = ctypes.c_int(1)
+    library = ctypes.CDLL(PETSc.__file__)
+    names = [name for name in PETSc.Options().getAll() if name.startswith(prefix)]
+    for name in names:
+        if name.startswith(f"{prefix}definite_"):
+            continue
+        library.PetscOptionsUsed(None, name.encode(), ctypes.byref(used))
+        if not used.value:
+            raise InputError(
+                f"PETSc must know the options with the prefix -{prefix}; got -{name}, which nothing reads."
+            )
