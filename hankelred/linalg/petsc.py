@@ -4,7 +4,8 @@ Every rank runs the same program on the same systems. Inside of `over_ranks` eac
 its part of the factorisation and its rows of the factors S and R. petsc4py and mpi4py are imported when a block begins.
 
 A PETSc of real scalars factors a complex matrix as the real one of twice its order that has the block
-``[[Re, -Im], [Im, Re]]`` for an entry; its transpose is that of the adjoint.
+``[[Re, -Im], [Im, Re]]`` for an entry, whose transpose is that of the adjoint. Of a complex symmetric matrix, as a real
+symmetric pencil gives at a complex shift, the second row changes its sign, and the real matrix is symmetric too.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from .ranks import RankError, Ranks
 from .rows import split
 
 PREFIX = "hankelred_"
+
+# Of any matrix, and of a symmetric one, whose L D L^T may be indefinite.
+FACTORISATIONS = "lu", "cholesky"
 
 # What MUMPS says of a matrix that is singular, by its pattern or by a pivot.
 IS_SINGULAR = -6, -10
@@ -104,7 +108,10 @@ class Petsc:
                 f"Solves over the ranks of MPI need petsc4py and mpi4py for NumPy {np.__version__}; got: {error}. Run: "
                 f"pip install 'hankelred[petsc]', or see the guide for packages of Debian."
             ) from error
-        self.PETSc, self.prefix, self.ranks = PETSc, prefix, Ranks(MPI.COMM_WORLD if comm is None else comm, self)
+        comm = (MPI.COMM_WORLD if comm is None else comm).Dup()
+        neighbours = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.PETSc, self.prefix, self.ranks = PETSc, prefix, Ranks(comm, self, neighbours.size / comm.size)
+        neighbours.Free()
         self.is_complex = np.dtype(PETSc.ScalarType).kind == "c"
         if np.dtype(PETSc.RealType) != np.float64:
             raise InputError(f"PETSc must have double precision; got {np.dtype(PETSc.RealType)}. Take another build.")
@@ -133,12 +140,14 @@ class Petsc:
         pc.setOperators(matrix)
         prefix = f"{self.prefix}definite_"
         pc.setOptionsPrefix(prefix)
-        by_mumps(pc, symmetric=True)
-        self.set_up(pc, prefix)
-        failed, negative = verdict(pc, prefix), pc.getFactorMatrix().getMumpsInfog(NEGATIVE_PIVOTS)
+        pc.setType(FACTORISATIONS[True])
+        self.set_up(pc, pc, prefix)
+        if not is_by_mumps(pc):
+            raise InputError(f"MUMPS must test whether matrices are definite; got other options -{prefix}pc_... .")
+        failed = verdict(pc, prefix) or pc.getFactorMatrix().getMumpsInfog(NEGATIVE_PIVOTS) > 0
         pc.destroy()
         matrix.destroy()
-        return not failed and negative == 0
+        return not failed
 
     def own_rows(self, *matrices: Any) -> list[Any]:
         """Return the own rows of sparse matrices, as columns of their transposes."""
@@ -160,11 +169,13 @@ class Petsc:
         indptr, indices = (x.astype(self.PETSc.IntType, copy=False) for x in csr[:2])
         return indptr, indices, csr[2]
 
-    def set_up(self, solver: Any, prefix: str) -> None:
-        """Let a KSP or PC read its options and factor."""
+    def set_up(self, solver: Any, pc: Any, prefix: str) -> None:
+        """Let a KSP or PC read its options and factor, by MUMPS where they name no other package."""
         self.ranks.every(None)
         try:
             solver.setFromOptions()
+            if pc.getType() in FACTORISATIONS and not self.PETSc.Options(prefix).hasName("pc_factor_mat_solver_type"):
+                pc.setFactorSolverType("mumps")
             solver.setUp()
         except self.PETSc.Error as error:
             raise InputError(
@@ -178,26 +189,22 @@ class Petsc:
             self._end(lease)
 
     def _lease(self, rows: _OwnRows, data: Array) -> _Lease:
-        """Return a factorisation of own rows, in the place of one that is idle if there is one of the same matrices."""
+        """Return a factorisation of own rows; an idle one of the same matrices leaves its analysis to it."""
         embedded = data.dtype.kind == "c" and not self.is_complex
         csr = rows.embedded(data) if embedded else (rows.indptr, rows.indices, data)
         found = None
         for lease in self._idle():
-            if found is None and (lease.rows, lease.embedded) == (rows, embedded):
+            if found is None and lease.name and (lease.rows, lease.embedded) == (rows, embedded):
                 found = lease
             else:
                 self._end(lease)
         if found is None:
-            found = _Lease(self, rows, embedded, self.assembled(csr, rows.symmetric and not embedded))
+            found = _Lease(self, rows, embedded, self.assembled(csr, rows.symmetric))
             self._leases.append(found)
         else:
             found.matrix.setValuesCSR(*self.indexed(csr))
             found.matrix.assemble()
-        try:
-            found.factor(self)
-        except BaseException:
-            self._end(found)
-            raise
+        found.factor(self)
         return found
 
     def _idle(self) -> list[_Lease]:
@@ -219,16 +226,17 @@ class _OwnRows:
         pattern, self._entries = aligned(own)
         self.indptr, self.indices = pattern.indptr, pattern.indices
         self._n, self.symmetric = pattern.shape[0], shifted.hermitian and all(M.dtype.kind != "c" for M in own)
+        self.sign = -1 if self.symmetric else 1
 
     def data(self, coefficients: tuple[complex, ...]) -> Array:
         """Return the entries of the sum."""
         return np.asarray(sum(c * x for c, x in zip(coefficients, self._entries, strict=True) if c))
 
     def embedded(self, data: Array) -> tuple[Array, Array, Array]:
-        """Return the real matrix with ``[[Re, -Im], [Im, Re]]`` for each entry."""
+        """Return the real matrix with ``[[Re, -Im], [Im, Re]]`` for each entry, the second row times the sign."""
         blocks = np.empty((len(data), 2, 2))
-        blocks[:, 0, 0] = blocks[:, 1, 1] = data.real
-        blocks[:, 0, 1], blocks[:, 1, 0] = -data.imag, data.imag
+        blocks[:, 0, 0], blocks[:, 0, 1] = data.real, -data.imag
+        blocks[:, 1, 0], blocks[:, 1, 1] = self.sign * data.imag, self.sign * data.real
         shape = 2 * (len(self.indptr) - 1), 2 * self._n
         M = sp.bsr_array((blocks, self.indices, self.indptr), shape=shape).tocsr()
         return M.indptr, M.indices, M.data
@@ -243,7 +251,7 @@ class _Lease:
         self.ksp = engine.PETSc.KSP().create(engine.ranks.comm)
         self.ksp.setOptionsPrefix(engine.prefix)
         self.ksp.setType("preonly")
-        by_mumps(self.ksp.getPC(), rows.symmetric and not embedded)
+        self.ksp.getPC().setType(FACTORISATIONS[rows.symmetric])
         self.right, self.left = matrix.createVecs()
 
     def is_idle(self) -> bool:
@@ -252,27 +260,34 @@ class _Lease:
 
     def factor(self, engine: Petsc) -> None:
         """Factor the matrix as it is now."""
+        is_first, self.name = not self.name, ""
         self.ksp.setOperators(self.matrix)
-        engine.set_up(self.ksp, engine.prefix)
         pc = self.ksp.getPC()
-        if not self.name:
+        engine.set_up(self.ksp, pc, engine.prefix)
+        if is_first:
             check_options_used(engine.PETSc, engine.prefix)
-            direct = self.ksp.getType() == "preonly"
-            self.name = f"PETSc's {(pc.getFactorSolverType() or pc.getType()) if direct else self.ksp.getType()}"
-        singular = verdict(pc, engine.prefix)
-        if not singular:
+        if is_by_mumps(pc):
+            singular = verdict(pc, engine.prefix)
+        else:  # what has failed is told by a solve
             self.solve(np.zeros(self.right.getLocalSize()), False)
             singular = self.ksp.getConvergedReason() == PC_FAILED
         if singular:
             raise np.linalg.LinAlgError("A + p E must be regular; got a pivot of zero.")
+        kind = self.ksp.getType()
+        self.name = f"PETSc's {(pc.getFactorSolverType() or pc.getType()) if kind == 'preonly' else kind}"
 
     def solve(self, x: Array, adjoint: bool) -> Array:
         """Solve for the own rows of one column."""
-        turned = adjoint and not self.embedded
-        self.right.setArray(x.view(np.float64) if self.embedded else x.conj() if turned else x)
-        (self.ksp.solveTranspose if adjoint else self.ksp.solve)(self.right, self.left)
+        symmetric = self.rows.symmetric
+        turned = adjoint and (symmetric or not self.embedded)  # M^-H x = conj(M^-T conj(x))
+        x = x.conj() if turned else x
+        if self.embedded:
+            x = (x.conj() if symmetric else x).view(np.float64)
+        self.right.setArray(x)
+        (self.ksp.solveTranspose if adjoint and not symmetric else self.ksp.solve)(self.right, self.left)
         y = self.left.getArray()
-        return y.view(np.complex128) if self.embedded else y.conj() if turned else y
+        y = y.view(np.complex128) if self.embedded else y
+        return y.conj() if turned else y
 
     def check_converged(self) -> None:
         """Refuse a solver that has not converged."""
@@ -301,16 +316,13 @@ class _FactoredByPetsc(_Solver):
         return ranks.whole(own)
 
 
-def by_mumps(pc: Any, symmetric: bool) -> None:
-    """Let MUMPS factor, where options say nothing else."""
-    pc.setType("cholesky" if symmetric else "lu")  # of MUMPS L D L^T, of indefinite matrices too
-    pc.setFactorSolverType("mumps")
+def is_by_mumps(pc: Any) -> bool:
+    """Tell whether MUMPS has factored."""
+    return pc.getType() in FACTORISATIONS and pc.getFactorSolverType() == "mumps"
 
 
 def verdict(pc: Any, prefix: str) -> bool:
     """Tell whether a matrix was singular, by what MUMPS says; refuse other failures."""
-    if pc.getType() not in ("lu", "cholesky") or pc.getFactorSolverType() != "mumps":
-        return False
     code, detail = (pc.getFactorMatrix().getMumpsInfog(k) for k in (1, 2))
     if code < 0 and code not in IS_SINGULAR:
         raise InputError(

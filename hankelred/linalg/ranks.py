@@ -30,27 +30,22 @@ class _Failure(NamedTuple):
 
 
 class Ranks:
-    """The ranks of a communicator of mpi4py, which share the rows of tall arrays in order, as evenly as can be.
+    """The ranks of a communicator, which share the rows of tall arrays in order, as evenly as can be.
 
     Whatever waits for other ranks goes through `every` or follows a call of it: a rank that has failed answers there.
 
-    Attributes
+    Parameters
     ----------
     comm : mpi4py.MPI.Comm
-        A copy of the communicator given.
-    share : float
-        How many of all ranks run on this machine.
-    engine : SplitEngine
-        What factors sparse matrices over the ranks.
+        The ranks; nobody else sends messages there.
+    engine : SplitEngine, optional
+        What factors sparse matrices over them.
+    share : float, default 1
+        Of all ranks those on this machine.
     """
 
-    def __init__(self, comm: Any, engine: SplitEngine) -> None:
-        from mpi4py import MPI
-
-        self.comm, self.engine = comm.Dup(), engine
-        neighbours = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
-        self.share: float = neighbours.size / self.comm.size
-        neighbours.Free()
+    def __init__(self, comm: Any, engine: SplitEngine | None = None, share: float = 1.0) -> None:
+        self.comm, self.engine, self.share = comm, engine, share
 
     def every(self, x: Any) -> list[Any]:
         """Return what every rank has here, in their order; raise what has gone wrong on one of them."""
