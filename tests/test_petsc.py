@@ -37,6 +37,8 @@ pytest.importorskip("mpi4py")
 from .petsc_worker import FAILING, SYSTEMS
 
 ROOT = Path(__file__).parents[1]
+WORKER = ROOT / "tests" / "petsc_worker.py"
+SCRIPT = ROOT / "docs" / "guides" / "scripts" / "plate_over_ranks.py"
 LIMIT = 600  # seconds; on free cores a run takes a twentieth of it
 COMPLEX = np.dtype(PETSc.ScalarType).kind == "c"
 SIZES = [2, 4]
@@ -154,15 +156,15 @@ def found(size: int) -> list[dict[str, Any]]:
         return [json.loads((Path(folder) / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(size)]
 
 
-def mpirun(size: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the worker on so many ranks, and kill it where it hangs."""
-    program = shutil.which("mpirun")
-    if program is None:
+def mpirun(size: int, *arguments: str, program: Path = WORKER) -> subprocess.CompletedProcess[str]:
+    """Run a program on so many ranks, and kill it where it hangs."""
+    start = shutil.which("mpirun")
+    if start is None:
         pytest.skip("needs mpirun")
     alone = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
     shared = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_hwloc_base_binding_policy": "none"}
     waiting = {"OMPI_MCA_mpi_yield_when_idle": "1", "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
-    command = [program, "-n", str(size), sys.executable, str(ROOT / "tests" / "petsc_worker.py"), *arguments]
+    command = [start, "-n", str(size), sys.executable, str(program), *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
     return subprocess.run(
         command, env=environment | alone | shared | waiting, capture_output=True, text=True, timeout=LIMIT, check=False
@@ -196,7 +198,7 @@ SAID_ON_ALL = {
     "unknown value": "InputError: The options of PETSc .* got: .*Unable to find requested PC type nonsense",
     "unknown package": "InputError: The options of PETSc .* got: .*Could not locate solver type nonsense",
     "too few iterations": "InputError: .*a solver that converges; got KSPConvergedReason -3 after 3 iterations",
-    "too little memory": r"InputError: MUMPS must have room for its factors; got INFOG\(1\)=-",
+    "too little memory": r"InputError: MUMPS must be able to factor; got INFOG\(1\)=-.* Room is too small: pass -hankelred_mat",
     "other inputs": "InputError: Inputs and outputs must be the same on all ranks; got other entries on rank 1",
     "other matrix": "InputError: Sparse matrices must be the same on all ranks; got other entries on rank 1",
     "singular": "LinAlgError: A \\+ p E must be regular",
@@ -221,6 +223,18 @@ def test_what_goes_wrong_is_said_on_every_rank(case):
     assert answers[1 - rank].startswith(
         f"RankError: All ranks must reach the end of the block; got on rank {rank}: {error}"
     )
+
+
+def test_the_script_of_the_guide_runs_with_other_solvers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    another = ["-hankelred_pc_type", "lu", "-hankelred_pc_factor_mat_solver_type", "superlu_dist"]
+    process = mpirun(2, "20", *another, program=SCRIPT)
+    assert process.returncode == 0, process.stderr[-4000:]
+    assert process.stdout.splitlines()[-2:] == [
+        "balanced truncation by factors of low rank (PETSc's superlu_dist) on 2 ranks",
+        f"400 states to 8, error at most {hr.balanced_truncation(plate(20), order=8).error_bound:.1e}",
+    ]
+    assert hr.load_system(tmp_path / "plate.npz").n == 8
 
 
 def test_a_rank_that_does_not_listen_is_ended():

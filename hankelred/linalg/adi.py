@@ -282,7 +282,7 @@ class _Tall:
         if not (np.isfinite(largest).all() and largest.any()):
             raise np.linalg.LinAlgError
         X = X[:, largest > 0] / largest[largest > 0]  # squares may underflow
-        X = X / np.linalg.norm(self._rows.every(np.linalg.norm(X, axis=0)), axis=0)
+        X /= np.linalg.norm(self._rows.every(np.linalg.norm(X, axis=0)), axis=0)
         squares, V = self.agreed(sla.eigh(self.product(X, X), check_finite=False))
         kept = squares > DEPENDENT**2 * squares[-1]
         return np.asarray(X @ (V[:, kept] / np.sqrt(squares[kept])))

@@ -34,6 +34,9 @@ FACTORISATIONS = "lu", "cholesky"
 # What MUMPS says of a matrix that is singular, by its pattern or by a pivot.
 IS_SINGULAR = -6, -10
 
+# What it says where room is too small that it had foretold, was given, or could get.
+LACKS_ROOM = -8, -9, -11, -12, -13, -14, -15, -17, -18, -19, -20
+
 # KSPConvergedReason where the preconditioner, or the factorisation, could not be made.
 PC_FAILED = -11
 
@@ -307,7 +310,7 @@ class _FactoredByPetsc(_Solver):
 
     def _columns(self, X: Array, adjoint: bool) -> Array:
         ranks, lease = self._engine.ranks, self._lease
-        own = np.array(ranks.own(X), order="F")
+        own = np.asarray(ranks.own(X), order="F")
         ranks.every(None)
         for x in own.T:
             y = lease.solve(x, adjoint)
@@ -325,11 +328,13 @@ def verdict(pc: Any, prefix: str) -> bool:
     """Tell whether a matrix was singular, by what MUMPS says; refuse other failures."""
     code, detail = (pc.getFactorMatrix().getMumpsInfog(k) for k in (1, 2))
     if code < 0 and code not in IS_SINGULAR:
-        raise InputError(
-            f"MUMPS must have room for its factors; got INFOG(1)={code} and INFOG(2)={detail}. "
-            f"Pass -{prefix}mat_mumps_icntl_14 100 (per cent of room above its estimate), or take more ranks on more "
-            f"machines."
-        )
+        advice = f"Its manual tells what is wrong with the options -{prefix}mat_mumps_..., or take another solver."
+        if code in LACKS_ROOM:
+            advice = (
+                f"Room is too small: pass -{prefix}mat_mumps_icntl_14 100, per cent more than was foretold, or take more "
+                f"machines."
+            )
+        raise InputError(f"MUMPS must be able to factor; got INFOG(1)={code}, INFOG(2)={detail}. {advice}")
     return code in IS_SINGULAR
 
 

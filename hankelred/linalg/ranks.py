@@ -77,8 +77,8 @@ class Ranks:
         return slice(start, start + each + (self.comm.rank < more))
 
     def own(self, X: Array) -> Array:
-        """Return the rows of this rank."""
-        return X[self.places(len(X))]
+        """Return the rows of this rank, a copy: the others need not stay in memory for them."""
+        return X[self.places(len(X))].copy(order="K")
 
     def whole(self, X: Array) -> Array:
         """Return all rows, of which each rank has its own."""

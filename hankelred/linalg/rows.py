@@ -16,7 +16,7 @@ from ..checks import Array
 from .pencils import Pencil, Solver
 
 # Columns that are brought together at a time where a product needs all rows.
-AT_A_TIME = 8
+AT_A_TIME = 2
 
 
 class SplitEngine(Protocol):
