@@ -198,7 +198,7 @@ SAID_ON_ALL = {
     "unknown value": "InputError: The options of PETSc .* got: .*Unable to find requested PC type nonsense",
     "unknown package": "InputError: The options of PETSc .* got: .*Could not locate solver type nonsense",
     "too few iterations": "InputError: .*a solver that converges; got KSPConvergedReason -3 after 3 iterations",
-    "too little memory": r"InputError: MUMPS must be able to factor; got INFOG\(1\)=-.* Room is too small: pass -hankelred_mat",
+    "too little memory": r"InputError: MUMPS must be able to factor; got INFOG\(1\)=-.* Room is too small: pass -hank",
     "other inputs": "InputError: Inputs and outputs must be the same on all ranks; got other entries on rank 1",
     "other matrix": "InputError: Sparse matrices must be the same on all ranks; got other entries on rank 1",
     "singular": "LinAlgError: A \\+ p E must be regular",

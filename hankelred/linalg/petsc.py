@@ -330,10 +330,8 @@ def verdict(pc: Any, prefix: str) -> bool:
     if code < 0 and code not in IS_SINGULAR:
         advice = f"Its manual tells what is wrong with the options -{prefix}mat_mumps_..., or take another solver."
         if code in LACKS_ROOM:
-            advice = (
-                f"Room is too small: pass -{prefix}mat_mumps_icntl_14 100, per cent more than was foretold, or take more "
-                f"machines."
-            )
+            room = f"-{prefix}mat_mumps_icntl_14 100"
+            advice = f"Room is too small: pass {room}, per cent more than was foretold, or take more machines."
         raise InputError(f"MUMPS must be able to factor; got INFOG(1)={code}, INFOG(2)={detail}. {advice}")
     return code in IS_SINGULAR
 
