@@ -12,7 +12,7 @@ sides [2]_.
 
 The recursion knows of a pencil what `Pencil` says and nothing else: Hessenberg forms, sparse matrices, second-order and
 descriptor models each bring their own. Discrete time is `Cayley`, another pencil with the same Gramians. Columns may
-be split by rows over processes: norms, products and triangles of all of them come from `Rows`.
+be split by rows over processes: norms, products and triangles of all of them come from `RowSplit`.
 
 References
 ----------
@@ -35,7 +35,7 @@ import scipy.linalg as sla
 
 from ..checks import EPS, Array
 from .pencils import Pencil
-from .rows import HERE, Rows
+from .rows import HERE, RowSplit
 from .shifts import spread
 
 # A cycle is the shifts taken from one projection, on so many columns at most; the blocks that follow tell the next.
@@ -91,7 +91,7 @@ class LowRankGramians:
     repeats : int, default 1
         How often a shift is taken before its factorisation goes: half as many shifts, each of them twice, leave nearly
         the same residual, and more columns than that are no work where factorisations are.
-    rows : Rows, default all here
+    rows : RowSplit, default all here
         How the rows of the factors are split over processes, all of which make the same steps.
 
     Attributes
@@ -125,7 +125,7 @@ class LowRankGramians:
         most: int,
         symmetric: bool = False,
         repeats: int = 1,
-        rows: Rows = HERE,
+        rows: RowSplit = HERE,
     ) -> None:
         self.pencil, self.rtol, self.most, self._repeats = rows.pencil(pencil), rtol, most, repeats
         self.rows, self._tall = rows, _Tall(rows)
@@ -249,7 +249,7 @@ class LowRankGramians:
 class _Tall:
     """What the recursion asks of tall arrays, whose rows may be split."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: RowSplit) -> None:
         self._rows = rows
 
     def agreed(self, x: Any) -> Any:

@@ -16,7 +16,7 @@ from scipy.linalg import lapack
 from ..checks import EPS, Array, check_result
 from .bidiagonal import Triples, bidiagonalised
 from .compiled import Kernels
-from .rows import HERE, Rows
+from .rows import HERE, RowSplit
 
 kernels = Kernels("hankelred.linalg._dense_kernels")
 
@@ -63,7 +63,7 @@ class HankelSVD:
         Singular values, decreasing; small ones of graded factors keep their digits.
     """
 
-    def __init__(self, S: Array, R: Array, rows: Rows = HERE) -> None:
+    def __init__(self, S: Array, R: Array, rows: RowSplit = HERE) -> None:
         self.S, self.R, self._rows = S, R, rows
         product = self._product()
         check_result("Hankel singular values", product)

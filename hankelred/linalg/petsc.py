@@ -24,7 +24,7 @@ from ..errors import InputError
 from .engines import SparseSum, _Solver, aligned
 from .pencils import Solver
 from .ranks import RankError, Ranks
-from .rows import split
+from .rows import with_rows
 
 PREFIX = "hankelred_"
 
@@ -85,7 +85,7 @@ def over_ranks(comm: Any = None, prefix: str = PREFIX) -> Iterator[Any]:
     engine = Petsc(comm, prefix)
     ranks = engine.ranks
     try:
-        with split(ranks):
+        with with_rows(ranks):
             yield ranks.comm
         ranks.every(None)
         engine.release()

@@ -29,7 +29,7 @@ class SplitEngine(Protocol):
         """Tell whether a Hermitian matrix is positive definite; None where each process is to find out for itself."""
 
 
-class Rows(Protocol):
+class RowSplit(Protocol):
     """How the rows of tall arrays are split; of n of them each process has those of `own`, in order."""
 
     share: float  # of all rows that lie on this machine
@@ -81,18 +81,18 @@ class _Here:
         pass
 
 
-HERE: Rows = _Here()
+HERE: RowSplit = _Here()
 
 _current = [HERE]
 
 
-def current() -> Rows:
+def current() -> RowSplit:
     """Return how rows are split in the code that runs now."""
     return _current[-1]
 
 
 @contextmanager
-def split(rows: Rows) -> Iterator[None]:
+def with_rows(rows: RowSplit) -> Iterator[None]:
     """Split rows in this way inside of the block."""
     _current.append(rows)
     try:
@@ -107,7 +107,7 @@ class SplitPencil:
     A few columns at a time are brought together; each process multiplies them and keeps its rows.
     """
 
-    def __init__(self, pencil: Pencil, rows: Rows) -> None:
+    def __init__(self, pencil: Pencil, rows: RowSplit) -> None:
         self.n, self.real, self._pencil, self._rows = pencil.n, pencil.real, pencil, rows
         self._has_mass = getattr(pencil, "mass", pencil) is not None
 
@@ -129,7 +129,7 @@ class SplitPencil:
 
 
 class _SplitSolver:
-    def __init__(self, solver: Solver, rows: Rows) -> None:
+    def __init__(self, solver: Solver, rows: RowSplit) -> None:
         self._solver, self._rows = solver, rows
 
     def solve(self, X: Array) -> Array:
