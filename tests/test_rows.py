@@ -120,6 +120,7 @@ def test_norms_and_triangles_are_those_of_the_whole():
     def work(ranks: Ranks) -> Any:
         tall = adi._Tall(ranks)
         own = ranks.own(X)
+        assert tall.agreed(ranks.comm.rank) == 0  # what the first rank says holds
         return tall.norm(own), tall.spectral_norm(own[:, 1:2]), tall.triangle(own[:, :2]), ranks.whole(own)
 
     for norm, spectral, triangle, whole in on_ranks(work, 4):

@@ -11,6 +11,7 @@ symmetric pencil gives at a complex shift, the second row changes its sign, and 
 from __future__ import annotations
 
 import ctypes
+import functools
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,12 @@ PC_FAILED = -11
 
 # Where MUMPS counts the negative pivots.
 NEGATIVE_PIVOTS = 12
+
+
+@functools.cache
+def copy_of_all(MPI: Any) -> Any:
+    """Return a copy of the communicator of all ranks, one for all blocks: solvers and factors may outlive theirs."""
+    return MPI.COMM_WORLD.Dup()
 
 
 @contextmanager
@@ -111,7 +118,7 @@ class Petsc:
                 f"Solves over the ranks of MPI need petsc4py and mpi4py for NumPy {np.__version__}; got: {error}. Run: "
                 f"pip install 'hankelred[petsc]', or see the guide for packages of Debian."
             ) from error
-        comm = (MPI.COMM_WORLD if comm is None else comm).Dup()
+        comm = copy_of_all(MPI) if comm is None else comm.Dup()
         neighbours = comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.PETSc, self.prefix, self.ranks = PETSc, prefix, Ranks(comm, self, neighbours.size / comm.size)
         neighbours.Free()
@@ -217,8 +224,8 @@ class Petsc:
 
     def _end(self, lease: _Lease) -> None:
         self._leases.remove(lease)
-        lease.ksp.destroy()
-        lease.matrix.destroy()
+        for x in (lease.ksp, lease.matrix, lease.right, lease.left):
+            x.destroy()
 
 
 class _OwnRows:
