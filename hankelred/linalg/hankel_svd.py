@@ -77,6 +77,7 @@ class HankelSVD:
         else:
             self._form = bidiagonalised(product.conj().T if self._wide else product)
             self.values = self._form.values()
+        self.values = rows.every(self.values)[0]
         if not self.values[0] < np.inf:  # where they overflow, the largest does
             check_result("Hankel singular values", self.values)
 
