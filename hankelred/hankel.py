@@ -19,7 +19,7 @@ from .hessenberg_parts import FROM, balanced_parts
 from .linalg import cauchy_bank
 from .linalg.hankel_svd import HankelSVD, padded
 from .linalg.threads import one_blas_thread
-from .parts import in_own_time, parts_of
+from .parts import in_own_time, parts_of, svd_of
 from .rounding import Matrices
 from .systems import DiagonalBank, DiagonalSystem, LinearSystem, as_system
 from .weighting import Weighting
@@ -128,7 +128,7 @@ def factored(
         if weighting is not None:
             return _weighted(system.dense() if system.is_sparse else system, offset, weighting)
         parts = (balanced_parts if hsv_only and system.order >= FROM else parts_of)(system, offset)
-        svd = HankelSVD(*parts.factors)
+        svd = svd_of(parts)
         if parts.is_low_rank:
             return _of_low_rank(system, parts, svd)
         return _with_hsv(system, parts, svd, *parts.accuracy(svd))

@@ -20,6 +20,7 @@ from .errors import NumericalError, StabilityError
 from .linalg.adi import LowRankGramians, Outcome
 from .linalg.hankel_svd import HankelSVD
 from .linalg.pencils import Cayley, Pencil
+from .linalg.rows import current
 from .rounding import Matrices
 from .systems.sparse import DENSE_UP_TO
 
@@ -68,11 +69,22 @@ class LowRankParts:
         self.system, self.recursion = system, recursion
         self.poles = np.empty(0)
 
-    @cached_property
+    @property
     def factors(self) -> tuple[Array, Array]:
         """Factors S and R E, whose product has the Hankel singular values."""
-        S, pencil = self.recursion.S, self.system.pencil
-        return S, pencil.E(self.recursion.R.conj().T, adjoint=True).conj().T
+        rows, (S, R) = self.recursion.rows, self._own_factors
+        return rows.whole(S), rows.whole(R.T).T
+
+    @cached_property
+    def _own_factors(self) -> tuple[Array, Array]:
+        """Own rows of S and own columns of R E."""
+        pencil = self.recursion.rows.pencil(self.system.pencil)
+        return self.recursion.S, pencil.E(self.recursion.R.conj().T, adjoint=True).conj().T
+
+    @property
+    def svd(self) -> HankelSVD:
+        """The product of the factors."""
+        return HankelSVD(*self._own_factors, self.recursion.rows)
 
     @property
     def engine(self) -> str:
@@ -85,8 +97,8 @@ class LowRankParts:
         return bool(self.system.is_discrete)
 
     def lift(self, T: Array, Ti: Array) -> tuple[Array, Array]:
-        """Return the bases as they are."""
-        return T, Ti
+        """Return bases of own rows and own columns as whole ones."""
+        return self.recursion.rows.whole(T), self.recursion.rows.whole(Ti.T).T
 
     def stable_response(self, omega: Array) -> Array:
         """Return the response at frequencies in rad per unit of time."""
@@ -114,7 +126,7 @@ class LowRankParts:
         Three errors add up: of the columns that are missing, of the solves, and of the product of the factors.
         """
         largest = float(svd.values.max(initial=0.0))
-        rounding = EPS * np.sqrt(self.system.n) * float(np.linalg.norm(svd.S) * np.linalg.norm(svd.R))
+        rounding = EPS * np.sqrt(self.system.n) * svd.size
         floor = LEFT_OUT * self.recursion.change + SOLVES * self.recursion.solving * largest + rounding
         return float(floor), int(np.count_nonzero(svd.values > floor)), False
 
@@ -125,7 +137,9 @@ CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.l
 
 def low_rank_parts(system: Any, offset: float) -> LowRankParts | None:
     """Return the parts of a sparse system; None where it is unstable or of full rank, and small enough to be dense."""
-    needed = memory_needed(system) if system.order >= WATCHED_FROM else 0
+    rows = current()
+    rows.check_same("Inputs and outputs", *system.ports)
+    needed = memory_needed(system) if system.order >= WATCHED_FROM and rows.engine is None else 0
     if needed > (there := _memory()):
         raise NumericalError(
             f"The factorisations and factors of {system!r} must fit into memory; got about {needed / 2**30:.1f} GiB "
@@ -162,13 +176,15 @@ def recursion_of(system: Any) -> LowRankGramians:
         with np.errstate(over="ignore"):
             pencil, B, C = Cayley(pencil), Cayley.GAIN * B, Cayley.GAIN * C
         check_result("Inputs and outputs", B, C)
-    repeats = REPEATS_OF_THIN if system.pencil.whole.is_thin else REPEATS
-    return LowRankGramians(pencil, B, C, RTOL, _most_columns(pencil, B.dtype.itemsize), symmetric, repeats)
+    rows = current()
+    repeats = REPEATS_OF_THIN if rows.engine is None and system.pencil.whole.is_thin else REPEATS
+    most = min(rows.every(_most_columns(pencil, B.dtype.itemsize * rows.share)))
+    return LowRankGramians(pencil, B, C, RTOL, most, symmetric, repeats, rows)
 
 
-def _most_columns(pencil: Pencil, itemsize: int) -> int:
-    """Return how many columns of both factors the memory has room for."""
-    return int(min(pencil.n, max(1, SHARE * _memory() // (2 * itemsize * max(1, pencil.n)))))
+def _most_columns(pencil: Pencil, bytes_here: float) -> int:
+    """Return how many columns of both factors the memory has room for, with so many bytes of an entry here."""
+    return int(min(pencil.n, max(1, SHARE * _memory() // (2 * bytes_here * max(1, pencil.n)))))
 
 
 def _memory() -> int:

@@ -14,10 +14,9 @@ import numpy as np
 from .checks import EPS, Array, check_flag, check_number, check_result
 from .hankel import bank_hsv, factored
 from .linalg.gain import gain_function, largest_singular_values, peak_gain
-from .linalg.hankel_svd import HankelSVD
 from .linalg.threads import one_blas_thread
 from .order import first_within
-from .parts import parts_of
+from .parts import parts_of, svd_of
 from .rounding import sample_frequencies
 from .systems import LinearSystem, as_system
 
@@ -207,7 +206,7 @@ def _compact(system: LinearSystem, parts: Any, rtol: float) -> tuple[Array, Arra
     norm, unless rounding forbids so small an error or it would not be much smaller.
     """
     if parts:
-        svd = HankelSVD(*parts.factors)
+        svd = svd_of(parts)
         most = min(len(svd.values), system.order // 2)
         small = rtol / 4 * float(svd.values.max(initial=0.0))
         order = first_within(svd.values, range(most + 1), small)

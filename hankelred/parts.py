@@ -328,6 +328,11 @@ def parts_of(system: Any, offset: float, splits: bool = True) -> Any:
     return found or (DiagonalParts if system.is_diagonal else DenseParts)(system, offset, splits)
 
 
+def svd_of(parts: Any) -> HankelSVD:
+    """Return the product of the factors of parts, with its values."""
+    return parts.svd if parts.is_low_rank else HankelSVD(*parts.factors)
+
+
 def in_own_time(system: DiagonalSystem | DiagonalBank) -> tuple[Array, Array, Array]:
     """Return lam, B and C in a unit of time in which the largest continuous pole is near 1.
 

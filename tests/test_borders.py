@@ -37,7 +37,9 @@ LAYERS = {
     "hankelred": [layer.split() for layer in CORE.split("|")],
     "hankelred_torch": [[module] for module in ADAPTER.split()],
 }
-OPTIONAL = ["control", "hankelred_torch", "hypothesis", "jinja2", "matplotlib", "sklearn", "slycot", "torch", "tqdm"]
+OPTIONAL = """
+    control hankelred_torch hypothesis jinja2 matplotlib mpi4py petsc4py sklearn slycot torch tqdm
+""".split()
 LATE = ["numba", "scipy.io", "scipy.optimize", "scipy.signal"]  # together they take longer than all the rest
 FILES = [path.relative_to(ROOT) for package in LAYERS for path in sorted((ROOT / package).rglob("*.py"))]
 CORE_FILES = [path for path in FILES if path.parts[0] == "hankelred"]

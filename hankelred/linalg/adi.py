@@ -11,7 +11,8 @@ at once and in real arithmetic, from one complex solve [1]_. Shifts are Ritz val
 sides [2]_.
 
 The recursion knows of a pencil what `Pencil` says and nothing else: Hessenberg forms, sparse matrices, second-order and
-descriptor models each bring their own. Discrete time is `Cayley`, another pencil with the same Gramians.
+descriptor models each bring their own. Discrete time is `Cayley`, another pencil with the same Gramians. Columns may
+be split by rows over processes: norms, products and triangles of all of them come from `RowSplit`.
 
 References
 ----------
@@ -27,12 +28,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from enum import Enum
+from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
 
 from ..checks import EPS, Array
 from .pencils import Pencil
+from .rows import HERE, RowSplit
 from .shifts import spread
 
 # A cycle is the shifts taken from one projection, on so many columns at most; the blocks that follow tell the next.
@@ -88,11 +91,13 @@ class LowRankGramians:
     repeats : int, default 1
         How often a shift is taken before its factorisation goes: half as many shifts, each of them twice, leave nearly
         the same residual, and more columns than that are no work where factorisations are.
+    rows : RowSplit, default all here
+        How the rows of the factors are split over processes, all of which make the same steps.
 
     Attributes
     ----------
     S, R : (n, k) and (l, n) ndarray
-        Factors, ``P = S S^H`` and ``Q = R^H R``.
+        Factors, ``P = S S^H`` and ``Q = R^H R``; of S the own rows, and of R the own columns.
     change : float
         How far the columns still missing move a Hankel singular value, judged by those of the last cycle. New columns
         N beside and new rows L below the product ``M = R E S`` move its singular values in second order, by about
@@ -120,10 +125,12 @@ class LowRankGramians:
         most: int,
         symmetric: bool = False,
         repeats: int = 1,
+        rows: RowSplit = HERE,
     ) -> None:
-        self.pencil, self.rtol, self.most, self._repeats = pencil, rtol, most, repeats
-        self._reach = _Side(pencil, B, adjoint=False)
-        self._see = self._reach if symmetric else _Side(pencil, C.conj().T, adjoint=True)
+        self.pencil, self.rtol, self.most, self._repeats = rows.pencil(pencil), rtol, most, repeats
+        self.rows, self._tall = rows, _Tall(rows)
+        self._reach = _Side(self.pencil, rows.own(B), False, self._tall)
+        self._see = self._reach if symmetric else _Side(self.pencil, rows.own(C.conj().T), True, self._tall)
         self._sides = (self._reach,) if symmetric else (self._reach, self._see)
         self.size, self._factors = 0.0, (0.0, 0.0)
         self._least, self._stalled = np.inf, 0
@@ -148,7 +155,7 @@ class LowRankGramians:
 
     def __iter__(self) -> Iterator[LowRankGramians]:
         """Take one step after the other."""
-        if not all(side.W.any() for side in self._sides):
+        if not all(self._tall.norm(side.W) for side in self._sides):
             self.change, self.outcome = 0.0, Outcome.CONVERGED
             return
         try:
@@ -179,21 +186,22 @@ class LowRankGramians:
             solve = at_zero.solve_adjoint if side.adjoint else at_zero.solve
             once = solve(side.W)
             refined = solve(side.W - self.pencil.A(once, side.adjoint))
-            if not (np.isfinite(once).all() and once.any()):
+            if not 0 < (size := self._tall.norm(once)) < np.inf:
                 raise np.linalg.LinAlgError
-            self.solving = max(self.solving, _frobenius(refined) / _frobenius(once))
+            self.solving = max(self.solving, self._tall.norm(refined) / size)
             blocks.append(np.hstack([side.W, once, solve(self.pencil.E(once, side.adjoint))]))
         return blocks
 
     def _choose(self, blocks: list[Array]) -> None:
         """Take the shifts of the next cycle from a projection onto the last columns of each block."""
         each = max(1, SUBSPACE // len(blocks))
-        U = _basis(np.hstack([block[:, -each:] for block in blocks]))
-        A, E = U.conj().T @ self.pencil.A(U), self.pencil.E(U)
+        tall = self._tall
+        U = tall.basis(np.hstack([block[:, -each:] for block in blocks]))
+        A, E = tall.product(U, self.pencil.A(U)), self.pencil.E(U)
         values: Array = (
-            np.linalg.eigvals(A) if E is U else np.asarray(sla.eigvals(A, U.conj().T @ E, check_finite=False))
+            np.linalg.eigvals(A) if E is U else np.asarray(sla.eigvals(A, tall.product(U, E), check_finite=False))
         )
-        values = values[np.isfinite(values) & (values.real < 0)]
+        values = tall.agreed(values[np.isfinite(values) & (values.real < 0)])
         if len(values):  # else those of the last cycle do once more
             self._shifts = spread(values, self.pencil.real)
         elif not self._shifts:
@@ -206,7 +214,8 @@ class LowRankGramians:
             columns = solver.solve(self._reach.W)
             if count == 1:  # where factorisations are kept, a solve more is little work; their errors differ by shift
                 left = self._reach.W - self.pencil.A(columns) - np.conj(shift) * self.pencil.E(columns)
-                self.solving = max(self.solving, _frobenius(solver.solve(left)) / (_frobenius(columns) or 1.0))
+                moved, size = self._tall.norm(solver.solve(left)), self._tall.norm(columns)
+                self.solving = max(self.solving, moved / (size or 1.0))
             self._reach.extend(columns, np.conj(shift))
             if self._see is not self._reach:
                 self._see.extend(solver.solve_adjoint(self._see.W), shift)
@@ -215,15 +224,15 @@ class LowRankGramians:
 
     def _judge(self) -> None:
         """Measure what the cycle has changed, and say how things stand."""
-        reached, seen = self.pencil.E(self._reach.new), self._see.new
-        columns = rows = _frobenius(self._see.columns.conj().T @ reached)
+        reached, seen, tall = self.pencil.E(self._reach.new), self._see.new, self._tall
+        columns = rows = _frobenius(tall.product(self._see.columns, reached))
         if self._see is not self._reach:
-            rows = _frobenius(self.pencil.E(seen, adjoint=True).conj().T @ self._reach.columns)
+            rows = _frobenius(tall.product(self.pencil.E(seen, adjoint=True), self._reach.columns))
         self.size = math.hypot(self.size, columns, rows)
         self.change = columns * (rows / self.size) if self.size else 0.0  # the product may underflow
         self._factors = (
-            math.hypot(self._factors[0], _frobenius(reached)),
-            math.hypot(self._factors[1], _frobenius(seen)),
+            math.hypot(self._factors[0], tall.norm(reached)),
+            math.hypot(self._factors[1], tall.norm(seen)),
         )
         left = float(np.prod(self.residuals))
         self._stalled = 0 if left < STALLED * self._least else self._stalled + 1
@@ -234,14 +243,60 @@ class LowRankGramians:
             self.outcome = Outcome.CONVERGED
         elif self._stalled >= PATIENCE:
             self.outcome = Outcome.STALLED
+        self.outcome = tall.agreed(self.outcome)
+
+
+class _Tall:
+    """What the recursion asks of tall arrays, whose rows may be split."""
+
+    def __init__(self, rows: RowSplit) -> None:
+        self._rows = rows
+
+    def agreed(self, x: Any) -> Any:
+        """Return what the first process has: what rounding decides must be the same in all, on machines of any make."""
+        return self._rows.every(x)[0]
+
+    def product(self, X: Array, Y: Array) -> Array:
+        """Return ``X^H Y``."""
+        return self._rows.total(X.conj().T @ Y)
+
+    def norm(self, X: Array) -> float:
+        """Return the norm of Frobenius, without over- and underflow of squares."""
+        return _frobenius(np.array(self._rows.every(_frobenius(X))))
+
+    def spectral_norm(self, X: Array) -> float:
+        """Return the spectral norm of a matrix of few columns, by their products."""
+        size = float(np.max(self._rows.every(float(np.abs(X).max(initial=0.0)))))
+        if not math.isfinite(size):
+            raise np.linalg.LinAlgError
+        return size * math.sqrt(np.linalg.norm(self.product(X / size, X / size), 2)) if size else 0.0
+
+    def triangle(self, X: Array) -> Array:
+        """Return the triangle of a QR factorisation, from those of the parts."""
+        first, *others = self._rows.every(np.linalg.qr(X, mode="r"))
+        return np.asarray(np.linalg.qr(np.vstack([first, *others]), mode="r")) if others else first
+
+    def basis(self, X: Array) -> Array:
+        """Return a well-conditioned basis of columns of any size, directions left out that depend on others."""
+        largest = np.max(self._rows.every(np.abs(X).max(axis=0, initial=0.0)), axis=0)
+        if not (np.isfinite(largest).all() and largest.any()):
+            raise np.linalg.LinAlgError
+        X = X[:, largest > 0] / largest[largest > 0]  # squares may underflow
+        X /= np.linalg.norm(self._rows.every(np.linalg.norm(X, axis=0)), axis=0)
+        squares, V = self.agreed(sla.eigh(self.product(X, X), check_finite=False))
+        kept = squares > DEPENDENT**2 * squares[-1]
+        return np.asarray(X @ (V[:, kept] / np.sqrt(squares[kept])))
+
+
+WHOLE = _Tall(HERE)
 
 
 class _Side:
     """One of the two Gramians: its residual factor W and the columns found so far, those of the last cycle apart."""
 
-    def __init__(self, pencil: Pencil, right: Array, adjoint: bool) -> None:
-        self.adjoint, self._pencil, self.W = adjoint, pencil, right
-        self._start, self._store = _spectral_norm(right), np.empty((len(right), 0), right.dtype, order="F")
+    def __init__(self, pencil: Pencil, right: Array, adjoint: bool, tall: _Tall = WHOLE) -> None:
+        self.adjoint, self._pencil, self.W, self._tall = adjoint, pencil, right, tall
+        self._start, self._store = tall.spectral_norm(right), np.empty((len(right), 0), right.dtype, order="F")
         self.count = self._closed = self._compressed = 0
 
     @property
@@ -256,7 +311,7 @@ class _Side:
 
     def residual(self) -> float:
         """Spectral norm of the residual, relative to the right side."""
-        return (_spectral_norm(self.W) / self._start) ** 2 if self._start else 0.0
+        return (self._tall.spectral_norm(self.W) / self._start) ** 2 if self._start else 0.0
 
     def extend(self, V: Array, p: complex) -> None:
         """Append the columns that ``V = (A + p E)^-1 W`` gives, for p and conj(p) at once if all else is real."""
@@ -284,32 +339,12 @@ class _Side:
     def close(self, most: int) -> None:
         """End the cycle; compress the factor where it has grown by much since the last time, or beyond `most`."""
         if self.count >= max(COMPRESS_FROM, GROWTH * self._compressed) or self.count > most:
-            triangle = np.linalg.qr(self.columns, mode="r")
+            triangle = self._tall.triangle(self.columns)
             _, sizes, Vh = sla.svd(triangle, full_matrices=False, check_finite=False, lapack_driver="gesvd")
-            kept = Vh[sizes > NOISE * sizes[0]].conj().T
+            kept = self._tall.agreed(Vh[sizes > NOISE * sizes[0]].conj().T)
             self._store[:, : kept.shape[1]] = self.columns @ kept
             self.count = self._compressed = kept.shape[1]
         self._closed = self.count
-
-
-def _basis(X: Array) -> Array:
-    """Return a well-conditioned basis of columns of any size, directions left out that depend on others."""
-    largest = np.abs(X).max(axis=0, initial=0.0)
-    if not (np.isfinite(largest).all() and largest.any()):
-        raise np.linalg.LinAlgError
-    X = X[:, largest > 0] / largest[largest > 0]  # squares may underflow
-    X = X / np.linalg.norm(X, axis=0)
-    squares, V = sla.eigh(X.conj().T @ X, check_finite=False)
-    kept = squares > DEPENDENT**2 * squares[-1]
-    return np.asarray(X @ (V[:, kept] / np.sqrt(squares[kept])))
-
-
-def _spectral_norm(X: Array) -> float:
-    """Return the spectral norm of a matrix of few columns, by their products."""
-    size = float(np.abs(X).max(initial=0.0))
-    if not math.isfinite(size):
-        raise np.linalg.LinAlgError
-    return size * math.sqrt(np.linalg.norm((X / size).conj().T @ (X / size), 2)) if size else 0.0
 
 
 def _frobenius(X: Array) -> float:

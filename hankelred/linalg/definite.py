@@ -11,6 +11,7 @@ import scipy.sparse.linalg as spla
 from ..checks import EPS, Array
 from .engines import SYMMETRIC, FactoredBySuperLU, is_hermitian
 from .pencils import Solver
+from .rows import current
 from .sparse import SparsePencil
 
 # What rounding adds to the pivots of a Cholesky factor, in eps times the sum of the entries of a row.
@@ -26,6 +27,8 @@ def is_definite(M: Any) -> bool:
     if not np.all(diagonal > 0):
         return False
     M = M - sp.diags_array(ROUNDINGS * EPS * np.asarray(abs(M).sum(axis=1)).ravel(), format="csc")
+    if (split := current().engine) is not None and (found := split.is_definite(M)) is not None:
+        return found
     try:
         lu = FactoredBySuperLU(M, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=SYMMETRIC).factors
     except np.linalg.LinAlgError:

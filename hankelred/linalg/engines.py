@@ -13,6 +13,7 @@ import functools
 import importlib
 import operator
 import warnings
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ import scipy.sparse.linalg as spla
 from ..checks import Array
 from .compiled import Kernels
 from .pencils import Solver
+from .rows import current
 
 kernels = Kernels("hankelred.linalg._sparse_kernels")
 
@@ -88,15 +90,8 @@ class SparseSum:
 
     @cached_property
     def _aligned(self) -> tuple[Any, list[Array]]:
-        """The pattern that holds all matrices, and their entries in it: sums need no more look at places."""
-        pattern: Any = sp.csc_array(functools.reduce(operator.add, (abs(M) for M in self.matrices)))
-        pattern.sort_indices()
-        n, all_places = pattern.shape[0], _positions(pattern)
-        entries = []
-        for M in self.matrices:
-            entries.append(np.zeros(pattern.nnz, M.dtype))
-            entries[-1][np.searchsorted(all_places, _positions(M))] = M.data
-        return sp.csc_array((np.ones(pattern.nnz), pattern.indices, pattern.indptr), shape=(n, n)), entries
+        """Their common pattern, and their entries in it."""
+        return aligned(self.matrices)
 
     @property
     def pattern(self) -> Any:
@@ -109,6 +104,8 @@ class SparseSum:
 
     def factor(self, *coefficients: complex) -> Solver:
         """Factor the sum with these coefficients."""
+        if (split := current().engine) is not None:
+            return split.factor(self, coefficients)
         pattern, entries = self._aligned
         data: Any = sum(c * x for c, x in zip(coefficients, entries, strict=True) if c)
         M = sp.csc_array((data, pattern.indices, pattern.indptr), shape=pattern.shape)
@@ -145,10 +142,21 @@ def is_hermitian(M: Any) -> bool:
     return bool((M != M.conj().T).nnz == 0)
 
 
+def aligned(matrices: Sequence[Any]) -> tuple[Any, list[Array]]:
+    """Return the pattern that holds all matrices, and their entries in it: sums need no more look at places."""
+    pattern: Any = sp.csc_array(functools.reduce(operator.add, (abs(M) for M in matrices)))
+    pattern.sort_indices()
+    all_places, entries = _positions(pattern), []
+    for M in matrices:
+        entries.append(np.zeros(pattern.nnz, M.dtype))
+        entries[-1][np.searchsorted(all_places, _positions(M))] = M.data
+    return sp.csc_array((np.ones(pattern.nnz), pattern.indices, pattern.indptr), shape=pattern.shape), entries
+
+
 def _positions(M: Any) -> Array:
     """Return one number for the place of each entry, increasing where indices are sorted."""
-    n = M.shape[0]
-    return np.asarray(np.repeat(np.arange(n, dtype=np.int64), np.diff(M.indptr)) * n + M.indices)
+    rows, columns = M.shape
+    return np.asarray(np.repeat(np.arange(columns, dtype=np.int64), np.diff(M.indptr)) * rows + M.indices)
 
 
 class _Solver:

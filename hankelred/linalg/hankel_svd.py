@@ -16,6 +16,7 @@ from scipy.linalg import lapack
 from ..checks import EPS, Array, check_result
 from .bidiagonal import Triples, bidiagonalised
 from .compiled import Kernels
+from .rows import HERE, RowSplit
 
 kernels = Kernels("hankelred.linalg._dense_kernels")
 
@@ -54,15 +55,17 @@ def graded(S: Array, noise: float = NOISE) -> Array:
 class HankelSVD:
     """``R S = U diag(hsv) V^H``: the values at once, vectors when they are asked for.
 
+    With `rows` split over processes, S holds the own rows and R the own columns; bases are whole.
+
     Attributes
     ----------
     values : (k,) ndarray
         Singular values, decreasing; small ones of graded factors keep their digits.
     """
 
-    def __init__(self, S: Array, R: Array) -> None:
-        self.S, self.R = S, R
-        product = R @ S
+    def __init__(self, S: Array, R: Array, rows: RowSplit = HERE) -> None:
+        self.S, self.R, self._rows = S, R, rows
+        product = self._product()
         check_result("Hankel singular values", product)
         self._small = max(product.shape, default=0) <= SMALL
         self._wide = product.shape[0] < product.shape[1]
@@ -74,8 +77,18 @@ class HankelSVD:
         else:
             self._form = bidiagonalised(product.conj().T if self._wide else product)
             self.values = self._form.values()
+        self.values = rows.every(self.values)[0]
         if not self.values[0] < np.inf:  # where they overflow, the largest does
             check_result("Hankel singular values", self.values)
+
+    @property
+    def size(self) -> float:
+        """Norms of both factors, multiplied."""
+        norms = self._rows.every((np.linalg.norm(self.S), np.linalg.norm(self.R)))
+        return float(np.prod(np.linalg.norm(norms, axis=0)))
+
+    def _product(self) -> Array:
+        return self._rows.total(self.R @ self.S)
 
     def triples(self, count: int) -> Triples:
         """Return ``U, hsv, V^H`` for the first `count` singular values, or for more.
@@ -96,7 +109,7 @@ class HankelSVD:
 
     @cached_property
     def _graded(self) -> Triples:
-        return self._implicit(self.R @ self.S)
+        return self._implicit(self._product())
 
     def _implicit(self, product: Array) -> Triples:
         """Return the triples that implicit QR finds, and keep them."""
@@ -109,7 +122,7 @@ class HankelSVD:
 
     @cached_property
     def _fast(self) -> Triples:
-        return sla.svd(self.R @ self.S, full_matrices=False, lapack_driver="gesdd")  # divide and conquer
+        return sla.svd(self._product(), full_matrices=False, lapack_driver="gesdd")  # divide and conquer
 
     def bases(self, kept: slice, count: int) -> tuple[Array, Array]:
         """Compute the two bases of square-root balanced truncation for some of the first `count` states.
@@ -125,7 +138,8 @@ class HankelSVD:
         U, hsv, Vh = self.triples(count)
         U = U[:, kept]
         unit = kernels.phases(U, hsv[kept])
-        return self.S @ (Vh[kept].conj().T * unit), (U * unit).conj().T @ self.R
+        T, Ti = self.S @ (Vh[kept].conj().T * unit), (U * unit).conj().T @ self.R
+        return self._rows.whole(T), self._rows.whole(Ti.T).T
 
 
 def batched_products(S: Array, R: Array, real: bool) -> Array:
