@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import numpy as np
@@ -83,22 +84,22 @@ class _Here:
 
 HERE: RowSplit = _Here()
 
-_current = [HERE]
+_current: ContextVar[RowSplit] = ContextVar("rows", default=HERE)
 
 
 def current() -> RowSplit:
     """Return how rows are split in the code that runs now."""
-    return _current[-1]
+    return _current.get()
 
 
 @contextmanager
 def with_rows(rows: RowSplit) -> Iterator[None]:
-    """Split rows in this way inside of the block."""
-    _current.append(rows)
+    """Split rows in this way inside of the block, in this thread."""
+    before = _current.set(rows)
     try:
         yield
     finally:
-        _current.pop()
+        _current.reset(before)
 
 
 class SplitPencil:
