@@ -22,8 +22,10 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from hankelred_torch.ops import _factors_triton as factors
 from hankelred_torch.ops import _linear_triton as linear
 from hankelred_torch.ops import _selective_triton as selective
+from hankelred_torch.ops import _values_triton as singular
 from hankelred_torch.ops._selective_kernels import SEGMENT
 
 KINDS = {
@@ -50,11 +52,22 @@ def kernels(every: bool) -> Iterator[tuple[str, Any, dict[str, Any], str, int]]:
         constants |= {"CHANNELS": selective.LAUNCH["CHANNELS"]}
         for kernel in (selective.scan, selective.scan_adjoint):
             yield f"selective {kernel.fn.__name__}", kernel, constants, dtype, selective.LAUNCH["num_warps"]
+    for states, is_complex in ((16, 0), (16, 1), (64, 0), (64, 1)) if every else ((16, 0),):
+        name, sizes = f"{('real', 'complex')[is_complex]}, {states} states", {"COMPLEX": is_complex, "STATES": states}
+        warps = factors.WARPS[states]
+        for inputs in (1, 16) if every else (1,):
+            inner = sizes | {"INPUTS": inputs}
+            yield f"factor, {name}, {inputs} inputs", factors.factor, inner | {"NOISE": 1e-30}, "fp64", warps
+            yield f"factor_adjoint, {name}, {inputs} inputs", factors.factor_adjoint, inner | {"DISCRETE": 1}, "fp64", warps
+        for vectors in (0, 1):
+            name_v = f"rotate, {name}{', vectors' * vectors}"
+            yield name_v, singular.rotate, sizes | {"VECTORS": vectors}, "fp64", warps
 
 
 def build(kernel: Any, constants: dict[str, Any], dtype: str, warps: int, capability: int) -> dict[str, Any]:
     wide = "fp32" if dtype == "bf16" else dtype
-    types = dict.fromkeys(("steps", "n", "a_row", "a_step", "im", "length", "channels"), "i32") | {"reset": "*u8"}
+    types = dict.fromkeys(("steps", "n", "m", "a_row", "a_step", "im", "length", "channels"), "i32")
+    types |= {"reset": "*u8", "linked": "*u8", "pivots": "*i64"}
     types |= dict.fromkeys(("starts", "carry", "y", "gB", "gC"), f"*{wide}")
     types |= {"gA": "*fp64", "gD": "*fp64", "ga": "*fp64" if constants.get("CONSTANT") else f"*{wide}"}
     names = kernel.arg_names
