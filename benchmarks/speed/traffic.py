@@ -80,6 +80,36 @@ def selective_adjoint(
     return Traffic(loaded, stored)
 
 
+def heads(batch: int, length: int, heads: int, size: int, groups: int, n: int, *, width: int, piece: int) -> Traffic:
+    """Heads with scalar decay; states at the edges of pieces are written, and read from the cache but for the first."""
+    entries, shared = batch * length * heads * size, batch * length * groups * n * 2
+    edge, pieces = batch * heads * size * n, -(-length // piece)
+    loaded = entries + batch * length * heads + shared + 2 * heads + pieces * edge
+    return Traffic(loaded * width, (entries + pieces * edge) * width)
+
+
+def heads_adjoint(
+    batch: int,
+    length: int,
+    heads: int,
+    size: int,
+    groups: int,
+    n: int,
+    *,
+    width: int,
+    piece: int,
+    block: int,
+    together: int,
+) -> Traffic:
+    """Its adjoint, with gradients of B and C from each block of channels and `together` heads."""
+    entries, steps, shared = batch * length * heads * size, batch * length * heads, batch * length * groups * n * 2
+    edge, pieces, blocks = batch * heads * size * n, -(-length // piece), -(-size // block)
+    partial = blocks * batch * length * (heads // together) * n * 2
+    loaded = 2 * entries + steps + shared + 2 * heads + (pieces + 1) * edge + partial * (together > 1)
+    stored = entries + blocks * steps + edge + partial
+    return Traffic(loaded * width, stored * width + 2 * 8 * blocks * batch * heads)
+
+
 # Multiplications and additions, exponentials, shuffles and accesses to shared memory, for a state at a step: what
 # `python -m benchmarks.speed.compiled` counts over the elements that a lane holds of a tile (4, 8 and 16).
 INSTRUCTIONS: dict[str, tuple[float, float, float]] = {

@@ -33,13 +33,14 @@ LEAST_EXPONENT = -1000.0
 
 
 class _Piece(NamedTuple):
-    """One piece, axes (batch, heads, steps, ...): inputs, steps, B, C, and factors from its start and to its end."""
+    """One piece, axes (batch, heads, steps, ...): inputs, steps, B, C, and decay between steps,
+    from the start and to the end."""
 
     u: Tensor
     step: Tensor
     B: Tensor
     C: Tensor
-    exponents: Tensor
+    decay: Tensor
     grown: Tensor
     tail: Tensor
     kept: Tensor
@@ -54,7 +55,7 @@ def outputs(
     for k, first in enumerate(range(0, u.shape[1], PIECE)):
         x = _piece(u, delta, A, B, C, first)
         v = x.u * x.step[..., None]
-        weight = _causal(x.C @ x.B.mT, x.exponents)
+        weight = _causal(x.C @ x.B.mT, x.decay)
         out = _forward(weight, v) + x.grown[..., None] * (x.C @ h.mT)
         y[:, first : first + PIECE] += out.movedim(1, 2)
         starts[:, k + 1] = h = x.kept * h + (v * x.tail[..., None]).mT @ x.B
@@ -72,7 +73,7 @@ def gradients(
         x, h, out = _piece(u, delta, A, B, C, first), starts[:, k], gy[:, time].movedim(2, 1)
         v, scores = x.u * x.step[..., None], x.C @ x.B.mT
         fed, seen, driven = x.B @ g.mT, out * x.grown[..., None], v * x.tail[..., None]
-        weight, pull = _causal(scores, x.exponents), _causal(out @ v.mT, x.exponents)
+        weight, pull = _causal(scores, x.decay), _causal(out @ v.mT, x.decay)
         gv = _backward(weight.mT, out) + x.tail[..., None] * fed
         # the exponent of step r lies between all steps before it and itself and all steps after it
         through = (pull * scores).tril().flip(2).cumsum(2).flip(2) + (driven * fed).sum(-1)[..., None, :]
@@ -93,17 +94,21 @@ def _piece(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, first: int
     time, heads = slice(first, first + PIECE), len(A)
     step = delta[:, time].mT
     exponent = (step * A[:, None]).double()
-    s = torch.where(exponent < LEAST_EXPONENT, LEAST_EXPONENT, exponent).cumsum(-1)
+    exponent = torch.where(exponent < LEAST_EXPONENT, LEAST_EXPONENT, exponent)
+    finite = exponent * 0 == 0
+    s, lost = torch.where(finite, exponent, 0).cumsum(-1), (~finite).cumsum(-1)
     b, c = (x[:, time].repeat_interleave(heads // x.shape[2], 2).movedim(2, 1) for x in (B, C))
-    grown, tail, kept = (x.to(u.dtype).exp() for x in (s, s[..., -1:] - s, s[..., -1:, None]))
-    return _Piece(u[:, time].movedim(2, 1), step, b, c, s, grown, tail, kept)
-
-
-def _causal(products: Tensor, exponents: Tensor) -> Tensor:
-    """Return products (..., t, r) of steps with those not after them, times the decay in between."""
-    between = (exponents[..., :, None] - exponents[..., None, :]).to(products.dtype)
+    # what is not finite counts between the steps before and after it alone
+    between = torch.where(lost[..., :, None] == lost[..., None, :], s[..., :, None] - s[..., None, :], torch.nan)
     later = torch.ones_like(between, dtype=torch.bool).triu(1)
-    return torch.where(later, 0, products * between.masked_fill(later, 0).exp())
+    decay = torch.where(later, 0, between.masked_fill(later, 0).to(u.dtype).exp())
+    grown = torch.where(lost == 0, s, torch.nan).to(u.dtype).exp()
+    return _Piece(u[:, time].movedim(2, 1), step, b, c, decay, grown, decay[..., -1, :], grown[..., -1:, None])
+
+
+def _causal(products: Tensor, decay: Tensor) -> Tensor:
+    """Return products (..., t, r) of steps with those not after them, times the decay in between."""
+    return (products * decay).tril()
 
 
 def _forward(weight: Tensor, x: Tensor) -> Tensor:

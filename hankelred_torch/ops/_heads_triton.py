@@ -52,10 +52,16 @@ def _factors(step, rate, tau, WORK: tl.constexpr):
     """Decay between steps, 0 of later ones, from the start of the piece, to its end, and over all of it."""
     exponent = step.to(tl.float64) * rate
     exponent = tl.where(exponent < LEAST, LEAST, exponent)
-    s, end = tl.cumsum(exponent, 0), tl.sum(exponent, 0)
-    causal = tau[:, None] >= tau[None, :]
-    between = tl.where(causal, s[:, None] - s[None, :], 0.0).to(WORK)
-    return tl.where(causal, tl.exp(between), 0.0), tl.exp(s.to(WORK)), tl.exp((end - s).to(WORK)), tl.exp(end.to(WORK))
+    finite = exponent - exponent == 0
+    exponent, unknown = tl.where(finite, exponent, 0.0), tl.where(finite, 0, 1)
+    s, end, lost = tl.cumsum(exponent, 0), tl.sum(exponent, 0), tl.cumsum(unknown, 0)
+    causal, all_lost = tau[:, None] >= tau[None, :], tl.sum(unknown, 0)
+    # what is not finite counts between the steps before and after it alone
+    between = tl.where(lost[:, None] == lost[None, :], s[:, None] - s[None, :], float("nan"))
+    decay = tl.where(causal, tl.exp(tl.where(causal, between, 0.0).to(WORK)), 0.0)
+    grown = tl.exp(tl.where(lost == 0, s, float("nan")).to(WORK))
+    tail = tl.exp(tl.where(lost == all_lost, end - s, float("nan")).to(WORK))
+    return decay, grown, tail, tl.exp(tl.where(all_lost == 0, end, float("nan")).to(WORK))
 
 
 @triton.jit
