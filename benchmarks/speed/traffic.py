@@ -110,6 +110,25 @@ def heads_adjoint(
     return Traffic(loaded * width, stored * width + 2 * 8 * blocks * batch * heads)
 
 
+def factor(batch: int, n: int, m: int, *, width: int) -> Traffic:
+    """The factors of one Gramian of each system, with tables of differences of poles; real parts are double."""
+    read = n * n + n * m + 2 * n  # differences, B, and two numbers for every pole
+    found = n * n + n * m  # columns and reflections
+    return Traffic(batch * (read * width + 9 * n), batch * (found * width + 16 * n))
+
+
+def factor_adjoint(batch: int, n: int, m: int, *, width: int) -> Traffic:
+    """Its adjoint."""
+    read = 3 * n * n + n * m + 3 * n  # denominators, columns and their gradients, reflections, poles
+    return Traffic(batch * (read * width + 24 * n), batch * (n + n * m) * width)
+
+
+def rotations(batch: int, n: int, *, width: int, vectors: bool) -> Traffic:
+    """Singular values; columns are written once and turned in the cache."""
+    columns = batch * n * n * width * (2 if vectors else 1)
+    return Traffic(batch * n * n * width + columns, columns + 8 * batch * n)
+
+
 # Multiplications and additions, exponentials, shuffles and accesses to shared memory, for a state at a step: what
 # `python -m benchmarks.speed.compiled` counts over the elements that a lane holds of a tile (4, 8 and 16).
 INSTRUCTIONS: dict[str, tuple[float, float, float]] = {
