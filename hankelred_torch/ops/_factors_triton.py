@@ -83,9 +83,8 @@ def factor(gap, mirror, turn, difference, B, linked, columns, pivots, w, beta, n
     parts = tl.max(tl.where(first, 0, 1), 0)  # 1 while other rows come first
     floor = SHARE * tl.sum(tl.where((parts == 0) | first, size, 0.0), 0)
     for step in range(0, n):
-        if parts == 1:
-            if not tl.sum(tl.where(first, size, 0.0), 0) > floor:  # rows that are done have size 0
-                parts, floor = 0, SHARE * tl.sum(size, 0)
+        spent = (parts == 1) & (tl.sum(tl.where(first, size, 0.0), 0) <= floor)  # rows that are done have size 0
+        parts, floor = tl.where(spent, 0, parts), tl.where(spent, SHARE * tl.sum(size, 0), floor)
         eligible = tl.where((parts == 0) | first, size, 0.0)
         is_live = tl.sum(eligible, 0) > floor
         live, floor = tl.where(is_live, 1.0, 0.0), tl.where(is_live, floor, float("inf"))  # from then on nothing is
@@ -172,8 +171,9 @@ def factor_adjoint(lam, gap, mirror, turn, denominator, columns, pivots, w, beta
         f_re, f_im = load(F, where * n + i, here, COMPLEX)
         d_re, d_im = load(denominator, at * n + k, here, COMPLEX)
         h_re, h_im = over(live * (f_re + t_re), live * (f_im + t_im), tl.where(here, d_re, 1.0), -d_im)
-        H_re, H_im = tl.where((l == step)[:, None], h_re[None, :], H_re), tl.where(
-            (l == step)[:, None], h_im[None, :], H_im
+        H_re, H_im = (
+            tl.where((l == step)[:, None], h_re[None, :], H_re),
+            tl.where((l == step)[:, None], h_im[None, :], H_im),
         )
         if DISCRETE:
             h_re, h_im = times(h_re, h_im, lam_re, lam_im)

@@ -33,8 +33,7 @@ LEAST_EXPONENT = -1000.0
 
 
 class _Piece(NamedTuple):
-    """One piece, axes (batch, heads, steps, ...): inputs, steps, B, C, and decay between steps,
-    from the start and to the end."""
+    """One piece, axes (batch, heads, steps, ...): what it reads, and decay between steps, from the start, to the end."""
 
     u: Tensor
     step: Tensor

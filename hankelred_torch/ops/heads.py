@@ -102,7 +102,7 @@ def selective_heads(
     References
     ----------
     .. [1] T. Dao, A. Gu, "Transformers are SSMs: generalized models and efficient algorithms through structured state
-       space duality", arXiv:2405.21060, 2024, section 6.
+       space duality", arXiv:2405.21060, 2024.
 
     Examples
     --------

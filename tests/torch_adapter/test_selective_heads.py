@@ -123,7 +123,10 @@ def change(name: str, change_) -> list[Tensor]:
         (change("u", lambda x: x[0]), r"u must be \(batch, length, heads, size\)"),
         (change("B", lambda x: x[:, :, 0]), r"and B \(batch, length, groups, n\); got .* B \(2, 5, 2\)"),
         (change("B", lambda x: x[:, :, [0, 0, 0]]), r"split evenly among the groups of B; got 4 heads, .* 3 groups"),
-        (change("C", lambda x: x.mT), r"C must be real with shape \(batch, length, groups, n\), here \(2, 5, 2, 2\)|C must"),
+        (
+            change("C", lambda x: x.mT),
+            r"C must be real with shape \(batch, length, groups, n\), here \(2, 5, 2, 2\)|C must",
+        ),
         (change("delta", lambda x: x.mT), r"delta must be real with shape .* got torch.float64 of shape \(2, 4, 5\)"),
         (change("A", lambda x: x + 0j), "A must be real"),
         (change("initial", lambda x: x.mT), r"initial must be real with shape \(batch, heads, size, n\)"),

@@ -280,7 +280,10 @@ def test_a_scan_of_mamba_ssm_is_used_where_it_fits(monkeypatch):
     with ops.use_backend("mamba_ssm"):
         found = gradients(ops.selective_scan, tensors[:6])
         assert len(calls) == 1
-        assert {row.operation for row in ops.backends() if row.backend == "mamba_ssm"} == {"selective_scan", "selective_heads"}
+        assert {row.operation for row in ops.backends() if row.backend == "mamba_ssm"} == {
+            "selective_scan",
+            "selective_heads",
+        }
         ops.selective_scan(*(x.double() for x in tensors[:6]))  # none of these fits
         ops.selective_scan(*tensors[:6], initial=tensors[6])
         ops.selective_scan(*tensors[:6], return_state=True)
@@ -328,7 +331,7 @@ def test_triton_kernels_compile_to_machine_code_without_a_gpu():
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "benchmarks.speed.compiled"]
     run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert run.stdout.count("registers") == 10
+    assert run.stdout.count("registers") == 16
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ def test_triton_hsv_are_the_same_bits_again_and_mapped_over_by_vmap():
 @pytest.mark.skipif(DEVICE != "cpu", reason="counts what Triton's interpreter loads and stores")
 @DTYPES
 def test_triton_kernels_of_gramians_move_the_bytes_of_the_model(dtype):
-    batch, n, m = size = 2, 3, 2
+    size = batch, n, _ = 2, 3, 2
     width = 16 if dtype.is_complex else 8
     rates, B, _ = (x.detach() for x in systems(*size, dtype))
     poles = _factors_torch.pole_tensors(rates, False, False)
