@@ -192,13 +192,8 @@ def _(draw: Draw) -> Call:
 
 @target("ops.selective_heads", "ops", _first)
 def _(draw: Draw) -> Call:
-    n, share, groups, dtype = (
-        draw.one_of(1, 3),
-        draw.one_of(1, 2),
-        draw.one_of(1, 2),
-        draw.one_of(torch.float32, torch.float64),
-    )
-    heads = share * groups
+    n, groups, dtype = draw.one_of(1, 3), draw.one_of(1, 2), draw.one_of(torch.float32, torch.float64)
+    heads = groups * draw.one_of(1, 2)
     found = {"u": tensor(draw, 2, 5, heads, 3, dtype=dtype), "delta": tensor(draw, 2, 5, heads, dtype=dtype).abs()}
     found |= {"A": -tensor(draw, heads, dtype=dtype).abs(), "B": tensor(draw, 2, 5, groups, n)}
     found |= {"C": tensor(draw, 2, 5, groups, n)} | ({"D": tensor(draw, heads)} if draw.chance(0.5) else {})
