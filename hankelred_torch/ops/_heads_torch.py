@@ -33,7 +33,7 @@ LEAST_EXPONENT = -1000.0
 
 
 class _Piece(NamedTuple):
-    """One piece, axes (batch, heads, steps, ...): what it reads, and decay between steps, from the start, to the end."""
+    """One piece, axes (batch, heads, steps, ...): data, and decay between steps, from the start, to the end."""
 
     u: Tensor
     step: Tensor
