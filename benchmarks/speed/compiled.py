@@ -22,8 +22,12 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from hankelred_torch.ops import _factors_triton as factors
+from hankelred_torch.ops import _heads_triton as heads
 from hankelred_torch.ops import _linear_triton as linear
 from hankelred_torch.ops import _selective_triton as selective
+from hankelred_torch.ops import _values_triton as singular
+from hankelred_torch.ops._heads_torch import PIECE
 from hankelred_torch.ops._selective_kernels import SEGMENT
 
 KINDS = {
@@ -34,8 +38,8 @@ KINDS = {
 }
 
 
-def kernels(every: bool) -> Iterator[tuple[str, Any, dict[str, Any], str, int]]:
-    """Yield name, kernel, its constants, the type of its arrays and the number of warps."""
+def kernels(every: bool) -> Iterator[tuple[str, Any, dict[str, Any], str, dict[str, int]]]:
+    """Yield name, kernel, its constants, the type of its arrays, and the options of its launch."""
     for dtype in ("fp32", "fp64") if every else ("fp32",):
         work, size = (tl.float32, 4) if dtype == "fp32" else (tl.float64, 8)
         for is_complex, constant, reset in ((c, k, r) for c in (1, 0) for k in (1, 0) for r in (0, 1)[: 1 + every]):
@@ -43,30 +47,51 @@ def kernels(every: bool) -> Iterator[tuple[str, Any, dict[str, Any], str, int]]:
             constants |= {"CONSTANT": bool(constant), "WORK": work, "TIME": linear.TIME}
             constants |= {"STATES": linear.WIDTH // size // (1 + is_complex), "STAGES": linear.LAUNCH["STAGES"]}
             name = f"{('real', 'complex')[is_complex]}, {('varying', 'constant')[constant]}{', reset' * reset}"
-            yield f"scan, {name}", linear.scan, constants, dtype, linear.LAUNCH["num_warps"]
-            yield f"scan_adjoint, {name}", linear.scan_adjoint, constants, dtype, linear.LAUNCH["num_warps"]
+            options = {"num_warps": linear.LAUNCH["num_warps"]}
+            yield f"scan, {name}", linear.scan, constants, dtype, options
+            yield f"scan_adjoint, {name}", linear.scan_adjoint, constants, dtype, options
     for dtype in ("fp32", "fp64", "bf16") if every else ("fp32",):
-        constants = {"WORK": tl.float64 if dtype == "fp64" else tl.float32, "TIME": SEGMENT}
-        constants |= {"CHANNELS": selective.LAUNCH["CHANNELS"]}
+        work = {"WORK": tl.float64 if dtype == "fp64" else tl.float32}
+        constants = work | {"TIME": SEGMENT, "CHANNELS": selective.LAUNCH["CHANNELS"]}
         for kernel in (selective.scan, selective.scan_adjoint):
-            yield f"selective {kernel.fn.__name__}", kernel, constants, dtype, selective.LAUNCH["num_warps"]
+            options = {"num_warps": selective.LAUNCH["num_warps"]}
+            yield f"selective {kernel.fn.__name__}", kernel, constants, dtype, options
+        constants = work | {"TIME": PIECE, "SIZE": heads.WIDEST, "STATES": heads.LAUNCH["STATES"]}
+        options = {name: heads.LAUNCH[name] for name in ("num_warps", "num_stages")}
+        for kernel in (heads.scan, heads.scan_adjoint):
+            yield f"heads {kernel.fn.__name__}", kernel, constants, dtype, options
+    for states, is_complex in ((16, 0), (16, 1), (32, 1), (64, 0), (64, 1)) if every else ((16, 0),):
+        kind, sizes = f"{('real', 'complex')[is_complex]}, {states} states", {"COMPLEX": is_complex, "STATES": states}
+        options = {"num_warps": factors.WARPS[states]}
+        for inputs in (1, 16) if every else (1,):
+            inner, name = sizes | {"INPUTS": inputs}, f"{kind}, {inputs} inputs"
+            yield f"factor, {name}", factors.factor, inner | {"NOISE": 1e-30}, "fp64", options
+            yield f"factor_adjoint, {name}", factors.factor_adjoint, inner | {"DISCRETE": 1}, "fp64", options
+        for vectors in (0, 1):
+            name = f"{kind}{', vectors' * vectors}"
+            yield f"rotate, {name}", singular.rotate, sizes | {"VECTORS": vectors}, "fp64", options
 
 
-def build(kernel: Any, constants: dict[str, Any], dtype: str, warps: int, capability: int) -> dict[str, Any]:
+def build(
+    kernel: Any, constants: dict[str, Any], dtype: str, options: dict[str, int], capability: int
+) -> dict[str, Any]:
     wide = "fp32" if dtype == "bf16" else dtype
-    types = dict.fromkeys(("steps", "n", "a_row", "a_step", "im", "length", "channels"), "i32") | {"reset": "*u8"}
-    types |= dict.fromkeys(("starts", "carry", "y", "gB", "gC"), f"*{wide}")
+    types = dict.fromkeys(("steps", "n", "m", "a_row", "a_step", "im", "length", "channels"), "i32")
+    types |= dict.fromkeys(("heads", "size", "share", "together"), "i32")
+    types |= {"reset": "*u8", "linked": "*u8", "pivots": "*i64"}
+    types |= dict.fromkeys(("starts", "carry", "y", "gu", "g_delta", "gB", "gC"), f"*{wide}")
     types |= {"gA": "*fp64", "gD": "*fp64", "ga": "*fp64" if constants.get("CONSTANT") else f"*{wide}"}
     names = kernel.arg_names
     given = {name: "constexpr" if name in constants else types.get(name, f"*{dtype}") for name in names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if given[name].startswith("*")}
-    for name in ("steps", "n"):
+    for name in ("steps", "n", "size"):
         if name in names:
             aligned[(names.index(name),)] = [["tt.divisibility", 16]]
     values = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(fn=kernel, signature=given, constexprs=values, attrs=aligned)
-    options = {"num_warps": warps, "enable_fp_fusion": True}
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    made = triton.compile(
+        source, target=GPUTarget("cuda", capability, 32), options=options | {"enable_fp_fusion": True}
+    )
     found = {kind: len(re.findall(rf"\b{pattern}", made.asm["ptx"])) for kind, pattern in KINDS.items()}
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -84,9 +109,9 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     print("Triton", triton.__version__)
-    for name, kernel, constants, dtype, warps in kernels(options.all):
+    for name, kernel, constants, dtype, launch in kernels(options.all):
         for capability in (80, 89, 90) if options.all else (90,):
-            print(name, dtype, f"sm_{capability}", build(kernel, constants, dtype, warps, capability), flush=True)
+            print(name, dtype, f"sm_{capability}", build(kernel, constants, dtype, launch, capability), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Triton's interpreter, made fit for tests: scans and sums over whole rows at once, and a count of bytes moved.
 
 The interpreter calls the function that combines two elements for every element of a tile, about 100 microseconds each;
-here it is called for every row of one. It runs kernels that were decorated while TRITON_INTERPRET=1 was set.
+here it is called for every row of one. It also prepares Triton's language anew, for 9 milliseconds, whenever a kernel
+calls a function; here once for a kernel. It runs kernels that were decorated while TRITON_INTERPRET=1 was set.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -19,14 +20,30 @@ import torch
 _SETTING = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
 
 
-def kernels() -> tuple[ModuleType, ModuleType]:
+class KernelModules(NamedTuple):
+    """The modules of Triton kernels, by what they compute."""
+
+    linear: ModuleType
+    selective: ModuleType
+    heads: ModuleType
+    factors: ModuleType
+    values: ModuleType
+
+
+def kernels() -> KernelModules:
     """The modules of kernels, compiled where torch finds a GPU and interpreted elsewhere.
 
     The environment is as before on return: processes started later, and other kernels, are not interpreted.
     """
     with mock.patch.dict(os.environ, _SETTING):
-        from hankelred_torch.ops import _linear_triton, _selective_triton
-    return _linear_triton, _selective_triton
+        from hankelred_torch.ops import (
+            _factors_triton,
+            _heads_triton,
+            _linear_triton,
+            _selective_triton,
+            _values_triton,
+        )
+    return KernelModules(_linear_triton, _selective_triton, _heads_triton, _factors_triton, _values_triton)
 
 
 @contextmanager
@@ -51,9 +68,25 @@ def by_rows() -> Iterator[None]:
         *_, last = rows(self, inputs)
         return [self.to_tensor(x.handle.data, y.dtype) for x, y in zip(last, inputs, strict=True)]
 
+    prepare = interpreter._patch_lang
+    prepared: dict[str, Any] = {}  # by the modules of Triton's language that a function sees
+
+    class Prepared:
+        """The language as the interpreter wants it, until the outermost kernel is done."""
+
+        def __init__(self, function: Any) -> None:
+            seen = str(sorted(name for name in ("tl", "core") if name in function.__globals__))
+            if seen not in prepared:
+                prepared[seen] = prepare(function)
+
+        def restore(self) -> None:
+            while prepared:
+                prepared.popitem()[1].restore()
+
     with (
         np.errstate(all="ignore"),  # a GPU does not warn either
         mock.patch.dict(os.environ, _SETTING),
+        mock.patch.object(interpreter, "_patch_lang", Prepared),
         mock.patch.object(interpreter.ScanOps, "generic_scan", scan),
         mock.patch.object(interpreter.ReduceOps, "generic_reduce", reduce),
     ):

@@ -12,7 +12,10 @@ from typing import NamedTuple
 
 
 class Card(NamedTuple):
-    """Bytes a second, and lanes of one kind of instruction a second: makers' figures at boost clock."""
+    """Bytes a second, lanes of one kind of instruction a second, and multiply-adds of TF32 in tensor cores a second.
+
+    Makers' figures at boost clock, without sparsity.
+    """
 
     name: str
     bandwidth: float
@@ -20,18 +23,19 @@ class Card(NamedTuple):
     special: float
     exchange: float
     issue: float
+    tensor: float
 
     @classmethod
-    def of(cls, name: str, bandwidth: float, processors: int, clock: float, arithmetic: int) -> Card:
+    def of(cls, name: str, bandwidth: float, processors: int, clock: float, arithmetic: int, tensor: float) -> Card:
         lanes = processors * clock
-        return cls(name, bandwidth, arithmetic * lanes, 16 * lanes, 32 * lanes, 128 * lanes)
+        return cls(name, bandwidth, arithmetic * lanes, 16 * lanes, 32 * lanes, 128 * lanes, tensor)
 
 
 CARDS = [
-    Card.of("A100", 2.04e12, 108, 1.41e9, 64),
-    Card.of("H100", 3.35e12, 132, 1.76e9, 128),
-    Card.of("H200", 4.80e12, 132, 1.76e9, 128),
-    Card.of("RTX 4090", 1.01e12, 128, 2.52e9, 128),
+    Card.of("A100", 2.04e12, 108, 1.41e9, 64, 78e12),
+    Card.of("H100", 3.35e12, 132, 1.76e9, 128, 247e12),
+    Card.of("H200", 4.80e12, 132, 1.76e9, 128, 247e12),
+    Card.of("RTX 4090", 1.01e12, 128, 2.52e9, 128, 41e12),
 ]
 
 
@@ -80,6 +84,55 @@ def selective_adjoint(
     return Traffic(loaded, stored)
 
 
+def heads(batch: int, length: int, heads: int, size: int, groups: int, n: int, *, width: int, piece: int) -> Traffic:
+    """Heads with scalar decay; states at the edges of pieces are written, and read from the cache but for the first."""
+    entries, shared = batch * length * heads * size, batch * length * groups * n * 2
+    edge, pieces = batch * heads * size * n, -(-length // piece)
+    loaded = entries + batch * length * heads + shared + 2 * heads + pieces * edge
+    return Traffic(loaded * width, (entries + pieces * edge) * width)
+
+
+def heads_adjoint(
+    batch: int,
+    length: int,
+    heads: int,
+    size: int,
+    groups: int,
+    n: int,
+    *,
+    width: int,
+    piece: int,
+    block: int,
+    together: int,
+) -> Traffic:
+    """Its adjoint, with gradients of B and C from each block of channels and `together` heads."""
+    entries, steps, shared = batch * length * heads * size, batch * length * heads, batch * length * groups * n * 2
+    edge, pieces, blocks = batch * heads * size * n, -(-length // piece), -(-size // block)
+    partial = blocks * batch * length * (heads // together) * n * 2
+    loaded = 2 * entries + steps + shared + 2 * heads + (pieces + 1) * edge + partial * (together > 1)
+    stored = entries + blocks * steps + edge + partial
+    return Traffic(loaded * width, stored * width + 2 * 8 * blocks * batch * heads)
+
+
+def factor(batch: int, n: int, m: int, *, width: int) -> Traffic:
+    """The factors of one Gramian of each system, with tables of differences of poles; real parts are double."""
+    read = n * n + n * m + 2 * n  # differences, B, and two numbers for every pole
+    found = n * n + n * m  # columns and reflections
+    return Traffic(batch * (read * width + 9 * n), batch * (found * width + 16 * n))
+
+
+def factor_adjoint(batch: int, n: int, m: int, *, width: int) -> Traffic:
+    """Its adjoint."""
+    read = 3 * n * n + n * m + 3 * n  # denominators, columns and their gradients, reflections, poles
+    return Traffic(batch * (read * width + 24 * n), batch * (n + n * m) * width)
+
+
+def rotations(batch: int, n: int, *, width: int, vectors: bool) -> Traffic:
+    """Singular values; columns are written once and turned in the cache."""
+    columns = batch * n * n * width * (2 if vectors else 1)
+    return Traffic(batch * n * n * width + columns, columns + 8 * batch * n)
+
+
 # Multiplications and additions, exponentials, shuffles and accesses to shared memory, for a state at a step: what
 # `python -m benchmarks.speed.compiled` counts over the elements that a lane holds of a tile (4, 8 and 16).
 INSTRUCTIONS: dict[str, tuple[float, float, float]] = {
@@ -123,6 +176,39 @@ def cases() -> list[tuple[str, int, Traffic]]:
     return found
 
 
+def head_products(size: int, n: int, piece: int, adjoint: bool) -> int:
+    """Multiply-adds of the products of one head at one step, as the kernels make them."""
+    if adjoint:
+        return 3 * piece * n + 2 * piece * size + 5 * size * n
+    return piece * n + piece * size + 2 * size * n
+
+
+def head_cases() -> list[tuple[str, int, Traffic]]:
+    """Kernels of heads at the sizes of a training, with multiply-adds and traffic; three products of TF32 make one."""
+    found, size = [], {"batch": 16, "length": 2048, "heads": 24, "size": 64, "groups": 1, "width": 4, "piece": 32}
+    steps = 16 * 2048 * 24
+    for n in (64, 96, 128):
+        together = next(k for k in (1, 2, 3, 4, 6) if k * 64 >= 2 * n)
+        there, back = heads(**size, n=n), heads_adjoint(**size, n=n, block=64, together=together)
+        found.append((f"heads, {n} states", 3 * steps * head_products(64, n, 32, False), there))
+        found.append((f"heads, adjoint, {n} states", 3 * steps * head_products(64, n, 32, True), back))
+    return found
+
+
+def fusion(card: Card, channels: int, n: int) -> tuple[float, float]:
+    """Least seconds of a step forward and back through n planar states, products apart from the scan and joined to it.
+
+    Joined, states are computed again on the way back and never stored; all arithmetic is then in one kernel. Apart,
+    every kernel takes the longer of its arithmetic and its memory. Products are those of float32.
+    """
+    product = 2 * n * channels / card.arithmetic
+    there, back = (INSTRUCTIONS[name][0] * n / card.arithmetic for name in ("planar recurrence", "its adjoint"))
+    moved = 4 / card.bandwidth
+    apart = 6 * max(product, (2 * n + channels) * moved) + max(there, 4 * n * moved) + max(back, 6 * n * moved)
+    joined = max(2 * product + there, 2 * channels * moved) + max(5 * product + there + back, 3 * channels * moved)
+    return apart, joined
+
+
 def main() -> None:
     print("| kernel | states x steps | GB | bytes a state and step | " + " | ".join(c.name for c in CARDS) + " |")
     print("|---" * (4 + len(CARDS)) + "|")
@@ -130,6 +216,17 @@ def main() -> None:
         shares = " | ".join(f"{share(card, kernel, states, traffic):.0%}" for card in CARDS)
         size = f"{states / 1e6:.0f} M | {traffic.total / 1e9:.2f} | {traffic.total / states:.1f}"
         print(f"| {kernel} | {size} | {shares} |")
+    print("\n| kernel | multiply-adds | GB | " + " | ".join(card.name for card in CARDS) + " |")
+    print("|---" * (3 + len(CARDS)) + "|")
+    for kernel, products, traffic in head_cases():
+        memory = [traffic.total / card.bandwidth for card in CARDS]
+        shares = " | ".join(f"{m / max(m, products / c.tensor):.0%}" for m, c in zip(memory, CARDS, strict=True))
+        print(f"| {kernel} | {products / 1e9:.0f} G | {traffic.total / 1e9:.2f} | {shares} |")
+    print("\n| channels, planar states | " + " | ".join(card.name for card in CARDS) + " |")
+    print("|---" * (1 + len(CARDS)) + "|")
+    for channels in (8, 16, 64, 256):
+        gains = " | ".join(f"{apart / joined:.2f}" for apart, joined in (fusion(c, channels, 256) for c in CARDS))
+        print(f"| {channels}, 256 | {gains} |")
 
 
 if __name__ == "__main__":

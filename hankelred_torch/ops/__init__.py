@@ -2,6 +2,7 @@
 
 from ._backends import backends, use_backend
 from .gramians import gramian_factors, hankel_singular_values
+from .heads import selective_heads
 from .linear import linear_recurrence
 from .lyapunov import solve_lyapunov
 from .selective import selective_scan
@@ -16,6 +17,7 @@ __all__ = [
     "gramian_factors",
     "hankel_singular_values",
     "linear_recurrence",
+    "selective_heads",
     "selective_scan",
     "solve_lyapunov",
     "use_backend",

@@ -15,16 +15,25 @@ from hankelred.errors import InputError
 
 BACKENDS = ("auto", "cpu", "triton", "mamba_ssm", "torch")
 
-# Operations that have Triton kernels, and one that a package of others has; where there is no such package or it does
+GRAMIANS = "gramian_factors, hankel_singular_values, balanced_truncation"
+
+# Operations that have Triton kernels, and those that a package of others has; where there is no such package or it does
 # not fit, the next in the order of BACKENDS runs.
-KERNELS = {"triton": ("linear_recurrence", "diagonal_ssm", "selective_scan"), "mamba_ssm": ("selective_scan",)}
+KERNELS = {
+    "triton": ("linear_recurrence", "diagonal_ssm", "selective_scan", "selective_heads", GRAMIANS),
+    "mamba_ssm": ("selective_scan", "selective_heads"),
+}
+
+# What is said of kernels that do not take all of an operation.
+PARTS = {GRAMIANS: "Triton kernels up to 64 states, but for the SVD of balanced_truncation"}
 
 # What runs where no kernels do.
 ELSEWHERE = {
     "linear_recurrence": "a scan of about 2 sqrt(length) operations",
     "diagonal_ssm": "the same scan in planes, or FFTs",
     "selective_scan": "a loop over the steps",
-    "gramian_factors, hankel_singular_values, balanced_truncation": "a loop over the states, systems side by side",
+    "selective_heads": "products of matrices, piece by piece",
+    GRAMIANS: "a loop over the states, systems side by side",
 }
 
 _chosen = "auto"
@@ -70,12 +79,13 @@ def backends() -> BackendTable:
     rows = []
     for name, other in ELSEWHERE.items():
         kernels = [package for package in ("mamba_ssm", "triton") if name in KERNELS[package] and _installed(package)]
-        names = {"mamba_ssm": "mamba_ssm where it fits", "triton": "Triton kernels"}
+        names = {"mamba_ssm": "mamba_ssm where it fits", "triton": PARTS.get(name, "Triton kernels")}
         if _chosen in ("cpu", "auto"):
+            there = other if name == "selective_heads" else "compiled loops"
             on_gpu = ", else ".join(f"on CUDA {names[package]}" for package in kernels)
             found = f"{on_gpu}; elsewhere {other}" if kernels else f"on other devices {other}"
-            refused = "chosen: compiled loops; tensors on other devices are refused"
-            rows.append(Backend(name, "cpu", refused if _chosen == "cpu" else f"compiled loops on the CPU; {found}"))
+            refused = f"chosen: {there}; tensors on other devices are refused"
+            rows.append(Backend(name, "cpu", refused if _chosen == "cpu" else f"{there} on the CPU; {found}"))
         elif _chosen in kernels:
             rows.append(Backend(name, _chosen, f"chosen: {names[_chosen]}"))
         else:
@@ -96,8 +106,9 @@ class use_backend:
         torch elsewhere; "cpu": compiled loops only, tensors elsewhere are refused; "triton": Triton kernels where an
         operation has them, and operations of torch for the others; tensors on the CPU need Triton's interpreter,
         ``TRITON_INTERPRET=1`` in the environment before the first use; "mamba_ssm": the selective scan of that
-        package where it fits, float32 from rest with no state asked for, and otherwise as "auto"; "torch": operations
-        of torch everywhere, a second opinion that is slower on a CPU.
+        package where it fits, float32 from rest with no state asked for, its heads where arguments are of half
+        precision, whose products it takes in no more, and otherwise as "auto"; "torch": operations of torch
+        everywhere, a second opinion that is slower on a CPU.
 
     Raises
     ------
@@ -163,5 +174,5 @@ def _agree(device: torch.device) -> bool:
 
 
 def mamba_ssm(x: Tensor) -> bool:
-    """Tell whether the selective scan of mamba_ssm runs what is done to a tensor, if it fits."""
+    """Tell whether the kernels of mamba_ssm run what is done to a tensor, if they fit."""
     return _chosen == "mamba_ssm" or (_chosen == "auto" and _MAMBA_SSM and x.is_cuda)

@@ -1,4 +1,4 @@
-"""Gramian factors of batches of diagonal systems as operators: numba on the CPU, tensor operations elsewhere.
+"""Gramian factors of batches of diagonal systems as operators: numba on the CPU, Triton on CUDA, else torch.
 
 `diagonal_factor` and `singular_values` are all that the differentiable functions of `gramians` are made of. Both are
 operators that `torch.compile` does not look into and `torch.func.vmap` knows. All arguments are trusted, real ones
@@ -34,7 +34,7 @@ from hankelred.linalg.cauchy import FactorSteps, PoleData, pole_data
 from hankelred.linalg.compiled import Kernels
 from hankelred.linalg.threads import serial
 
-from ._backends import compiled_loops
+from ._backends import compiled_loops, triton_kernels
 from ._factors_torch import factor_adjoint_torch, factor_torch, pole_tensors
 from ._operator import differentiable, once, operator
 
@@ -103,7 +103,10 @@ def _empty_factor(poles: Tensor, B: Tensor, *_: Any) -> Factor:
 def _factor(poles: Tensor, B: Tensor, linked: Tensor, discrete: bool, by_rates: bool) -> Factor:
     _check_finite(poles, B)
     if not compiled_loops(B):
-        return factor_torch(pole_tensors(poles, discrete, by_rates), B.resolve_conj(), linked)
+        on_gpu = _triton(B)
+        run = on_gpu.factor_triton if on_gpu else factor_torch
+        found: Factor = run(pole_tensors(poles, discrete, by_rates), B.resolve_conj(), linked)
+        return found
     steps, _ = cauchy_bank.factor_steps(_pole_data(poles, discrete, by_rates), _array(B), *_order(linked), pairs=False)
     columns, pivots, w, beta = map(torch.from_numpy, steps)
     return columns, pivots, w, beta
@@ -130,8 +133,10 @@ def _factor_backward(
         data, steps = _pole_data(poles, discrete, by_rates), FactorSteps(*map(_array, (columns, pivots, w, beta)))
         kernels.adjoint_bank(data, steps, _array(F), discrete, _array(g_poles), _array(g_B))
     else:
+        on_gpu = _triton(w)
+        run = on_gpu.factor_adjoint_triton if on_gpu else factor_adjoint_torch
         data_torch = pole_tensors(poles, discrete, by_rates)
-        g_poles, g_B = factor_adjoint_torch(data_torch, columns, pivots, w, beta, F.resolve_conj(), discrete)
+        g_poles, g_B = run(data_torch, columns, pivots, w, beta, F.resolve_conj(), discrete)
     return _by_data(g_poles, poles, by_rates), g_B
 
 
@@ -198,6 +203,10 @@ def _pair_backward(
     constants=0,
 )
 def _singular_values(M: Tensor) -> Tensor:
+    if _rotates(M):
+        from ._values_triton import singular_values_triton
+
+        return singular_values_triton(M)
     with serial(True, torch):
         return torch.linalg.svdvals(M, driver="gesvd" if M.is_cuda else None)  # no vectors: LAPACK keeps the digits
 
@@ -207,6 +216,10 @@ def _singular_values(M: Tensor) -> Tensor:
 )
 def _singular_values_backward(g: Tensor, M: Tensor) -> Tensor:
     """Return ``U diag(g) V^H``: bounded wherever values vanish or repeat."""
+    if _rotates(M):
+        from ._values_triton import singular_values_adjoint_triton
+
+        return singular_values_adjoint_triton(g, M)
     U, _, Vh = _decomposed(M, GRADIENTS_BELOW)
     return (U * g[:, None, :]) @ Vh
 
@@ -266,6 +279,24 @@ def _decomposed(M: Tensor, graded_below: float) -> Triples:
                 found = sla.svd(_array(M[k]), full_matrices=False, lapack_driver="gesvd", check_finite=False)
                 U[k], values[k], Vh[k] = (torch.from_numpy(x) for x in found)
     return U, values, Vh
+
+
+def _triton(B: Tensor) -> Any:
+    """Return the module of Triton kernels where they run and systems (batch, n, m) fit, None elsewhere."""
+    if not triton_kernels(B):
+        return None
+    from . import _factors_triton
+
+    return _factors_triton if _factors_triton.fits(B) else None
+
+
+def _rotates(M: Tensor) -> bool:
+    """Tell whether Triton kernels find singular values: an SVD on a GPU takes the matrices one after the other."""
+    if compiled_loops(M) or not triton_kernels(M):
+        return False
+    from ._values_triton import fits
+
+    return fits(M)
 
 
 def _check_finite(poles: Tensor, B: Tensor) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 from hankelred.errors import AccuracyWarning
 
 from ._backends import use_backend
+from .gramians import hankel_singular_values
+from .heads import selective_heads
 from .linear import linear_recurrence
 from .selective import selective_scan
 from .state_space import diagonal_ssm
@@ -51,6 +53,10 @@ def _examples(backend: str, device: torch.device) -> list[Tensor]:
         torch.complex(_wave(k, *s), _wave(k + 1, *s)).to(device) for k, s in ((7, (channels, 2)), (9, (2, channels)))
     )
     steps, A = 0.1 * v.exp(), -(1 + _wave(11, channels, n).abs()).to(device)
+    # two pieces of steps and two blocks of states of one head
+    head = [_wave(13, 1, 40, 1, 2), 0.1 * _wave(14, 1, 40, 1).exp(), _wave(15, 1) - 2]
+    head += [_wave(16 + k, 1, 40, 1, 17) for k in range(2)]
+    system = (_wave(18, 2, 3) - 2, _wave(19, 2, 3, 2), _wave(20, 2, 1, 3))
     found = []
     with use_backend(backend):
         for run, tensors in (
@@ -58,6 +64,8 @@ def _examples(backend: str, device: torch.device) -> list[Tensor]:
             (lambda r, x: linear_recurrence(r.exp(), x + 0j), (rates, u)),
             (lambda r, B, C, x: diagonal_ssm(r, B, C, x, method="recurrence"), (rates, into, out, u[..., :2])),
             (lambda *x: selective_scan(*x), (u, steps, A, b, c)),
+            (lambda *x: selective_heads(*x), tuple(x.to(device) for x in head)),
+            (lambda *x: hankel_singular_values(*x, dt=0), tuple(x.to(device) for x in system)),
         ):
             leaves = [x.detach().requires_grad_() for x in tensors]
             y = run(*leaves)

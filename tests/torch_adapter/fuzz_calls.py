@@ -190,6 +190,17 @@ def _(draw: Draw) -> Call:
     return Call(ht.ops.selective_scan, found | {"return_state": draw.chance(0.5)})
 
 
+@target("ops.selective_heads", "ops", _first)
+def _(draw: Draw) -> Call:
+    n, groups, dtype = draw.one_of(1, 3), draw.one_of(1, 2), draw.one_of(torch.float32, torch.float64)
+    heads = groups * draw.one_of(1, 2)
+    found = {"u": tensor(draw, 2, 5, heads, 3, dtype=dtype), "delta": tensor(draw, 2, 5, heads, dtype=dtype).abs()}
+    found |= {"A": -tensor(draw, heads, dtype=dtype).abs(), "B": tensor(draw, 2, 5, groups, n)}
+    found |= {"C": tensor(draw, 2, 5, groups, n)} | ({"D": tensor(draw, heads)} if draw.chance(0.5) else {})
+    found |= {"initial": tensor(draw, 2, heads, 3, n)} if draw.chance(0.5) else {}
+    return Call(ht.ops.selective_heads, found | {"return_state": draw.chance(0.5)})
+
+
 @target("ops.diagonal_ssm", "ops", lambda result, u, **_: None if result.shape[:2] == u.shape[:2] else "shape")
 def _(draw: Draw) -> Call:
     n, m, p, dtype = draw.one_of(1, 3), draw.one_of(1, 2), draw.one_of(1, 2), draw.one_of(torch.float32, torch.float64)

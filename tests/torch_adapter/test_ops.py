@@ -64,6 +64,12 @@ CASES = {
         | {"C": (real, (2, 5, 4)), "D": (real, (3,)), "initial": (real, (2, 3, 4))},
         ("u", "delta", "B", "C", "initial"),
     ),
+    "selective_heads": (
+        lambda u, delta, A, B, C, D, initial: ops.selective_heads(u, delta, A, B, C, D, initial=initial),
+        {"u": (real, (2, 5, 4, 3)), "delta": (positive, (2, 5, 4)), "A": (negative, (4,)), "B": (real, (2, 5, 2, 6))}
+        | {"C": (real, (2, 5, 2, 6)), "D": (real, (4,)), "initial": (real, (2, 4, 3, 6))},
+        ("u", "delta", "B", "C", "initial"),
+    ),
     "gramian_factors": (
         lambda lam, B, C: invariant(*ops.gramian_factors(lam, B, C, dt=0)),
         {"lam": (stable, (2, 4)), **SYSTEMS},

@@ -1,0 +1,151 @@
+"""Triton kernels of heads with scalar decay against the definition: on a GPU as compiled, elsewhere interpreted."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from sizes import is_long
+
+from hankelred_torch import ops
+from hankelred_torch.ops import _heads_torch
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("needs triton: pip install triton", allow_module_level=True)
+
+from benchmarks.speed import interpreter, traffic
+
+from .kernel_cases import DEVICE, NAMES, assert_equal, gradients, head_steps, heads, heads_and_state, largest
+
+HEADS = interpreter.kernels().heads
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Small tiles, where they are interpreted: short sequences of few states then meet all edges."""
+    if DEVICE == "cpu":
+        monkeypatch.setattr(_heads_torch, "PIECE", 4)
+        monkeypatch.setitem(HEADS.LAUNCH, "STATES", 2)
+        monkeypatch.setattr(HEADS, "WIDEST", 2)
+    with interpreter.by_rows(), ops.use_backend("triton"):
+        yield
+
+
+# batch, length, heads, size, groups, n: more than a piece, a block of channels and one of states, and heads that share
+SIZES = [(1, 1, 1, 1, 1, 1), (2, 5, 1, 1, 1, 1), (1, 4, 1, 3, 1, 2), (1, 6, 4, 2, 2, 3), (1, 9, 2, 1, 2, 1)]
+SIZES += [(1, 700, 1, 2, 1, 2), (1, 40, 1, 3, 1, 130), (3, 33, 6, 5, 2, 7)] * is_long()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_triton_heads_and_their_gradients_are_those_of_the_definition(size):
+    assert_equal(heads_and_state, head_steps, heads(*size))
+
+
+@pytest.mark.parametrize(("share", "size", "n", "together"), [(1, 4, 9, 1), (6, 8, 4, 1), (6, 8, 8, 2), (6, 8, 99, 6)])
+def test_a_triton_program_takes_so_many_heads_that_gradients_of_B_and_C_are_no_more_than_inputs(
+    share, size, n, together
+):
+    assert HEADS.joined(share, size, n) == together
+    assert 2 * n * share // together <= share * size or together == share
+
+
+@pytest.mark.parametrize(("name", "last"), [("u", 3), ("delta", 1), ("B", 5)])
+def test_triton_heads_spread_not_a_number_where_they_must(name, last):
+    a = heads(1, 6, 1, 2, 1, 2)
+    with torch.no_grad():
+        a[NAMES.index(name)].view(-1)[last] = torch.nan
+    found, expected = gradients(heads_and_state, a), gradients(head_steps, a)
+    places = [(f.isnan() != e.isnan()).sum().item() for f, e in zip(found, expected, strict=True)]
+    assert not any(places), places
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 2, 3, 1, 2), (2, 0, 2, 3, 1, 2), (2, 5, 2, 0, 1, 2), (1, 5, 1, 1, 1, 0)])
+def test_triton_heads_take_arrays_without_entries(shape):
+    a = heads(*shape)
+    found = gradients(heads_and_state, a)
+    for f, e in zip(found[:2], head_steps(*a), strict=True):
+        assert torch.equal(f, e)
+    assert [f.shape for f in found[2:]] == [x.shape for x in a]
+    assert all(f.isfinite().all() for f in found)
+
+
+def test_triton_heads_read_arrays_in_any_strides():
+    a = [x.detach() for x in heads(1, 5, 2, 2, 1, 2)]
+    strided = [x.mT.contiguous().mT if x.ndim > 1 else x for x in a]
+    for found, expected in zip(heads_and_state(*strided), heads_and_state(*a), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_triton_heads_accumulate_narrow_numbers_in_float32(dtype):
+    a = [x.detach().to(dtype) for x in heads(1, 17, 1, 2, 1, 3)]
+    starts = torch.empty(1, -(-17 // _heads_torch.PIECE) + 1, 1, 2, 3, device=DEVICE)
+    y = HEADS.outputs(*a, starts)
+    assert y.dtype == torch.float32
+    assert largest(y.double(), head_steps(*(x.double() for x in a))[0]) < 17 * 3 * 2**-24
+
+
+def test_triton_heads_give_the_same_bits_again_and_leave_arguments_alone():
+    a = heads(1, 6, 2, 2, 1, 2, torch.float32)
+    before = [x.detach().clone() for x in a]
+    first, second = gradients(heads_and_state, a), gradients(heads_and_state, a)
+    assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(a, before, strict=True))
+
+
+def test_backward_pass_of_triton_heads_may_run_under_another_backend():
+    a = heads(1, 6, 2, 2, 1, 2)
+    y = ops.selective_heads(*a[:6])
+    expected = torch.autograd.grad(y.sum(), a[:6], retain_graph=True)
+    with ops.use_backend("auto"):
+        for found, e in zip(torch.autograd.grad(y.sum(), a[:6]), expected, strict=True):
+            assert largest(found, e) < 1e-12
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="counts what Triton's interpreter loads and stores")
+@pytest.mark.parametrize("size", [(1, 5, 4, 3, 2, 3), (1, 8, 2, 2, 1, 2)])
+def test_triton_heads_move_the_bytes_of_the_model(size):
+    names = ("batch", "length", "heads", "size", "groups", "n")
+    model = dict(zip(names, size, strict=True)) | {"width": 8, "piece": 4}
+    a = [x.detach() for x in heads(*size)]
+    batch, length, count, width, groups, n = size
+    starts = torch.empty(batch, -(-length // 4) + 1, count, width, n, dtype=torch.float64)
+    with interpreter.traffic() as count_of:
+        HEADS.outputs(*a, starts)
+    assert (count_of["distinct loaded"], count_of["distinct stored"]) == traffic.heads(**model)
+    together = HEADS.joined(count // groups, width, n)
+    with interpreter.traffic() as count_of:
+        HEADS.gradients(a[0].clone(), a[6].clone(), *a[:6], starts)
+    expected = traffic.heads_adjoint(**model, block=2, together=together)
+    assert (count_of["distinct loaded"], count_of["distinct stored"]) == expected
+
+
+def test_heads_of_mamba_ssm_are_used_where_they_fit(monkeypatch):
+    calls = []
+
+    def mamba_chunk_scan_combined(x, dt, A, B, C, chunk_size, D=None):
+        """As in mamba_ssm: x (batch, length, heads, size), dt (batch, length, heads), B and C by groups."""
+        calls.append((x.dtype, dt.dtype, A.dtype, D.dtype))
+        rest = torch.zeros(len(x), *x.shape[2:], B.shape[3], device=x.device)
+        return head_steps(x.float(), dt, A, B.float(), C.float(), D, rest)[0].to(x.dtype)
+
+    package = ModuleType("mamba_ssm.ops.triton.ssd_combined")
+    package.mamba_chunk_scan_combined = mamba_chunk_scan_combined
+    for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton", package.__name__):
+        module = package if name == package.__name__ else ModuleType(name)
+        module.__spec__ = importlib.util.spec_from_loader(name, None)
+        monkeypatch.setitem(sys.modules, name, module)
+    u, delta, A, B, C, D, initial = (x.detach() for x in heads(1, 9, 2, 2, 1, 2, torch.bfloat16))
+    expected = head_steps(*(x.double() for x in (u, delta, A, B, C, D)), torch.zeros_like(initial).double())[0]
+    with ops.use_backend("mamba_ssm"):
+        y = ops.selective_heads(u, delta, A, B, C, D)
+        assert calls == [(torch.bfloat16, *(torch.float32,) * 3)]
+        assert y.dtype == torch.float32
+        assert largest(y.double(), expected) < 2**-7
+        ops.selective_heads(*(x.float() for x in (u, delta, A, B, C, D)))  # none of these fits
+        ops.selective_heads(u, delta, A, B, C, D, initial=initial)
+        ops.selective_heads(u, delta, A, B, C, D, return_state=True)
+        assert len(calls) == 1
