@@ -221,19 +221,24 @@ def _compact(system: LinearSystem, parts: Any, rtol: float) -> tuple[Array, Arra
 
 
 def stable_error(
-    full: LinearSystem, reduced: LinearSystem, full_part: LinearSystem, reduced_part: LinearSystem
+    full: LinearSystem,
+    reduced: LinearSystem,
+    full_part: LinearSystem,
+    reduced_part: LinearSystem,
+    poles: Array | None = None,
 ) -> float:
     """Measure the H-infinity norm of an error in which the same unstable and marginal poles cancel.
 
-    It is that of the parts without these poles. At the frequencies of the stable poles the difference of the systems
-    themselves counts too, less the rounding of two gains that are large near a pole they share: it holds what
-    separating the parts has changed.
+    It is that of the parts without these poles. At the frequencies of `poles`, by default the stable ones of the full
+    system, the difference of the systems themselves counts too, less the rounding of two gains that are large near a
+    pole they share: it holds what separating the parts has changed.
     """
     difference = (full_part - reduced_part).dense()
     if not difference.is_stable():
         return np.inf
     norm = _hinf_norm(difference, 1e-8)[0]
-    omega = sample_frequencies(full_part.poles(), full.is_discrete, full.dtype.kind == "c")
+    poles = full_part.poles() if poles is None else poles
+    omega = sample_frequencies(poles, full.is_discrete, full.dtype.kind == "c")
     omega = omega[omega != 0]
     G, H = full._response(omega), reduced._response(omega)
     whole = largest_singular_values(G - H) - full.order * EPS * largest_singular_values(G)

@@ -35,8 +35,8 @@ BACKWARD, BACKWARD_OF_MANY, MANY_STATES = 32, 2, 64
 # Roundings of a diagonal system's reduced matrices, in n eps hsv[0]: at most 12 were seen over stiff random systems.
 ROUNDINGS = 32
 
-# A pole this many error bars beyond the stability boundary is unstable and not marginal.
-CLEAR_OF_BAR = 1e3
+# A pole this many error bars beyond the stability boundary is unstable and not marginal: its gain is certain to 1e-9.
+CLEAR_OF_BAR = 1e9
 
 
 class InBalancedUnits:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from classical import DOMAINS, chordal_distance, drawn, grid, in_other_units, least_resistance, passive, relative_error
+from classical import (
+    DOMAINS,
+    at_gain,
+    chordal_distance,
+    drawn,
+    grid,
+    in_other_units,
+    least_resistance,
+    passive,
+    relative_error,
+)
 from sizes import sample
 
 import hankelred as hr
@@ -16,12 +26,12 @@ SEEDS = sample(range(200))
 FEW = sample(range(60))
 
 
-def case(name, seed, dt):
+def case(name, seed, dt, gain=1.0):
     """Return a system and the weighting for it."""
     if name == "positive-real":
-        return passive(seed, dt), PositiveReal()
+        return at_gain(passive(seed, dt), gain), PositiveReal()
     rng, G = drawn(seed, dt, unstable=name in ("LQG", "coprime") and seed % 4 < 2)
-    level = float(rng.choice([1.001, 1.1, 3.0]))
+    G, level = at_gain(G, gain), float(rng.choice([1.001, 1.1, 3.0]))
     return G, {
         "LQG": lambda: LQG(),
         "coprime": lambda: Coprime(),
@@ -56,6 +66,24 @@ def test_no_bound_is_exceeded_and_every_model_keeps_the_property(name, dt):
             error, kept = bounded_error(name, G, reduction, weighting)
             assert error <= reduction.error_bound * (1 + 1e-9), (seed, order)
             assert kept, (seed, order)
+
+
+@pytest.mark.parametrize("dt", DOMAINS)
+@pytest.mark.parametrize("name", ["LQG", "coprime", "bounded-real", "positive-real", "stochastic"])
+def test_bounds_hold_for_whole_systems_of_any_gain_and_add_little_for_rounding(name, dt):
+    """With all states kept the error is what rounding makes of the Riccati solutions and of the projection."""
+    for seed in SEEDS:
+        gain = 10.0 ** np.random.default_rng([41, seed]).uniform(-4, 4)
+        G, weighting = case(name, seed, dt, gain)
+        bal = hr.balance(G, weighting=weighting)
+        norm = hr.hinf_norm(G) if name in ("bounded-real", "positive-real") else 1.0
+        for order in range(max(0, bal.rank - 1), bal.rank + 1):
+            reduction = bal.reduce(order)
+            error = bounded_error(name, G, reduction, weighting)[0]
+            assert error <= reduction.error_bound * (1 + 1e-9), (seed, order, gain)
+        if bal.rank == G.n:
+            mu = bal.hsv[0] if name == "LQG" else 0.0  # squares of large ones are lost beside small ones
+            assert reduction.error_bound <= 1e-8 * norm * (1 + mu), (seed, gain)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])

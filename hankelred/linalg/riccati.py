@@ -157,13 +157,15 @@ def _stored(P: Array, A: Array, F: Array, C: Array, N: Array, R: Array, discrete
     return K, -middle, covariance_factor(A, np.hstack([F, K @ root]), discrete)
 
 
-def in_last_digits(*arrays: Array) -> list[Array]:
+def in_last_digits(*arrays: Array, unit: float = EPS) -> list[Array]:
     """Return arrays that differ from these in their last digits, the same ones each time.
 
     Parameters
     ----------
     *arrays : ndarray
         Data in double precision.
+    unit : float, optional
+        Relative size of a last digit; that of double precision by default.
 
     Returns
     -------
@@ -177,14 +179,23 @@ def in_last_digits(*arrays: Array) -> list[Array]:
     True
     """
     rng = np.random.default_rng(0)
-    return [x * (1.0 + EPS * rng.choice([-1.0, 1.0], x.shape)) for x in arrays]
+    return [x * (1.0 + unit * rng.choice([-1.0, 1.0], x.shape)) for x in arrays]
 
 
 def _stabilising(A: Array, C: Array, Q: Array, N: Array, R: Array, discrete: bool) -> Array:
-    """Return the stabilising solution to some digits."""
-    n, p = len(A), len(C)
-    if min(n, p) == 0:
+    """Return the stabilising solution to some digits, found in units of outputs and of P that make all terms alike."""
+    if min(C.shape) == 0:
         return lyapunov_solution(A, Q, discrete)
+    weight, seen, noise, cross = (float(np.linalg.norm(x)) for x in (R, C, Q, N))
+    output = np.sqrt(weight) or 1.0
+    unit = (max(cross, output * np.sqrt(noise)) / seen if seen else 0.0) or 1.0
+    C, N = C * (np.sqrt(unit) / output), N / (np.sqrt(unit) * output)
+    return unit * _of_pencil(A, C, Q / unit, N, R / output**2, discrete)
+
+
+def _of_pencil(A: Array, C: Array, Q: Array, N: Array, R: Array, discrete: bool) -> Array:
+    """Return the stabilising solution from a deflating subspace."""
+    n, p = len(A), len(C)
     Ah, Ch, Nh, zero = A.conj().T, C.conj().T, N.conj().T, np.zeros
     if discrete:  # rows of states, costates, outputs; the deflating subspace is that of [I; P]
         M = np.block([[Ah, zero((n, n)), Ch], [-Q, np.eye(n), -N], [Nh, zero((p, n)), R]])

@@ -29,12 +29,23 @@ Bound = Callable[[Array, int, float], float]
 # From the H-infinity norm of a change of a model, the model and the changed one to what that adds to the error bounded.
 Change = Callable[[float, Any, Any], float]
 
+# From responses of a system and a model at some frequencies, and the values, to the error bounded as it is seen there.
+Seen = Callable[[Array, Array, Array], float]
+
 
 class Pair(NamedTuple):
     """Factors ``P = S S^H`` and ``Q = R^H R`` in the coordinates of a part, and the rounding error of an hsv.
 
-    `gain` is the H-infinity error bound, in what it is for the Gramians; where the error that is bounded is another
-    one, `bound` makes it from the values, and `change` says what rounding of a model adds to it.
+    Attributes
+    ----------
+    gain : float
+        The error bound of small values, in what it is for the Gramians; infinite where none holds.
+    bound : callable or None
+        What makes the bound from the values, if it is no multiple of that for the Gramians.
+    change, seen : callable or None
+        If the H-infinity error is not the one bounded: what a change of a model adds, and what responses show of it.
+    poles : ndarray or None
+        At whose frequencies an error shows, if not at those of the system.
     """
 
     S: Array
@@ -43,6 +54,8 @@ class Pair(NamedTuple):
     gain: float = np.inf
     bound: Bound | None = None
     change: Change | None = None
+    seen: Seen | None = None
+    poles: Array | None = None
 
 
 class Weighting:

@@ -137,7 +137,7 @@ class PositiveReal(Weighting):
             e = orders.error_bound(hsv, order, floor)
             return 2 * norm * e / (1 - e) if e < 1 else np.inf
 
-        return riccati_pair(coordinates, *_both(left, right, dual), bound=bound)
+        return riccati_pair(coordinates, *_both(left, right, dual), gain=2 * norm, bound=bound)
 
 
 # Kept poles further beyond the boundary than this are unstable, not marginal.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import scipy.linalg as sla
 from .. import order as orders
 from ..checks import Array, double
 from ..errors import NumericalError, StabilityError
-from ..linalg.gain import peak_gain
+from ..linalg.gain import largest_gain, peak_gain
 from ..linalg.hankel_svd import HankelSVD
 from ..linalg.riccati import RiccatiFactor, check_squares, covariance_factor, filter_factor, in_last_digits
 from ..parts import DenseParts, DiagonalParts
@@ -21,6 +22,8 @@ from .coordinates import Coordinates, Triangular, coordinates_of
 SLOW = 1e-6
 # Factors with a value this near to 1 have a zero in common: mu is beyond 1e6, and no model has digits.
 COMMON = 1e-12
+# Of responses beyond this gain the small entries are not known.
+HIGH = 1e6
 
 
 class _InLoop(Weighting):
@@ -64,7 +67,12 @@ class LQG(_InLoop):
         dual = inner.dual()
         left, right = _filter(inner, D), _filter(dual, D.conj().T)
         found, nearby = ((S, dual.native(R).conj().T) for S, R in ((left.S, right.S), (left.nearby, right.nearby)))
-        return riccati_pair(coordinates, found, nearby, bound=_of_values, change=_gap)
+        poles = np.linalg.eigvals(inner.T + left.K @ inner.C)
+
+        def seen(given: Array, model: Array, mu: Array) -> float:
+            return _chordal(given, model) * float(np.hypot(1.0, mu.max(initial=0.0)))
+
+        return riccati_pair(coordinates, found, nearby, bound=_of_values, change=_gap, seen=seen, gain=1.0, poles=poles)
 
 
 class Coprime(_InLoop):
@@ -103,7 +111,13 @@ class Coprime(_InLoop):
             raise _hidden(inner)
         A, C = in_last_digits(A, C)
         found, nearby = (left.S, R), (left.nearby, covariance_factor(A, C, inner.discrete).conj().T)
-        return riccati_pair(coordinates, found, nearby, bound=_of_factors, change=_gap)
+        poles = np.linalg.eigvals(A)
+
+        def seen(given: Array, model: Array, hsv: Array) -> float:
+            largest = float(hsv.max(initial=0.0))
+            return _chordal(given, model) / math.sqrt((1 - largest) * (1 + largest))
+
+        return riccati_pair(coordinates, found, nearby, bound=_of_factors, change=_gap, seen=seen, gain=1.0, poles=poles)
 
 
 def _whole(parts: DenseParts | DiagonalParts) -> tuple[Coordinates, Triangular, Array]:
@@ -145,6 +159,21 @@ def _of_values(hsv: Array, order: int, floor: float) -> float:
 def _of_factors(hsv: Array, order: int, floor: float) -> float:
     """Return twice the tail, or 1, above which no gap is."""
     return min(1.0, orders.error_bound(hsv, order, floor))
+
+
+def _chordal(given: Array, model: Array) -> float:
+    """Return the largest chordal distance of responses that differ by little, ``|(1 + G G^H)^-1/2 (G - H) (1 + G^H
+    G)^-1/2|``; where the gain is beyond `HIGH` they are the rounding of their largest entries, and say nothing.
+    """
+    U, gains, Vh = np.linalg.svd(np.where(np.isfinite(given), given, 2 * HIGH))
+    largest = gains.max(axis=1, initial=0.0)
+    clear = largest <= max(HIGH, largest.min(initial=np.inf))
+    difference = U.conj().swapaxes(1, 2) @ (given - model) @ Vh.conj().swapaxes(1, 2)
+    k = gains.shape[1]
+    share = np.ones(difference.shape)
+    share[:, :k] /= np.hypot(1.0, gains)[:, :, None]
+    share[:, :, :k] /= np.hypot(1.0, gains)[:, None]
+    return largest_gain((difference * share)[clear])
 
 
 def _gap(norm: float, model: Any, changed: Any) -> float:

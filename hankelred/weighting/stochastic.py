@@ -10,7 +10,7 @@ import numpy as np
 from .. import order as orders
 from ..checks import Array, check_number, double
 from ..errors import InputError, NumericalError
-from ..linalg.gain import peak_gain
+from ..linalg.gain import largest_gain, peak_gain
 from ..linalg.riccati import check_squares, covariance_factor, in_last_digits, passive_factor
 from ..parts import DenseParts, DiagonalParts
 from ..rounding import sample_frequencies
@@ -84,19 +84,25 @@ class Stochastic(Weighting):
         def change(norm: float, *_: Any) -> float:  # of a model, relative to the least gain of the system
             return norm * peak_gain(*inverse, part.discrete)[0]
 
-        return riccati_pair(coordinates, found, nearby, bound=_relative, change=change)
+        def seen(given: Array, model: Array, _: Array) -> float:
+            return _seen(*((given, model) if wide else (x.conj().swapaxes(1, 2) for x in (given, model))), self.beta)
+
+        poles = np.concatenate([parts.poles[parts.kept :], np.linalg.eigvals(inverse[0])])
+        of = {"change": change, "seen": seen, "poles": poles}
+        return riccati_pair(coordinates, found, nearby, gain=1.0, bound=_relative, **of)
 
     def _error(self, parts: DenseParts | DiagonalParts, D: Array) -> InputError:
         """Say what has no full rank: D, or the response somewhere."""
         discrete = parts.system.is_discrete
         omega = sample_frequencies(parts.poles[parts.kept :], discrete, True)
         response = parts.stable_response(omega)
-        gains = np.hypot(np.linalg.svd(response, compute_uv=False)[:, -1], self.beta)
+        every = np.linalg.svd(response, compute_uv=False)
+        gains = np.hypot(every[:, -1], self.beta)
         at_end = float(np.linalg.svd(D, compute_uv=False)[-1]) if D.size else 0.0
         return InputError(
             f"D must have full rank in continuous time, and the response at all frequencies; got a least singular "
-            f"value of {at_end:.3g} in D, and of {gains.min():.3g} at {omega[gains.argmin()]:.6g}. Pass a beta > 0, "
-            f"the gain that counts as none."
+            f"value of {at_end:.3g} in D, and of {gains.min():.3g} at {omega[gains.argmin()]:.6g}, where the largest "
+            f"gain is {every.max():.3g}. Pass a beta > 0, the gain that counts as none."
         )
 
 
@@ -117,6 +123,13 @@ def _factors(
     gain = np.linalg.solve(root, np.eye(len(root)))
     K = found.K.conj().T
     return (S, found.S.conj().T), (T + cross @ K, cross @ gain, K, gain)
+
+
+def _seen(given: Array, model: Array, beta: float) -> float:
+    """Return the largest ``|(G G^H + beta^2)^-1/2 (G - H)|`` of responses with no more outputs than inputs."""
+    U, gains, _ = np.linalg.svd(given, full_matrices=False)
+    difference = U.conj().swapaxes(1, 2) @ (given - model)
+    return largest_gain(difference / np.hypot(beta, gains)[:, :, None])
 
 
 def _relative(hsv: Array, order: int, floor: float) -> float:
