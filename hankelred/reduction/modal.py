@@ -12,6 +12,7 @@ from ..checks import EPS, Array, check_array, check_choice, check_flag, exactly_
 from ..errors import InputError, OrderError
 from ..hankel import factored
 from ..linalg.hankel_svd import HankelSVD
+from ..linalg.linked import pole_groups
 from ..linalg.routines import call_lapack
 from ..linalg.schur import separated
 from ..linalg.threads import one_blas_thread
@@ -121,11 +122,9 @@ def _dense_terms(bal: Balancing) -> _Terms:
     with np.errstate(divide="ignore", invalid="ignore"):
         sizes = np.linalg.norm(C @ right, axis=0) * np.linalg.norm(left.conj().T @ B, axis=1) / scale / cosines
         bars = BARS * EPS * np.linalg.norm(T) / cosines
-    near = np.abs(poles[:, None] - poles) <= np.maximum(bars, bars[:, None])
-    if parts.T.dtype.kind == "f":
-        near |= np.abs(poles[:, None] - poles.conj()) <= np.maximum(bars, bars[:, None])
     margins = 1 - np.abs(poles) if parts.discrete else -poles.real
-    return _Terms(poles, np.nan_to_num(sizes, nan=np.inf), margins, _connected(near))
+    groups = pole_groups(poles, bars, conjugates=parts.T.dtype.kind == "f")
+    return _Terms(poles, np.nan_to_num(sizes, nan=np.inf), margins, groups)
 
 
 def _eigenvectors(T: Array) -> tuple[Array, Array]:
@@ -148,13 +147,6 @@ def _diagonal_terms(bal: Balancing) -> _Terms:
         B, C = real_output.doubled(B, C)
         lam, margins, groups = real_output.with_conjugates(lam), np.tile(margins, 2), np.tile(groups, 2)
     return _Terms(lam, np.linalg.norm(C, axis=0) * np.linalg.norm(B, axis=1), margins, groups)
-
-
-def _connected(near: Array) -> Array:
-    """Return the number of the group of each pole."""
-    from scipy.sparse.csgraph import connected_components  # most programs never need it
-
-    return np.asarray(connected_components(near, directed=False)[1])
 
 
 def _by_order(terms: _Terms, order: Any, by: str, bal: Balancing) -> Array:
