@@ -117,7 +117,9 @@ class Coprime(_InLoop):
             largest = float(hsv.max(initial=0.0))
             return _chordal(given, model) / math.sqrt((1 - largest) * (1 + largest))
 
-        return riccati_pair(coordinates, found, nearby, bound=_of_factors, change=_gap, seen=seen, gain=1.0, poles=poles)
+        return riccati_pair(
+            coordinates, found, nearby, bound=_of_factors, change=_gap, seen=seen, gain=1.0, poles=poles
+        )
 
 
 def _whole(parts: DenseParts | DiagonalParts) -> tuple[Coordinates, Triangular, Array]:
