@@ -79,10 +79,11 @@ class Factored(NamedTuple):
         """Return the error bound at an order, its rounding floor included."""
         if self.bound is not None:
             return self.bound(self.hsv, order, self.floor)
-        bound = orders.error_bound(self.hsv, order, self.floor)
-        if order == len(self.hsv) and self.keeps_poles:
-            return bound
-        return self.gain * bound if np.isfinite(self.gain) else np.inf
+        if np.isfinite(self.gain):
+            return self.gain * orders.error_bound(self.hsv, order, self.floor)
+        if order < len(self.hsv) or not self.keeps_poles:
+            return np.inf
+        return of_projection(self.parts, self.svd, self.pair)[0] if order == self.rank else 0.0
 
     def added(self, change: float, model: Any, changed: Any) -> float:
         """Return what a change of a model, of this H-infinity norm, adds to the error that is bounded."""
@@ -161,10 +162,12 @@ def _weighted(system: LinearSystem, offset: float, weighting: Weighting) -> Fact
     pair = weighting.pair(parts)
     if weighting.guaranteed:
         pair = guaranteed_pair(factored(system, offset), pair, parts)
-    svd, floor, on_schur_form = HankelSVD(pair.S, pair.R), pair.floor, False
+    svd, floor = HankelSVD(pair.S, pair.R), pair.floor
+    on_schur_form = False
     if 0 < pair.gain < np.inf:  # a bound counts what the projection loses, too
-        change, on_schur_form = of_projection(parts, svd, pair)
-        floor += change / (2 * pair.gain)
+        changes = of_projection(parts, svd, pair)
+        floor += min(changes) / (2 * pair.gain)
+        on_schur_form = changes[-1] < changes[0]
     rank = int(np.count_nonzero(svd.values > floor))
     return _with_hsv(system, parts, svd, floor, rank, on_schur_form, weighting, pair)
 

@@ -63,11 +63,11 @@ def measured(parts: Any, svd: HankelSVD, floor: float) -> tuple[float, bool]:
     return max(SAFETY * max(min(changes), moved), _rounded_response(parts.system, omega)), on_schur_form
 
 
-def of_projection(parts: Any, svd: HankelSVD, pair: Any) -> tuple[float, bool]:
+def of_projection(parts: Any, svd: HankelSVD, pair: Any) -> list[float]:
     """Measure what rounding adds to the error that the values of a weighted pair bound, as `measured` does.
 
     A multiple of that error of the system in all its balanced states, seen at the frequencies of its poles or of those
-    that the pair names; and whether the Schur form is the better model in them.
+    that the pair names; for a dense system also that of its Schur form in them.
     """
     both_signs = parts.system.dtype.kind == "c"
     named = None if pair.poles is None else sample_frequencies(pair.poles, parts.system.is_discrete, both_signs)
@@ -78,7 +78,7 @@ def of_projection(parts: Any, svd: HankelSVD, pair: Any) -> tuple[float, bool]:
 
     rank = int(np.count_nonzero(svd.values > pair.floor))
     changes, _ = _in_balanced_states(parts, svd, rank, omega, error)
-    return SAFETY * min(changes), changes[-1] < changes[0]
+    return [SAFETY * change for change in changes]
 
 
 def _in_balanced_states(

@@ -114,7 +114,7 @@ def reduce_controller(G: Any, K: Any, order: int, method: str = "stability") -> 
                 f"The closed loop must be stable with the reduced controller; got a pole at {_outermost(smaller):.6g} "
                 f'with order={found.order} and method="{method}". Choose a higher order or another method.'
             )
-        margin, change = 1.0 / norms.hinf_norm(loop), norms.hinf_norm(loop - smaller)
+        margin, change = 1.0 / max(1.0, norms.hinf_norm(loop)), norms.hinf_norm(loop - smaller)
         values = {field.name: getattr(found, field.name) for field in fields(found)}
         return ControllerReduction(**values, margin=margin, nu_gap=nu_gap(controller, reduced), loop_change=change)
 
@@ -141,7 +141,7 @@ def closed_loop(G: StateSpace, K: StateSpace) -> StateSpace:
         )
     dt = same_dt(G, K)
     E = np.eye(G.p) + G.D @ K.D
-    if np.linalg.cond(E) > 1e12:
+    if len(E) and np.linalg.cond(E) > 1e12:
         raise InputError("The loop must be well-posed, I + D_G D_K regular; got a singular one. Change a feedthrough.")
     y = np.linalg.solve(E, np.hstack([G.C, -G.D @ K.C, G.D, -G.D @ K.D]))
     measured = y.copy()

@@ -107,6 +107,35 @@ def filter_factor(A: Array, B: Array, C: Array, D: Array, discrete: bool) -> Ric
     return RiccatiFactor(S, K, middle, nearby)
 
 
+def coprime_factors(
+    A: Array, B: Array, C: Array, D: Array, K: Array, middle: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Return left coprime factors of a system, ``[N, M]`` with ``G = M^-1 N``; normalised in continuous time.
+
+    Parameters
+    ----------
+    A, B, C, D : (n, n), (n, m), (p, n) and (p, m) ndarray
+        The system.
+    K, middle : (n, p) and (p, p) ndarray
+        From `filter_factor`.
+
+    Returns
+    -------
+    A, B, C, D : ndarray
+        Of the factors, with m + p inputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> one = np.ones((1, 1))
+    >>> print(coprime_factors(0 * one, one, one, 0 * one, -one, one))  # 1 / s = (s / (s + 1))^-1 (1 / (s + 1))
+    (array([[-1.]]), array([[ 1., -1.]]), array([[1.]]), array([[0., 1.]]))
+    """
+    root = np.linalg.cholesky(middle)
+    outputs = np.linalg.solve(root, C), np.linalg.solve(root, np.hstack([D, np.eye(len(D))]))
+    return A + K @ C, np.hstack([B + K @ D, K]), *outputs
+
+
 def passive_factor(A: Array, F: Array, C: Array, N: Array, R: Array, discrete: bool) -> RiccatiFactor:
     """Solve for the least storage of a system that takes more than it gives; A is stable and R positive definite.
 
@@ -186,7 +215,7 @@ def _stabilising(A: Array, C: Array, Q: Array, N: Array, R: Array, discrete: boo
     """Return the stabilising solution to some digits, found in units of outputs and of P that make all terms alike."""
     if min(C.shape) == 0:
         return lyapunov_solution(A, Q, discrete)
-    weight, seen, noise, cross = (float(np.linalg.norm(x)) for x in (R, C, Q, N))
+    weight, seen, noise, cross = (float(np.abs(x).max(initial=0.0)) for x in (R, C, Q, N))  # norms may overflow
     output = np.sqrt(weight) or 1.0
     unit = (max(cross, output * np.sqrt(noise)) / seen if seen else 0.0) or 1.0
     C, N = C * (np.sqrt(unit) / output), N / (np.sqrt(unit) * output)

@@ -18,6 +18,7 @@ from ..linalg.threads import one_blas_thread
 from ..parts import DenseParts
 from ..reduction import Reduction, balance
 from ..reduction.balanced import OFFSET
+from ..reduction.bases import matching_feedthrough
 from ..reduction.single_precision import in_single_precision
 from ..rounding import Matrices
 from ..systems import StateSpace, as_container, one_system
@@ -111,8 +112,8 @@ def hankel_norm_approximation(sys: Any, order: int, offset: float = OFFSET, matc
             )
         if match_dc:
             zero = np.zeros(1)
-            missing = (found.parts.stable_response(zero) - small.response(zero, found.parts.discrete))[0]
-            small = small._replace(D=small.D + (missing if small.D.dtype.kind == "c" else missing.real))
+            given, own = found.parts.stable_response(zero), small.response(zero, found.parts.discrete)
+            small = small._replace(D=matching_feedthrough(small.D, given, own))
         A, B, C, D, *_ = found.parts.whole(small)
     model = StateSpace.trusted(A, B, C, D, G.dt, G.outer_names)
     stable = StateSpace.trusted(small.A.copy(), small.B.copy(), small.C.copy(), small.D.copy(), G.dt)
@@ -123,11 +124,8 @@ def hankel_norm_approximation(sys: Any, order: int, offset: float = OFFSET, matc
     if system.dtype in SINGLE:
         model, pair, changed = in_single_precision(model, pair)
         bound += changed
-    bound, kind = (
-        float(bound),
-        (None, None, found.kept, "optimal Hankel-norm approximation", HINF, model, pair),
-    )
-    return Reduction(as_container(model, sys), system, k + found.kept, found.hsv, bound, *kind)
+    kind = None, None, found.kept, "optimal Hankel-norm approximation", HINF, model, pair
+    return Reduction(as_container(model, sys), system, k + found.kept, found.hsv, float(bound), *kind)
 
 
 def _approximation(found: Factored, k: int) -> tuple[Matrices, int, float]:

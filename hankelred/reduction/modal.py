@@ -19,6 +19,7 @@ from ..linalg.threads import one_blas_thread
 from ..linalg.triangular import schur_factors, schur_form
 from ..systems import one_system, real_output
 from .balanced import OFFSET, Balancing, _balance
+from .bases import matching_feedthrough
 from .result import Reduction
 from .split import joined, with_fixed_states
 
@@ -203,8 +204,8 @@ def _dense(bal: Balancing, terms: _Terms, kept: Array, match_dc: bool) -> Reduct
     X, Xi, small = parts.projected(X, X.conj().T - Y @ rest.conj().T)
     if match_dc:
         zero = np.zeros(1)
-        missing = (parts.stable_response(zero) - small.response(zero, parts.discrete))[0]
-        small = small._replace(D=small.D + (missing if small.D.dtype.kind == "c" else missing.real))
+        D = matching_feedthrough(small.D, parts.stable_response(zero), small.response(zero, parts.discrete))
+        small = small._replace(D=D)
     return bal._dense_result(bal.unstable + order, X, Xi, small, "modal truncation", bound)
 
 
@@ -216,8 +217,7 @@ def _diagonal(bal: Balancing, terms: _Terms, kept: Array, match_dc: bool) -> Red
     bound = _added(terms, ~kept, stable.is_discrete, match_dc, left.hsv) + 2 * bal.floor
     if match_dc:
         zero = np.zeros(1)
-        missing = (stable._response(zero) - small._response(zero))[0]
-        small = small.with_(D=small.D + (missing if small.D.dtype.kind == "c" else missing.real))
+        small = small.with_(D=matching_feedthrough(small.D, stable._response(zero), small._response(zero)))
     T = np.eye(len(kept))[:, kept]
     T, Ti = with_fixed_states(T, T.T, parts, small)
     pair = (stable, small) if len(parts.fixed) else None

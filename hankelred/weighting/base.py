@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..checks import EPS, Array, check_flag, check_result
+from ..checks import EPS, Array, check_flag, check_result, double
 from ..linalg.cauchy import row_norms
 from ..linalg.hankel_svd import HankelSVD, norm_estimate, padded
+from ..linalg.riccati import RiccatiFactor, check_squares
 from ..linalg.semidefinite import covariance_factors, equal_sizes
 from ..parts import DenseParts, DiagonalParts
-from .coordinates import HINT, Coordinates
+from .coordinates import HINT, Coordinates, Triangular, coordinates_of
 
 # One sample of rounding may fall short of the next by this much.
 ROUNDINGS = 10.0
@@ -114,6 +115,20 @@ def pair_of_matrices(coordinates: Coordinates, P: Array, Q: Array | None = None,
     S, R = covariance_factors(P, Q)
     R = R if known is None else known
     return Pair(*coordinates.whole(S, R), float(np.sqrt(len(S) * EPS)) * _product_size(S, R))
+
+
+def riccati_part(parts: DenseParts | DiagonalParts, *levels: float) -> tuple[Coordinates, Triangular, Array]:
+    """Return the coordinates of a part, its triangular system there and D, if their squares can be computed with."""
+    coordinates, D = coordinates_of(parts), double(parts.system.D)
+    inner = coordinates.inner.triangular()
+    check_squares(inner.T, inner.B, inner.C, D, np.array(levels))
+    return coordinates, inner, D
+
+
+def both_sides(left: RiccatiFactor, right: RiccatiFactor, dual: Triangular) -> Iterator[tuple[Array, Array]]:
+    """Yield the factors of both sides, that of the outputs from the dual system, and those of data near by."""
+    for S, R in ((left.S, right.S), (left.nearby, right.nearby)):
+        yield S, dual.native(R).conj().T
 
 
 def riccati_pair(

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from .. import order as orders
-from ..checks import Array, check_number, double
+from ..checks import Array, check_number
 from ..errors import InputError, NumericalError
 from ..linalg.gain import largest_gain, peak_gain
-from ..linalg.riccati import check_squares, covariance_factor, in_last_digits, passive_factor
+from ..linalg.riccati import covariance_factor, in_last_digits, passive_factor
 from ..parts import DenseParts, DiagonalParts
 from ..rounding import sample_frequencies
-from .base import Pair, Weighting, riccati_pair
-from .coordinates import coordinates_of
+from .base import Pair, Weighting, riccati_pair, riccati_part
 
 Inverse = tuple[Array, Array, Array, Array]
 
@@ -66,9 +65,7 @@ class Stochastic(Weighting):
 
     def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
         """Return factors of the Gramian of one side and the Riccati solution of the other."""
-        coordinates, D = coordinates_of(parts), double(parts.system.D)
-        inner = coordinates.inner.triangular()
-        check_squares(inner.T, inner.B, inner.C, D, np.array([self.beta]))
+        coordinates, inner, D = riccati_part(parts, self.beta)
         wide = self.beta > 0 or len(D) <= D.shape[1]
         part, D = (inner, D) if wide else (inner.dual(), D.conj().T)
         try:
@@ -85,10 +82,13 @@ class Stochastic(Weighting):
             return norm * peak_gain(*inverse, part.discrete)[0]
 
         def seen(given: Array, model: Array, _: Array) -> float:
-            return _seen(*((given, model) if wide else (x.conj().swapaxes(1, 2) for x in (given, model))), self.beta)
+            if not wide:
+                given, model = given.conj().swapaxes(1, 2), model.conj().swapaxes(1, 2)
+            return _seen(given, model, self.beta)
 
-        poles = np.concatenate([parts.poles[parts.kept :], np.linalg.eigvals(inverse[0])])
-        of = {"change": change, "seen": seen, "poles": poles}
+        zeros = np.linalg.eigvals(inverse[0])
+        poles = np.concatenate([parts.poles[parts.kept :], zeros if wide else zeros.conj()])
+        of: dict[str, Any] = {"change": change, "seen": seen, "poles": poles}
         return riccati_pair(coordinates, found, nearby, gain=1.0, bound=_relative, **of)
 
     def _error(self, parts: DenseParts | DiagonalParts, D: Array) -> InputError:
