@@ -27,6 +27,9 @@ COMPACT_FROM = 64
 # Frequencies at which an error is sampled between the two neighbours of the largest.
 ROUND_PEAK = 8
 
+# A pole this many error bars beyond the stability boundary is unstable and not marginal.
+CLEAR_OF_BAR = 1e3
+
 # An infinite gain of a stable system is an overflow where inputs times outputs come near the largest number.
 OVERFLOW = 1e200
 
@@ -178,7 +181,7 @@ def _hinf_norm(system: Any, rtol: float, stable: bool = True) -> tuple[float, fl
         sought = system.order >= COMPACT_FROM or system.is_sparse or not stable
         parts = parts_of(system, 0.0) if sought else None
         if parts.kept if parts else not system.is_stable():
-            if stable or parts is None or not np.all(parts.clearly_unstable):
+            if stable or parts is None or not np.all(parts.clearly_unstable(CLEAR_OF_BAR)):
                 return np.inf, np.nan
             parts = None
         norm, peak = peak_gain(*_compact(system, parts, rtol), system.is_discrete, rtol, gain_of(system))

@@ -7,6 +7,7 @@ all its balanced states is therefore compared with the one given, at the frequen
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,9 @@ from .linalg.triangular import schur_factors
 
 # Frequencies at which a difference is measured, and how much more than the largest one seen there is granted.
 SAMPLES, SAFETY = 40, 4.0
+
+# The gain of an unstable pole this many error bars beyond the boundary is certain to 1e-9; nearer ones are as marginal.
+CERTAIN = 1e9
 
 # A response this near to a marginal pole, relative to the frequency, says nothing.
 NEAR = 1e-3
@@ -67,14 +71,15 @@ def of_projection(parts: Any, svd: HankelSVD, pair: Any) -> list[float]:
     """Measure what rounding adds to the error that the values of a weighted pair bound, as `measured` does.
 
     A multiple of that error of the system in all its balanced states, seen at the frequencies of its poles or of those
-    that the pair names; for a dense system also that of its Schur form in them.
+    that the pair names, with that of a response rounded once; for a dense system also that of its Schur form in them.
     """
     both_signs = parts.system.dtype.kind == "c"
     named = None if pair.poles is None else sample_frequencies(pair.poles, parts.system.is_discrete, both_signs)
     omega = _telling_frequencies(parts) if named is None else named
 
     def error(given: Array, model: Array) -> float:
-        return float(pair.seen(given, model, svd.values)) if pair.seen is not None else _difference(given, model)
+        seen = _difference if pair.seen is None else partial(pair.seen, hsv=svd.values)
+        return seen(given, model) + EPS * seen(given, np.zeros(given.shape))
 
     rank = int(np.count_nonzero(svd.values > pair.floor))
     changes, _ = _in_balanced_states(parts, svd, rank, omega, error)
@@ -107,7 +112,7 @@ def _difference(given: Array, model: Array) -> float:
 
 def _telling_frequencies(parts: Any) -> Array:
     """Return frequencies of the poles, away from the marginal ones, which drown every response next to them."""
-    kept, clear = parts.poles[: parts.kept], parts.clearly_unstable
+    kept, clear = parts.poles[: parts.kept], parts.clearly_unstable(CERTAIN)
     poles, marginal = np.concatenate([kept[clear], parts.poles[parts.kept :]]), kept[~clear]
     omega = sample_frequencies(poles, parts.system.is_discrete, parts.system.dtype.kind == "c")
     if len(marginal) == 0:

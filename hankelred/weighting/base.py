@@ -30,8 +30,8 @@ Bound = Callable[[Array, int, float], float]
 # From the H-infinity norm of a change of a model, the model and the changed one to what that adds to the error bounded.
 Change = Callable[[float, Any, Any], float]
 
-# From responses of a system and a model at some frequencies, and the values, to the error bounded as it is seen there.
-Seen = Callable[[Array, Array, Array], float]
+# From responses of a system and a model at some frequencies, and values ``hsv=``, to the error bounded as seen there.
+Seen = Callable[..., float]
 
 
 class Pair(NamedTuple):

@@ -67,8 +67,8 @@ class LQG(_InLoop):
         dual = inner.dual()
         left, right = _filter(inner, D), _filter(dual, D.conj().T)
 
-        def seen(given: Array, model: Array, mu: Array) -> float:
-            return _chordal(given, model) * float(np.hypot(1.0, mu.max(initial=0.0)))
+        def seen(given: Array, model: Array, hsv: Array) -> float:
+            return _chordal(given, model) * float(np.hypot(1.0, hsv.max(initial=0.0)))
 
         of: dict[str, Any] = {"change": _gap, "seen": seen, "poles": np.linalg.eigvals(inner.T + left.K @ inner.C)}
         return riccati_pair(coordinates, *both_sides(left, right, dual), gain=1.0, bound=_of_values, **of)

@@ -81,7 +81,7 @@ class Stochastic(Weighting):
         def change(norm: float, *_: Any) -> float:  # of a model, relative to the least gain of the system
             return norm * peak_gain(*inverse, part.discrete)[0]
 
-        def seen(given: Array, model: Array, _: Array) -> float:
+        def seen(given: Array, model: Array, hsv: Array) -> float:
             if not wide:
                 given, model = given.conj().swapaxes(1, 2), model.conj().swapaxes(1, 2)
             return _seen(given, model, self.beta)
