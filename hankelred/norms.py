@@ -244,6 +244,8 @@ def stable_error(
     omega = sample_frequencies(poles, full.is_discrete, full.dtype.kind == "c")
     omega = omega[omega != 0]
     G, H = full._response(omega), reduced._response(omega)
+    finite = np.isfinite(G).all(axis=(1, 2)) & np.isfinite(H).all(axis=(1, 2))  # a pole that is kept may be at -1
+    G, H = G[finite], H[finite]
     whole = largest_singular_values(G - H) - full.order * EPS * largest_singular_values(G)
     return max(norm, float(np.max(whole, initial=0.0)))
 

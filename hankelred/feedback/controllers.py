@@ -123,13 +123,11 @@ def _weighting(plant: StateSpace, loop: StateSpace, method: str) -> Any:
     """Return the weighting of a method, made of parts of the closed loop."""
     if method == "coprime":
         return Coprime()
-    p, m = plant.p, plant.m
-    A, B, C, D = (np.array(x) for x in (loop.A, loop.B, loop.C[:p], loop.D[:p]))
-    inside = StateSpace.trusted(A, B[:, :m].copy(), C, D[:, :m].copy(), loop.dt)  # (I + G K)^-1 G
+    p, m, C = plant.p, plant.m, loop.C[: plant.p]
+    inside = loop.with_(B=loop.B[:, :m], C=C, D=loop.D[:p, :m])  # (I + G K)^-1 G
     if method == "stability":
         return FrequencyWeighted(input=inside)
-    sensitivity = StateSpace.trusted(A.copy(), B[:, m:].copy(), C.copy(), np.eye(p) + D[:, m:], loop.dt)
-    return FrequencyWeighted(input=sensitivity, output=inside)
+    return FrequencyWeighted(input=loop.with_(B=loop.B[:, m:], C=C, D=np.eye(p) + loop.D[:p, m:]), output=inside)
 
 
 def closed_loop(G: StateSpace, K: StateSpace) -> StateSpace:

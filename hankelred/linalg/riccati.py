@@ -47,8 +47,8 @@ def check_squares(*arrays: Array) -> None:
     largest = max((float(np.abs(x).max(initial=0.0)) for x in arrays), default=0.0)
     if not largest < LARGEST:
         raise NumericalError(
-            f"Entries of A, B, C and D must be below {LARGEST:g} for a Riccati equation; got {largest:.3g}. Scale "
-            f"inputs, outputs or time."
+            f"Entries of A, B, C and D, and gains, must be below {LARGEST:g} for a Riccati equation; got "
+            f"{largest:.3g}. Scale inputs, outputs or time."
         )
 
 

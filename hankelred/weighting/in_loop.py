@@ -153,19 +153,19 @@ def _of_factors(hsv: Array, order: int, floor: float) -> float:
 
 
 def _chordal(given: Array, model: Array) -> float:
-    """Return the largest chordal distance, ``|(1 + G G^H)^-1/2 (G - H) (1 + G^H G)^-1/2|``, of neighbours G and H.
+    """Return the largest chordal distance of responses, ``|(1 + H H^H)^-1/2 (G - H) (1 + G^H G)^-1/2|``.
 
     Where the gain is beyond `HIGH` responses are the rounding of their largest entries, and say nothing.
     """
-    U, gains, Vh = np.linalg.svd(np.where(np.isfinite(given), given, 2 * HIGH))
-    largest = gains.max(axis=1, initial=0.0)
+    largest = np.linalg.norm(given, axis=(1, 2))
     clear = largest <= max(HIGH, largest.min(initial=np.inf))
-    difference = U.conj().swapaxes(1, 2) @ (given - model) @ Vh.conj().swapaxes(1, 2)
-    k = gains.shape[1]
-    share = np.ones(difference.shape)
-    share[:, :k] /= np.hypot(1.0, gains)[:, :, None]
-    share[:, :, :k] /= np.hypot(1.0, gains)[:, None]
-    return largest_gain((difference * share)[clear])
+    G, H = given[clear & np.isfinite(largest)], model[clear & np.isfinite(largest)]
+    U, seen, _ = np.linalg.svd(H)
+    _, reached, Vh = np.linalg.svd(G)
+    distance, k = U.conj().swapaxes(1, 2) @ (G - H) @ Vh.conj().swapaxes(1, 2), seen.shape[1]
+    distance[:, :k] /= np.hypot(1.0, seen)[:, :, None]
+    distance[:, :, :k] /= np.hypot(1.0, reached)[:, None]
+    return largest_gain(distance)
 
 
 def _gap(norm: float, model: Any, changed: Any) -> float:

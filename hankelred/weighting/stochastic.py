@@ -11,7 +11,7 @@ from .. import order as orders
 from ..checks import Array, check_number
 from ..errors import InputError, NumericalError
 from ..linalg.gain import largest_gain, peak_gain
-from ..linalg.riccati import covariance_factor, in_last_digits, passive_factor
+from ..linalg.riccati import check_squares, covariance_factor, in_last_digits, passive_factor
 from ..parts import DenseParts, DiagonalParts
 from ..rounding import sample_frequencies
 from .base import Pair, Weighting, riccati_pair, riccati_part
@@ -66,6 +66,7 @@ class Stochastic(Weighting):
     def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
         """Return factors of the Gramian of one side and the Riccati solution of the other."""
         coordinates, inner, D = riccati_part(parts, self.beta)
+        check_squares(np.abs(inner.B).max(initial=0.0) * np.abs(inner.C))  # of G G^H
         wide = self.beta > 0 or len(D) <= D.shape[1]
         part, D = (inner, D) if wide else (inner.dual(), D.conj().T)
         try:
