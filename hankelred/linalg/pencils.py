@@ -65,7 +65,8 @@ class Dense:
 
 class _LU:
     def __init__(self, M: Array) -> None:
-        *self._factors, singular = (lapack.zgetrf if M.dtype.kind == "c" else lapack.dgetrf)(M)
+        lu, pivots, singular = (lapack.zgetrf if M.dtype.kind == "c" else lapack.dgetrf)(M)
+        self._factors = lu, pivots
         if singular:
             raise np.linalg.LinAlgError("A + p E must be regular; got a pivot of zero.")
 

@@ -27,8 +27,8 @@ from .triangular import gramian_factor
 STEPS = 6
 # A solution whose residual is above this share of its terms is none.
 UNSOLVED = 1e-7
-# Entries beyond this have no squares to compute with.
-LARGEST = 1e150
+# Entries beyond this have fourth powers that overflow, which norms of their squares take.
+LARGEST = 1e75
 
 
 def check_squares(*arrays: Array) -> None:

@@ -126,10 +126,14 @@ def _filter(part: Triangular, D: Array) -> RiccatiFactor:
         raise _hidden(part) from error
 
 
-def _hidden(part: Triangular) -> StabilityError:
+def _hidden(part: Triangular) -> StabilityError | NumericalError:
     """Return the error that names the pole nearest to being lost to inputs or outputs, of those that need a loop."""
     poles = np.linalg.eigvals(part.T)
     poles = poles[np.abs(poles) >= 1 - SLOW] if part.discrete else poles[poles.real >= -SLOW * np.abs(poles).max()]
+    if len(poles) == 0:
+        return NumericalError(
+            "The Riccati equation must be solvable in double precision; got none. Scale inputs or outputs."
+        )
     n, worst = len(part.T), (np.inf, 0.0 + 0.0j)
     for pole in poles:
         shifted = part.T - pole * np.eye(n)
