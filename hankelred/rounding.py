@@ -73,6 +73,8 @@ def of_projection(parts: Any, svd: HankelSVD, pair: Any) -> list[float]:
     A multiple of that error of the system in all its balanced states, seen at the frequencies of its poles or of those
     that the pair names, with that of a response rounded once; for a dense system also that of its Schur form in them.
     """
+    if parts.system.order == 0:
+        return [0.0]
     both_signs = parts.system.dtype.kind == "c"
     named = None if pair.poles is None else sample_frequencies(pair.poles, parts.system.is_discrete, both_signs)
     omega = _telling_frequencies(parts) if named is None else named

@@ -10,6 +10,7 @@ import numpy as np
 from .. import order as orders
 from ..checks import Array, check_number
 from ..errors import InputError, NumericalError
+from ..linalg.bilinear import continuous_image, image_point
 from ..linalg.gain import largest_gain, peak_gain
 from ..linalg.riccati import check_squares, covariance_factor, in_last_digits, passive_factor
 from ..parts import DenseParts, DiagonalParts
@@ -70,9 +71,10 @@ class Stochastic(Weighting):
         wide = self.beta > 0 or len(D) <= D.shape[1]
         part, D = (inner, D) if wide else (inner.dual(), D.conj().T)
         try:
+            point = image_point(part.T) if part.discrete else None
             (found, inverse), (nearby, _) = (
-                _factors(T, B, C, D, self.beta, part.discrete)
-                for T, B, C, D in ((part.T, part.B, part.C, D), in_last_digits(part.T, part.B, part.C, D))
+                _factors(A, B, C, d, self.beta, point)
+                for A, B, C, d in ((part.T, part.B, part.C, D), in_last_digits(part.T, part.B, part.C, D))
             )
         except NumericalError as error:
             raise self._error(parts, D) from error
@@ -80,7 +82,7 @@ class Stochastic(Weighting):
             found, nearby = ((part.native(R.conj().T), part.native(S).conj().T) for S, R in (found, nearby))
 
         def change(norm: float, *_: Any) -> float:  # of a model, relative to the least gain of the system
-            return norm * peak_gain(*inverse, part.discrete)[0]
+            return norm * peak_gain(*inverse, False)[0]
 
         def seen(given: Array, model: Array, hsv: Array) -> float:
             if not wide:
@@ -88,6 +90,7 @@ class Stochastic(Weighting):
             return _seen(given, model, self.beta)
 
         zeros = np.linalg.eigvals(inverse[0])
+        zeros = zeros if point is None else point * (1 + zeros) / (1 - zeros)
         poles = np.concatenate([parts.poles[parts.kept :], zeros if wide else zeros.conj()])
         of: dict[str, Any] = {"change": change, "seen": seen, "poles": poles}
         return riccati_pair(coordinates, found, nearby, gain=1.0, bound=_relative, **of)
@@ -108,29 +111,30 @@ class Stochastic(Weighting):
 
 
 def _factors(
-    T: Array, B: Array, C: Array, D: Array, beta: float, discrete: bool
+    A: Array, B: Array, C: Array, D: Array, beta: float, point: float | None
 ) -> tuple[tuple[Array, Array], Inverse]:
     """Return factors of the controllability Gramian and of the storage function of ``G G^~``, and ``W^-1``.
 
-    ``G G^~`` is split into Z + Z^~, and ``W^~ W`` with the stable W whose inverse is stable.
+    ``G G^~`` is split into Z + Z^~, and ``W^~ W`` with the stable W whose inverse is stable. That is done in continuous
+    time, where R is made of D alone: in discrete time it holds the gain of all of G and may bury valleys.
     """
-    S = covariance_factor(T, B, discrete)
-    cross, R = S @ (S.conj().T @ C.conj().T), D @ D.conj().T + beta**2 * np.eye(len(D))
-    if discrete:
-        R, cross = R + C @ cross, T @ cross
-    cross, R = cross + B @ D.conj().T, (R + R.conj().T) / 2  # Z = (A, cross, C, R / 2)
-    found = passive_factor(T.conj().T, np.zeros((len(T), 0)), cross.conj().T, -C.conj().T, R, discrete)
-    root = np.linalg.cholesky(found.middle).conj().T  # W = (T, cross, -root K^H, root)
+    if point is not None:
+        A, B, C, D = continuous_image(A, B, C, D, point)
+    S = covariance_factor(A, B, False)
+    cross, R = S @ (S.conj().T @ C.conj().T) + B @ D.conj().T, D @ D.conj().T + beta**2 * np.eye(len(D))
+    R = (R + R.conj().T) / 2  # Z = (A, cross, C, R / 2)
+    found = passive_factor(A.conj().T, np.zeros((len(A), 0)), cross.conj().T, -C.conj().T, R, False)
+    root = np.linalg.cholesky(found.middle).conj().T  # W = (A, cross, -root K^H, root)
     gain = np.linalg.solve(root, np.eye(len(root)))
     K = found.K.conj().T
-    return (S, found.S.conj().T), (T + cross @ K, cross @ gain, K, gain)
+    return (S, found.S.conj().T), (A + cross @ K, cross @ gain, K, gain)
 
 
 def _seen(given: Array, model: Array, beta: float) -> float:
-    """Return the largest ``|(G G^H + beta^2)^-1/2 (G - H)|`` of responses with no more outputs than inputs."""
-    U, gains, _ = np.linalg.svd(given, full_matrices=False)
-    difference = U.conj().swapaxes(1, 2) @ (given - model)
-    return largest_gain(difference / np.hypot(beta, gains)[:, :, None])
+    """Return the largest ``|(G G^H + beta^2)^-1/2 (G - H)|`` of responses, taken as in `Stochastic.pair`."""
+    U, gains, _ = np.linalg.svd(given)
+    gains = np.pad(gains, ((0, 0), (0, U.shape[1] - gains.shape[1])))  # beta is what more outputs than inputs have
+    return largest_gain(U.conj().swapaxes(1, 2) @ (given - model) / np.hypot(beta, gains)[:, :, None])
 
 
 def _relative(hsv: Array, order: int, floor: float) -> float:
