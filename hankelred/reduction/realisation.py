@@ -56,13 +56,10 @@ def minimal(sys: Any, rtol: float | None = None) -> Reduction:
     1
     """
     bal = _without_idle(_balance(one_system(sys), sys, OFFSET), rtol)
-    order = (
-        bal.order(rtol=rtol)
-        if rtol is not None
-        else _order_in_single_precision(bal)
-        if bal.system.dtype in SINGLE
-        else bal.rank
-    )
+    if rtol is not None:
+        order = bal.order(rtol=rtol)
+    else:
+        order = _order_in_single_precision(bal) if bal.system.dtype in SINGLE else bal.rank
     is_all = order == len(bal.hsv) and not bal._found.parts.is_low_rank
     return bal._unchanged() if is_all else bal.reduce(order)
 
