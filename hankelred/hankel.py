@@ -80,7 +80,8 @@ class Factored(NamedTuple):
         if self.bound is not None:
             return self.bound(self.hsv, order, self.floor)
         if np.isfinite(self.gain):
-            return self.gain * orders.error_bound(self.hsv, order, self.floor)
+            bound = orders.error_bound(self.hsv, order, self.floor)
+            return self.gain * bound if bound < np.inf else bound  # a gain of 0 makes no NaN
         if order < len(self.hsv) or not self.keeps_poles:
             return np.inf
         return of_projection(self.parts, self.svd, self.pair)[0] if order == self.rank else 0.0
