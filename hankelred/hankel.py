@@ -20,10 +20,10 @@ from .linalg import cauchy_bank
 from .linalg.hankel_svd import HankelSVD, padded
 from .linalg.threads import one_blas_thread
 from .parts import in_own_time, parts_of, svd_of
-from .rounding import Matrices
+from .rounding import Matrices, of_projection
 from .systems import DiagonalBank, DiagonalSystem, LinearSystem, as_system
 from .weighting import Weighting
-from .weighting.base import HINF, Bound, Change
+from .weighting.base import HINF, Bound, Pair
 from .weighting.guaranteed import guaranteed_pair
 
 # Hankel singular values that are less certain than this, relative to the largest, come with a warning.
@@ -51,10 +51,8 @@ class Factored(NamedTuple):
         Whether a model of the stable part loses less if its Schur form is projected instead of the system given.
     weighting : Weighting or None
         Which pair of matrices is in the place of the Gramians.
-    gain : float
-        The error bound, in what it is for the Gramians themselves; infinite where none holds.
-    bound, change : callable or None
-        The bound of a weighting on another error, and what rounding of a model adds to that.
+    pair : Pair or None
+        That of the weighting.
     """
 
     system: Any
@@ -65,22 +63,33 @@ class Factored(NamedTuple):
     rank: int
     on_schur_form: bool
     weighting: Weighting | None = None
-    gain: float = 1.0
-    bound: Bound | None = None
-    change: Change | None = None
+    pair: Pair | None = None
+
+    @property
+    def gain(self) -> float:
+        """The error bound of small values, in what it is for the Gramians; infinite where none holds."""
+        return 1.0 if self.pair is None else self.pair.gain
+
+    @property
+    def bound(self) -> Bound | None:
+        """What makes the bound from the values, if it is no multiple of that for the Gramians."""
+        return None if self.pair is None else self.pair.bound
 
     def error_bound(self, order: int) -> float:
         """Return the error bound at an order, its rounding floor included."""
         if self.bound is not None:
             return self.bound(self.hsv, order, self.floor)
-        bound = orders.error_bound(self.hsv, order, self.floor)
-        if order == len(self.hsv) and self.keeps_poles:
-            return bound
-        return self.gain * bound if np.isfinite(self.gain) else np.inf
+        if np.isfinite(self.gain):
+            bound = orders.error_bound(self.hsv, order, self.floor)
+            return self.gain * bound if bound < np.inf else bound  # a gain of 0 makes no NaN
+        if order < len(self.hsv) or not self.keeps_poles:
+            return np.inf
+        return of_projection(self.parts, self.svd, self.pair)[0] if order == self.rank else 0.0
 
     def added(self, change: float, model: Any, changed: Any) -> float:
         """Return what a change of a model, of this H-infinity norm, adds to the error that is bounded."""
-        return self.change(change, model, changed) if self.change is not None and change else change
+        added = None if self.pair is None else self.pair.change
+        return added(change, model, changed) if added is not None and change else change
 
     @property
     def bounded(self) -> str:
@@ -152,12 +161,16 @@ def _weighted(system: LinearSystem, offset: float, weighting: Weighting) -> Fact
     """Factor the pair of a weighting, or its guaranteed form."""
     parts = parts_of(system, offset, weighting.splits)
     pair = weighting.pair(parts)
-    gain, bound = pair.gain, pair.bound
     if weighting.guaranteed:
-        pair, gain = guaranteed_pair(factored(system, offset), pair, parts)
-    svd = HankelSVD(pair.S, pair.R)
-    rank = int(np.count_nonzero(svd.values > pair.floor))
-    return _with_hsv(system, parts, svd, pair.floor, rank, False, weighting, gain, bound, pair.change)
+        pair = guaranteed_pair(factored(system, offset), pair, parts)
+    svd, floor = HankelSVD(pair.S, pair.R), pair.floor
+    on_schur_form = False
+    if 0 < pair.gain < np.inf:  # a bound counts what the projection loses, too
+        changes = of_projection(parts, svd, pair)
+        floor += min(changes) / (2 * pair.gain)
+        on_schur_form = changes[-1] < changes[0]
+    rank = int(np.count_nonzero(svd.values > floor))
+    return _with_hsv(system, parts, svd, floor, rank, on_schur_form, weighting, pair)
 
 
 def stable(system: LinearSystem, weighting: Weighting | None = None, hsv_only: bool = False) -> Factored:

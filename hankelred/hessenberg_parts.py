@@ -67,12 +67,7 @@ class HessenbergParts:
     What `DenseParts` is to a Schur form, for systems without poles to put aside. It `holds` or not.
     """
 
-    kept, clearly_unstable, is_split, is_low_rank = (
-        0,
-        np.zeros(0, bool),
-        False,
-        False,
-    )  # all hsv are told, the smallest as zeros
+    kept, is_split, is_low_rank = 0, False, False  # all hsv are told, the smallest as zeros
 
     def __init__(self, system: StateSpace) -> None:
         given = InBalancedUnits(system)

@@ -26,6 +26,9 @@ COMPACT_FROM = 64
 # Frequencies at which an error is sampled between the two neighbours of the largest.
 ROUND_PEAK = 8
 
+# A pole this many error bars beyond the stability boundary is unstable and not marginal.
+CLEAR_OF_BAR = 1e3
+
 # An infinite gain of a stable system is an overflow where inputs times outputs come near the largest number.
 OVERFLOW = 1e200
 
@@ -177,7 +180,7 @@ def _hinf_norm(system: Any, rtol: float, stable: bool = True) -> tuple[float, fl
         sought = system.order >= COMPACT_FROM or system.is_sparse or not stable
         parts = parts_of(system, 0.0) if sought else None
         if parts.kept if parts else not system.is_stable():
-            if stable or parts is None or not np.all(parts.clearly_unstable):
+            if stable or parts is None or not np.all(parts.clearly_unstable(CLEAR_OF_BAR)):
                 return np.inf, np.nan
             parts = None
         norm, peak = peak_gain(*_compact(system, parts, rtol), system.is_discrete, rtol, gain_of(system))
@@ -220,21 +223,28 @@ def _compact(system: LinearSystem, parts: Any, rtol: float) -> tuple[Array, Arra
 
 
 def stable_error(
-    full: LinearSystem, reduced: LinearSystem, full_part: LinearSystem, reduced_part: LinearSystem
+    full: LinearSystem,
+    reduced: LinearSystem,
+    full_part: LinearSystem,
+    reduced_part: LinearSystem,
+    poles: Array | None = None,
 ) -> float:
     """Measure the H-infinity norm of an error in which the same unstable and marginal poles cancel.
 
-    It is that of the parts without these poles. At the frequencies of the stable poles the difference of the systems
-    themselves counts too, less the rounding of two gains that are large near a pole they share: it holds what
-    separating the parts has changed.
+    It is that of the parts without these poles. At the frequencies of `poles`, by default the stable ones of the full
+    system, the difference of the systems themselves counts too, less the rounding of two gains that are large near a
+    pole they share: it holds what separating the parts has changed.
     """
     difference = (full_part - reduced_part).dense()
     if not difference.is_stable():
         return np.inf
     norm = _hinf_norm(difference, 1e-8)[0]
-    omega = sample_frequencies(full_part.poles(), full.is_discrete, full.dtype.kind == "c")
+    poles = full_part.poles() if poles is None else poles
+    omega = sample_frequencies(poles, full.is_discrete, full.dtype.kind == "c")
     omega = omega[omega != 0]
     G, H = full._response(omega), reduced._response(omega)
+    finite = np.isfinite(G).all(axis=(1, 2)) & np.isfinite(H).all(axis=(1, 2))  # a pole that is kept may be at -1
+    G, H = G[finite], H[finite]
     whole = largest_singular_values(G - H) - full.order * EPS * largest_singular_values(G)
     return max(norm, float(np.max(whole, initial=0.0)))
 

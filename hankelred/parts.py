@@ -35,9 +35,6 @@ BACKWARD, BACKWARD_OF_MANY, MANY_STATES = 32, 2, 64
 # Roundings of a diagonal system's reduced matrices, in n eps hsv[0]: at most 12 were seen over stiff random systems.
 ROUNDINGS = 32
 
-# A pole this many error bars beyond the stability boundary is unstable and not marginal.
-CLEAR_OF_BAR = 1e3
-
 
 class InBalancedUnits:
     """A dense system in balanced units, and the way back; what its parts have in common.
@@ -140,12 +137,11 @@ class DenseParts:
         """Whether poles were put aside."""
         return len(self.T) < self.system.n
 
-    @property
-    def clearly_unstable(self) -> Array:
-        """Which poles of those kept lie beyond the boundary by far more than their error bars."""
+    def clearly_unstable(self, bars: float) -> Array:
+        """Tell which poles of those kept lie beyond the boundary by more than so many of their error bars."""
         poles, error = self.poles[: self.kept], self._form.error[: self.kept]
         excess = np.abs(poles) - 1.0 if self.discrete else poles.real
-        return np.greater(excess, CLEAR_OF_BAR * error)
+        return np.greater(excess, bars * error)
 
     def lift(self, T: Array, Ti: Array) -> tuple[Array, Array]:
         """Return bases of the stable part in the coordinates of the system."""
@@ -284,11 +280,10 @@ class DiagonalParts:
         """Graded factors S and R of the Gramians of the rest, in real coordinates where the output is real."""
         return _diagonal_factors(self.stable)
 
-    @property
-    def clearly_unstable(self) -> Array:
-        """Which poles of those kept lie beyond the boundary, and not on it but for their last digits."""
+    def clearly_unstable(self, bars: float) -> Array:
+        """Tell which poles of those kept lie beyond the boundary by more than so many of their last digits."""
         spectrum, discrete = self.fixed_system.spectrum, self.system.is_discrete
-        return np.greater(spectrum.excess(discrete), CLEAR_OF_BAR * EPS * spectrum.rounding(discrete)[1])
+        return np.greater(spectrum.excess(discrete), bars * EPS * spectrum.rounding(discrete)[1])
 
     def lift(self, T: Array, Ti: Array) -> tuple[Array, Array]:
         """Return the bases as they are: those of the stable part."""

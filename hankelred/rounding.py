@@ -6,6 +6,8 @@ all its balanced states is therefore compared with the one given, at the frequen
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,9 @@ from .linalg.triangular import schur_factors
 
 # Frequencies at which a difference is measured, and how much more than the largest one seen there is granted.
 SAMPLES, SAFETY = 40, 4.0
+
+# The gain of an unstable pole this many error bars beyond the boundary is certain to 1e-9; nearer ones are as marginal.
+CERTAIN = 1e9
 
 # A response this near to a marginal pole, relative to the frequency, says nothing.
 NEAR = 1e-3
@@ -53,15 +58,7 @@ def measured(parts: Any, svd: HankelSVD, floor: float) -> tuple[float, bool]:
     """
     rank = int(np.sum(svd.values > floor))
     omega = _telling_frequencies(parts)
-    given = parts.system._response(omega)
-    bases = svd.bases(slice(0, rank), rank)
-    changes, models = [], []
-    for project in (parts.projected, parts.projected_schur_form):
-        with np.errstate(all="ignore"):
-            models.append(project(*bases)[2])
-            whole = parts.whole(models[-1])
-            finite = all(np.isfinite(x).all() for x in whole[:4])
-            changes.append(largest_gain(given - whole.response(omega, parts.discrete)) if finite else np.inf)
+    changes, models = _in_balanced_states(parts, svd, rank, omega, _difference)
     on_schur_form = changes[1] < changes[0]
     if not np.isfinite(min(changes)):
         return np.inf, on_schur_form
@@ -70,14 +67,59 @@ def measured(parts: Any, svd: HankelSVD, floor: float) -> tuple[float, bool]:
     return max(SAFETY * max(min(changes), moved), _rounded_response(parts.system, omega)), on_schur_form
 
 
+def of_projection(parts: Any, svd: HankelSVD, pair: Any) -> list[float]:
+    """Measure what rounding adds to the error that the values of a weighted pair bound, as `measured` does.
+
+    A multiple of that error of the system in all its balanced states, seen at the frequencies of its poles or of those
+    that the pair names, with that of a response rounded once; for a dense system also that of its Schur form in them.
+    """
+    if parts.system.order == 0:
+        return [0.0]
+    both_signs = parts.system.dtype.kind == "c"
+    named = None if pair.poles is None else sample_frequencies(pair.poles, parts.system.is_discrete, both_signs)
+    omega = _telling_frequencies(parts) if named is None else named
+
+    def error(given: Array, model: Array) -> float:
+        seen = _difference if pair.seen is None else partial(pair.seen, hsv=svd.values)
+        return seen(given, model) + EPS * seen(given, np.zeros(given.shape))
+
+    rank = int(np.count_nonzero(svd.values > pair.floor))
+    changes, _ = _in_balanced_states(parts, svd, rank, omega, error)
+    return [SAFETY * change for change in changes]
+
+
+def _in_balanced_states(
+    parts: Any, svd: HankelSVD, rank: int, omega: Array, error: Callable[[Array, Array], float]
+) -> tuple[list[float], list[Matrices]]:
+    """Return the error of a system in all its balanced states, and these models; the Schur form makes the second one.
+
+    Of a diagonal system, whose states put aside stay as they are, the stable part alone makes the only one.
+    """
+    diagonal, discrete = parts.system.is_diagonal, parts.system.is_discrete
+    given = parts.stable_response(omega) if diagonal else parts.system._response(omega)
+    bases = svd.bases(slice(0, rank), rank)
+    changes, models = [], []
+    for project in [parts.projected] if diagonal else [parts.projected, parts.projected_schur_form]:
+        with np.errstate(all="ignore"):
+            models.append(project(*bases)[2])
+            whole = models[-1] if diagonal else parts.whole(models[-1])
+            finite = all(np.isfinite(x).all() for x in whole[:4])
+            changes.append(error(given, whole.response(omega, discrete)) if finite else np.inf)
+    return changes, models
+
+
+def _difference(given: Array, model: Array) -> float:
+    return float(largest_gain(given - model))
+
+
 def _telling_frequencies(parts: Any) -> Array:
     """Return frequencies of the poles, away from the marginal ones, which drown every response next to them."""
-    kept, clear = parts.poles[: parts.kept], parts.clearly_unstable
+    kept, clear = parts.poles[: parts.kept], parts.clearly_unstable(CERTAIN)
     poles, marginal = np.concatenate([kept[clear], parts.poles[parts.kept :]]), kept[~clear]
-    omega = sample_frequencies(poles, parts.discrete, parts.system.dtype.kind == "c")
+    omega = sample_frequencies(poles, parts.system.is_discrete, parts.system.dtype.kind == "c")
     if len(marginal) == 0:
         return omega
-    points = boundary_points(omega, parts.discrete)[:, None]
+    points = boundary_points(omega, parts.system.is_discrete)[:, None]
     least = np.abs(omega[omega != 0]).min(initial=np.inf)
     size = np.maximum(np.abs(points), least if np.isfinite(least) else 0.0)
     omega = omega[np.all(np.abs(points - marginal) > NEAR * size, axis=1)]

@@ -32,6 +32,11 @@ def drawn(
     return rng, hr.StateSpace(A, draw(n, m), draw(p, n), draw(p, m) * rng.uniform(0.1, 1.0), dt=dt)
 
 
+def at_gain(G: hr.StateSpace, gain: float) -> hr.StateSpace:
+    """Return a multiple of a system, its inputs and outputs in other units by the same factor."""
+    return G.with_(B=G.B * np.sqrt(gain), C=G.C * np.sqrt(gain), D=G.D * gain)
+
+
 def in_other_units(G: hr.StateSpace, seed: int = 0) -> hr.StateSpace:
     """Return the same system with its states in units from 1e-4 to 1e4, in another order."""
     rng = np.random.default_rng(seed)
@@ -57,17 +62,20 @@ def relative_error(G: Any, H: Any, beta: float = 0.0) -> float:
     g, h = (x.frequency_response(grid(G.dt)) for x in (G, H))
     if beta == 0 and G.p > G.m:
         g, h = adjoint(g), adjoint(h)
-    root = np.linalg.cholesky(g @ adjoint(g) + beta**2 * np.eye(g.shape[1]))
-    return float(np.linalg.norm(np.linalg.solve(root, g - h), 2, axis=(1, 2)).max())
+    U, gains, _ = np.linalg.svd(g)
+    gains = np.pad(gains, ((0, 0), (0, g.shape[1] - gains.shape[1])))
+    return float(np.linalg.norm(adjoint(U) @ (g - h) / np.hypot(gains, beta)[:, :, None], 2, axis=(1, 2)).max())
 
 
 def chordal_distance(G: Any, H: Any) -> float:
     """Return the largest ``|(1 + H H^H)^-1/2 (G - H) (1 + G^H G)^-1/2|``, which is no more than the gap."""
     g, h = (x.frequency_response(grid(G.dt)) for x in (G, H))
-    left = np.linalg.cholesky(np.eye(G.p) + h @ adjoint(h))
-    right = np.linalg.cholesky(np.eye(G.m) + adjoint(g) @ g)
-    half = np.linalg.solve(left, g - h)
-    return float(np.linalg.norm(np.linalg.solve(right, adjoint(half)), 2, axis=(1, 2)).max())
+    left, right = (np.linalg.svd(x) for x in (h, g))  # a Cholesky factor of 1 + G^H G has lost the 1 beside large gains
+    half = adjoint(left[0]) @ (g - h) @ adjoint(right[2])
+    count = min(G.p, G.m)
+    half[:, :count] /= np.hypot(1.0, left[1])[:, :, None]
+    half[:, :, :count] /= np.hypot(1.0, right[1])[:, None]
+    return float(np.linalg.norm(half, 2, axis=(1, 2)).max())
 
 
 def least_resistance(G: Any) -> float:

@@ -41,14 +41,14 @@ def apart(blocks: list[np.ndarray]) -> list[np.ndarray]:
     return chosen
 
 
-def hidden(seed: int, dt: Any) -> tuple[hr.StateSpace, hr.StateSpace, int]:
+def hidden(seed: int, dt: Any, kinds: tuple[str, ...] = KINDS) -> tuple[hr.StateSpace, hr.StateSpace, int]:
     """Return a system of blocks, copies and idle ones; it rotated, in other units; how many states link."""
     rng = np.random.default_rng([7, seed])
 
     def draw(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if seed % 2 else 0.0)
 
-    linked = apart([block(rng, kind, dt) for kind in rng.choice(KINDS, 3)])
+    linked = apart([block(rng, kind, dt) for kind in rng.choice(kinds, 3)])
     n, m, p = sum(map(len, linked)), *rng.integers(1, 3, 2)
     A, B, C = sla.block_diag(*linked), draw(n, m), draw(p, n)
     parts = [(A, B, C)]
@@ -58,7 +58,7 @@ def hidden(seed: int, dt: Any) -> tuple[hr.StateSpace, hr.StateSpace, int]:
             k = np.arange(len(linked[j])) + sum(map(len, linked[:j]))
             parts.append((linked[j], rng.uniform(0.5, 2) * B[k], rng.uniform(0.5, 2) * C[:, k]))
         else:
-            idle = block(rng, rng.choice(KINDS), dt)
+            idle = block(rng, rng.choice(kinds), dt)
             b, c = draw(len(idle), m), draw(p, len(idle))
             parts.append((idle, 0 * b, c) if how == "not reached" else (idle, b, 0 * c))
     A, B, C = sla.block_diag(*[x[0] for x in parts]), np.vstack([x[1] for x in parts]), np.hstack([x[2] for x in parts])
@@ -109,6 +109,23 @@ def test_a_system_may_be_minimal_without_any_state():
     found = hr.minimal(G)
     assert (found.order, found.unstable, found.system.D[0, 0], found.error_bound) == (0, 0, 3.0, 0.0)
     assert minreal(G, verbose=False).n == 0
+
+
+@pytest.mark.filterwarnings("ignore::hankelred.AccuracyWarning")
+@pytest.mark.parametrize("dt", DOMAINS)
+def test_states_that_only_rounding_to_single_precision_links_are_left_out(dt):
+    """In the numbers as they are stored a hidden state is linked by 1e-7, and its value is far above their rounding."""
+    linked = 0
+    for seed in SEEDS[:20]:
+        _, G, order = hidden(seed, dt, ("stable",))
+        stored = G.with_(**{x: getattr(G, x).astype(np.complex64 if seed % 2 else np.float32) for x in "ABCD"})
+        found, double = hr.minimal(stored), stored.with_(**{x: getattr(stored, x) * np.float64(1.0) for x in "ABCD"})
+        assert found.order == order, seed
+        assert found.system.dtype == stored.dtype
+        assert found.hinf_error() <= found.error_bound * (1 + 1e-9), seed
+        assert found.error_bound < 1e-5 * found.hsv[0], seed
+        linked += hr.minimal(double).order > order
+    assert linked > len(SEEDS[:20]) / 2
 
 
 def test_single_precision_and_names_come_back():

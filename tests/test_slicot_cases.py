@@ -1,7 +1,8 @@
 """Example programs of SLICOT, their printed results reproduced: read from a folder beside the repository.
 
 Skipped where ``slicot_cases.json`` is missing (SLICOT-Reference, BSD-3-Clause, inputs and printed outputs of its
-examples). Printed with four decimals, so values are compared to 6e-5 and models by their transfer functions.
+examples). Printed with four decimals, so values are compared to 6e-5, and models entry by entry in the coordinates in
+which they are printed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 import hankelred as hr
-from hankelred.control import lyap
+from hankelred.control import lyap, modred
 from hankelred.feedback import reduce_controller
 from hankelred.linalg.hankel_svd import HankelSVD
 from hankelred.linalg.schur import apply_units, balanced_units
@@ -25,6 +26,8 @@ from hankelred.weighting import FrequencyWeighted, Stochastic
 
 FILE = Path(os.environ.get("HANKELRED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "slicot_cases.json"
 PRINTED = 6e-5
+# Entries in coordinates that are fitted to the rounded ones: the largest difference of all models is 1.1e-4.
+FITTED = 1.2e-4
 
 pytestmark = pytest.mark.skipif(not FILE.is_file(), reason=f"the SLICOT examples are not in {FILE}")
 
@@ -35,15 +38,30 @@ def case(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return {key: np.array(x, dtype=float) for key, x in found["input"].items()}, found["output"]
 
 
+def as_model(printed: dict[str, Any]) -> dict[str, Any]:
+    """Return what is printed of a controller under the names of a model."""
+    return {f"{name}r": printed[f"{name}c"] for name in "ABCD" if f"{name}c" in printed}
+
+
 def plant(data: dict[str, Any]) -> hr.StateSpace:
     return hr.StateSpace(data["A"], data["B"], data["C"], data.get("D"))
 
 
-def assert_same_response(ours: hr.StateSpace, printed: dict[str, Any], atol: float = 1e-3) -> None:
-    """Compare with a model whose entries are rounded to four decimals."""
-    theirs = hr.StateSpace(printed["Ar"], printed["Br"], printed["Cr"], printed.get("Dr"))
-    omega = np.geomspace(0.1, 100, 40)
-    np.testing.assert_allclose(ours.frequency_response(omega), theirs.frequency_response(omega), atol=atol)
+def assert_same_model(ours: hr.StateSpace, printed: dict[str, Any], names: str = "ABCD") -> None:
+    """Compare the matrices of a model with those printed, in the coordinates that fit best.
+
+    Responses say less: next to a slow pole, as those of AB09FD at 0.16, they are 70 times as uncertain as the entries.
+    """
+    A, B, C = (np.array(printed[key]) for key in ("Ar", "Br", "Cr"))
+    one = np.eye(len(A))  # T A_ours = A T, T B_ours = B, C_ours = C T
+    equations = np.kron(ours.A.T, one) - np.kron(one, A), np.kron(ours.B.T, one), np.kron(one, C)
+    right = np.zeros(A.size), B.ravel("F"), ours.C.ravel("F")
+    T = np.linalg.lstsq(np.vstack(equations), np.concatenate(right), rcond=None)[0].reshape(A.shape, order="F")
+    inverse = np.linalg.inv(T)
+    found = {"A": T @ ours.A @ inverse, "B": T @ ours.B, "C": ours.C @ inverse, "D": ours.D}
+    for name in names:
+        theirs = np.array(printed.get(f"{name}r", np.zeros(ours.D.shape)))
+        np.testing.assert_allclose(found[name], theirs, atol=FITTED, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -59,11 +77,16 @@ def test_hankel_singular_values_are_those_printed(name, alpha):
     ("name", "match_dc", "alpha"),
     [("AB09AD", False, 0), ("AB09BD", True, 0), ("AB09MD", False, -0.6), ("AB09ND", True, -0.6)],
 )
-def test_reduced_models_respond_like_those_printed(name, match_dc, alpha):
+def test_reduced_models_are_those_printed(name, match_dc, alpha):
     data, printed = case(name)
     bal = hr.balance(plant(data), offset=-alpha)
     reduction = bal.reduce(printed["nr"], match_dc=match_dc)
-    assert_same_response(reduction.system, printed)
+    assert_same_model(reduction.system, printed)
+
+
+def test_given_states_are_kept_and_the_others_follow_without_delay_as_printed():
+    data, printed = case("AB09DD")
+    assert_same_model(modred(plant(data), keep_states=slice(len(printed["Ar"])), warn_unstable=False), printed)
 
 
 def test_weighted_values_and_models_are_those_printed():
@@ -72,7 +95,7 @@ def test_weighted_values_and_models_are_those_printed():
     weight = hr.StateSpace(data["AV"], data["BV"], data["CV"], data["DV"])
     bal = hr.balance(plant(data), weighting=FrequencyWeighted(output=weight))
     np.testing.assert_allclose(bal.hsv[1:], printed["hsv"], atol=PRINTED)
-    assert_same_response(bal.reduce(printed["nr"]).system, printed)
+    assert_same_model(bal.reduce(printed["nr"]).system, printed)
 
 
 def test_orders_by_tolerance_are_those_printed():
@@ -144,12 +167,7 @@ def test_stochastic_values_and_model_are_those_printed():
     data, printed = case("AB09HD")
     bal = hr.balance(plant(data), weighting=Stochastic(beta=1.0))
     np.testing.assert_allclose(bal.hsv, printed["hsv"], atol=PRINTED)
-    assert_same_response(bal.reduce(printed["nr"]).system, printed)
-
-
-def assert_same_response_but_for_d(ours: hr.StateSpace, printed: dict[str, Any]) -> None:
-    """Compare with a model of the same Hankel operator: D, which the Hankel norm leaves free, is chosen otherwise."""
-    assert_same_response(ours.with_(D=np.zeros(ours.D.shape)), {**printed, "Dr": None})
+    assert_same_model(bal.reduce(printed["nr"]).system, printed)
 
 
 @pytest.mark.parametrize(("name", "alpha"), [("AB09CD", 0), ("AB09ED", -0.6)])
@@ -157,7 +175,7 @@ def test_optimal_hankel_norm_models_are_those_printed(name, alpha):
     data, printed = case(name)
     best = hankel_norm_approximation(plant(data), printed["nr"], offset=-alpha)
     np.testing.assert_allclose(best.hsv[np.isfinite(best.hsv)], printed["hsv"], atol=PRINTED)
-    assert_same_response_but_for_d(best.system, printed)
+    assert_same_model(best.system, printed, "ABC")  # the Hankel norm leaves D free
 
 
 def cascade(G: hr.StateSpace, H: hr.StateSpace) -> hr.StateSpace:
@@ -179,7 +197,7 @@ def test_weighted_hankel_norm_models_are_those_printed(name):
     best = hankel_norm_approximation(stable_part(cascade(V, G)), printed["nr"])
     np.testing.assert_allclose(best.hsv, printed["hsv"], atol=PRINTED)
     inverse = hr.StateSpace(V.A - V.B @ V.C, V.B, -V.C, V.D)  # D = 1
-    assert_same_response_but_for_d(stable_part(cascade(inverse, best.system)), printed)
+    assert_same_model(stable_part(cascade(inverse, best.system)), printed, "ABC")
 
 
 def test_reduced_controller_is_the_one_printed():
@@ -189,9 +207,7 @@ def test_reduced_controller_is_the_one_printed():
     found = reduce_controller(plant(data), K.with_(C=-K.C), printed["nr"], "stability")
     np.testing.assert_allclose(found.hsv[np.isfinite(found.hsv)], printed["hsv"], atol=PRINTED)
     model = found.system
-    assert_same_response(
-        model.with_(C=-model.C), {"Ar": printed["Ac"], "Br": printed["Bc"], "Cr": printed["Cc"], "Dr": printed["Dc"]}
-    )
+    assert_same_model(model.with_(C=-model.C), as_model(printed))
 
 
 def recombined(factors: hr.StateSpace, m: int) -> hr.StateSpace:
@@ -215,9 +231,7 @@ def test_models_by_coprime_factors_with_inner_denominator_are_those_printed(name
     factors = hr.StateSpace(G.A + L @ G.C, np.hstack([G.B, L]), G.C, np.hstack([G.D, np.eye(G.p)]))
     bal = hr.balance(factors)
     np.testing.assert_allclose(bal.hsv, printed["hsv"], atol=PRINTED)
-    assert_same_response(
-        recombined(bal.reduce(printed["nr"], match_dc=match_dc).system, G.m), printed, 5e-3
-    )  # up to 16
+    assert_same_model(recombined(bal.reduce(printed["nr"], match_dc=match_dc).system, G.m), printed)
 
 
 def test_observer_based_controller_by_coprime_factors_is_the_one_printed():
@@ -227,7 +241,7 @@ def test_observer_based_controller_by_coprime_factors_is_the_one_printed():
     factors = hr.StateSpace(A + L @ C, np.hstack([L, B]), F, np.hstack([np.zeros((1, 1)), np.eye(1)]))
     bal = hr.balance(factors)
     np.testing.assert_allclose(bal.hsv, printed["hsv"], atol=PRINTED)
-    assert_same_controller(recombined(bal.reduce(printed["nr"]).system, 1), printed, atol=1e-4)
+    assert_same_model(recombined(bal.reduce(printed["nr"]).system, 1), as_model(printed))
 
 
 def test_observer_based_controller_by_weighted_coprime_factors_is_the_one_printed():
@@ -240,12 +254,4 @@ def test_observer_based_controller_by_weighted_coprime_factors_is_the_one_printe
     np.testing.assert_allclose(svd.values, printed["hsv"], atol=PRINTED)
     T, Ti = svd.bases(slice(0, printed["nr"]), printed["nr"])
     controller = hr.StateSpace(Ti @ (A + B @ F + L @ C) @ T, Ti @ L, F @ T)
-    assert_same_controller(controller, printed, atol=PRINTED)
-
-
-def assert_same_controller(ours: hr.StateSpace, printed: dict[str, Any], atol: float) -> None:
-    """Compare responses and poles with a controller whose entries are rounded to four decimals; its gain is small."""
-    theirs = {"Ar": printed["Ac"], "Br": printed["Bc"], "Cr": printed["Cc"], "Dr": printed.get("Dc")}
-    assert_same_response(ours, theirs, atol)
-    poles = np.linalg.eigvals(np.array(printed["Ac"]))
-    np.testing.assert_allclose(np.sort_complex(ours.poles()), np.sort_complex(poles), atol=PRINTED)
+    assert_same_model(controller, as_model(printed))

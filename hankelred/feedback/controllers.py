@@ -114,7 +114,7 @@ def reduce_controller(G: Any, K: Any, order: int, method: str = "stability") -> 
                 f"The closed loop must be stable with the reduced controller; got a pole at {_outermost(smaller):.6g} "
                 f'with order={found.order} and method="{method}". Choose a higher order or another method.'
             )
-        margin, change = 1.0 / norms.hinf_norm(loop), norms.hinf_norm(loop - smaller)
+        margin, change = 1.0 / max(1.0, norms.hinf_norm(loop)), norms.hinf_norm(loop - smaller)
         values = {field.name: getattr(found, field.name) for field in fields(found)}
         return ControllerReduction(**values, margin=margin, nu_gap=nu_gap(controller, reduced), loop_change=change)
 
@@ -123,13 +123,11 @@ def _weighting(plant: StateSpace, loop: StateSpace, method: str) -> Any:
     """Return the weighting of a method, made of parts of the closed loop."""
     if method == "coprime":
         return Coprime()
-    p, m = plant.p, plant.m
-    A, B, C, D = (np.array(x) for x in (loop.A, loop.B, loop.C[:p], loop.D[:p]))
-    inside = StateSpace.trusted(A, B[:, :m].copy(), C, D[:, :m].copy(), loop.dt)  # (I + G K)^-1 G
+    p, m, C = plant.p, plant.m, loop.C[: plant.p]
+    inside = loop.with_(B=loop.B[:, :m], C=C, D=loop.D[:p, :m])  # (I + G K)^-1 G
     if method == "stability":
         return FrequencyWeighted(input=inside)
-    sensitivity = StateSpace.trusted(A.copy(), B[:, m:].copy(), C.copy(), np.eye(p) + D[:, m:], loop.dt)
-    return FrequencyWeighted(input=sensitivity, output=inside)
+    return FrequencyWeighted(input=loop.with_(B=loop.B[:, m:], C=C, D=np.eye(p) + loop.D[:p, m:]), output=inside)
 
 
 def closed_loop(G: StateSpace, K: StateSpace) -> StateSpace:
@@ -141,7 +139,7 @@ def closed_loop(G: StateSpace, K: StateSpace) -> StateSpace:
         )
     dt = same_dt(G, K)
     E = np.eye(G.p) + G.D @ K.D
-    if np.linalg.cond(E) > 1e12:
+    if len(E) and np.linalg.cond(E) > 1e12:
         raise InputError("The loop must be well-posed, I + D_G D_K regular; got a singular one. Change a feedthrough.")
     y = np.linalg.solve(E, np.hstack([G.C, -G.D @ K.C, G.D, -G.D @ K.D]))
     measured = y.copy()

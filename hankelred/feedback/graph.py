@@ -8,10 +8,10 @@ import numpy as np
 import scipy.linalg as sla
 
 from .. import norms
-from ..checks import Array, is_discrete
+from ..checks import is_discrete
 from ..errors import NumericalError, StabilityError
 from ..linalg.bilinear import continuous_image, image_point
-from ..linalg.riccati import check_squares, filter_factor
+from ..linalg.riccati import check_squares, coprime_factors, filter_factor
 from ..linalg.schur import apply_units, balanced_units
 from ..linalg.threads import one_blas_thread
 from ..systems import StateSpace, one_system
@@ -67,14 +67,13 @@ def nu_gap(G: Any, H: Any) -> float:
         right, (_, left) = right_graph_symbol(first), (left_graph_symbol(x) for x in (first, second))
         if not _winds_to_zero(right, right_graph_symbol(second)):
             return 1.0
-    turned = StateSpace.trusted(
-        right.A, right.B, _numerator_first(right.C, first.p), _numerator_first(right.D, first.p), 0
-    )
+    C, D = (np.vstack([x[first.p :], -x[: first.p]]) for x in (right.C, right.D))  # [M; -N]
+    turned = StateSpace.trusted(right.A, right.B, C, D, 0)
     return min(1.0, float(norms.hinf_norm(cascade(left, turned), rtol=1e-10)))
 
 
 def left_graph_symbol(G: StateSpace) -> StateSpace:
-    """Return ``[M, N]`` with ``G = M^-1 N``, stable and ``M M^~ + N N^~ = I``, in continuous time."""
+    """Return ``[N, M]`` with ``G = M^-1 N``, stable and ``N N^~ + M M^~ = I``, in continuous time."""
     A, B, C = apply_units(balanced_units(G.A, G.B, G.C), G.A, G.B, G.C)
     check_squares(A, B, C, G.D)
     try:
@@ -84,13 +83,11 @@ def left_graph_symbol(G: StateSpace) -> StateSpace:
             f"Unstable and marginal poles must be controllable and observable; got {G!r}, which no loop stabilises. "
             f"Take such poles out first."
         ) from error
-    K, root = found.K, np.linalg.cholesky(found.middle)
-    C_M, D_M = np.linalg.solve(root, C), np.linalg.solve(root, np.hstack([np.eye(G.p), G.D]))
-    return StateSpace.trusted(A + K @ C, np.hstack([K, B + K @ G.D]), C_M, D_M, 0)
+    return StateSpace.trusted(*coprime_factors(A, B, C, G.D, found.K, found.middle), 0)
 
 
 def right_graph_symbol(G: StateSpace) -> StateSpace:
-    """Return ``[M; N]`` with ``G = N M^-1``, stable and ``M^~ M + N^~ N = I``, in continuous time."""
+    """Return ``[N; M]`` with ``G = N M^-1``, stable and ``N^~ N + M^~ M = I``, in continuous time."""
     return _transposed(left_graph_symbol(_transposed(G)))
 
 
@@ -105,11 +102,6 @@ def _transposed(G: StateSpace) -> StateSpace:
     """Return the system with the conjugate transposes of all matrices."""
     A, B, C, D = (np.ascontiguousarray(x.conj().T) for x in (G.A, G.C, G.B, G.D))
     return StateSpace.trusted(A, B, C, D, G.dt)
-
-
-def _numerator_first(X: Array, p: int) -> Array:
-    """Return the rows ``[N; -M]`` for ``[M; N]``, N with p rows."""
-    return np.vstack([X[len(X) - p :], -X[: len(X) - p]])
 
 
 def _winds_to_zero(G: StateSpace, H: StateSpace) -> bool:

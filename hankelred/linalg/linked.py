@@ -29,6 +29,39 @@ System = tuple[Array, Array, Array]
 Sizes = tuple[float, float, float]
 
 
+def pole_groups(poles: Array, reach: Array | float, conjugates: bool = False) -> Array:
+    """Return the number of the group of each pole: one that reaches another is in the same group.
+
+    Parameters
+    ----------
+    poles : (n,) complex ndarray
+        Poles.
+    reach : (n,) ndarray or float
+        Distance up to which each pole is joined with others.
+    conjugates : bool, default False
+        Whether poles are also joined with those that have their conjugates within reach.
+
+    Returns
+    -------
+    (n,) int ndarray
+        Numbers from 0 on.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> print(pole_groups(np.array([1j, 2.0, 2.1, -1j]), 0.2), pole_groups(np.array([1j, -1j]), 0.2, conjugates=True))
+    [0 1 1 2] [0 0]
+    """
+    from scipy.sparse.csgraph import connected_components  # most programs never need it
+
+    reach = np.broadcast_to(reach, poles.shape)
+    reach = np.maximum(reach, reach[:, None])
+    near = np.abs(poles[:, None] - poles) <= reach
+    if conjugates:
+        near |= np.abs(poles[:, None] - poles.conj()) <= reach
+    return np.asarray(connected_components(near, directed=False)[1])
+
+
 def linked_bases(given: System, nearby: System, sizes: Sizes, rtol: float = 0.0) -> tuple[Array, Array]:
     """Return bases X and Y, ``Y X = I``, of the states of ``(A, B, C)`` that link inputs to outputs.
 
@@ -118,12 +151,9 @@ def _distances(forms: list[Array], size: float) -> list[float]:
 
 
 def _groups(T: Array, size: float, real: bool) -> Array:
-    """Return the number of the group of each pole."""
-    from scipy.sparse.csgraph import connected_components  # most programs never need it
-
+    """Return the number of the group of each pole, so that bases of a moderate norm separate the groups."""
     poles = np.diagonal(T)
-    apart = np.abs(poles[:, None] - poles)
-    groups = connected_components(apart <= NEAR * size, directed=False)[1]
+    apart, groups = np.abs(poles[:, None] - poles), pole_groups(poles, NEAR * size)
     while len(numbers := np.unique(groups)) > 1:
         found = [_apart(T, apart, groups == number) for number in numbers]
         worst = int(np.argmax([size for size, _ in found]))

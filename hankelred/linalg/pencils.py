@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 import scipy.linalg as sla
+from scipy.linalg import lapack
 
 from ..checks import Array
 
@@ -64,8 +65,9 @@ class Dense:
 
 class _LU:
     def __init__(self, M: Array) -> None:
-        self._factors = sla.lu_factor(M, check_finite=False)
-        if not np.diagonal(self._factors[0]).all():
+        lu, pivots, singular = (lapack.zgetrf if M.dtype.kind == "c" else lapack.dgetrf)(M)
+        self._factors = lu, pivots
+        if singular:
             raise np.linalg.LinAlgError("A + p E must be regular; got a pivot of zero.")
 
     def solve(self, X: Array) -> Array:

@@ -27,8 +27,8 @@ from .triangular import gramian_factor
 STEPS = 6
 # A solution whose residual is above this share of its terms is none.
 UNSOLVED = 1e-7
-# Entries beyond this have no squares to compute with.
-LARGEST = 1e150
+# Entries beyond this have fourth powers that overflow, which norms of their squares take.
+LARGEST = 1e75
 
 
 def check_squares(*arrays: Array) -> None:
@@ -47,8 +47,8 @@ def check_squares(*arrays: Array) -> None:
     largest = max((float(np.abs(x).max(initial=0.0)) for x in arrays), default=0.0)
     if not largest < LARGEST:
         raise NumericalError(
-            f"Entries of A, B, C and D must be below {LARGEST:g} for a Riccati equation; got {largest:.3g}. Scale "
-            f"inputs, outputs or time."
+            f"Entries of A, B, C and D, and gains, must be below {LARGEST:g} for a Riccati equation; got "
+            f"{largest:.3g}. Scale inputs, outputs or time."
         )
 
 
@@ -107,6 +107,35 @@ def filter_factor(A: Array, B: Array, C: Array, D: Array, discrete: bool) -> Ric
     return RiccatiFactor(S, K, middle, nearby)
 
 
+def coprime_factors(
+    A: Array, B: Array, C: Array, D: Array, K: Array, middle: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Return left coprime factors of a system, ``[N, M]`` with ``G = M^-1 N``; normalised in continuous time.
+
+    Parameters
+    ----------
+    A, B, C, D : (n, n), (n, m), (p, n) and (p, m) ndarray
+        The system.
+    K, middle : (n, p) and (p, p) ndarray
+        From `filter_factor`.
+
+    Returns
+    -------
+    A, B, C, D : ndarray
+        Of the factors, with m + p inputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> one = np.ones((1, 1))
+    >>> print(coprime_factors(0 * one, one, one, 0 * one, -one, one))  # 1 / s = (s / (s + 1))^-1 (1 / (s + 1))
+    (array([[-1.]]), array([[ 1., -1.]]), array([[1.]]), array([[0., 1.]]))
+    """
+    root = np.linalg.cholesky(middle)
+    outputs = np.linalg.solve(root, C), np.linalg.solve(root, np.hstack([D, np.eye(len(D))]))
+    return A + K @ C, np.hstack([B + K @ D, K]), *outputs
+
+
 def passive_factor(A: Array, F: Array, C: Array, N: Array, R: Array, discrete: bool) -> RiccatiFactor:
     """Solve for the least storage of a system that takes more than it gives; A is stable and R positive definite.
 
@@ -157,13 +186,15 @@ def _stored(P: Array, A: Array, F: Array, C: Array, N: Array, R: Array, discrete
     return K, -middle, covariance_factor(A, np.hstack([F, K @ root]), discrete)
 
 
-def in_last_digits(*arrays: Array) -> list[Array]:
+def in_last_digits(*arrays: Array, unit: float = EPS) -> list[Array]:
     """Return arrays that differ from these in their last digits, the same ones each time.
 
     Parameters
     ----------
     *arrays : ndarray
         Data in double precision.
+    unit : float, optional
+        Relative size of a last digit; that of double precision by default.
 
     Returns
     -------
@@ -177,14 +208,23 @@ def in_last_digits(*arrays: Array) -> list[Array]:
     True
     """
     rng = np.random.default_rng(0)
-    return [x * (1.0 + EPS * rng.choice([-1.0, 1.0], x.shape)) for x in arrays]
+    return [x * (1.0 + unit * rng.choice([-1.0, 1.0], x.shape)) for x in arrays]
 
 
 def _stabilising(A: Array, C: Array, Q: Array, N: Array, R: Array, discrete: bool) -> Array:
-    """Return the stabilising solution to some digits."""
-    n, p = len(A), len(C)
-    if min(n, p) == 0:
+    """Return the stabilising solution to some digits, found in units of outputs and of P that make all terms alike."""
+    if min(C.shape) == 0:
         return lyapunov_solution(A, Q, discrete)
+    weight, seen, noise, cross = (float(np.abs(x).max(initial=0.0)) for x in (R, C, Q, N))  # norms may overflow
+    output = np.sqrt(weight) or 1.0
+    unit = (max(cross, output * np.sqrt(noise)) / seen if seen else 0.0) or 1.0
+    C, N = C * (np.sqrt(unit) / output), N / (np.sqrt(unit) * output)
+    return unit * _of_pencil(A, C, Q / unit, N, R / output**2, discrete)
+
+
+def _of_pencil(A: Array, C: Array, Q: Array, N: Array, R: Array, discrete: bool) -> Array:
+    """Return the stabilising solution from a deflating subspace."""
+    n, p = len(A), len(C)
     Ah, Ch, Nh, zero = A.conj().T, C.conj().T, N.conj().T, np.zeros
     if discrete:  # rows of states, costates, outputs; the deflating subspace is that of [I; P]
         M = np.block([[Ah, zero((n, n)), Ch], [-Q, np.eye(n), -N], [Nh, zero((p, n)), R]])

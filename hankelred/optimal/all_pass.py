@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ..linalg.threads import one_blas_thread
 from ..parts import DenseParts
 from ..reduction import Reduction, balance
 from ..reduction.balanced import OFFSET
+from ..reduction.bases import matching_feedthrough
 from ..reduction.single_precision import in_single_precision
 from ..rounding import Matrices
 from ..systems import StateSpace, as_container, one_system
@@ -29,16 +30,6 @@ REPEATED = 1e-9
 STEPS = 20
 # A Hankel norm of the error that differs from the optimum by more, relative to itself, comes with a warning.
 WARN_FROM = 1e-6
-
-
-class Balanced(NamedTuple):
-    """A balanced continuous system: both Gramians are ``diag(hsv)``."""
-
-    A: Array
-    B: Array
-    C: Array
-    D: Array
-    hsv: Array
 
 
 def hankel_norm_approximation(sys: Any, order: int, offset: float = OFFSET, match_dc: bool = False) -> Reduction:
@@ -111,8 +102,8 @@ def hankel_norm_approximation(sys: Any, order: int, offset: float = OFFSET, matc
             )
         if match_dc:
             zero = np.zeros(1)
-            missing = (found.parts.stable_response(zero) - small.response(zero, found.parts.discrete))[0]
-            small = small._replace(D=small.D + (missing if small.D.dtype.kind == "c" else missing.real))
+            given, own = found.parts.stable_response(zero), small.response(zero, found.parts.discrete)
+            small = small._replace(D=matching_feedthrough(small.D, given, own))
         A, B, C, D, *_ = found.parts.whole(small)
     model = StateSpace.trusted(A, B, C, D, G.dt, G.outer_names)
     stable = StateSpace.trusted(small.A.copy(), small.B.copy(), small.C.copy(), small.D.copy(), G.dt)
@@ -123,24 +114,21 @@ def hankel_norm_approximation(sys: Any, order: int, offset: float = OFFSET, matc
     if system.dtype in SINGLE:
         model, pair, changed = in_single_precision(model, pair)
         bound += changed
-    bound, kind = (
-        float(bound),
-        (None, None, found.kept, "optimal Hankel-norm approximation", HINF, model, pair),
-    )
-    return Reduction(as_container(model, sys), system, k + found.kept, found.hsv, bound, *kind)
+    kind = None, None, found.kept, "optimal Hankel-norm approximation", HINF, model, pair
+    return Reduction(as_container(model, sys), system, k + found.kept, found.hsv, float(bound), *kind)
 
 
 def _approximation(found: Factored, k: int) -> tuple[Matrices, int, float]:
     """Return the optimal model of the stable part, its order and the bound of its H-infinity error."""
-    balanced, a = _balanced(found)
-    first = int(np.count_nonzero(balanced.hsv > balanced.hsv[k] * (1 + REPEATED) + 2 * found.floor))
+    balanced, hsv, a = _balanced(found)
+    first = int(np.count_nonzero(hsv > hsv[k] * (1 + REPEATED) + 2 * found.floor))
     with np.errstate(all="ignore"):
-        dilated = _dilation(balanced, first, 2 * found.floor)
+        dilated = _dilation(balanced, hsv, first, 2 * found.floor)
     check_result("The dilation", *dilated[:4], hint="Scale inputs and outputs.")
     parts = DenseParts(StateSpace.trusted(dilated.A, dilated.B, dilated.C, dilated.D, 0), 0.0)
     if len(parts.T) != first:
         raise NumericalError(
-            f"The dilation must have {first} stable poles; got {len(parts.T)}: hsv[{k}] = {balanced.hsv[k]:.6g} is too "
+            f"The dilation must have {first} stable poles; got {len(parts.T)}: hsv[{k}] = {hsv[k]:.6g} is too "
             f"near to its neighbours for working precision. Choose another order."
         )
     X, Y = parts.fixed_bases() if parts.kept else (np.zeros((len(dilated.A), 0)), np.zeros((0, len(dilated.A))))
@@ -150,32 +138,33 @@ def _approximation(found: Factored, k: int) -> tuple[Matrices, int, float]:
     A, B, C, D = parts.T, parts.B, parts.C, dilated.D + D.conj().T
     if found.parts.discrete:
         A, B, C, D = discrete_image(A, B, C, D, a)
-    return Matrices(A, B, C, D), first, float(balanced.hsv[k]) + rest + 2 * found.floor
+    return Matrices(A, B, C, D), first, float(hsv[k]) + rest + 2 * found.floor
 
 
-def _balanced(found: Factored) -> tuple[Balanced, float]:
-    """Return the stable part, or its continuous image, balanced to its numerical rank."""
+def _balanced(found: Factored) -> tuple[Matrices, Array, float]:
+    """Return the stable part, or its continuous image by a point, balanced to its numerical rank, and its values."""
     rank = found.rank - found.kept
-    A, B, C, D, *_ = found.reduced(rank)[2]
-    a = image_point(A) if found.parts.discrete else 1.0
+    small, a = found.reduced(rank)[2], 1.0
     if found.parts.discrete:
-        A, B, C, D = continuous_image(A, B, C, D, a)
-    return Balanced(A, B, C, D, found.svd.values[:rank]), a
+        a = image_point(small.A)
+        small = Matrices(*continuous_image(*small[:4], a))
+    return small, found.svd.values[:rank], a
 
 
-def _dilation(G: Balanced, k: int, near: float = 0.0) -> Matrices:
+def _dilation(G: Matrices, hsv: Array, k: int, near: float = 0.0) -> Matrices:
     """Return the system without the states of value ``s = hsv[k]`` from which G differs by s at every frequency.
 
-    Of its poles k are stable and the others antistable. With ``Gamma = Sigma^2 - s^2`` of the other values and U of
-    norm 1 with ``B2 = -C2^H U``, B2 and C2 of the states of value s [1]_.
+    G is balanced and in continuous time. Of its poles k are stable and the others antistable. With
+    ``Gamma = Sigma^2 - s^2`` of the other values and U of norm 1 with ``B2 = -C2^H U``, B2 and C2 of the states of
+    value s [1]_.
     """
-    s = G.hsv[k]  # whose square may overflow
-    equal = np.abs(G.hsv - s) <= s * REPEATED + near
+    s = hsv[k]  # whose square may overflow
+    equal = np.abs(hsv - s) <= s * REPEATED + near
     A, B, C = G.A[np.ix_(~equal, ~equal)], G.B[~equal], G.C[:, ~equal]
     X, sizes, Yh = np.linalg.svd(G.C[:, equal] @ G.B[equal], full_matrices=False)
     rank = int(np.count_nonzero(sizes > 1e-6 * sizes.max(initial=0.0)))
     U = -X[:, :rank] @ Yh[:rank]
-    sigma = G.hsv[~equal]
+    sigma = hsv[~equal]
     gamma, sigma = (sigma**2 - s**2)[:, None], sigma[:, None]
     reached, seen = C.conj().T @ U, U @ B.conj().T
     return Matrices(
@@ -194,11 +183,10 @@ def _constant(A: Array, B: Array, C: Array) -> tuple[Array, float]:
         rank = min(found.rank, left)
         if rank == 0:
             break
-        A, B, C, D, *_ = found.reduced(rank)[2]
+        G, hsv = found.reduced(rank)[2], found.svd.values[:rank]
         total += 2 * math.fsum(found.svd.values[rank:]) + 2 * found.floor
         left = rank - 1
-        hsv = found.svd.values[:rank]
-        A, B, C, D, *_ = _dilation(Balanced(A, B, C, D, hsv), rank - 1)
+        A, B, C, D, *_ = _dilation(G, hsv, rank - 1)
         total += float(hsv[-1])
     return D, total
 

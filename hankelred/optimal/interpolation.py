@@ -14,9 +14,11 @@ from .. import norms
 from ..checks import EPS, Array, check_flag, check_number
 from ..errors import AccuracyWarning, InputError, NumericalError, StabilityError
 from ..linalg.hessenberg import HessenbergForm, HessenbergPencil
+from ..linalg.pencils import Dense
 from ..linalg.threads import one_blas_thread
 from ..parts import InBalancedUnits
 from ..reduction import Balancing, Reduction, balance
+from ..reduction.bases import matching_feedthrough
 from ..systems import StateSpace, as_container, one_system
 from ..weighting.base import HINF
 
@@ -138,8 +140,7 @@ def h2_optimal(
         model = found.model
         if match_dc:
             one = np.zeros(1)
-            missing = (system._response(one) - model._response(one))[0]
-            model = model.with_(D=model.D + (missing if model.D.dtype.kind == "c" else missing.real))
+            model = model.with_(D=matching_feedthrough(model.D, system._response(one), model._response(one)))
     values = {field.name: getattr(start, field.name) for field in fields(start)}
     values.update(system=as_container(model, sys), original=system, T=found.T, Ti=found.Ti, _reduced=model)
     values.update(method="H2-optimal approximation", error_bound=np.inf, bounded=HINF)
@@ -202,10 +203,10 @@ class _Mirror:
         poles, X = np.linalg.eig(model.A)
         b, c = np.linalg.solve(X, model.B).conj(), (model.C @ X).conj()
         real = self._pencil.real and not any(x.dtype.kind == "c" for x in (self._B, self._C, model.A))
-        columns, rows, product, worst = [], [], 0.0, 0.0
+        own, columns, rows, product, worst = _Mirror(model, Dense(model.A), model.B, model.C), [], [], 0.0, 0.0
         for i in np.flatnonzero(poles.imag >= 0) if real else range(len(poles)):
             v, w = self._solved(poles[i], b[i], c[:, i])
-            x, y = _small(model, poles[i], b[i], c[:, i])
+            x, y = own._solved(poles[i], b[i], c[:, i])
             pairs = (
                 (self._C @ v, model.C @ x),
                 (w.conj() @ self._B, y.conj() @ model.B),
@@ -283,16 +284,6 @@ def _mirror(pole: complex, discrete: bool) -> tuple[complex, complex]:
         return -pole.conjugate() if pole.real < 0 else pole, 1.0
     image = np.inf if pole == 0 else 1 / pole.conjugate() if abs(pole) < 1 else pole
     return image, image
-
-
-def _small(model: Any, pole: complex, b: Array, c: Array) -> tuple[Array, Array]:
-    """Return the columns that a model has itself."""
-    B, C = model.B @ b, model.C.conj().T @ c.conj()
-    s, weight = _mirror(pole, model.is_discrete)
-    if not np.isfinite(s):
-        return B, C
-    shifted = s * np.eye(model.n) - model.A
-    return weight * np.linalg.solve(shifted, B), np.conj(weight) * np.linalg.solve(shifted.conj().T, C)
 
 
 def _distance(x: Array, y: Array) -> float:

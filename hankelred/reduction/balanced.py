@@ -20,9 +20,10 @@ from ..linalg.threads import one_blas_thread
 from ..rounding import Matrices
 from ..systems import Poles, StateSpace, as_container, as_system, one_system, real_output
 from ..weighting import Weighting
+from ..weighting.base import HINF
 from .bank import reduce_bank
 from .bases import residualised
-from .damping import MEASURED_UP_TO, NEARLY_EQUAL, WEAKLY_DAMPED, measured_excess
+from .damping import MEASURED_UP_TO, NEARLY_EQUAL, WEAKLY_DAMPED, excess_seen, measured_excess
 from .rediagonalise import Diagonalised, diagonalised_at, largest_order
 from .result import Reduction
 from .single_precision import in_single_precision
@@ -344,7 +345,11 @@ class Balancing:
 
 def _of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, order: int) -> float:
     """Return what rounding of weakly damped poles can add to the error, on top of the bound."""
-    if found.parts.is_split or found.floor == 0.0 or order == 0 or np.isinf(found.gain):
+    if np.isinf(found.gain) or found.floor == 0.0:
+        return 0.0
+    if found.pair is not None and (found.parts.is_split or found.bounded != HINF):
+        return excess_seen(found, small, order)
+    if found.parts.is_split or order == 0:
         return 0.0
     few, hsv = found.system.order <= MEASURED_UP_TO and not found.system.is_sparse, found.hsv
     if found.weighting is None:

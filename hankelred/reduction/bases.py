@@ -34,9 +34,15 @@ def residualised(found: Factored, order: int, point: float) -> tuple[Array, Arra
     unseen = found.weighting is not None and found.rank < found.system.order  # by the weighting: it has a gain too
     if unseen or order == 0:  # without states D is that gain, to more digits than A22 keeps of poles near z = 1
         omega = np.array([np.pi if point < 0 else 0.0])
-        missing = (found.parts.stable_response(omega) - small.response(omega, discrete))[0]
-        small = small._replace(D=small.D + (missing.real if small.D.dtype.kind != "c" else missing))
+        D = matching_feedthrough(small.D, found.parts.stable_response(omega), small.response(omega, discrete))
+        small = small._replace(D=D)
     return T, Ti, small
+
+
+def matching_feedthrough(D: Array, given: Array, found: Array) -> Array:
+    """Return D of a model so that its response at one frequency becomes the one given."""
+    missing = (given - found)[0]
+    return D + (missing if D.dtype.kind == "c" else missing.real)
 
 
 def without_delay(

@@ -13,7 +13,7 @@ import numpy as np
 from .. import norms
 from ..hankel import Factored
 from ..linalg.gain import largest_gain
-from ..rounding import sample_frequencies
+from ..rounding import Matrices, sample_frequencies
 from ..systems import StateSpace
 
 # Damping of which rounding can change this share is looked at, by a norm up to this order and by samples beyond; what
@@ -22,6 +22,22 @@ WEAKLY_DAMPED, MEASURED_UP_TO, SAMPLED = 0.1, 150, 0.01
 
 # Values closer than this, relative to themselves, may belong to one pair of poles.
 NEARLY_EQUAL = 1e-3
+
+
+def excess_seen(found: Factored, small: Matrices, order: int) -> float:
+    """Return by how much the error that a pair bounds is above the bound, as responses of the stable part show it.
+
+    It is more where D makes up at one frequency for states that were not told from rounding.
+    """
+    pair, discrete = found.pair, found.parts.system.is_discrete
+    assert pair is not None
+    poles = np.concatenate([found.parts.poles if pair.poles is None else pair.poles, np.linalg.eigvals(small.A)])
+    omega = sample_frequencies(poles, discrete, found.system.dtype.kind == "c")
+    given, model = found.parts.stable_response(omega), small.response(omega, discrete)
+    finite = np.isfinite(given).all(axis=(1, 2)) & np.isfinite(model).all(axis=(1, 2))
+    given, model = given[finite], model[finite]
+    error = largest_gain(given - model) if pair.seen is None else pair.seen(given, model, hsv=np.zeros(0))
+    return max(0.0, error - found.error_bound(order))
 
 
 def measured_excess(found: Factored, reduced: StateSpace, order: int, few: bool) -> float:

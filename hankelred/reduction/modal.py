@@ -12,12 +12,14 @@ from ..checks import EPS, Array, check_array, check_choice, check_flag, exactly_
 from ..errors import InputError, OrderError
 from ..hankel import factored
 from ..linalg.hankel_svd import HankelSVD
+from ..linalg.linked import pole_groups
 from ..linalg.routines import call_lapack
 from ..linalg.schur import separated
 from ..linalg.threads import one_blas_thread
 from ..linalg.triangular import schur_factors, schur_form
 from ..systems import one_system, real_output
 from .balanced import OFFSET, Balancing, _balance
+from .bases import matching_feedthrough
 from .result import Reduction
 from .split import joined, with_fixed_states
 
@@ -121,11 +123,9 @@ def _dense_terms(bal: Balancing) -> _Terms:
     with np.errstate(divide="ignore", invalid="ignore"):
         sizes = np.linalg.norm(C @ right, axis=0) * np.linalg.norm(left.conj().T @ B, axis=1) / scale / cosines
         bars = BARS * EPS * np.linalg.norm(T) / cosines
-    near = np.abs(poles[:, None] - poles) <= np.maximum(bars, bars[:, None])
-    if parts.T.dtype.kind == "f":
-        near |= np.abs(poles[:, None] - poles.conj()) <= np.maximum(bars, bars[:, None])
     margins = 1 - np.abs(poles) if parts.discrete else -poles.real
-    return _Terms(poles, np.nan_to_num(sizes, nan=np.inf), margins, _connected(near))
+    groups = pole_groups(poles, bars, conjugates=parts.T.dtype.kind == "f")
+    return _Terms(poles, np.nan_to_num(sizes, nan=np.inf), margins, groups)
 
 
 def _eigenvectors(T: Array) -> tuple[Array, Array]:
@@ -148,13 +148,6 @@ def _diagonal_terms(bal: Balancing) -> _Terms:
         B, C = real_output.doubled(B, C)
         lam, margins, groups = real_output.with_conjugates(lam), np.tile(margins, 2), np.tile(groups, 2)
     return _Terms(lam, np.linalg.norm(C, axis=0) * np.linalg.norm(B, axis=1), margins, groups)
-
-
-def _connected(near: Array) -> Array:
-    """Return the number of the group of each pole."""
-    from scipy.sparse.csgraph import connected_components  # most programs never need it
-
-    return np.asarray(connected_components(near, directed=False)[1])
 
 
 def _by_order(terms: _Terms, order: Any, by: str, bal: Balancing) -> Array:
@@ -211,8 +204,8 @@ def _dense(bal: Balancing, terms: _Terms, kept: Array, match_dc: bool) -> Reduct
     X, Xi, small = parts.projected(X, X.conj().T - Y @ rest.conj().T)
     if match_dc:
         zero = np.zeros(1)
-        missing = (parts.stable_response(zero) - small.response(zero, parts.discrete))[0]
-        small = small._replace(D=small.D + (missing if small.D.dtype.kind == "c" else missing.real))
+        D = matching_feedthrough(small.D, parts.stable_response(zero), small.response(zero, parts.discrete))
+        small = small._replace(D=D)
     return bal._dense_result(bal.unstable + order, X, Xi, small, "modal truncation", bound)
 
 
@@ -224,8 +217,7 @@ def _diagonal(bal: Balancing, terms: _Terms, kept: Array, match_dc: bool) -> Red
     bound = _added(terms, ~kept, stable.is_discrete, match_dc, left.hsv) + 2 * bal.floor
     if match_dc:
         zero = np.zeros(1)
-        missing = (stable._response(zero) - small._response(zero))[0]
-        small = small.with_(D=small.D + (missing if small.D.dtype.kind == "c" else missing.real))
+        small = small.with_(D=matching_feedthrough(small.D, stable._response(zero), small._response(zero)))
     T = np.eye(len(kept))[:, kept]
     T, Ti = with_fixed_states(T, T.T, parts, small)
     pair = (stable, small) if len(parts.fixed) else None

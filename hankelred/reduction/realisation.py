@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import Array, check_number
-from ..hankel import unstable_error
+from ..checks import SINGLE, Array, check_number, double
+from ..hankel import factored, unstable_error
+from ..linalg.hankel_svd import padded
+from ..linalg.riccati import in_last_digits
 from ..linalg.threads import one_blas_thread
-from ..systems import one_system
+from ..systems import StateSpace, one_system
+from ..weighting.base import ROUNDINGS
 from .balanced import OFFSET, Balancing, _balance
 from .result import Reduction
 
@@ -26,8 +29,9 @@ def minimal(sys: Any, rtol: float | None = None) -> Reduction:
     sys : StateSpace, DiagonalSystem or anything `as_system` accepts
         Continuous or discrete, real or complex, stable or not.
     rtol : float, optional
-        Drop Hankel singular values up to ``rtol * hsv[0]``; by default those that are rounding. Of unstable and
-        marginal poles: values up to `rtol` of the largest of each group of poles that are nearly equal.
+        Drop Hankel singular values up to ``rtol * hsv[0]``; by default those that are rounding, of stable states in
+        single precision those that the last digits of the data decide on. Of unstable and marginal poles: values up to
+        `rtol` of the largest of each group of poles that are nearly equal.
 
     Returns
     -------
@@ -52,7 +56,10 @@ def minimal(sys: Any, rtol: float | None = None) -> Reduction:
     1
     """
     bal = _without_idle(_balance(one_system(sys), sys, OFFSET), rtol)
-    order = bal.rank if rtol is None else bal.order(rtol=rtol)
+    if rtol is not None:
+        order = bal.order(rtol=rtol)
+    else:
+        order = _order_in_single_precision(bal) if bal.system.dtype in SINGLE else bal.rank
     is_all = order == len(bal.hsv) and not bal._found.parts.is_low_rank
     return bal._unchanged() if is_all else bal.reduce(order)
 
@@ -70,6 +77,18 @@ def _without_idle(bal: Balancing, rtol: float | None) -> Balancing:
     linked = int(np.count_nonzero(stable > SPLITTING * found.uncertain))
     found = found._replace(parts=parts, hsv=hsv, rank=k + linked)
     return replace(bal, hsv=hsv, unstable=k, rank=found.rank, _found=found)
+
+
+def _order_in_single_precision(bal: Balancing) -> int:
+    """Return how many values are certain in a dense system if the last digits of its data, single ones, are not."""
+    G = bal.system
+    if G.is_diagonal or G.is_sparse:  # no rotation has linked their states
+        return bal.rank
+    A, B, C = in_last_digits(*(double(x) for x in (G.A, G.B, G.C)), unit=float(np.finfo(G.dtype).eps))
+    near = factored(StateSpace.trusted(A, B, C, double(G.D), G.dt), bal._offset)
+    stable, other = (hsv[np.isfinite(hsv)] for hsv in (bal.hsv[: bal.rank], near.hsv))
+    floor = ROUNDINGS * float(np.abs(stable - padded(other, len(stable))).max(initial=0.0))
+    return bal.unstable + int(np.count_nonzero(stable > floor))
 
 
 def balanced_realization(sys: Any) -> tuple[Any, Array, Array, Array]:

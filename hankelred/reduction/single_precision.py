@@ -22,7 +22,8 @@ def in_single_precision(reduced: Any, pair: Any) -> tuple[Any, Any, float]:
     full, small = pair
     first = reduced.n - small.n
     stored_tail = _tail(stored, first)
-    changed = FOUND * norms.stable_error(reduced, stored, _tail(reduced, first), stored_tail)
+    poles = full.poles()  # at whose frequencies `Reduction.hinf_error` looks, too
+    changed = FOUND * norms.stable_error(reduced, stored, _tail(reduced, first), stored_tail, poles)
     return stored, (full, stored_tail), changed
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..checks import EPS, Array, check_flag, check_result
+from ..checks import EPS, Array, check_flag, check_result, double
 from ..linalg.cauchy import row_norms
 from ..linalg.hankel_svd import HankelSVD, norm_estimate, padded
+from ..linalg.riccati import RiccatiFactor, check_squares
 from ..linalg.semidefinite import covariance_factors, equal_sizes
 from ..parts import DenseParts, DiagonalParts
-from .coordinates import HINT, Coordinates
+from .coordinates import HINT, Coordinates, Triangular, coordinates_of
 
 # One sample of rounding may fall short of the next by this much.
 ROUNDINGS = 10.0
@@ -29,12 +30,23 @@ Bound = Callable[[Array, int, float], float]
 # From the H-infinity norm of a change of a model, the model and the changed one to what that adds to the error bounded.
 Change = Callable[[float, Any, Any], float]
 
+# From responses of a system and a model at some frequencies, and values ``hsv=``, to the error bounded as seen there.
+Seen = Callable[..., float]
+
 
 class Pair(NamedTuple):
     """Factors ``P = S S^H`` and ``Q = R^H R`` in the coordinates of a part, and the rounding error of an hsv.
 
-    `gain` is the H-infinity error bound, in what it is for the Gramians; where the error that is bounded is another
-    one, `bound` makes it from the values, and `change` says what rounding of a model adds to it.
+    Attributes
+    ----------
+    gain : float
+        The error bound of small values, in what it is for the Gramians; infinite where none holds.
+    bound : callable or None
+        What makes the bound from the values, if it is no multiple of that for the Gramians.
+    change, seen : callable or None
+        If the H-infinity error is not the one bounded: what a change of a model adds, and what responses show of it.
+    poles : ndarray or None
+        At whose frequencies an error shows, if not at those of the system.
     """
 
     S: Array
@@ -43,6 +55,8 @@ class Pair(NamedTuple):
     gain: float = np.inf
     bound: Bound | None = None
     change: Change | None = None
+    seen: Seen | None = None
+    poles: Array | None = None
 
 
 class Weighting:
@@ -101,6 +115,20 @@ def pair_of_matrices(coordinates: Coordinates, P: Array, Q: Array | None = None,
     S, R = covariance_factors(P, Q)
     R = R if known is None else known
     return Pair(*coordinates.whole(S, R), float(np.sqrt(len(S) * EPS)) * _product_size(S, R))
+
+
+def riccati_part(parts: DenseParts | DiagonalParts, *levels: float) -> tuple[Coordinates, Triangular, Array]:
+    """Return the coordinates of a part, its triangular system there and D, if their squares can be computed with."""
+    coordinates, D = coordinates_of(parts), double(parts.system.D)
+    inner = coordinates.inner.triangular()
+    check_squares(inner.T, inner.B, inner.C, D, np.array(levels))
+    return coordinates, inner, D
+
+
+def both_sides(left: RiccatiFactor, right: RiccatiFactor, dual: Triangular) -> Iterator[tuple[Array, Array]]:
+    """Yield the factors of both sides, that of the outputs from the dual system, and those of data near by."""
+    for S, R in ((left.S, right.S), (left.nearby, right.nearby)):
+        yield S, dual.native(R).conj().T
 
 
 def riccati_pair(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from .. import order as orders
-from ..checks import Array, check_number, double
+from ..checks import Array, check_number
 from ..errors import InputError, NumericalError, StabilityError
 from ..linalg.gain import largest_singular_values, peak_gain
-from ..linalg.riccati import RiccatiFactor, check_squares, passive_factor
+from ..linalg.riccati import RiccatiFactor, passive_factor
 from ..parts import DenseParts, DiagonalParts
 from ..rounding import sample_frequencies
-from .base import Pair, Weighting, riccati_pair
-from .coordinates import Triangular, coordinates_of
+from .base import Pair, Weighting, both_sides, riccati_pair, riccati_part
+from .coordinates import Triangular
 
 
 class BoundedReal(Weighting):
@@ -56,9 +54,7 @@ class BoundedReal(Weighting):
     def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
         """Return factors of both storage functions."""
         _refuse_poles(parts, "BoundedReal")
-        coordinates, D = coordinates_of(parts), double(parts.system.D)
-        inner = coordinates.inner.triangular()
-        check_squares(inner.T, inner.B, inner.C, D, np.array([self.gamma]))
+        coordinates, inner, D = riccati_part(parts, self.gamma)
         peak, omega = _peak(parts, inner, D)
         if not peak < self.gamma:
             raise InputError(
@@ -73,7 +69,7 @@ class BoundedReal(Weighting):
                 f"gamma must be above the H-infinity norm by more than rounding; got {self.gamma:.17g}, and a gain of "
                 f"{peak:.17g}. Raise gamma."
             ) from error
-        return riccati_pair(coordinates, *_both(left, right, dual), gain=1.0)
+        return riccati_pair(coordinates, *both_sides(left, right, dual), gain=1.0)
 
     def _storage(self, part: Triangular, D: Array) -> RiccatiFactor:
         level = self.gamma**2 * np.eye(len(D)) - D @ D.conj().T
@@ -110,7 +106,7 @@ class PositiveReal(Weighting):
 
     def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
         """Return factors of both storage functions."""
-        system, D = parts.system, double(parts.system.D)
+        system = parts.system
         if system.m != system.p:
             raise InputError(
                 f"A passive system must have as many outputs as inputs; got {system.p} and {system.m}. Pair each "
@@ -119,9 +115,7 @@ class PositiveReal(Weighting):
         unstable = parts.poles[: parts.kept]
         if np.any(np.abs(unstable) - 1.0 > MARGINAL if system.is_discrete else unstable.real > MARGINAL):
             raise StabilityError(f"A passive system must have no unstable pole; got {unstable[0]:.6g}.")
-        coordinates = coordinates_of(parts)
-        inner = coordinates.inner.triangular()
-        check_squares(inner.T, inner.B, inner.C, D)
+        coordinates, inner, D = riccati_part(parts)
         dual = inner.dual()
         try:
             left, right = _passive(inner, D), _passive(dual, D.conj().T)
@@ -137,17 +131,11 @@ class PositiveReal(Weighting):
             e = orders.error_bound(hsv, order, floor)
             return 2 * norm * e / (1 - e) if e < 1 else np.inf
 
-        return riccati_pair(coordinates, *_both(left, right, dual), bound=bound)
+        return riccati_pair(coordinates, *both_sides(left, right, dual), gain=2 * norm, bound=bound)
 
 
 # Kept poles further beyond the boundary than this are unstable, not marginal.
 MARGINAL = 1e-6
-
-
-def _both(left: RiccatiFactor, right: RiccatiFactor, dual: Triangular) -> Iterator[tuple[Array, Array]]:
-    """Yield the pair of factors, and the one of data near by."""
-    for S, R in ((left.S, right.S), (left.nearby, right.nearby)):
-        yield S, dual.native(R).conj().T
 
 
 def _passive(part: Triangular, D: Array) -> RiccatiFactor:
@@ -171,7 +159,7 @@ def _peak(parts: DenseParts | DiagonalParts, inner: Triangular, D: Array) -> tup
 
 def _least_resistance(parts: DenseParts | DiagonalParts, inner: Triangular, D: Array) -> tuple[float, float]:
     """Return the least eigenvalue of ``G + G^H`` that was seen, and where: at the peak of the scattering matrix too."""
-    r = _peak(parts, inner, D)[0] * np.eye(len(D))
+    r = (_peak(parts, inner, D)[0] or 1.0) * np.eye(len(D))
     B, C = inner.B, np.linalg.solve(D + r, inner.C)
     scattering = inner.T - B @ C, 2 * r @ np.linalg.solve(D + r, np.eye(len(D))), (D - r) @ np.linalg.inv(D + r)
     peak = peak_gain(scattering[0], B @ scattering[1], C, scattering[2], inner.discrete)[1]

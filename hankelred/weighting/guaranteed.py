@@ -32,8 +32,8 @@ NOISE = 1e-12
 OUTSIDE = 1e-10
 
 
-def guaranteed_pair(white: Any, pair: Pair, parts: Any) -> tuple[Pair, float]:
-    """Return the guaranteed pair in the coordinates of the part, and the factor of its bound.
+def guaranteed_pair(white: Any, pair: Pair, parts: Any) -> Pair:
+    """Return the guaranteed pair in the coordinates of the part, with the factor of its bound.
 
     It is formed in the balanced coordinates of the system itself, so that no unit of a state changes it; states that
     link no input to an output have none and take no part.
@@ -62,7 +62,7 @@ def guaranteed_pair(white: Any, pair: Pair, parts: Any) -> tuple[Pair, float]:
     w[units.order] = form.Z
     S, R = (units.w[:, None] * w) @ S / units.gain, R @ (w.conj().T / units.w) * units.gain
     gain, floor = K * L, EPS * rank * norm_estimate(S) * norm_estimate(R)
-    return Pair(Y @ S, R @ X, max(floor, white.floor / gain if gain else 0.0)), gain
+    return Pair(Y @ S, R @ X, max(floor, white.floor / gain if gain else 0.0), gain)
 
 
 def _range_of(A: Array, P: Array, B: Array, discrete: bool) -> tuple[Array, float]:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
 
 from .. import order as orders
-from ..checks import Array, double
+from ..checks import Array
 from ..errors import NumericalError, StabilityError
-from ..linalg.gain import peak_gain
+from ..linalg.gain import largest_gain, peak_gain
 from ..linalg.hankel_svd import HankelSVD
-from ..linalg.riccati import RiccatiFactor, check_squares, covariance_factor, filter_factor, in_last_digits
+from ..linalg.riccati import RiccatiFactor, coprime_factors, covariance_factor, filter_factor, in_last_digits
 from ..parts import DenseParts, DiagonalParts
-from .base import Pair, Weighting, riccati_pair
-from .coordinates import Coordinates, Triangular, coordinates_of
+from .base import Pair, Weighting, both_sides, riccati_pair, riccati_part
+from .coordinates import Triangular
 
 # Poles this near to the stability boundary, in discrete time or relative to the largest, need a loop.
 SLOW = 1e-6
 # Factors with a value this near to 1 have a zero in common: mu is beyond 1e6, and no model has digits.
 COMMON = 1e-12
+# Of responses beyond this gain the small entries are not known.
+HIGH = 1e6
 
 
 class _InLoop(Weighting):
@@ -60,11 +63,15 @@ class LQG(_InLoop):
 
     def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
         """Return factors of the solutions of both Riccati equations."""
-        coordinates, inner, D = _whole(parts)
+        coordinates, inner, D = riccati_part(parts)
         dual = inner.dual()
         left, right = _filter(inner, D), _filter(dual, D.conj().T)
-        found, nearby = ((S, dual.native(R).conj().T) for S, R in ((left.S, right.S), (left.nearby, right.nearby)))
-        return riccati_pair(coordinates, found, nearby, bound=_of_values, change=_gap)
+
+        def seen(given: Array, model: Array, hsv: Array) -> float:
+            return _chordal(given, model) * float(np.hypot(1.0, hsv.max(initial=0.0)))
+
+        of: dict[str, Any] = {"change": _gap, "seen": seen, "poles": np.linalg.eigvals(inner.T + left.K @ inner.C)}
+        return riccati_pair(coordinates, *both_sides(left, right, dual), gain=1.0, bound=_of_values, **of)
 
 
 class Coprime(_InLoop):
@@ -93,24 +100,22 @@ class Coprime(_InLoop):
 
     def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
         """Return factors of the Gramians of the factors of the system."""
-        coordinates, inner, D = _whole(parts)
+        coordinates, inner, D = riccati_part(parts)
         left = _filter(inner, D)
-        root = sla.cholesky(left.middle, lower=True) if len(D) else left.middle
-        C = sla.solve_triangular(root, inner.C, lower=True) if len(D) else inner.C  # N and M are (A + K C, ., C, .)
-        A, C = (inner.T + left.K @ inner.C).conj().T, C.conj().T
+        A, _, C, _ = coprime_factors(inner.T, inner.B, inner.C, D, left.K, left.middle)
+        A, C = A.conj().T, C.conj().T
         R = covariance_factor(A, C, inner.discrete).conj().T
         if HankelSVD(left.S, R).values.max(initial=0.0) > 1 - COMMON:  # both factors have the zero of a hidden mode
             raise _hidden(inner)
         A, C = in_last_digits(A, C)
         found, nearby = (left.S, R), (left.nearby, covariance_factor(A, C, inner.discrete).conj().T)
-        return riccati_pair(coordinates, found, nearby, bound=_of_factors, change=_gap)
 
+        def seen(given: Array, model: Array, hsv: Array) -> float:
+            largest = float(hsv.max(initial=0.0))
+            return _chordal(given, model) / math.sqrt((1 - largest) * (1 + largest))
 
-def _whole(parts: DenseParts | DiagonalParts) -> tuple[Coordinates, Triangular, Array]:
-    coordinates, D = coordinates_of(parts), double(parts.system.D)
-    inner = coordinates.inner.triangular()
-    check_squares(inner.T, inner.B, inner.C, D)
-    return coordinates, inner, D
+        of: dict[str, Any] = {"change": _gap, "seen": seen, "poles": np.linalg.eigvals(A).conj()}
+        return riccati_pair(coordinates, found, nearby, gain=1.0, bound=_of_factors, **of)
 
 
 def _filter(part: Triangular, D: Array) -> RiccatiFactor:
@@ -121,10 +126,14 @@ def _filter(part: Triangular, D: Array) -> RiccatiFactor:
         raise _hidden(part) from error
 
 
-def _hidden(part: Triangular) -> StabilityError:
+def _hidden(part: Triangular) -> StabilityError | NumericalError:
     """Return the error that names the pole nearest to being lost to inputs or outputs, of those that need a loop."""
     poles = np.linalg.eigvals(part.T)
     poles = poles[np.abs(poles) >= 1 - SLOW] if part.discrete else poles[poles.real >= -SLOW * np.abs(poles).max()]
+    if len(poles) == 0:
+        return NumericalError(
+            "The Riccati equation must be solvable in double precision; got none. Scale inputs or outputs."
+        )
     n, worst = len(part.T), (np.inf, 0.0 + 0.0j)
     for pole in poles:
         shifted = part.T - pole * np.eye(n)
@@ -147,6 +156,22 @@ def _of_factors(hsv: Array, order: int, floor: float) -> float:
     return min(1.0, orders.error_bound(hsv, order, floor))
 
 
+def _chordal(given: Array, model: Array) -> float:
+    """Return the largest chordal distance of responses, ``|(1 + H H^H)^-1/2 (G - H) (1 + G^H G)^-1/2|``.
+
+    Where the gain is beyond `HIGH` responses are the rounding of their largest entries, and say nothing.
+    """
+    largest = np.linalg.norm(given, axis=(1, 2))
+    clear = largest <= max(HIGH, largest.min(initial=np.inf))
+    G, H = given[clear & np.isfinite(largest)], model[clear & np.isfinite(largest)]
+    U, seen, _ = np.linalg.svd(H)
+    _, reached, Vh = np.linalg.svd(G)
+    distance, k = U.conj().swapaxes(1, 2) @ (G - H) @ Vh.conj().swapaxes(1, 2), seen.shape[1]
+    distance[:, :k] /= np.hypot(1.0, seen)[:, :, None]
+    distance[:, :, :k] /= np.hypot(1.0, reached)[:, None]
+    return largest_gain(distance)
+
+
 def _gap(norm: float, model: Any, changed: Any) -> float:
     """Return a bound on the gap between a model and a changed one: that of unstable ones by their coprime factors.
 
@@ -159,9 +184,6 @@ def _gap(norm: float, model: Any, changed: Any) -> float:
         found = filter_factor(G.A, G.B, G.C, G.D, G.is_discrete)
     except NumericalError:
         return 1.0
-    parts = [(x.A + found.K @ x.C, np.hstack([x.B + found.K @ x.D, found.K]), x.C, x.D) for x in (G, H)]
-    (A, B, C, D), (a, b, c, d) = parts
-    root = np.linalg.cholesky(found.middle)
-    C, D = np.linalg.solve(root, np.hstack([C, -c])), np.linalg.solve(root, np.hstack([D - d, np.zeros((len(D),) * 2)]))
-    gap = peak_gain(sla.block_diag(A, a), np.vstack([B, b]), C, D, G.is_discrete)[0]
+    (A, B, C, D), (a, b, c, d) = (coprime_factors(x.A, x.B, x.C, x.D, found.K, found.middle) for x in (G, H))
+    gap = peak_gain(sla.block_diag(A, a), np.vstack([B, b]), np.hstack([C, -c]), D - d, G.is_discrete)[0]
     return min(1.0, gap)

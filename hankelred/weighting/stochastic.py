@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from .. import order as orders
-from ..checks import Array, check_number, double
+from ..checks import Array, check_number
 from ..errors import InputError, NumericalError
-from ..linalg.gain import peak_gain
+from ..linalg.bilinear import continuous_image, image_point
+from ..linalg.gain import largest_gain, peak_gain
 from ..linalg.riccati import check_squares, covariance_factor, in_last_digits, passive_factor
 from ..parts import DenseParts, DiagonalParts
 from ..rounding import sample_frequencies
-from .base import Pair, Weighting, riccati_pair
-from .coordinates import coordinates_of
+from .base import Pair, Weighting, riccati_pair, riccati_part
 
 Inverse = tuple[Array, Array, Array, Array]
 
@@ -66,15 +66,15 @@ class Stochastic(Weighting):
 
     def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
         """Return factors of the Gramian of one side and the Riccati solution of the other."""
-        coordinates, D = coordinates_of(parts), double(parts.system.D)
-        inner = coordinates.inner.triangular()
-        check_squares(inner.T, inner.B, inner.C, D, np.array([self.beta]))
+        coordinates, inner, D = riccati_part(parts, self.beta)
+        check_squares(np.abs(inner.B).max(initial=0.0) * np.abs(inner.C))  # of G G^H
         wide = self.beta > 0 or len(D) <= D.shape[1]
         part, D = (inner, D) if wide else (inner.dual(), D.conj().T)
         try:
+            point = image_point(part.T) if part.discrete else None
             (found, inverse), (nearby, _) = (
-                _factors(T, B, C, D, self.beta, part.discrete)
-                for T, B, C, D in ((part.T, part.B, part.C, D), in_last_digits(part.T, part.B, part.C, D))
+                _factors(A, B, C, d, self.beta, point)
+                for A, B, C, d in ((part.T, part.B, part.C, D), in_last_digits(part.T, part.B, part.C, D))
             )
         except NumericalError as error:
             raise self._error(parts, D) from error
@@ -82,41 +82,59 @@ class Stochastic(Weighting):
             found, nearby = ((part.native(R.conj().T), part.native(S).conj().T) for S, R in (found, nearby))
 
         def change(norm: float, *_: Any) -> float:  # of a model, relative to the least gain of the system
-            return norm * peak_gain(*inverse, part.discrete)[0]
+            return norm * peak_gain(*inverse, False)[0]
 
-        return riccati_pair(coordinates, found, nearby, bound=_relative, change=change)
+        def seen(given: Array, model: Array, hsv: Array) -> float:
+            if not wide:
+                given, model = given.conj().swapaxes(1, 2), model.conj().swapaxes(1, 2)
+            return _seen(given, model, self.beta)
+
+        zeros = np.linalg.eigvals(inverse[0])
+        zeros = zeros if point is None else point * (1 + zeros) / (1 - zeros)
+        poles = np.concatenate([parts.poles[parts.kept :], zeros if wide else zeros.conj()])
+        of: dict[str, Any] = {"change": change, "seen": seen, "poles": poles}
+        return riccati_pair(coordinates, found, nearby, gain=1.0, bound=_relative, **of)
 
     def _error(self, parts: DenseParts | DiagonalParts, D: Array) -> InputError:
         """Say what has no full rank: D, or the response somewhere."""
         discrete = parts.system.is_discrete
         omega = sample_frequencies(parts.poles[parts.kept :], discrete, True)
         response = parts.stable_response(omega)
-        gains = np.hypot(np.linalg.svd(response, compute_uv=False)[:, -1], self.beta)
+        every = np.linalg.svd(response, compute_uv=False)
+        gains = np.hypot(every[:, -1], self.beta)
         at_end = float(np.linalg.svd(D, compute_uv=False)[-1]) if D.size else 0.0
         return InputError(
             f"D must have full rank in continuous time, and the response at all frequencies; got a least singular "
-            f"value of {at_end:.3g} in D, and of {gains.min():.3g} at {omega[gains.argmin()]:.6g}. Pass a beta > 0, "
-            f"the gain that counts as none."
+            f"value of {at_end:.3g} in D, and of {gains.min():.3g} at {omega[gains.argmin()]:.6g}, where the largest "
+            f"gain is {every.max():.3g}. Pass a beta > 0, the gain that counts as none."
         )
 
 
 def _factors(
-    T: Array, B: Array, C: Array, D: Array, beta: float, discrete: bool
+    A: Array, B: Array, C: Array, D: Array, beta: float, point: float | None
 ) -> tuple[tuple[Array, Array], Inverse]:
     """Return factors of the controllability Gramian and of the storage function of ``G G^~``, and ``W^-1``.
 
-    ``G G^~`` is split into Z + Z^~, and ``W^~ W`` with the stable W whose inverse is stable.
+    ``G G^~`` is split into Z + Z^~, and ``W^~ W`` with the stable W whose inverse is stable. That is done in continuous
+    time, where R is made of D alone: in discrete time it holds the gain of all of G and may bury valleys.
     """
-    S = covariance_factor(T, B, discrete)
-    cross, R = S @ (S.conj().T @ C.conj().T), D @ D.conj().T + beta**2 * np.eye(len(D))
-    if discrete:
-        R, cross = R + C @ cross, T @ cross
-    cross, R = cross + B @ D.conj().T, (R + R.conj().T) / 2  # Z = (A, cross, C, R / 2)
-    found = passive_factor(T.conj().T, np.zeros((len(T), 0)), cross.conj().T, -C.conj().T, R, discrete)
-    root = np.linalg.cholesky(found.middle).conj().T  # W = (T, cross, -root K^H, root)
+    if point is not None:
+        A, B, C, D = continuous_image(A, B, C, D, point)
+    S = covariance_factor(A, B, False)
+    cross, R = S @ (S.conj().T @ C.conj().T) + B @ D.conj().T, D @ D.conj().T + beta**2 * np.eye(len(D))
+    R = (R + R.conj().T) / 2  # Z = (A, cross, C, R / 2)
+    found = passive_factor(A.conj().T, np.zeros((len(A), 0)), cross.conj().T, -C.conj().T, R, False)
+    root = np.linalg.cholesky(found.middle).conj().T  # W = (A, cross, -root K^H, root)
     gain = np.linalg.solve(root, np.eye(len(root)))
     K = found.K.conj().T
-    return (S, found.S.conj().T), (T + cross @ K, cross @ gain, K, gain)
+    return (S, found.S.conj().T), (A + cross @ K, cross @ gain, K, gain)
+
+
+def _seen(given: Array, model: Array, beta: float) -> float:
+    """Return the largest ``|(G G^H + beta^2)^-1/2 (G - H)|`` of responses, taken as in `Stochastic.pair`."""
+    U, gains, _ = np.linalg.svd(given)
+    gains = np.pad(gains, ((0, 0), (0, U.shape[1] - gains.shape[1])))  # beta is what more outputs than inputs have
+    return largest_gain(U.conj().swapaxes(1, 2) @ (given - model) / np.hypot(beta, gains)[:, :, None])
 
 
 def _relative(hsv: Array, order: int, floor: float) -> float:
