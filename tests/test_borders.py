@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 CORE = """
     errors | checks markup | linalg | systems | order | rounding | low_rank | parts | hessenberg_parts | weighting |
     hankel | lyapunov norms | reduction drift | selective optimal feedback | training | __init__ |
-    control testing plotting | cli
+    control testing plotting | cli | __main__
 """
 ADAPTER = """
     errors sharding convert config randomness ops layers layer_sums exchange drawing sampling adapters penalty planning
