@@ -9,7 +9,7 @@ DEMO := --task digits --order 4 --out demo
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-long lint format docs clean
+.PHONY: help demo test test-long lint format docs dist clean
 
 help:  ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -17,15 +17,16 @@ help:  ## say what the targets do
 demo: $(VENV)/.demo  ## train a model that shrinks while it learns; the report is in demo/
 	$(RUN) benchmarks.experiment $(DEMO)
 
-test: lint  ## format, lint, types, tests
+test: lint  ## format, lint, spelling, types, tests
 	$(RUN) pytest -q -n 2
 
 test-long: lint  ## the same with whole families instead of a tenth of each
 	HANKELRED_LONG=1 $(RUN) pytest -q -n 2
 
-lint: $(VENV)/.test  ## the first three of these
+lint: $(VENV)/.test  ## the first four of these
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
+	$(RUN) codespell_lib
 	$(RUN) mypy
 
 format: $(VENV)/.test  ## rewrite the files as `make lint` wants them, where a program can
@@ -35,6 +36,10 @@ format: $(VENV)/.test  ## rewrite the files as `make lint` wants them, where a p
 docs: $(VENV)/.docs  ## build docs/_build/index.html; a warning is an error
 	rm -rf docs/api/generated docs/examples
 	$(RUN) sphinx -W --keep-going -q -b html docs docs/_build
+
+dist: $(VENV)/.test  ## build the wheel and the sdist in dist/, the same bytes every time
+	rm -rf dist
+	$(RUN) hatchling build
 
 clean:  ## delete what the other targets made, the environment included
 	rm -rf $(VENV) demo build dist docs/_build docs/api/generated docs/examples .hypothesis .mypy_cache .pytest_cache .ruff_cache

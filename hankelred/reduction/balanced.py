@@ -17,6 +17,7 @@ from ..checks import Array, check_flag, check_number, check_result, exactly_one,
 from ..errors import InputError, OrderError
 from ..hankel import Factored, check_weighting, factored, warn_if_inaccurate
 from ..linalg.threads import one_blas_thread
+from ..markup import html_table
 from ..rounding import Matrices
 from ..systems import Poles, StateSpace, as_container, as_system, one_system, real_output
 from ..weighting import Weighting
@@ -108,6 +109,14 @@ class Balancing:
     _container: Any = field(repr=False)
     _found: Factored = field(repr=False)
     _offset: float = field(repr=False)
+
+    def __repr__(self) -> str:
+        """Return system, rank and floor, not the values."""
+        return f"Balancing({self.system!r}, unstable={self.unstable}, rank={self.rank}, floor={self.floor:.3g})"
+
+    def _repr_html_(self) -> str:  # the first twenty orders
+        rows = [(k, f"{self.hsv[k - 1]:.4g}", f"{self.error_bound(k):.4g}") for k in range(1, min(self.rank, 20) + 1)]
+        return html_table(rows, ("order", "hsv", "error bound"), repr(self))
 
     def error_bound(self, order: int) -> float:
         """Return the error bound at an order, its rounding floor included, on the error that a weighting names.
