@@ -99,6 +99,13 @@ class Balancing:
         uncontrollable or unobservable to rounding.
     floor : float
         Rounding error of a Hankel singular value, in units of y per unit of u; every bound contains twice of it.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> bal = hr.balance(hr.StateSpace(np.diag([-1.0, -2.0, -30.0]), np.ones((3, 1)), np.ones((1, 3))))
+    >>> bal.rank, bal.unstable, bool(bal.error_bound(2) < 0.1 * bal.hsv[0])
+    (3, 0, True)
     """
 
     system: Any
@@ -272,11 +279,8 @@ class Balancing:
 
     def _reduce_stable(self, order: int, match_dc: bool) -> tuple[Array, Array, Matrices]:
         """Return bases and matrices of the reduced stable part."""
-        stable_order = order - self.unstable
-        point = self._point(match_dc)
-        T, Ti, small = (
-            self._found.reduced(stable_order) if point is None else residualised(self._found, stable_order, point)
-        )
+        found, kept, point = self._found, order - self.unstable, self._point(match_dc)
+        T, Ti, small = found.reduced(kept) if point is None else residualised(found, kept, point)
         check_result("The reduced model", *small[: 3 if point is None else 4])
         return T, Ti, small
 
@@ -435,13 +439,7 @@ def balanced_truncation(
     >>> reduction.system.n, reduction.hinf_error() <= reduction.error_bound
     (2, True)
     """
-    criteria: dict[str, Any] = {
-        "order": order,
-        "states": states,
-        "rtol": rtol,
-        "energy": energy,
-        "max_error": max_error,
-    }
+    criteria: dict[str, Any] = dict(order=order, states=states, rtol=rtol, energy=energy, max_error=max_error)
     system, weighting = as_system(sys), check_weighting(weighting)
     if system.is_bank:
         if match_dc or offset != OFFSET:
