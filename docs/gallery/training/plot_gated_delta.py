@@ -33,6 +33,7 @@ config = Qwen3_5TextConfig(
     linear_key_head_dim=32,
     linear_value_head_dim=16,
     layer_types=["linear_attention"],
+    use_cache=False,
 )
 model = Qwen3_5ForCausalLM(config)
 successors = torch.randint(32, (32, 4))

@@ -10,7 +10,7 @@ import tempfile
 
 import matplotlib.pyplot as plt
 import torch
-from transformers import MambaConfig, MambaForCausalLM, Trainer, TrainingArguments
+from transformers import MambaConfig, MambaForCausalLM, PrinterCallback, Trainer, TrainingArguments
 
 import hankelred_torch as ht
 from hankelred_torch.integrations.transformers import CompressionCallback
@@ -35,7 +35,7 @@ schedule = ht.Schedule(start_step=10, end_step=40, attempts=3)
 callback = CompressionCallback(ht.CompressionConfig(tau=0.1), schedule)
 folder = tempfile.mkdtemp()
 trainer = Trainer(model, TrainingArguments(output_dir=folder, **settings), train_dataset=data, callbacks=[callback])
-trainer.remove_callback("PrinterCallback")
+trainer.remove_callback(PrinterCallback)
 _ = trainer.train()
 
 # %%

@@ -65,14 +65,14 @@ def validation(module):
 
 
 # %%
-# Cuts of a fifth of the values, more than one would dare without a guard. After each, forty steps are trained; if
-# the loss is then more than 0.02 above what it was, the model goes back to before the cut, bit for bit, and the
-# next one is half as large.
+# Cuts of a fifth of the values, more than one would dare without a guard. After each, forty steps are trained; if the
+# loss is then more than 0.0005 above what it was, the model goes back to before the cut, bit for bit, and half of the
+# cut is tried.
 
 callback = CompressionCallback(
     ht.CompressionConfig(tau=0.2),
     ht.Schedule(start_step=60, end_step=240, attempts=4),
-    ht.Guard(validation, tolerance=0.02, mode="min", settle_steps=40),
+    ht.Guard(validation, tolerance=5e-4, mode="min", settle_steps=40),
 )
 trainer = pl.Trainer(
     max_epochs=40,
