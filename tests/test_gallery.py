@@ -14,7 +14,13 @@ import pytest
 import torch
 from sizes import sample
 
-SCRIPTS = sorted((Path(__file__).parents[1] / "docs" / "gallery").rglob("plot_*.py"))
+GALLERY = Path(__file__).parents[1] / "docs" / "gallery"
+SCRIPTS = [script for part in ("models", "training") for script in sample(sorted((GALLERY / part).glob("plot_*.py")))]
+pytestmark = [  # what Trainers say on a machine without a GPU and with two cores
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\).*"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from it. The task is to continue a sum of waves by one step.
 
 import logging
 import tempfile
-import warnings
 
 import lightning.pytorch as pl
 import matplotlib.pyplot as plt
@@ -20,7 +19,6 @@ import hankelred_torch as ht
 from hankelred_torch.integrations.lightning import CheckpointMixin, CompressionCallback
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-warnings.filterwarnings("ignore", module="lightning")
 torch.set_num_threads(1)
 
 
