@@ -63,6 +63,6 @@ def formula(translator, node):
 
 def displayed(translator, node):
     """Write a formula on lines of its own, which scrolls where a screen is too narrow for it."""
-    translator.body.append(translator.starttag(node, "div", CLASS="math", style="overflow-x: auto"))
+    translator.body.append(translator.starttag(node, "div", CLASS="math", style="overflow-x: auto; padding: 0.3em 0"))
     translator.body.append(convert(node.astext(), display="block") + "</div>\n")
     raise nodes.SkipNode

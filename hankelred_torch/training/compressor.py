@@ -412,7 +412,7 @@ class InTrainingCompressor:
 
     def _remember(self, layers: Mapping[str, LayerCut], analysis: float, seconds: float) -> dict[str, LayerCut]:
         """Note the records of an attempt, without what cannot be kept."""
-        told = {"step": self.steps, "seconds": seconds, "analysis_seconds": analysis}
+        told: dict[str, Any] = {"step": self.steps, "seconds": seconds, "analysis_seconds": analysis}
         found = {name: replace(layer, **told) for name, layer in layers.items()}
         self.history += [x._without_tensors() for x in found.values()]
         return found
