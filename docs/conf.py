@@ -1,5 +1,8 @@
 """Configuration of the documentation: `make docs` builds it, and a warning is an error."""
 
+from docutils import nodes
+from latex2mathml.converter import convert
+
 import hankelred
 
 project = "hankelred"
@@ -12,10 +15,10 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
 ]
+html_math_renderer = "mathml"  # see setup
 default_role = "autolink"  # a name in single backticks is a link where there is a page for it
 exclude_patterns = ["_build", "gallery"]
 templates_path = ["_templates"]
@@ -32,6 +35,8 @@ bibtex_reference_style = "author_year"
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "examples",
+    "nested_sections": False,
+    "subsection_order": ["gallery/models", "gallery/training"],
     "abort_on_example_error": True,
     "show_signature": False,
     "write_computation_times": False,
@@ -43,3 +48,21 @@ autosummary_ignore_module_all = False
 autodoc_typehints = "none"  # numpydoc states types with shapes and units
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
+
+
+def setup(app):
+    """Write formulas as MathML, which browsers show by themselves: no script, and nothing from another server."""
+    app.add_html_math_renderer("mathml", (formula, None), (displayed, None))
+
+
+def formula(translator, node):
+    """Write a formula within a line."""
+    translator.body.append(convert(node.astext(), display="inline"))
+    raise nodes.SkipNode
+
+
+def displayed(translator, node):
+    """Write a formula on lines of its own, which scrolls where a screen is too narrow for it."""
+    translator.body.append(translator.starttag(node, "div", CLASS="math", style="overflow-x: auto; padding: 0.3em 0"))
+    translator.body.append(convert(node.astext(), display="block") + "</div>\n")
+    raise nodes.SkipNode

@@ -3,6 +3,15 @@
 Tensors in, tensors out; the mathematics is that of `hankelred`.
 """
 
+try:
+    import torch as _torch  # noqa: F401  before anything needs it, so that its absence is said once and clearly
+except ModuleNotFoundError as error:
+    if error.name != "torch":  # torch is there, and something that it needs is not
+        raise
+    raise ModuleNotFoundError(
+        "hankelred_torch needs torch, which is not installed. Run: pip install 'hankelred[torch]'", name="torch"
+    ) from error
+
 from . import adapters, integrations, layers, ops
 from .adapters import add_state_maps_, find_ssm_layers, read_system, register_adapter, state_sizes
 from .config import CompressionConfig, Schedule

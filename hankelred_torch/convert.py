@@ -81,7 +81,7 @@ def to_tensors(arrays: Mapping[K, Array], likes: Mapping[K, Tensor]) -> dict[K, 
     return {key: x.to(likes[key].device) for key, x in made.items() if bool(torch.isfinite(x).all())}
 
 
-def to_tensor(array: Array, like: Tensor) -> Tensor:
+def to_tensor(array: Array, like: Tensor, name: str = "A new value") -> Tensor:
     """Return an array as a tensor of the dtype and device of another.
 
     Parameters
@@ -90,6 +90,8 @@ def to_tensor(array: Array, like: Tensor) -> Tensor:
         Any shape.
     like : torch.Tensor
         Gives dtype and device.
+    name : str, default "A new value"
+        What it is, for the error.
 
     Returns
     -------
@@ -104,15 +106,16 @@ def to_tensor(array: Array, like: Tensor) -> Tensor:
     made = to_tensors({"": array}, {"": like})
     if not made:
         raise NumericalError(
-            f"A new value must be finite in {like.dtype}; got {np.abs(array).max():.3g} as the largest of an array "
-            f"of shape {array.shape}."
+            f"{name} must be finite in {like.dtype}; got {np.abs(array).max():.3g} as the largest of an array "
+            f"of shape {array.shape}. If the adapter is your own: its `tensors` must give finite values for every "
+            f"stable system, and reduced ones have real poles, with phase 0, at times."
         )
     return made[""]
 
 
 def rounded(arrays: Mapping[str, Array], likes: Mapping[str, Tensor]) -> dict[str, Array]:
     """Return arrays as they are when they are stored in the dtypes of tensors; raise where they are not finite then."""
-    return {name: to_array(to_tensor(x, likes[name])) for name, x in arrays.items()}
+    return {name: to_array(to_tensor(x, likes[name], f"The new {name}")) for name, x in arrays.items()}
 
 
 def tensors_in_place_of(olds: Mapping[str, Tensor], arrays: Mapping[str, Array]) -> dict[str, Tensor]:
@@ -120,7 +123,7 @@ def tensors_in_place_of(olds: Mapping[str, Tensor], arrays: Mapping[str, Array])
 
     A `NumericalError` says that a value is not finite in the dtype of the old tensor.
     """
-    return standing_in(olds, {name: to_tensor(arrays[name], old) for name, old in olds.items()})
+    return standing_in(olds, {name: to_tensor(arrays[name], old, f"The new {name}") for name, old in olds.items()})
 
 
 def standing_in(olds: Mapping[K, Tensor], tensors: Mapping[K, Tensor]) -> dict[K, Tensor]:

@@ -9,15 +9,36 @@ from hankelred.errors import HankelredError, HankelredWarning, InputError
 
 
 class SurgeryError(HankelredError, RuntimeError):
-    """A cut left the model or an optimizer inconsistent, and everything was put back."""
+    """A cut left the model or an optimizer inconsistent, and everything was put back.
+
+    Examples
+    --------
+    >>> import hankelred as hr, hankelred_torch as ht
+    >>> issubclass(ht.SurgeryError, hr.HankelredError)
+    True
+    """
 
 
 class OptimizerStateWarning(HankelredWarning):
-    """What an optimizer keeps for a parameter is not carried through a cut: it is of an unknown kind, or not finite."""
+    """What an optimizer keeps for a parameter is not carried through a cut: it is of an unknown kind, or not finite.
+
+    Examples
+    --------
+    >>> import hankelred as hr, hankelred_torch as ht
+    >>> issubclass(ht.OptimizerStateWarning, hr.HankelredWarning)
+    True
+    """
 
 
 class RefusedCutWarning(HankelredWarning):
-    """A layer was not cut to the order that was given, because it would have lost too much."""
+    """A layer was not cut to the order that was given, because it would have lost too much.
+
+    Examples
+    --------
+    >>> import hankelred as hr, hankelred_torch as ht
+    >>> issubclass(ht.RefusedCutWarning, hr.HankelredWarning)
+    True
+    """
 
 
 @contextmanager

@@ -191,6 +191,14 @@ class SampleStatistics:
         By module name; of time-invariant layers the covariance of their states.
     probe : object or None
         Inputs of the first batch, on which changes of the output are measured.
+
+    Examples
+    --------
+    >>> import torch, hankelred_torch as ht
+    >>> model = torch.nn.Sequential(ht.layers.Mamba(channels=4, states=8))
+    >>> found = ht.adapters.collect_statistics(model, [torch.randn(2, 16, 4)])
+    >>> list(found.layers), ht.plan(model, ht.CompressionConfig(order=4), found).sizes
+    (['0'], {'0': 4})
     """
 
     layers: dict[str, Statistics]

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 CORE = """
     errors | checks markup | linalg | systems | order | rounding | low_rank | parts | hessenberg_parts | weighting |
     hankel | lyapunov norms | reduction drift | selective optimal feedback | training | __init__ |
-    control testing plotting | cli
+    control testing plotting | cli | __main__
 """
 ADAPTER = """
     errors sharding convert config randomness ops layers layer_sums exchange drawing sampling adapters penalty planning
@@ -273,3 +273,12 @@ def test_every_direct_requirement_has_a_tested_version(pyproject, python: str):
     }
     untested = {name for name, r in required.items() if not r.specifier.contains(versions.get(name, "0"), True)}
     assert untested == set()
+
+
+def test_oldest_versions_are_those_that_the_metadata_allow(pyproject):
+    extras = pyproject["project"]["optional-dependencies"]
+    lines = [*pyproject["project"]["dependencies"], *extras["control"], *extras["plot"], *extras["testing"]]
+    lowest = {r.name: str(r.specifier).removeprefix(">=") for r in map(Requirement, lines)}
+    text = (ROOT / "oldest.txt").read_text(encoding="utf-8")
+    pins = dict(line.split("==") for line in text.splitlines() if line and not line.startswith("#"))
+    assert pins == {name: f"{version}.0" for name, version in lowest.items()}

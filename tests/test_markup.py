@@ -50,6 +50,7 @@ def bank(count):
         bank(3),
         hr.balanced_truncation(plant(name=EVIL), order=1),
         hr.balanced_truncation(bank(40), order=1),
+        hr.balance(plant(name=EVIL)),
     ],
     ids=lambda x: type(x).__name__,
 )
@@ -73,3 +74,12 @@ def test_a_system_shows_sizes_names_and_time(dt, told):
 def test_a_long_bank_shows_its_first_systems():
     text = hr.balanced_truncation(bank(40), order=1)._repr_html_()
     assert text.count("<tr>") == 22  # header, twenty systems, dots
+
+
+def test_a_balancing_shows_values_and_bounds_of_its_orders():
+    bal = hr.balance(plant(name="tank"))
+    texts = Reader(bal._repr_html_()).texts
+    assert texts[:4] == [repr(bal), "order", "hsv", "error bound"]
+    rows = [(str(k), f"{bal.hsv[k - 1]:.4g}", f"{bal.error_bound(k):.4g}") for k in (1, 2)]
+    assert texts[4:] == [text for row in rows for text in row]
+    assert "array" not in repr(bal)

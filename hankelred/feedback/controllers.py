@@ -34,6 +34,16 @@ class ControllerReduction(Reduction):
     loop_change : float
         H-infinity norm of the change of the closed loop, from disturbances at both plant input and output to both
         plant output and input.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> from hankelred.feedback import reduce_controller
+    >>> plant = hr.StateSpace([[0.0]], [[1.0]], [[1.0]])
+    >>> controller = hr.StateSpace(np.diag([-1.0, -50.0]), np.ones((2, 1)), np.ones((1, 2)), [[1.0]])
+    >>> smaller = reduce_controller(plant, controller, order=1)
+    >>> smaller.system.n, bool(smaller.nu_gap < smaller.margin)
+    (1, True)
     """
 
     margin: float = 0.0

@@ -41,6 +41,15 @@ class H2Reduction(Reduction):
         ``c^H G'(s) b`` at the mirror images s of its poles, b and c the residues' directions.
     iterations : int
         Steps taken.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> from hankelred.optimal import h2_optimal
+    >>> plant = hr.StateSpace(np.diag([-1.0, -2.0, -30.0]), np.ones((3, 1)), np.ones((1, 3)))
+    >>> found = h2_optimal(plant, order=1)
+    >>> found.residual < 1e-6, found.h2_error() <= hr.balanced_truncation(plant, order=1).h2_error()
+    (True, True)
     """
 
     residual: float = np.inf

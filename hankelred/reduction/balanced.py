@@ -17,6 +17,7 @@ from ..checks import Array, check_flag, check_number, check_result, exactly_one,
 from ..errors import InputError, OrderError
 from ..hankel import Factored, check_weighting, factored, warn_if_inaccurate
 from ..linalg.threads import one_blas_thread
+from ..markup import html_table
 from ..rounding import Matrices
 from ..systems import Poles, StateSpace, as_container, as_system, one_system, real_output
 from ..weighting import Weighting
@@ -99,6 +100,13 @@ class Balancing:
         uncontrollable or unobservable to rounding.
     floor : float
         Rounding error of a Hankel singular value, in units of y per unit of u; every bound contains twice of it.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> bal = hr.balance(hr.StateSpace(np.diag([-1.0, -2.0, -30.0]), np.ones((3, 1)), np.ones((1, 3))))
+    >>> bal.rank, bal.unstable, bool(bal.error_bound(2) < 0.1 * bal.hsv[0])
+    (3, 0, True)
     """
 
     system: Any
@@ -109,6 +117,14 @@ class Balancing:
     _container: Any = field(repr=False)
     _found: Factored = field(repr=False)
     _offset: float = field(repr=False)
+
+    def __repr__(self) -> str:
+        """Return system, rank and floor, not the values."""
+        return f"Balancing({self.system!r}, unstable={self.unstable}, rank={self.rank}, floor={self.floor:.3g})"
+
+    def _repr_html_(self) -> str:  # the first twenty orders
+        rows = [(k, f"{self.hsv[k - 1]:.4g}", f"{self.error_bound(k):.4g}") for k in range(1, min(self.rank, 20) + 1)]
+        return html_table(rows, ("order", "hsv", "error bound"), repr(self))
 
     def error_bound(self, order: int) -> float:
         """Return the error bound at an order, its rounding floor included, on the error that a weighting names.
@@ -264,11 +280,8 @@ class Balancing:
 
     def _reduce_stable(self, order: int, match_dc: bool) -> tuple[Array, Array, Matrices]:
         """Return bases and matrices of the reduced stable part."""
-        stable_order = order - self.unstable
-        point = self._point(match_dc)
-        T, Ti, small = (
-            self._found.reduced(stable_order) if point is None else residualised(self._found, stable_order, point)
-        )
+        found, kept, point = self._found, order - self.unstable, self._point(match_dc)
+        T, Ti, small = found.reduced(kept) if point is None else residualised(found, kept, point)
         check_result("The reduced model", *small[: 3 if point is None else 4])
         return T, Ti, small
 
@@ -431,13 +444,7 @@ def balanced_truncation(
     >>> reduction.system.n, reduction.hinf_error() <= reduction.error_bound
     (2, True)
     """
-    criteria: dict[str, Any] = {
-        "order": order,
-        "states": states,
-        "rtol": rtol,
-        "energy": energy,
-        "max_error": max_error,
-    }
+    criteria: dict[str, Any] = dict(order=order, states=states, rtol=rtol, energy=energy, max_error=max_error)
     system, weighting = as_system(sys), check_weighting(weighting)
     if system.is_bank:
         if match_dc or offset != OFFSET:

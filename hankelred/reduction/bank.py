@@ -64,6 +64,15 @@ class BankReduction:
         Bases as in `Reduction`, filled up with zeros.
     original : DiagonalBank
         The bank that was reduced.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> lam = -np.arange(1.0, 9.0) * np.linspace(0.5, 2.0, 300)[:, None]
+    >>> bank = hr.DiagonalBank(lam, np.ones((300, 8, 1)), np.ones((300, 1, 8)), dt=0)
+    >>> small = hr.balanced_truncation(bank, rtol=1e-4)
+    >>> small.lam.shape, small.hsv.shape, small[0].order
+    ((300, 4), (300, 8), 4)
     """
 
     spectrum: Poles

@@ -52,6 +52,14 @@ class Reduction:
         How the model was made; with "singular perturbation" T and Ti are the bases of the states kept.
     bounded : str
         Which error `error_bound` is on: the "H-infinity error", or what a weighting bounds in its place.
+
+    Examples
+    --------
+    >>> import numpy as np, hankelred as hr
+    >>> plant = hr.StateSpace(np.diag([-1.0, -2.0, -30.0]), np.ones((3, 1)), np.ones((1, 3)))
+    >>> reduction = hr.balanced_truncation(plant, order=2)
+    >>> reduction.system, reduction.T.shape, reduction.hinf_error() <= reduction.error_bound
+    (StateSpace(real, n=2, m=1, p=1, dt=0), (3, 2), True)
     """
 
     system: Any

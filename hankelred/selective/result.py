@@ -46,6 +46,16 @@ class SelectiveReduction:
         Share of the rotated rates that stands off their diagonals and is left out, in norm, over all channels.
     fold_ranks : (groups,) int ndarray or None
         Directions that the least-squares fold resolved; fewer than `order` where kept states are nearly dependent.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hankelred.selective import SelectiveStatistics, select
+    >>> rng, statistics = np.random.default_rng(0), SelectiveStatistics(4)
+    >>> statistics.update(*rng.standard_normal((3, 2, 99, 4)) * [0.3, 0.2, 0.2, 0.01])  # a, b, c; a weak last state
+    >>> reduction = select(statistics, 3)
+    >>> reduction.T.shape, reduction.kept.shape
+    ((1, 4, 3), (1, 3))
     """
 
     method: str

@@ -50,6 +50,14 @@ class SelectionReport:
     gap : float or None
         Where all were tried: by how much the error of the search that serves larger forms exceeds the least, relative
         to that; infinite where only the least is zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hankelred.selective import selection_report
+    >>> report = selection_report(np.diag([4.0, 0.125, 1.0]), order=2)
+    >>> report.kept, report.error, report.exhaustive
+    (array([0, 2]), 0.125, True)
     """
 
     kept: Array

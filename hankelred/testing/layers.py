@@ -27,6 +27,13 @@ class DeltaLayer:
         Orthonormal bases of the spaces of keys and queries without their noise.
     inert : (groups, inert) int ndarray
         Key channels that are zero in keys and queries, increasing.
+
+    Examples
+    --------
+    >>> from hankelred.testing import delta_layer
+    >>> layer = delta_layer(rank=3)
+    >>> layer.basis.shape[-1]
+    3
     """
 
     data: tuple[Array, Array, Array, Array, Array]

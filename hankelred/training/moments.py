@@ -47,6 +47,13 @@ class Moments(NamedTuple):
         With respect to the input matrix.
     C : (p, n) ndarray
         With respect to the output matrix.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hankelred.training import Moments
+    >>> Moments(np.zeros(4), np.zeros((4, 1)), np.zeros((2, 4))).C.shape
+    (2, 4)
     """
 
     rates: Array

@@ -67,6 +67,13 @@ class Weighting:
     guaranteed : bool, optional
         True balances a pair near by that keeps every reduced model stable and has an error bound, False never does,
         and None does where the model would be unstable otherwise.
+
+    Examples
+    --------
+    >>> from hankelred.weighting import TimeLimited, Weighting
+    >>> weighting = TimeLimited(2.0, guaranteed=True)
+    >>> isinstance(weighting, Weighting), weighting.guaranteed
+    (True, True)
     """
 
     guaranteed: bool | None = None

@@ -56,6 +56,12 @@ class SystemTensors(NamedTuple):
         Sampling time.
     output : {"complex", "real"}
         Whether the outputs are ``C x`` or their real parts.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> ht.adapters.LRUAdapter(ht.layers.LRU(channels=2, states=8)).tensors_of_system().rates.shape
+    torch.Size([1, 8])
     """
 
     rates: Tensor
@@ -412,11 +418,8 @@ class LinearAdapter(Adapter):
                 f"hankelred_torch.adapters.diagonal_layer makes a layer of a StateSpace."
             )
         if len(found) != len(bank):
-            raise InputError(
-                f"{holder} holds {len(bank)} systems, one per channel; got {len(found)}."
-                if self.is_bank
-                else f"{holder} holds one system; got {len(found)}."
-            )
+            held = f"{len(bank)} systems, one per channel" if self.is_bank else "one system"
+            raise InputError(f"{holder} holds {held}; got {len(found)}.")
         for k, x in enumerate(found):
             if (x.m, x.p) != (bank.m, bank.p):
                 raise InputError(

@@ -27,7 +27,15 @@ THETA_FLOOR = 1e-12
 
 
 class LRUAdapter(LinearAdapter):
-    """Adapter of `hankelred_torch.layers.LRU` and of layers with the same tensors."""
+    """Adapter of `hankelred_torch.layers.LRU` and of layers with the same tensors.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> adapter = ht.find_ssm_layers(ht.layers.LRU(channels=2, states=8))[""]
+    >>> type(adapter) is ht.adapters.LRUAdapter, adapter.states
+    (True, 8)
+    """
 
     state_axes: ClassVar[Mapping[str, int]] = {
         "nu_log": 0,

@@ -34,6 +34,13 @@ class MambaAdapter(SelectiveAdapter):
 
     Norms over the states of B and C see fewer of them after a selection. What that does to their size on average is
     made up for: in the weights of the norms, or, where they have none that lasts, in `out_proj` and D.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> adapter = ht.find_ssm_layers(ht.layers.Mamba(channels=2, states=8))[""]
+    >>> type(adapter) is ht.adapters.MambaAdapter, adapter.states
+    (True, 8)
     """
 
     others = ("in_proj", "conv1d", "dt_proj", "out_proj", "D", "dt_layernorm")

@@ -44,7 +44,15 @@ class S4DKernelAdapter(LinearAdapter):
 
 
 class S4DAdapter(S4DKernelAdapter):
-    """Adapter of `hankelred_torch.layers.S4D`, the same with a feedthrough of every channel."""
+    """Adapter of `hankelred_torch.layers.S4D`, the same with a feedthrough of every channel.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> adapter = ht.find_ssm_layers(ht.layers.S4D(channels=2, states=8))[""]
+    >>> type(adapter) is ht.adapters.S4DAdapter, adapter.states
+    (True, 8)
+    """
 
     constants = ("log_dt", "D")
 

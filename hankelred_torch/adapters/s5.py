@@ -22,7 +22,15 @@ from .linear import LinearAdapter
 
 
 class S5Adapter(LinearAdapter):
-    """Adapter of `hankelred_torch.layers.S5` and of layers with the same tensors, ``y = 2 Re(C x) + D u``."""
+    """Adapter of `hankelred_torch.layers.S5` and of layers with the same tensors, ``y = 2 Re(C x) + D u``.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> adapter = ht.find_ssm_layers(ht.layers.S5(channels=2, states=8))[""]
+    >>> type(adapter) is ht.adapters.S5Adapter, adapter.states
+    (True, 8)
+    """
 
     state_axes: ClassVar[Mapping[str, int]] = {"Lambda_re": 0, "Lambda_im": 0, "log_step": 0, "B": 0, "C": 1}
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {"rates": ("Lambda_re", "Lambda_im"), "B": ("B",), "C": ("C",)}

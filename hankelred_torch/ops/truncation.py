@@ -33,6 +33,14 @@ class BalancedTruncation(NamedTuple):
         All Hankel singular values of the full systems; 2n values for real output.
     error_bound : (...) Tensor
         Bound on the H-infinity norm of the error: twice the sum of the values after the first `order`.
+
+    Examples
+    --------
+    >>> import torch, hankelred_torch as ht
+    >>> lam = -torch.arange(1.0, 5.0, dtype=torch.double)
+    >>> small = ht.ops.balanced_truncation(lam, torch.ones(4, 1), torch.ones(1, 4), dt=0, order=2)
+    >>> small.A.shape, small.hsv.shape
+    (torch.Size([2, 2]), torch.Size([4]))
     """
 
     A: Tensor

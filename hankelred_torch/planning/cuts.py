@@ -83,6 +83,13 @@ class LayerCut:
     reduction : Reduction or tuple of them or StateMap or None
         The reduction behind a cut that is planned, which can measure its true error, one per system of a bank; not
         kept in files.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> record = ht.plan(ht.layers.LRU(channels=2, states=8), ht.CompressionConfig(order=4)).layers[""]
+    >>> record.n, record.states, record.hsv.shape
+    (8, 4, (16,))
     """
 
     layer: str

@@ -50,8 +50,8 @@ def export_form(layer: nn.Module, max_length: int = 4096) -> nn.Module:
 
     Both sizes stay open in the exported program, which torch makes for a size of 1 alone if the example has it:
 
-    >>> auto = torch.export.Dim.AUTO
-    >>> program = torch.export.export(ht.export_form(layer), (u,), dynamic_shapes=({0: auto, 1: auto, 2: None},))
+    >>> auto, fixed = torch.export.Dim.AUTO, torch.export.Dim.STATIC
+    >>> program = torch.export.export(ht.export_form(layer), (u,), dynamic_shapes=({0: auto, 1: auto, 2: fixed},))
     >>> program.module()(torch.randn(3, 7, 2)).shape
     torch.Size([3, 7, 2])
     """

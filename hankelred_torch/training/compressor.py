@@ -165,13 +165,15 @@ class InTrainingCompressor:
             upcoming = f"next attempt at step {left[0]}, {len(left)} left"
         given = ("order", "fraction", "max_error")
         criterion = next((f"{x}={v}" for x in given if (v := getattr(self._config, x)) is not None), None)
-        optimizers = ", ".join(type(x).__name__ for x in self.optimizers)
         lines = [f"InTrainingCompressor at step {self.steps}: {upcoming}; {criterion or f'tau={self._config.tau}'}"]
-        lines += [*layers, f"  optimizers: {optimizers}"]
-        last = self.history[-1].step if self.history else None
-        why = [x for x in self.history if x.step == last and not x.cut and x.reason]
-        lines += [f"  not cut at step {last}: {x.layer!r}, {x.reason}" for x in why]
+        lines += [*layers, "  optimizers: " + ", ".join(type(x).__name__ for x in self.optimizers)]
+        why = [x for x in self.history if x.step == self.history[-1].step and not x.cut and x.reason]
+        lines += [f"  not cut at step {x.step}: {x.layer!r}, {x.reason}" for x in why]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Return the same with the history for notebooks."""
+        return self.history._repr_html_(repr(self))
 
     def step(self) -> Plan | None:
         """Count one optimizer step; at an attempt measure, plan and cut, and let the guard decide when it is time.
@@ -410,10 +412,8 @@ class InTrainingCompressor:
 
     def _remember(self, layers: Mapping[str, LayerCut], analysis: float, seconds: float) -> dict[str, LayerCut]:
         """Note the records of an attempt, without what cannot be kept."""
-        found = {
-            name: replace(layer, step=self.steps, seconds=seconds, analysis_seconds=analysis)
-            for name, layer in layers.items()
-        }
+        told: dict[str, Any] = {"step": self.steps, "seconds": seconds, "analysis_seconds": analysis}
+        found = {name: replace(layer, **told) for name, layer in layers.items()}
         self.history += [x._without_tensors() for x in found.values()]
         return found
 

@@ -103,10 +103,10 @@ class History(list[LayerCut]):
         """
         return columns(self._cells())
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self, caption: str = "") -> str:
         """Return the records as a table for notebooks."""
         header, *rows = self._cells()
-        return html_table(rows, header, repr(self).splitlines()[0])
+        return html_table(rows, header, caption or repr(self).splitlines()[0])
 
     def _cells(self) -> list[tuple[str, ...]]:
         """Return the header and a row per record, without columns that are empty all the way down."""

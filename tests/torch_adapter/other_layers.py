@@ -50,7 +50,7 @@ class ComplexLRUAdapter(ht.adapters.LinearAdapter):
         return rates[None], (t["gamma_log"].exp()[:, None] * t["B"])[None], t["C"][None], t["D"][None]
 
     def tensors(self, rates, B, C, like):
-        phase = torch.where(rates.imag > 0, rates.imag, rates.imag % (2 * torch.pi))
+        phase = torch.where(rates.imag < 0, rates.imag % (2 * torch.pi), rates.imag).clamp(min=1e-12)
         B = B[0] / like["gamma_log"].exp()[:, None]
         return {"nu_log": (-rates[0].real).log(), "theta_log": phase[0].log(), "B": B, "C": C[0]}
 

@@ -51,7 +51,7 @@ def test_twin_gives_the_outputs_of_the_layer(layer):
 def test_exported_program_keeps_batch_and_length_open_and_holds_no_operator_of_ours(layer):
     auto = torch.export.Dim.AUTO
     program = torch.export.export(
-        ht.export_form(layer), (sequences(2, 20),), dynamic_shapes=({0: auto, 1: auto, 2: None},)
+        ht.export_form(layer), (sequences(2, 20),), dynamic_shapes=({0: auto, 1: auto, 2: torch.export.Dim.STATIC},)
     )
     assert "hankelred" not in str(program.graph)
     for size in SIZES:
@@ -77,7 +77,9 @@ def test_onnx_runtime_gives_the_outputs_of_the_layer(layer, tmp_path):
 def test_later_steps_are_nan_in_a_program_and_an_error_in_python():
     twin = ht.export_form(ht.layers.LRU(3, 4), max_length=8)
     auto = torch.export.Dim.AUTO
-    program = torch.export.export(twin, (sequences(2, 6),), dynamic_shapes=({0: auto, 1: auto, 2: None},))
+    program = torch.export.export(
+        twin, (sequences(2, 6),), dynamic_shapes=({0: auto, 1: auto, 2: torch.export.Dim.STATIC},)
+    )
     y = program.module()(sequences(1, 10))
     assert torch.isfinite(y[:, :8]).all()
     assert torch.isnan(y[:, 8:]).all()
@@ -99,7 +101,9 @@ def test_layers_with_a_forward_of_their_own_are_refused():
 def test_a_layer_itself_is_exported_with_open_sizes(kind):
     torch.manual_seed(0)
     layer, auto = LAYERS[kind]().eval(), torch.export.Dim.AUTO
-    program = torch.export.export(layer, (sequences(2, 20),), dynamic_shapes=({0: auto, 1: auto, 2: None},))
+    program = torch.export.export(
+        layer, (sequences(2, 20),), dynamic_shapes=({0: auto, 1: auto, 2: torch.export.Dim.STATIC},)
+    )
     for size in SIZES[1:4]:
         u = sequences(*size)
         assert_same(program.module()(u), layer, u)

@@ -12,6 +12,7 @@ import torch
 import hankelred as hr
 import hankelred_torch as ht
 from hankelred_torch import adapters
+from hankelred_torch.convert import rounded
 
 from .adapter_models import assert_consistent, assert_unchanged, snapshot
 from .other_layers import INPUTS, LAYERS, ComplexLRU, ComplexLRUAdapter, DecayBank
@@ -258,3 +259,17 @@ def test_bank_is_read_as_a_bank_and_written_back():
     assert isinstance(bank, hr.DiagonalBank)
     ht.write_system(layer, hr.balanced_truncation(bank, states=4).systems)
     assert ht.state_sizes(layer) == {"": 4}
+
+
+def test_a_real_pole_is_written_to_a_layer_of_logarithms_of_phases():
+    # The guide's adapter gave log(0) for it, and the plan of an LRU of other people failed with "got inf".
+    layer = made(ComplexLRU)
+    system = ht.read_system(layer)
+    rates = np.where(np.arange(system.n) == 2, system.rates.real, system.rates)
+    ht.write_system(layer, hr.DiagonalSystem.from_rates(rates, system.B, system.C, system.D, dt=True, output="real"))
+    np.testing.assert_allclose(ht.read_system(layer).lam, np.exp(rates), rtol=1e-11)
+
+
+def test_a_value_that_is_not_finite_is_named():
+    with pytest.raises(hr.NumericalError, match=r"The new theta_log must be finite .* real poles"):
+        rounded({"theta_log": np.array([0.0, -np.inf])}, {"theta_log": torch.zeros(2)})

@@ -1,26 +1,29 @@
 """
-Only some frequencies count, or only some time
-==============================================
+Only some frequencies count, some time, or some inputs
+======================================================
 
-Plain balanced truncation treats all frequencies and all times alike. A weighting says what counts, and states are spent
-there.
+Plain balanced truncation treats all frequencies, all times and all inputs alike. A weighting says what counts, and
+states are spent there; :doc:`/guides/weights_and_bands` has all of them.
 """
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 import hankelred as hr
-from hankelred.plotting import DROPPED, ERROR, KEPT
-from hankelred.weighting import FrequencyLimited, TimeLimited
+from hankelred.plotting import CYCLE, DROPPED, ERROR, KEPT
+from hankelred.weighting import FrequencyLimited, FrequencyWeighted, TimeLimited
 
 n = 30
 A = n**2 * (np.eye(n, k=1) - 2 * np.eye(n) + np.eye(n, k=-1))
 rod = hr.StateSpace(A, n**2 * np.eye(n, 1), np.eye(1, n))  # a heated rod, read where it is heated
 
+heater = hr.StateSpace([[-300.0]], [[300.0]], [[1.0]])  # what heats follows its command as 300 / (s + 300) does
+
 ways = {
     "all frequencies": (None, DROPPED),
     "up to 10 rad/s": (FrequencyLimited((0.0, 10.0)), KEPT),
     "the first 0.02 s": (TimeLimited(0.02), ERROR),
+    "inputs of a slow heater": (FrequencyWeighted(input=heater), CYCLE[2]),
 }
 models = {name: hr.balanced_truncation(rod, order=3, weighting=way) for name, (way, _) in ways.items()}
 
@@ -30,10 +33,13 @@ models = {name: hr.balanced_truncation(rod, order=3, weighting=way) for name, (w
 omega = np.geomspace(0.1, 1e5, 300)
 slow = omega <= 10.0
 errors = {name: np.abs((rod - model.system).frequency_response(omega)[:, 0, 0]) for name, model in models.items()}
+arriving = np.abs(heater.frequency_response(omega)[:, 0, 0])
 for name, error in errors.items():
-    print(f"{name}: error up to 10 rad/s {error[slow].max():.1e}, anywhere {error.max():.1e}")
+    parts = (error[slow].max(), error.max(), (error * arriving).max())
+    print("{}: error up to 10 rad/s {:.1e}, anywhere {:.1e}, behind the heater {:.1e}".format(name, *parts))
 
 assert errors["up to 10 rad/s"][slow].max() < 0.01 * errors["all frequencies"][slow].max()
+assert (errors["inputs of a slow heater"] * arriving).max() < 0.5 * (errors["all frequencies"] * arriving).max()
 
 # %%
 # In time: the step responses of the errors, by holding the input over steps of a ten-thousandth of a second.
