@@ -26,7 +26,7 @@ test-long: lint  ## the same with whole families instead of a tenth of each
 
 test-oldest:  ## tests of the core with the oldest versions that the metadata allow: PYTHON=python3.10
 	$(PYTHON) -m venv $(VENV)-oldest
-	$(VENV)-oldest/bin/pip install --quiet --disable-pip-version-check -c oldest.txt -e ".[control,plot,testing]" mpmath pytest
+	$(VENV)-oldest/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e ".[control,plot,testing]" mpmath pytest
 	$(VENV)-oldest/bin/python -m pytest -q -p no:cacheprovider $(OLDEST:%=tests/test_%.py)
 
 lint: $(VENV)/.test  ## the first four of these

@@ -279,6 +279,6 @@ def test_oldest_versions_are_those_that_the_metadata_allow(pyproject):
     extras = pyproject["project"]["optional-dependencies"]
     lines = [*pyproject["project"]["dependencies"], *extras["control"], *extras["plot"], *extras["testing"]]
     lowest = {r.name: str(r.specifier).removeprefix(">=") for r in map(Requirement, lines)}
-    text = (ROOT / "oldest.txt").read_text(encoding="utf-8")
+    text = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8")
     pins = dict(line.split("==") for line in text.splitlines() if line and not line.startswith("#"))
     assert pins == {name: f"{version}.0" for name, version in lowest.items()}
