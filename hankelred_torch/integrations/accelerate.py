@@ -15,9 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 from hankelred.checks import check_type
 from hankelred.errors import InputError
 
+from ..adapters import state_sizes
 from ..saving import resize_
+from ..saving.files import StrPath
 from ..surgery import refresh_ddp_
 from ..training import InTrainingCompressor
+from ._sharded import check_saved_by_one_rank, is_sharded
 
 __all__ = ["register"]
 
@@ -26,7 +29,8 @@ def register(accelerator: Accelerator, compressor: InTrainingCompressor) -> Any:
     """Put a compressor into the states that an `Accelerator` saves, and give models their sizes before they are loaded.
 
     Call it once, after ``accelerator.prepare``: ``accelerator.save_state`` and ``accelerator.load_state`` then go
-    through cuts. Learning-rate schedulers that were prepared are loaded by accelerate itself.
+    through cuts. Learning-rate schedulers that were prepared are loaded by accelerate itself. A model that its FSDP
+    plugin of version 2 has sharded is saved and loaded by all ranks, in either of its forms.
 
     Parameters
     ----------
@@ -43,8 +47,9 @@ def register(accelerator: Accelerator, compressor: InTrainingCompressor) -> Any:
     Raises
     ------
     InputError
-        If an argument is not of its kind, or the accelerator has not prepared the model of the compressor; when a state
-        is loaded, if it is of another model.
+        If an argument is not of its kind, or the accelerator has not prepared the model of the compressor; if the model
+        is sharded and the guard of the compressor takes steps to decide; when a state is loaded, if it is of another
+        model.
 
     Examples
     --------
@@ -74,14 +79,54 @@ def register(accelerator: Accelerator, compressor: InTrainingCompressor) -> Any:
             f"{len(accelerator._models)} others. Make the compressor of what accelerator.prepare returned."
         )
 
+    check_saved_by_one_rank(compressor)
+    accelerator.register_for_checkpointing(compressor)
+    if is_sharded(compressor):
+        return _LoadsResized(accelerator, compressor)
+
     def resize(models: list[nn.Module], folder: str) -> None:
         for k, model in enumerate(models):
             resize_(model, _saved(Path(folder), f"_{k}" if k else ""), accelerator._optimizers)
             if isinstance(model, DistributedDataParallel):
                 refresh_ddp_(model)
 
-    accelerator.register_for_checkpointing(compressor)
     return accelerator.register_load_state_pre_hook(resize)
+
+
+class _LoadsResized:
+    """The `load_state` of an accelerator whose model is sharded: it loads those before it calls its hooks."""
+
+    def __init__(self, accelerator: Any, compressor: InTrainingCompressor) -> None:
+        self._accelerator, self._load, self._model = accelerator, accelerator.load_state, compressor.model
+        self._name = f"custom_checkpoint_{len(accelerator._custom_objects) - 1}.pkl"
+        accelerator.load_state = self
+
+    def __call__(self, input_dir: StrPath | None = None, *others: Any, **options: Any) -> Any:
+        """Resize the model, then load."""
+        if self._model is not None:
+            if input_dir is None:
+                raise InputError(
+                    "input_dir must name the folder of the state; got none. The sizes of sharded layers are read there "
+                    "before accelerate looks for the last one."
+                )
+            resize_(self._model, self._sizes_in(Path(input_dir).expanduser()), self._accelerator._optimizers)
+        return self._load(input_dir, *others, **options)
+
+    def remove(self) -> None:
+        """Load without resizing from now on."""
+        self._model = None  # what was put on top of this still calls it
+
+    def _sizes_in(self, folder: Path) -> dict[str, int]:
+        """Read how many states the layers had from what accelerate saved of the compressor."""
+        path = folder / self._name
+        saved = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+        sizes = saved.get("sizes") if isinstance(saved, dict) else None
+        if not isinstance(sizes, dict) or sizes.keys() != state_sizes(self._model).keys():
+            raise InputError(
+                f"input_dir must hold the state of a compressor of this model, {self._name}, with layers "
+                f"{', '.join(state_sizes(self._model))}; got {os.fspath(folder)!r} with {sizes}."
+            )
+        return sizes
 
 
 def _saved(folder: Path, ending: str) -> dict[str, torch.Tensor]:
