@@ -231,3 +231,8 @@ def own_class(module: Any) -> type:
     kind = type(module)
     bases = [x for x in kind.__mro__ if x.__name__ == "FSDPModule"]
     return kind.__mro__[kind.__mro__.index(bases[0]) + 1] if bases else kind
+
+
+def plain_name(name: str) -> str:
+    """Return the name that a module or tensor has in a model without what `torch.compile` and checkpointing wrap."""
+    return ".".join(x for x in name.split(".") if x not in ("_orig_mod", "_checkpoint_wrapped_module"))

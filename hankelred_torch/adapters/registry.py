@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hankelred.checks import check_type
 from hankelred.errors import InputError, NumericalError, StabilityError
 
-from ..sharding import is_spread, own_class, units, whole
+from ..sharding import is_spread, own_class, plain_name, units, whole
 from .base import Adapter
 from .check import RTOL, RunsWithAllStatesOnly, difference
 from .delta import GatedDeltaAdapter, KimiDeltaAdapter, TiedDeltaAdapter
@@ -119,7 +119,7 @@ def find_ssm_layers(model: nn.Module) -> dict[str, Adapter]:
     ----------
     model : torch.nn.Module
         A model, or a single layer, whose name is then the empty string. Of a compiled or data-parallel model, names are
-        those of the model inside.
+        those of the model inside; blocks that are compiled or checkpointed one by one add nothing to them.
 
     Returns
     -------
@@ -139,7 +139,7 @@ def find_ssm_layers(model: nn.Module) -> dict[str, Adapter]:
     >>> {name: adapter.states for name, adapter in ht.find_ssm_layers(model).items()}
     {'1': 16}
     """
-    known = {name: x for name, x in unwrapped(model).named_modules() if _adapter_class(type(x)) is not None}
+    known = {plain_name(name): x for name, x in unwrapped(model).named_modules() if _adapter_class(type(x)) is not None}
     return {name: adapter for name, x in known.items() if isinstance(adapter := _recognised(x, name), Adapter)}
 
 
@@ -167,7 +167,8 @@ def refusals(model: nn.Module) -> dict[str, str]:
     >>> ht.adapters.refusals(NewLRU())
     {'': 'NewLRU has the tensors of LRUAdapter: try register_adapter(NewLRU, hankelred_torch.adapters.LRUAdapter).'}
     """
-    found = {name: _recognised(x, name) or _hint(x) for name, x in unwrapped(model).named_modules()}
+    named = {plain_name(name): x for name, x in unwrapped(model).named_modules()}
+    found = {name: _recognised(x, name) or _hint(x) for name, x in named.items()}
     return {name: why for name, why in found.items() if why and isinstance(why, str)}
 
 

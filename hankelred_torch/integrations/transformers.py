@@ -186,8 +186,8 @@ class CompressionCallback(TrainerCallback):
         check_saved_by_one_rank(self.compressor)
         if is_sharded(self.compressor) and is_a(model, "peft", "PeftModel"):
             raise InputError(
-                "Adapters of PEFT must be on a model that is whole on every rank: the Trainer saves them alone, and a cut "
-                "changes what they are put on; got a sharded one. Merge them, or drop fsdp."
+                "Adapters of PEFT must be on a model that is whole on every rank: the Trainer saves them alone, and "
+                "a cut changes what they are put on; got a sharded one. Merge them, or drop fsdp."
             )
         if self._resumed is not None:
             check_loaded(model)

@@ -16,7 +16,7 @@ from ..adapters import Adapter, find_ssm_layers, state_sizes
 from ..adapters.add_maps import mapped_layers, maps_as_saved
 from ..convert import standing_in, stored_tensors, to_tensor
 from ..exchange import find_slots
-from ..sharding import reshard, whole
+from ..sharding import plain_name, reshard, whole
 from ..surgery import Exchange, as_optimizers
 from ..surgery.fsdp import exchange_sharded, managed, spread_states
 from ..surgery.ranks import unwrapped
@@ -248,4 +248,4 @@ def _without_wrappers(key: str) -> str:
     parts = key.split(".")
     while len(parts) > 1 and parts[0] in WRAPPERS:
         parts = parts[1:]
-    return ".".join(parts)
+    return plain_name(".".join(parts))
