@@ -9,7 +9,7 @@ from ..training import InTrainingCompressor
 
 def is_sharded(compressor: InTrainingCompressor) -> bool:
     """Tell whether the tensors of the model are spread over ranks."""
-    return compressor.ranks is not None and compressor.ranks.ddp is None  # type: ignore[attr-defined]
+    return compressor.ranks is not None and compressor.ranks.ddp is None
 
 
 def check_saved_by_one_rank(compressor: InTrainingCompressor) -> None:

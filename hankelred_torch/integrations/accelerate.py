@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hankelred.errors import InputError
 from ..adapters import state_sizes
 from ..saving import resize_
 from ..saving.files import StrPath
+from ..sharding import together
 from ..surgery import refresh_ddp_
 from ..training import InTrainingCompressor
 from ._sharded import check_saved_by_one_rank, is_sharded
@@ -97,7 +99,9 @@ class _LoadsResized:
     """The `load_state` of an accelerator whose model is sharded: it loads those before it calls its hooks."""
 
     def __init__(self, accelerator: Any, compressor: InTrainingCompressor) -> None:
-        self._accelerator, self._load, self._model = accelerator, accelerator.load_state, compressor.model
+        self._accelerator, self._load = accelerator, accelerator.load_state
+        self._model: nn.Module | None = compressor.model
+        self._ranks = compressor.ranks
         self._name = f"custom_checkpoint_{len(accelerator._custom_objects) - 1}.pkl"
         accelerator.load_state = self
 
@@ -109,24 +113,24 @@ class _LoadsResized:
                     "input_dir must name the folder of the state; got none. The sizes of sharded layers are read there "
                     "before accelerate looks for the last one."
                 )
-            resize_(self._model, self._sizes_in(Path(input_dir).expanduser()), self._accelerator._optimizers)
+            together(self._ranks, partial(self._resize, self._model, Path(input_dir).expanduser()))
         return self._load(input_dir, *others, **options)
 
     def remove(self) -> None:
         """Load without resizing from now on."""
         self._model = None  # what was put on top of this still calls it
 
-    def _sizes_in(self, folder: Path) -> dict[str, int]:
-        """Read how many states the layers had from what accelerate saved of the compressor."""
-        path = folder / self._name
+    def _resize(self, model: nn.Module, folder: Path) -> None:
+        """Give the model the sizes that are in what accelerate saved of the compressor."""
+        path, now = folder / self._name, state_sizes(model)
         saved = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
         sizes = saved.get("sizes") if isinstance(saved, dict) else None
-        if not isinstance(sizes, dict) or sizes.keys() != state_sizes(self._model).keys():
+        if not isinstance(sizes, dict) or sizes.keys() != now.keys():
             raise InputError(
                 f"input_dir must hold the state of a compressor of this model, {self._name}, with layers "
-                f"{', '.join(state_sizes(self._model))}; got {os.fspath(folder)!r} with {sizes}."
+                f"{', '.join(now)}; got {os.fspath(folder)!r} with {sizes}."
             )
-        return sizes
+        resize_(model, sizes, self._accelerator._optimizers)
 
 
 def _saved(folder: Path, ending: str) -> dict[str, torch.Tensor]:

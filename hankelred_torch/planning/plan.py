@@ -91,7 +91,7 @@ def decide(
         analyses: dict[str, Analysis] = {}
         layers: dict[str, LayerCut] = {}
         planned: dict[str, LayerCut] = {}
-        searched = config.max_error is not None and config.weighting == "sampled"
+        searched = config.max_error if config.weighting == "sampled" else None
 
         def cut(name: str, wanted: Allocation) -> LayerCut:
             return _plan_layer(name, adapters[name], analyses[name], wanted, config, values[name], patient)
@@ -108,7 +108,7 @@ def decide(
                     raise
                 layers[name] = _not_now(name, x.states, error)
             else:
-                if is_by_layer(config) and not searched:  # while the layer is at hand
+                if is_by_layer(config) and searched is None:  # while the layer is at hand
                     planned[name] = cut(name, by_itself(name, analyses[name], config))
 
         def cuts(wanted: Mapping[str, Allocation]) -> dict[str, LayerCut]:
@@ -120,8 +120,8 @@ def decide(
                 seen |= _refitted(model, adapters, seen, sampled.probe)
             return measured_on(model, adapters, seen, sampled.probe, renewed)
 
-        if searched:
-            layers |= within_output_error(analyses, lambda wanted: measured(cuts(wanted)), config.max_error)
+        if searched is not None:
+            layers |= within_output_error(analyses, lambda wanted: measured(cuts(wanted)), searched)
         else:
             planned = planned or cuts(allocate(analyses, config, {}))
             if config.max_error is not None:

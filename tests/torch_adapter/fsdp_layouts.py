@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import runpy
+import sys
 import warnings
 from contextlib import contextmanager
 from itertools import accumulate
+from pathlib import Path
 from weakref import WeakSet
 
 import numpy as np
@@ -91,6 +94,21 @@ def tensor_parallel():
     placed = all(getattr(split, name).placements == (x,) for name, x in channels.items())
     of_states = laid_out(lru(12, 4, dtype=torch.float32), {"nu_log": Shard(0)}, mesh)
     return [all(equal), placed, ht.state_sizes(split), message(lambda: ht.compress_(of_states, CONFIG))]
+
+
+@scenarios
+def script_of_the_guide():
+    """Run the script as torchrun does, but in the process group there is; return where it ended, and the sizes then."""
+    path = Path(sys.argv[1]) / "run.pt"
+    begin, end = dist.init_process_group, dist.destroy_process_group
+    dist.init_process_group, dist.destroy_process_group = (lambda *_: None for _ in range(2))
+    try:
+        script = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "guides" / "scripts" / "sharded_loop.py"))
+        script["main"](str(path))
+    finally:
+        dist.init_process_group, dist.destroy_process_group = begin, end
+    model = script["build"]()
+    return [ht.load_checkpoint(path, model), ht.state_sizes(model)]
 
 
 @scenarios

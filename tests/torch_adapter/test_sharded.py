@@ -47,6 +47,7 @@ OTHERS = [
     "bytes_on_the_wire",
     "memory_of_a_cut",
 ]
+OTHERS += ["script_of_the_guide"] if not torch.cuda.is_available() else []  # it would shard over GPUs
 OTHERS += ["mamba_in_bfloat16"] if is_long() else []
 
 
@@ -228,6 +229,14 @@ def test_penalty_on_a_sharded_layer_is_refused_by_its_name(found):
         kind, text = rank["measured_and_penalised"][1]
         assert kind == "InputError"
         assert "got shards in blocks.0.layer" in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would shard over GPUs: torch.cuda.is_available()")
+def test_script_of_the_guide_trains_cuts_and_saves(found):
+    for rank in found:
+        steps, sizes = rank["script_of_the_guide"]
+        assert steps == 60
+        assert max(sizes.values()) < 32
 
 
 def test_model_that_is_wrapped_and_sharded_is_refused(found):

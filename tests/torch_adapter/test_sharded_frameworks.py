@@ -61,12 +61,17 @@ def test_checkpoint_of_the_trainer_in_one_file_loads_as_a_whole_model(found):
     assert [rank[name]["checkpoint"] for rank in found] == [SIZES[name]] * 2
 
 
-def test_folder_must_be_named_and_of_a_run_with_a_compressor(found):
+def test_folder_of_a_state_must_be_named(found):
     for rank in found:
         kind, text = rank["accelerate_in_shards"]["without input_dir"]
         assert (kind, text.startswith("input_dir must name the folder")) == ("InputError", True)
-        kind, text = rank["accelerate_in_shards"]["of no compressor"]
-        assert (kind, "must hold the state of a compressor of this model" in text) == ("InputError", True)
+
+
+def test_state_that_one_rank_does_not_find_is_an_error_on_all_with_its_message(found):
+    (error, text), (other, its_text) = (rank["accelerate_in_shards"]["seen by rank 0 alone"] for rank in found)
+    assert (error, other) == ("SurgeryError", "InputError")
+    assert "must hold the state of a compressor of this model" in its_text
+    assert its_text in text
 
 
 @pytest.mark.parametrize("of", ["accelerate", "trainer"])
