@@ -23,7 +23,7 @@ from .convert import first
 from .drawing import Spare, check_batches, drawn_by_all, on_device, put_back
 from .exchange import holding
 from .layer_sums import NOT_HEARD, SampleStatistics, Statistics
-from .sharding import everyone, plain_name, reshard, units
+from .sharding import everyone, reshard, units
 
 if TYPE_CHECKING:
     from .adapters.base import Adapter
@@ -46,10 +46,8 @@ class Watch(AbstractContextManager["Watch"]):
 
     def __init__(self, model: nn.Module, adapters: Mapping[str, Adapter]) -> None:
         self._layers, self._calls = _empty(adapters), dict[str, Call]()
-        names = [name for name, _ in model.named_modules()]
-        ancestors = {
-            name for name in names for x in self._layers if not name or f"{x}.".startswith(f"{plain_name(name)}.")
-        }
+        layers = {x.layer for x in adapters.values()}
+        ancestors = {name for name, x in model.named_modules() if not layers.isdisjoint(x.modules())}
         with ExitStack() as stack:  # all hooks or none
             if self._layers:
                 stack.enter_context(_uncompiled())

@@ -155,6 +155,11 @@ def everyone(value: T) -> list[T]:
     return ranks.gathered(value)
 
 
+def works_in_step() -> bool:
+    """Tell whether ranks over which tensors are spread do this together."""
+    return _SECTION.get() is not None
+
+
 def own_place() -> int:
     """Return the number of this rank in what `everyone` returns."""
     ranks = _SECTION.get()
@@ -231,8 +236,3 @@ def own_class(module: Any) -> type:
     kind = type(module)
     bases = [x for x in kind.__mro__ if x.__name__ == "FSDPModule"]
     return kind.__mro__[kind.__mro__.index(bases[0]) + 1] if bases else kind
-
-
-def plain_name(name: str) -> str:
-    """Return the name that a module or tensor has in a model without what `torch.compile` and checkpointing wrap."""
-    return ".".join(x for x in name.split(".") if x not in ("_orig_mod", "_checkpoint_wrapped_module"))

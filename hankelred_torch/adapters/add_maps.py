@@ -10,8 +10,7 @@ from torch import nn
 from hankelred.errors import InputError
 
 from ..config import checked_modules, is_named
-from ..sharding import plain_name
-from .registry import find_ssm_layers, unwrapped
+from .registry import find_ssm_layers, plain_name, unwrapped
 from .state_mapping import StateMapped, give_maps, maps_of, take_maps
 
 

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hankelred.checks import check_type
 from hankelred.errors import InputError, NumericalError, StabilityError
 
-from ..sharding import is_spread, own_class, plain_name, units, whole
+from ..sharding import is_spread, own_class, units, whole
 from .base import Adapter
 from .check import RTOL, RunsWithAllStatesOnly, difference
 from .delta import GatedDeltaAdapter, KimiDeltaAdapter, TiedDeltaAdapter
@@ -69,6 +69,9 @@ _KNOWN: dict[str, type[Adapter]] = {
 
 # By class name alone: classes of repositories that are no packages, whose modules people copy to where they like.
 _BY_NAME: dict[str, type[Adapter]] = {"S4DKernel": S4DKernelAdapter, "SSMKernelDiag": SSMKernelDiagAdapter}
+
+# What torch.compile and activation checkpointing put into the names of modules that they wrap.
+INSIDE = ("_orig_mod", "_checkpoint_wrapped_module")
 
 _REGISTERED: dict[str, type[Adapter]] = {}  # by users, whose word goes first
 
@@ -271,6 +274,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+def plain_name(name: str) -> str:
+    """Return the name that a module has in a model without what `torch.compile` and checkpointing wrap."""
+    return ".".join(x for x in name.split(".") if x not in INSIDE)
 
 
 def module_types(model: nn.Module) -> str:

@@ -73,7 +73,7 @@ def measured_on(
             written[name] = adapter, [partial(_rewritten, adapter, read, x) for x in layer.reduction]
         elif layer.cut:
             ways[name], new_tensors = (layer.reduction,), partial(getattr, layer, "_written")
-            if is_gathered(layer._values):
+            if not layer._written:  # of a spread layer, found again in its turn
                 new_tensors = partial(_renewed, layer, adapter, renewed)
             written[name] = adapter, [new_tensors]
     errors = output_errors(model, written, probe) if ways and probe is not None else {}

@@ -22,10 +22,10 @@ from ..config import CompressionConfig, is_named
 from ..convert import rounded
 from ..layer_sums import NOT_HEARD, LayerStatistics, SampleStatistics
 from ..sampling import gather
-from ..sharding import everyone, is_spread, ranks_over, reshard, together
+from ..sharding import everyone, is_spread, ranks_over, reshard, together, works_in_step
 from .allocation import Allocation, allocate, by_itself, is_by_layer
 from .cuts import LayerCut, Plan
-from .gathered import OneLayer, is_gathered, mark_of
+from .gathered import OneLayer, mark_of
 from .measured import measured_on, within_output_error
 from .refit import refitted
 
@@ -87,7 +87,7 @@ def decide(
         )
     sampled = gather(model, looked_at(adapters, config), batches, probe=True, patient=patient)
     with one_blas_thread(_largest(adapters)):
-        shelf, values = OneLayer(), dict[str, Mapping[str, Array]]()
+        spread, shelf, values = works_in_step(), OneLayer(), dict[str, Mapping[str, Array]]()
         analyses: dict[str, Analysis] = {}
         layers: dict[str, LayerCut] = {}
         planned: dict[str, LayerCut] = {}
@@ -101,8 +101,9 @@ def decide(
             try:
                 if patient and x.kind == "selective" and not seen.seen and seen.reason not in ("", NOT_HEARD):
                     raise NumericalError(seen.reason)
-                values[name] = shelf.of(x)
-                analyses[name] = shelf.analysis(x, values[name], partial(_analysed, x, statistics=seen, config=config))
+                values[name] = shelf.of(x) if spread else x.values()
+                make = partial(_analysed, x, statistics=seen, config=config)
+                analyses[name] = shelf.analysis(x, values[name], make) if spread else make(values[name])
             except HankelredError as error:
                 if not patient:
                     raise
@@ -353,7 +354,7 @@ def _cut(
         at_hand = dict(values)
         written = adapter.rewrite(at_hand, reduction)
         rounding = _rounding(adapter, name, at_hand, written)
-        if is_gathered(values):  # as large as the layer: found again when its turn comes
+        if not isinstance(values, dict):  # but gathered; as large as the layer, found again in its turn
             written, reduction, mark = {}, None, mark_of(at_hand)
     return LayerCut(
         layer=name,

@@ -23,7 +23,7 @@ from ..errors import SurgeryError
 from ..exchange import Exchange
 from ..guard import Guard
 from ..planning import Batches, LayerCut, Plan, check_stable, plan, renewed
-from ..sharding import Ranks, is_spread, together
+from ..sharding import Ranks, together
 from .averages import Models, as_copies, as_models, followed_values, warn_of_forgotten, wrappers
 from .fsdp import exchange_sharded, managed, spread_states
 from .holders import check_holders, walk
@@ -243,7 +243,7 @@ class _Cut:
             followed = self._followed(each, adapter, layer, old | filled, values, to_arrays(news))
             self._exchange(each, layer, old, filled, followed, {})
         # the reduction of a linear layer is as large as the layer, which is to be whole in its turn only
-        large = adapter.kind == "lti" and any(map(is_spread, olds.values()))
+        large = adapter.kind == "lti" and any(hasattr(x, "device_mesh") for x in olds.values())
         self.layers[name] = layer._without_tensors() if large else layer
         self.parts.append((name, layer.n, layer.states))
 
