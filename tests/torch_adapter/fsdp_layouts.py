@@ -109,7 +109,9 @@ def script_of_the_guide():
     finally:
         dist.init_process_group, dist.destroy_process_group = begin, end
     model = script["build"]()
-    return [ht.load_checkpoint(path, model, torch.optim.AdamW(model.parameters())), ht.state_sizes(model)]
+    optimizer = torch.optim.AdamW(model.parameters())
+    compressor = ht.InTrainingCompressor(model, optimizer, ht.CompressionConfig(tau=0.1), ht.Schedule(end_step=20))
+    return [ht.load_checkpoint(path, model, optimizer, compressor), ht.state_sizes(model)]
 
 
 @scenarios
