@@ -16,6 +16,7 @@ from hankelred.errors import InputError
 from .adapters import find_ssm_layers
 from .adapters.registry import module_types
 from .ops import hankel_singular_values
+from .sharding import is_spread
 
 
 def hankel_penalty(model: nn.Module, p: float = 1) -> Tensor:
@@ -38,7 +39,8 @@ def hankel_penalty(model: nn.Module, p: float = 1) -> Tensor:
     Raises
     ------
     InputError
-        If `p` is below 1, the model has no state space layer, or one whose system depends on its input.
+        If `p` is below 1, the model has no state space layer, or one whose system depends on its input, or that is
+        spread over ranks.
     StabilityError
         If a layer is not stable.
 
@@ -64,7 +66,12 @@ def hankel_penalty(model: nn.Module, p: float = 1) -> Tensor:
             f"Name your layer class to hankelred_torch.register_adapter."
         )
     terms, dtype = [], torch.float32
-    for adapter in layers.values():
+    for name, adapter in layers.items():
+        if any(is_spread(x) for *_, x in adapter.places().values()):
+            raise InputError(
+                f"model must have its layers whole on this rank for a penalty with a gradient; got shards in "
+                f"{name or '(model)'}. Leave them out of the sharding by ignored_params, or cut without the penalty."
+            )
         system = adapter.tensors_of_system()
         poles, rates = (system.rates, None) if system.dt == 0 else (None, system.rates)
         hsv = hankel_singular_values(poles, system.B, system.C, dt=system.dt, output=system.output, rates=rates)

@@ -46,8 +46,8 @@ class Watch(AbstractContextManager["Watch"]):
 
     def __init__(self, model: nn.Module, adapters: Mapping[str, Adapter]) -> None:
         self._layers, self._calls = _empty(adapters), dict[str, Call]()
-        names = [name for name, _ in model.named_modules()]
-        ancestors = {name for name in names for x in self._layers if not name or f"{x}.".startswith(f"{name}.")}
+        layers = {x.layer for x in adapters.values()}
+        ancestors = {name for name, x in model.named_modules() if not layers.isdisjoint(x.modules())}
         with ExitStack() as stack:  # all hooks or none
             if self._layers:
                 stack.enter_context(_uncompiled())

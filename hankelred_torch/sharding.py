@@ -155,6 +155,11 @@ def everyone(value: T) -> list[T]:
     return ranks.gathered(value)
 
 
+def works_in_step() -> bool:
+    """Tell whether ranks over which tensors are spread do this together."""
+    return _SECTION.get() is not None
+
+
 def own_place() -> int:
     """Return the number of this rank in what `everyone` returns."""
     ranks = _SECTION.get()
@@ -186,6 +191,24 @@ def spread_like(tensor: Tensor, like: Any) -> Tensor:
     with torch.no_grad():
         plain = tensor.detach().contiguous()
         return distribute_tensor(plain, like.device_mesh, like.placements, src_data_rank=None).to(like.device)
+
+
+def whole_state(model: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
+    """Return the state dict of a model with whole tensors, in host memory of the rank that leads; others have none.
+
+    Tensors are gathered one by one; what is tied stays tied.
+    """
+    found: dict[str, Tensor] = {}
+    gathered: dict[int, Tensor] = {}
+    for name, x in model.state_dict(keep_vars=True).items():
+        if not isinstance(x, Tensor):
+            found[name] = x
+            continue
+        if id(x) not in gathered:
+            full = whole(x, name)
+            gathered[id(x)] = full.detach().cpu() if ranks.leads else full.new_empty(0)
+        found[name] = gathered[id(x)]
+    return found if ranks.leads else {}
 
 
 def local(tensor: Tensor) -> Tensor:

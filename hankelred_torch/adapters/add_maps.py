@@ -10,7 +10,7 @@ from torch import nn
 from hankelred.errors import InputError
 
 from ..config import checked_modules, is_named
-from .registry import find_ssm_layers, unwrapped
+from .registry import find_ssm_layers, plain_name, unwrapped
 from .state_mapping import StateMapped, give_maps, maps_of, take_maps
 
 
@@ -69,7 +69,7 @@ def add_state_maps_(model: nn.Module, target_modules: str | Sequence[str] | None
 
 def mapped_layers(model: nn.Module) -> list[str]:
     """Return the names of the layers that have maps."""
-    return [name for name, x in unwrapped(model).named_modules() if isinstance(x, StateMapped)]
+    return [plain_name(name) for name, x in unwrapped(model).named_modules() if isinstance(x, StateMapped)]
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def maps_as_saved(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
         add_state_maps_(model, missing)
         yield
     except BaseException:
-        for name in mapped_layers(model):
-            if name not in before:
-                take_maps(model.get_submodule(name))
+        for name, x in unwrapped(model).named_modules():
+            if isinstance(x, StateMapped) and plain_name(name) not in before:
+                take_maps(x)
         raise

@@ -70,6 +70,9 @@ _KNOWN: dict[str, type[Adapter]] = {
 # By class name alone: classes of repositories that are no packages, whose modules people copy to where they like.
 _BY_NAME: dict[str, type[Adapter]] = {"S4DKernel": S4DKernelAdapter, "SSMKernelDiag": SSMKernelDiagAdapter}
 
+# What torch.compile and activation checkpointing put into the names of modules that they wrap.
+INSIDE = ("_orig_mod", "_checkpoint_wrapped_module")
+
 _REGISTERED: dict[str, type[Adapter]] = {}  # by users, whose word goes first
 
 # By class, or by layer where its forward is its own: what was found against layers of one adapter and form.
@@ -119,7 +122,7 @@ def find_ssm_layers(model: nn.Module) -> dict[str, Adapter]:
     ----------
     model : torch.nn.Module
         A model, or a single layer, whose name is then the empty string. Of a compiled or data-parallel model, names are
-        those of the model inside.
+        those of the model inside; blocks that are compiled or checkpointed one by one add nothing to them.
 
     Returns
     -------
@@ -139,7 +142,7 @@ def find_ssm_layers(model: nn.Module) -> dict[str, Adapter]:
     >>> {name: adapter.states for name, adapter in ht.find_ssm_layers(model).items()}
     {'1': 16}
     """
-    known = {name: x for name, x in unwrapped(model).named_modules() if _adapter_class(type(x)) is not None}
+    known = {plain_name(name): x for name, x in unwrapped(model).named_modules() if _adapter_class(type(x)) is not None}
     return {name: adapter for name, x in known.items() if isinstance(adapter := _recognised(x, name), Adapter)}
 
 
@@ -167,7 +170,8 @@ def refusals(model: nn.Module) -> dict[str, str]:
     >>> ht.adapters.refusals(NewLRU())
     {'': 'NewLRU has the tensors of LRUAdapter: try register_adapter(NewLRU, hankelred_torch.adapters.LRUAdapter).'}
     """
-    found = {name: _recognised(x, name) or _hint(x) for name, x in unwrapped(model).named_modules()}
+    named = {plain_name(name): x for name, x in unwrapped(model).named_modules()}
+    found = {name: _recognised(x, name) or _hint(x) for name, x in named.items()}
     return {name: why for name, why in found.items() if why and isinstance(why, str)}
 
 
@@ -270,6 +274,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+def plain_name(name: str) -> str:
+    """Return the name that a module has in a model without what `torch.compile` and checkpointing wrap."""
+    return ".".join(x for x in name.split(".") if x not in INSIDE)
 
 
 def module_types(model: nn.Module) -> str:

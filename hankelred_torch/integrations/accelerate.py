@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from torch.nn.parallel import DistributedDataParallel
 from hankelred.checks import check_type
 from hankelred.errors import InputError
 
+from ..adapters import state_sizes
 from ..saving import resize_
+from ..saving.files import StrPath
+from ..sharding import together
 from ..surgery import refresh_ddp_
 from ..training import InTrainingCompressor
+from ._sharded import check_saved_by_one_rank, is_sharded
 
 __all__ = ["register"]
 
@@ -26,7 +31,8 @@ def register(accelerator: Accelerator, compressor: InTrainingCompressor) -> Any:
     """Put a compressor into the states that an `Accelerator` saves, and give models their sizes before they are loaded.
 
     Call it once, after ``accelerator.prepare``: ``accelerator.save_state`` and ``accelerator.load_state`` then go
-    through cuts. Learning-rate schedulers that were prepared are loaded by accelerate itself.
+    through cuts. Learning-rate schedulers that were prepared are loaded by accelerate itself. A model that its FSDP
+    plugin of version 2 has sharded is saved and loaded by all ranks, in either of its forms.
 
     Parameters
     ----------
@@ -43,8 +49,9 @@ def register(accelerator: Accelerator, compressor: InTrainingCompressor) -> Any:
     Raises
     ------
     InputError
-        If an argument is not of its kind, or the accelerator has not prepared the model of the compressor; when a state
-        is loaded, if it is of another model.
+        If an argument is not of its kind, or the accelerator has not prepared the model of the compressor; if the model
+        is sharded and the guard of the compressor takes steps to decide; when a state is loaded, if it is of another
+        model.
 
     Examples
     --------
@@ -74,14 +81,56 @@ def register(accelerator: Accelerator, compressor: InTrainingCompressor) -> Any:
             f"{len(accelerator._models)} others. Make the compressor of what accelerator.prepare returned."
         )
 
+    check_saved_by_one_rank(compressor)
+    accelerator.register_for_checkpointing(compressor)
+    if is_sharded(compressor):
+        return _LoadsResized(accelerator, compressor)
+
     def resize(models: list[nn.Module], folder: str) -> None:
         for k, model in enumerate(models):
             resize_(model, _saved(Path(folder), f"_{k}" if k else ""), accelerator._optimizers)
             if isinstance(model, DistributedDataParallel):
                 refresh_ddp_(model)
 
-    accelerator.register_for_checkpointing(compressor)
     return accelerator.register_load_state_pre_hook(resize)
+
+
+class _LoadsResized:
+    """The `load_state` of an accelerator whose model is sharded: it loads those before it calls its hooks."""
+
+    def __init__(self, accelerator: Any, compressor: InTrainingCompressor) -> None:
+        self._accelerator, self._load = accelerator, accelerator.load_state
+        self._model: nn.Module | None = compressor.model
+        self._ranks = compressor.ranks
+        self._name = f"custom_checkpoint_{len(accelerator._custom_objects) - 1}.pkl"
+        accelerator.load_state = self
+
+    def __call__(self, input_dir: StrPath | None = None, *others: Any, **options: Any) -> Any:
+        """Resize the model, then load."""
+        if self._model is not None:
+            if input_dir is None:
+                raise InputError(
+                    "input_dir must name the folder of the state; got none. The sizes of sharded layers are read there "
+                    "before accelerate looks for the last one."
+                )
+            together(self._ranks, partial(self._resize, self._model, Path(input_dir).expanduser()))
+        return self._load(input_dir, *others, **options)
+
+    def remove(self) -> None:
+        """Load without resizing from now on."""
+        self._model = None  # what was put on top of this still calls it
+
+    def _resize(self, model: nn.Module, folder: Path) -> None:
+        """Give the model the sizes that are in what accelerate saved of the compressor."""
+        path, now = folder / self._name, state_sizes(model)
+        saved = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+        sizes = saved.get("sizes") if isinstance(saved, dict) else None
+        if not isinstance(sizes, dict) or sizes.keys() != now.keys():
+            raise InputError(
+                f"input_dir must hold the state of a compressor of this model, {self._name}, with layers "
+                f"{', '.join(now)}; got {os.fspath(folder)!r} with {sizes}."
+            )
+        resize_(model, sizes, self._accelerator._optimizers)
 
 
 def _saved(folder: Path, ending: str) -> dict[str, torch.Tensor]:

@@ -26,6 +26,7 @@ from ..surgery import Models, as_models
 from ..surgery.snapshot import as_restorable
 from ..training import Guard, History, InTrainingCompressor
 from ..training.rewarm import as_hooks
+from ._sharded import check_saved_by_one_rank, is_sharded
 from ._window import with_total_steps
 
 __all__ = ["CompressionCallback"]
@@ -182,6 +183,12 @@ class CompressionCallback(TrainerCallback):
             restore=(*self._restore, *self._states_of_trainer(objects)),
             on_cut=self._on_cut,
         )
+        check_saved_by_one_rank(self.compressor)
+        if is_sharded(self.compressor) and is_a(model, "peft", "PeftModel"):
+            raise InputError(
+                "Adapters of PEFT must be on a model that is whole on every rank: the Trainer saves them alone, and "
+                "a cut changes what they are put on; got a sharded one. Merge them, or drop fsdp."
+            )
         if self._resumed is not None:
             check_loaded(model)
             self.compressor.load_state_dict(self._resumed)

@@ -36,9 +36,8 @@ def allocate(
     layers in the order of their price are also the last ones of every layer, and no other choice of as many states
     loses less.
     """
-    given = config.order is not None or config.fraction is not None
-    if config.budget == "per_layer" or given:
-        return {name: _by_itself(name, x, config, rounding.get(name, 0.0)) for name, x in analyses.items()}
+    if is_by_layer(config):
+        return {name: by_itself(name, x, config, rounding.get(name, 0.0)) for name, x in analyses.items()}
     if config.max_error is None:
         budget = config.tau * len(analyses) + SHARE_ROUNDING
         return _together(analyses, config, budget, lambda x, n: x.tail(n), lambda x: 1.0 - x.kept_energy)
@@ -46,7 +45,12 @@ def allocate(
     return _together(analyses, config, left, lambda x, n: x.bound(n), lambda x: x.error_bound)
 
 
-def _by_itself(name: str, analysis: Analysis, config: CompressionConfig, rounding: float) -> Allocation:
+def is_by_layer(config: CompressionConfig) -> bool:
+    """Tell whether the states of a layer do not depend on those of others."""
+    return config.budget == "per_layer" or config.order is not None or config.fraction is not None
+
+
+def by_itself(name: str, analysis: Analysis, config: CompressionConfig, rounding: float = 0.0) -> Allocation:
     """Return the states that one layer needs to meet the criterion by itself."""
     order = _fixed_order(name, config)
     if order is not None:

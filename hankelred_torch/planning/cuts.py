@@ -82,7 +82,7 @@ class LayerCut:
         Memory that the states take between two steps of one sequence, before and after; None where it is not known.
     reduction : Reduction or tuple of them or StateMap or None
         The reduction behind a cut that is planned, which can measure its true error, one per system of a bank; not
-        kept in files.
+        kept in files, nor of a time-invariant layer that is spread over ranks.
 
     Examples
     --------
@@ -119,6 +119,7 @@ class LayerCut:
     _values: Mapping[str, Array] = field(default_factory=dict, repr=False)  # the tensors it was planned for
     _written: Mapping[str, Array] = field(default_factory=dict, repr=False)  # those it is to have
     _dtypes: tuple[Any, ...] = field(default=(), repr=False)  # in which its rounding was bounded
+    _mark: str = field(default="", repr=False)  # of the tensors, where they are not kept
 
     @property
     def cut(self) -> bool:
@@ -188,7 +189,7 @@ class LayerCut:
         LayerCut
             As histories keep it.
         """
-        return replace(self, reduction=None, _statistics=None, _values={}, _written={}, _dtypes=())
+        return replace(self, reduction=None, _statistics=None, _values={}, _written={}, _dtypes=(), _mark="")
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything but the reduction as plain values, ready for strict JSON.

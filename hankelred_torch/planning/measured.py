@@ -53,11 +53,15 @@ def _explained(layer: LayerCut, error: float | None, most: float) -> LayerCut:
 
 
 def measured_on(
-    model: nn.Module, adapters: Mapping[str, Adapter], layers: dict[str, LayerCut], probe: Any
+    model: nn.Module,
+    adapters: Mapping[str, Adapter],
+    layers: dict[str, LayerCut],
+    probe: Any,
+    renewed: Callable[[LayerCut, Adapter, dict[str, Array]], tuple[LayerCut, dict[str, Array]]],
 ) -> dict[str, LayerCut]:
     """Measure what cuts change on a sample; of the ways to cut a selective layer, choose the best.
 
-    Without a probe it is the first.
+    Without a probe it is the first. `renewed` gives the new tensors of a layer whose values were not kept.
     """
     ways: dict[str, Any] = {}
     written: dict[str, tuple[Adapter, list[Callable[[], Mapping[str, Array]]]]] = {}
@@ -68,7 +72,10 @@ def measured_on(
             read = adapter.values if is_gathered(layer._values) else partial(getattr, layer, "_values")
             written[name] = adapter, [partial(_rewritten, adapter, read, x) for x in layer.reduction]
         elif layer.cut:
-            ways[name], written[name] = (layer.reduction,), (adapter, [partial(getattr, layer, "_written")])
+            ways[name], new_tensors = (layer.reduction,), partial(getattr, layer, "_written")
+            if not layer._written:  # of a spread layer, found again in its turn
+                new_tensors = partial(_renewed, layer, adapter, renewed)
+            written[name] = adapter, [new_tensors]
     errors = output_errors(model, written, probe) if ways and probe is not None else {}
     decided = dict(layers)
     for name, maps in ways.items():
@@ -81,6 +88,11 @@ def measured_on(
         new |= {"_values": {}} if spread else {}
         decided[name] = replace(layers[name], method=method, output_error=error, **new)
     return decided
+
+
+def _renewed(layer: LayerCut, adapter: Adapter, renewed: Callable[..., Any]) -> Mapping[str, Array]:
+    found: Mapping[str, Array] = renewed(layer, adapter, adapter.values())[1]
+    return found
 
 
 def _rewritten(adapter: Adapter, read: Callable[[], Mapping[str, Array]], reduction: Any) -> Mapping[str, Array]:

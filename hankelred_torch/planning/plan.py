@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,10 @@ from ..config import CompressionConfig, is_named
 from ..convert import rounded
 from ..layer_sums import NOT_HEARD, LayerStatistics, SampleStatistics
 from ..sampling import gather
-from ..sharding import everyone, is_spread, ranks_over, reshard, together
-from .allocation import Allocation, allocate
+from ..sharding import everyone, is_spread, ranks_over, reshard, together, works_in_step
+from .allocation import Allocation, allocate, by_itself, is_by_layer
 from .cuts import LayerCut, Plan
-from .gathered import OneLayer
+from .gathered import OneLayer, mark_of
 from .measured import measured_on, within_output_error
 from .refit import refitted
 
@@ -86,37 +87,44 @@ def decide(
         )
     sampled = gather(model, looked_at(adapters, config), batches, probe=True, patient=patient)
     with one_blas_thread(_largest(adapters)):
-        values: dict[str, Mapping[str, Array]] = {}
-        gathered = OneLayer()
+        spread, shelf, values = works_in_step(), OneLayer(), dict[str, Mapping[str, Array]]()
         analyses: dict[str, Analysis] = {}
         layers: dict[str, LayerCut] = {}
+        planned: dict[str, LayerCut] = {}
+        searched = config.max_error if config.weighting == "sampled" else None
+
+        def cut(name: str, wanted: Allocation) -> LayerCut:
+            return _plan_layer(name, adapters[name], analyses[name], wanted, config, values[name], patient)
+
         for name, x in adapters.items():
             seen: Any = sampled.layers.get(name)
             try:
                 if patient and x.kind == "selective" and not seen.seen and seen.reason not in ("", NOT_HEARD):
                     raise NumericalError(seen.reason)
-                values[name] = gathered.of(x) if x.kind == "selective" else x.values()
-                analyses[name] = _analysed(x, values[name], seen, config)
+                values[name] = shelf.of(x) if spread else x.values()
+                make = partial(_analysed, x, statistics=seen, config=config)
+                analyses[name] = shelf.analysis(x, values[name], make) if spread else make(values[name])
             except HankelredError as error:
                 if not patient:
                     raise
                 layers[name] = _not_now(name, x.states, error)
-
-        known = [name for name in adapters if name in analyses]
+            else:
+                if is_by_layer(config) and searched is None:  # while the layer is at hand
+                    planned[name] = cut(name, by_itself(name, analyses[name], config))
 
         def cuts(wanted: Mapping[str, Allocation]) -> dict[str, LayerCut]:
-            return {x: _plan_layer(x, adapters[x], analyses[x], wanted[x], config, values[x], patient) for x in known}
+            return {name: cut(name, wanted[name]) for name in analyses}
 
         def measured(planned: dict[str, LayerCut]) -> dict[str, LayerCut]:
             seen = {x: replace(y, _statistics=sampled.layers.get(x)) if y.method else y for x, y in planned.items()}
             if config.refit is True:
                 seen |= _refitted(model, adapters, seen, sampled.probe)
-            return measured_on(model, adapters, seen, sampled.probe)
+            return measured_on(model, adapters, seen, sampled.probe, renewed)
 
-        if config.max_error is not None and config.weighting == "sampled":
-            layers |= within_output_error(analyses, lambda wanted: measured(cuts(wanted)), config.max_error)
+        if searched is not None:
+            layers |= within_output_error(analyses, lambda wanted: measured(cuts(wanted)), searched)
         else:
-            planned = cuts(allocate(analyses, config, {}))
+            planned = planned or cuts(allocate(analyses, config, {}))
             if config.max_error is not None:
                 planned = _within_error(
                     planned, lambda x: cuts(allocate(analyses, config, x)), config.max_error, config.budget
@@ -223,7 +231,12 @@ def renewed(layer: LayerCut, adapter: Adapter, values: Mapping[str, Array]) -> t
                 f"Layer {layer.layer!r} must link inputs to outputs to be cut; got none that do since it was planned. "
                 f"Plan it anew."
             )
-        layer = replace(_cut(adapter, layer.n, layer.layer, found, layer.reason, values), _statistics=layer._statistics)
+        error = layer.output_error if layer._mark and layer._mark == mark_of(values) else None
+        layer = replace(
+            _cut(adapter, layer.n, layer.layer, found, layer.reason, values),
+            output_error=error,
+            _statistics=layer._statistics,
+        )
     return layer, dict(layer._written)
 
 
@@ -335,10 +348,13 @@ def _not_now(name: str, n: int, error: HankelredError) -> LayerCut:
 def _cut(
     adapter: Adapter, n: int, name: str, found: LayerReduction, reason: str, values: Mapping[str, Array]
 ) -> LayerCut:
-    written, rounding = {}, 0.0
+    written, rounding, reduction, mark = {}, 0.0, found.reduction, ""
     if not isinstance(adapter, SelectiveAdapter):
-        written = adapter.rewrite(values, found.reduction)
-        rounding = _rounding(adapter, name, dict(values), written)
+        at_hand = dict(values)
+        written = adapter.rewrite(at_hand, reduction)
+        rounding = _rounding(adapter, name, at_hand, written)
+        if not isinstance(values, dict):  # but gathered; as large as the layer, found again in its turn
+            written, reduction, mark = {}, None, mark_of(at_hand)
     return LayerCut(
         layer=name,
         n=n,
@@ -350,10 +366,11 @@ def _cut(
         reason=reason,
         method=found.method,
         rounding=rounding,
-        reduction=found.reduction,
+        reduction=reduction,
         _values=values,
         _written=written,
         _dtypes=_dtypes(adapter),
+        _mark=mark,
     )
 
 

@@ -22,6 +22,7 @@ from ..adapters import find_ssm_layers, state_sizes
 from ..adapters.add_maps import add_state_maps_, mapped_layers
 from ..convert import to_tensor
 from ..layers._inputs import check_size
+from ..sharding import Ranks, own_class, ranks_over, reshard, together, whole_state
 from ..surgery.ranks import unwrapped
 from .files import StrPath, read_content, write_content
 from .resize import resize_
@@ -41,6 +42,9 @@ def save_pretrained(model: nn.Module, directory: StrPath) -> None:
 
     A model of transformers is saved by its own ``save_pretrained``, with the manifest in its ``config.json`` under the
     key ``hankelred``. The configuration object that it was made from stays as it is: the model gets a copy.
+
+    Of a model that `fully_shard` has spread over ranks all of them call this. The first one gathers the tensors in its
+    host memory, one by one, and writes the whole model.
 
     Parameters
     ----------
@@ -70,12 +74,23 @@ def save_pretrained(model: nn.Module, directory: StrPath) -> None:
             f"{type(inner).__name__}. Save model.merge_and_unload(), or model.get_base_model() beside the adapter."
         )
     folder = as_path(directory, "directory")
-    folder.mkdir(parents=True, exist_ok=True)
-    if note_sizes(inner):
-        inner.save_pretrained(folder)
+    ranks = ranks_over(inner)
+    reshard(inner)
+    together(ranks, lambda: _write(inner, folder, ranks))
+
+
+def _write(model: Any, folder: Path, ranks: Ranks | None) -> None:
+    ours = not note_sizes(model)
+    state = model.state_dict() if ranks is None else whole_state(model, ranks)
+    if ranks is not None and not ranks.leads:
         return
-    manifest = manifest_of(inner) | {"class": f"{type(inner).__module__}.{type(inner).__qualname__}"}
-    write_content(folder / WEIGHTS, FORMAT, {"manifest": manifest, "state_dict": inner.state_dict()})
+    folder.mkdir(parents=True, exist_ok=True)
+    if not ours:
+        model.save_pretrained(folder, **({} if ranks is None else {"state_dict": state}))
+        return
+    kind = own_class(model)
+    manifest = manifest_of(model) | {"class": f"{kind.__module__}.{kind.__qualname__}"}
+    write_content(folder / WEIGHTS, FORMAT, {"manifest": manifest, "state_dict": state})
     write_atomically(folder / MANIFEST, lambda file: file.write(json.dumps(manifest, indent=1).encode()))
 
 

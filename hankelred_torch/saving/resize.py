@@ -14,15 +14,13 @@ from hankelred.errors import InputError
 
 from ..adapters import Adapter, find_ssm_layers, state_sizes
 from ..adapters.add_maps import mapped_layers, maps_as_saved
+from ..adapters.registry import INSIDE
 from ..convert import standing_in, stored_tensors, to_tensor
 from ..exchange import find_slots
 from ..sharding import reshard, whole
 from ..surgery import Exchange, as_optimizers
 from ..surgery.fsdp import exchange_sharded, managed, spread_states
 from ..surgery.ranks import unwrapped
-
-# What wrappers put before the names of a model's tensors.
-WRAPPERS = ("module", "_orig_mod")
 
 
 @torch.inference_mode(False)  # else what is made inside inference mode could never be trained
@@ -245,7 +243,7 @@ def _saved_shape(state_dict: Mapping[str, Tensor], key: str, old: Tensor) -> tup
 
 
 def _without_wrappers(key: str) -> str:
-    parts = key.split(".")
-    while len(parts) > 1 and parts[0] in WRAPPERS:
+    parts = [x for x in key.split(".") if x not in INSIDE]
+    while len(parts) > 1 and parts[0] == "module":
         parts = parts[1:]
     return ".".join(parts)

@@ -242,7 +242,9 @@ class _Cut:
             filled = stored_tensors(each.layer, added) if added else {}
             followed = self._followed(each, adapter, layer, old | filled, values, to_arrays(news))
             self._exchange(each, layer, old, filled, followed, {})
-        self.layers[name] = layer
+        # the reduction of a linear layer is as large as the layer, which is to be whole in its turn only
+        large = adapter.kind == "lti" and any(hasattr(x, "device_mesh") for x in olds.values())
+        self.layers[name] = layer._without_tensors() if large else layer
         self.parts.append((name, layer.n, layer.states))
 
     def _followed(

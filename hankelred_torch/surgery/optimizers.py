@@ -176,7 +176,7 @@ def carried_states(
         # an optimizer around another has states of its own
         keepers = {name: x.optimizers[level] for name, x in slots.items() if level < len(x.optimizers)}
         held = {
-            name: (x, slots[name].group, _whole(p := slots[name].parameter, values[name]), _whole_state(x, p))
+            name: (x, slots[name].group, _whole(p := slots[name].parameter, values[name], x), _whole_state(x, p))
             for name, x in keepers.items()
         }
         kept = read_states(held, notes, reset=policy == "reset")
@@ -186,10 +186,16 @@ def carried_states(
     return result
 
 
-def _whole(parameter: Tensor, value: Array) -> Tensor:
-    """Return a parameter, or where it is spread its values, which were gathered before, as a plain one."""
-    spread = hasattr(parameter, "device_mesh")
-    return nn.Parameter(to_tensor(value, parameter), parameter.requires_grad) if spread else parameter
+def _whole(parameter: Tensor, value: Array, optimizer: Any) -> Tensor:
+    """Return a parameter; one that is spread as a plain one of the values that were gathered before.
+
+    Of a class whose entries are known by their names the form is enough, which takes no memory.
+    """
+    if not hasattr(parameter, "device_mesh"):
+        return parameter
+    if is_trusted(optimizer):
+        return torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+    return nn.Parameter(to_tensor(value, parameter), parameter.requires_grad)
 
 
 def _whole_state(optimizer: Any, parameter: Tensor) -> State:

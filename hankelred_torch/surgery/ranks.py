@@ -163,6 +163,11 @@ def opened(model: nn.Module) -> tuple[Ranks | None, nn.Module, dict[str, Adapter
                 f"model must be sharded by fully_shard, or hold whole parameters on every rank; got a {name}, which "
                 f"{_SHARDED[name]}. Gather a full state dict, cut a plain model, and wrap it again."
             )
+        if "make_graphed_callables" in getattr(vars(module).get("forward"), "__qualname__", ""):
+            raise InputError(
+                f"model must not be captured in a CUDA graph, which goes on with the parameters it was captured with; "
+                f"got a {name} of torch.cuda.make_graphed_callables. Capture it after the last cut."
+            )
     reshard(inner)
     layers = find_ssm_layers(inner)
     for adapter in layers.values():

@@ -300,6 +300,7 @@ class InTrainingCompressor:
         self.steps, self._stopped, self.history, self._start = steps, stopped, history, start
         if trial is not None:
             self._ear.hear_again(trial["heard"])
+        self._count.begin()
         self._listen()
 
     def _attempt(self, failed: Trial | None = None) -> Plan | None:

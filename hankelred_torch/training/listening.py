@@ -141,6 +141,10 @@ class CountOfSteps:
         for optimizer in inner:
             finalize(self, optimizer.register_step_post_hook(note).remove)
 
+    def begin(self) -> None:
+        """Forget a step that was not of the training: torch makes one to load the state of an optimizer without any."""
+        self._made = False
+
     def is_micro_batch(self, ranks: Ranks | None = None) -> bool:
         """Tell whether gradients are still being collected: no optimizer has made a step since the last call."""
         made, self._made = self._made, False

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import gc
-import json
+import importlib
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from adapter_models import Stack, assert_consistent
+from forked import Scenarios, message, share
+from selective_models import language_model, tokens
 from settings import what_and_when
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
@@ -20,12 +22,7 @@ import hankelred as hr
 import hankelred_torch as ht
 
 CONFIG, SCHEDULE = what_and_when(fraction=0.6, end_step=2, attempts=1, force=True)
-SCENARIOS = {}
-
-
-def scenario(function):
-    SCENARIOS[function.__name__] = function
-    return function
+scenarios = Scenarios()
 
 
 def batch(step):
@@ -37,7 +34,7 @@ def batch(step):
 def train(model, optimizer, compressor=None, *, steps=5, shard=True, first=0):
     for step in range(first, first + steps):
         u = batch(step)
-        u = u.chunk(dist.get_world_size())[dist.get_rank()] if shard else u
+        u = share(u) if shard else u
         (model(u) - u.cumsum(1)[..., :2]).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -61,21 +58,12 @@ def wrapped(**arguments):
     return ddp, torch.optim.AdamW(ddp.parameters(), lr=1e-2)
 
 
-def message(call):
-    """Return the class and text of what a call raises."""
-    try:
-        call()
-    except Exception as error:
-        return [type(error).__name__, str(error)]
-    return ["nothing", ""]
-
-
 def kept(ddp):
     names = ("static_graph", "gradient_as_bucket_view", "find_unused_parameters", "broadcast_buffers")
     return {name: bool(getattr(ddp, name)) for name in names} | {"bucket_bytes_cap": ddp.bucket_bytes_cap}
 
 
-@scenario
+@scenarios
 def every_kind_of_wrapper():
     single = Stack()
     optimizer = torch.optim.AdamW(single.parameters(), lr=1e-2)
@@ -106,7 +94,7 @@ def every_kind_of_wrapper():
     return found
 
 
-@scenario
+@scenarios
 def rank_0_decides():
     ddp, optimizer = wrapped()
     wanted = {"first": 5, "second": 4} if dist.get_rank() == 0 else {"first": 3, "second": 2}
@@ -114,7 +102,7 @@ def rank_0_decides():
     return [ht.state_sizes(ddp.module), same_everywhere(ddp.module)]
 
 
-@scenario
+@scenarios
 def ranks_that_differ():
     ddp, optimizer = wrapped()
     train(ddp, optimizer, steps=1)
@@ -126,7 +114,7 @@ def ranks_that_differ():
     return [error, torch.equal(weights(ddp), before)]
 
 
-@scenario
+@scenarios
 def optimizers_that_differ():
     ddp, optimizer = wrapped()
     train(ddp, optimizer, steps=1)
@@ -134,7 +122,7 @@ def optimizers_that_differ():
     return message(lambda: ht.compress_(ddp, CONFIG, optimizer))
 
 
-@scenario
+@scenarios
 def rank_0_fails():
     ddp, optimizer = wrapped()
     with torch.no_grad():
@@ -142,7 +130,7 @@ def rank_0_fails():
     return message(lambda: ht.compress_(ddp, CONFIG, optimizer))
 
 
-@scenario
+@scenarios
 def other_rank_fails():
     ddp, optimizer = wrapped()
     if dist.get_rank() == 1:
@@ -152,20 +140,19 @@ def other_rank_fails():
     return [error, torch.equal(weights(ddp), before)]
 
 
-@scenario
+@scenarios
 def hooks_and_mode():
-    ddp, optimizer = wrapped()
+    ddp, optimizer = wrapped(gradient_as_bucket_view=True)
     calls = []
-    ddp.register_comm_hook(None, fp16_compress_hook)
+    ddp.register_comm_hook(None, fp16_compress_hook)  # its twin of bfloat16 is for NCCL only
     ddp.register_forward_hook(lambda *_: calls.append(1))
     ddp.eval()
-    ht.compress_(ddp, CONFIG, optimizer)
-    train(ddp, optimizer, steps=2)
+    train(ddp, optimizer, ht.InTrainingCompressor(ddp, optimizer, CONFIG, SCHEDULE), steps=4)
     name = ddp._get_ddp_logging_data()["comm_hook"]
-    return [name, len(calls), ddp.training, same_everywhere(ddp.module)]
+    return [name, len(calls), ddp.training, same_everywhere(ddp.module), ht.state_sizes(ddp.module)]
 
 
-@scenario
+@scenarios
 def hook_with_a_state():
     ddp, optimizer = wrapped()
     ddp.register_comm_hook(PowerSGDState(None), powerSGD_hook)
@@ -176,7 +163,36 @@ def hook_with_a_state():
     return [errors, ht.state_sizes(ddp.module)]
 
 
-@scenario
+@scenarios
+def hook_of_torch_itself():
+    ddp, optimizer = wrapped()
+    ddp._register_builtin_comm_hook(dist.BuiltinCommHookType.FP16_COMPRESS)
+    return message(lambda: ht.InTrainingCompressor(ddp, optimizer, CONFIG, SCHEDULE))
+
+
+@scenarios
+def samples_of_uneven_ranks():
+    """What the ranks hear of a training is added up: one has three sequences, the other one."""
+    config, schedule = what_and_when(tau=0.05, end_step=1, attempts=1, force=True)
+    ids = tokens(batch=4, length=16, seed=0)
+    own, plans = ids[:3] if dist.get_rank() == 0 else ids[3:], []
+    for model, x in ((DDP(language_model("Mamba").train()), own), (language_model("Mamba").train(), ids)):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        with warnings.catch_warnings():  # one model for itself in each process, as is meant here
+            warnings.filterwarnings("ignore", "This process is one of several", ht.RefusedCutWarning)
+            compressor = ht.InTrainingCompressor(model, optimizer, config, schedule)
+        model(input_ids=x, labels=x, use_cache=False).loss.backward()
+        optimizer.step()
+        compressor.step()
+        plans.append(compressor.history)
+    pairs = [*zip(*plans, strict=True)]
+    return [
+        [(x.states, y.states) for x, y in pairs],
+        [float(abs(x.hsv / x.hsv[0] - y.hsv / y.hsv[0]).max()) for x, y in pairs],
+    ]
+
+
+@scenarios
 def metric_of_the_ranks():
     ddp, optimizer = wrapped()
     values = iter([1.0, 0.0] if dist.get_rank() == 0 else [1.0, 1.0])  # the mean falls by a half
@@ -187,7 +203,7 @@ def metric_of_the_ranks():
     return [record.metric, record.rolled_back, ht.state_sizes(ddp.module), same_everywhere(ddp.module)]
 
 
-@scenario
+@scenarios
 def cut_by_hand():
     ddp, optimizer = wrapped()
     ht.compress_(ddp.module, CONFIG, optimizer)
@@ -198,7 +214,7 @@ def cut_by_hand():
     return [agreeing, message(lambda: ht.refresh_ddp_(ddp))]
 
 
-@scenario
+@scenarios
 def resumed_in_the_wrapper(folder=None):
     def made():
         ddp, optimizer = wrapped()
@@ -217,7 +233,7 @@ def resumed_in_the_wrapper(folder=None):
     return torch.equal(weights(resumed[0]), weights(straight[0]))
 
 
-@scenario
+@scenarios
 def compiled_wrapper():
     ddp, optimizer = wrapped()
     model = torch.compile(ddp, backend="eager")
@@ -225,7 +241,7 @@ def compiled_wrapper():
     return [ht.state_sizes(ddp.module), same_everywhere(ddp.module)]
 
 
-@scenario
+@scenarios
 def sharded_model_cut_by_its_full_state():
     from torch.distributed.checkpoint.state_dict import (
         StateDictOptions,
@@ -259,7 +275,7 @@ def sharded_model_cut_by_its_full_state():
     optimizer = build_optimizer(model)
     advance(model, optimizer, 3)
 
-    # the recipe of docs/guides/integrations.md
+    # the recipe of docs/guides/sharded_training.md
     gather = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights = get_model_state_dict(model, options=gather)
     states = get_optimizer_state_dict(model, optimizer, options=gather)
@@ -284,7 +300,7 @@ def sharded_model_cut_by_its_full_state():
     return max((got[name] - torch.tensor(x)).abs().max().item() for name, x in wanted.items())
 
 
-@scenario
+@scenarios
 def trainer_of_hugging_face():
     try:
         import transformers
@@ -317,13 +333,13 @@ def trainer_of_hugging_face():
 
 
 def main():
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    importlib.import_module("torch.distributed.checkpoint.state_dict")  # before the fork
+    with suppress(ImportError):
+        importlib.import_module("hankelred_torch.integrations.transformers")
+    model = Stack()
+    ht.compress_(model, CONFIG, torch.optim.AdamW(model.parameters()))
     warnings.simplefilter("error", hr.HankelredWarning)
-    found = {name: function() for name, function in SCENARIOS.items()}
-    (Path(sys.argv[1]) / f"rank_{dist.get_rank()}.json").write_text(json.dumps(found))
-    gc.collect()  # a wrapper that outlives its process group can wait for its threads for ever
-    dist.destroy_process_group()
+    scenarios.main()
 
 
 if __name__ == "__main__":

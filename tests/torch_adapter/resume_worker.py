@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from forked import on_ranks
-from fsdp_worker import LAYOUTS, Blocks, loss_of_sequences, mean, sequences, shard, share, warm_up
+from forked import mean, on_ranks, share
 from settings import what_and_when
+from sharded_models import LAYOUTS, Blocks, loss_of_sequences, sequences, shard, warm_up
 
 import hankelred_torch as ht
 from hankelred_torch import sharding
@@ -75,7 +75,7 @@ def digest_of(model, optimizer):
 
 
 def _dies(kill, rank):
-    return kill is not None and (kill["who"] == "all" or rank == 1)
+    return kill is not None and (kill["who"] == "all" or rank == ("first", "other").index(kill["who"]))
 
 
 def _die_at(moment, kill, rank):

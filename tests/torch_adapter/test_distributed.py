@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,39 +12,26 @@ import hankelred as hr
 import hankelred_torch as ht
 
 from .adapter_models import lru
+from .forked import found_by_ranks
 from .settings import what_and_when
 
 # History of this page: after a cut without a new wrapper the second backward pass raises "Expected to have finished
 # reduction in the prior iteration"; ranks that cut to equal sizes by unequal choices train different models silently.
 
-ROOT = Path(__file__).parents[2]
 RANKS = 2
 CUT, UNCUT = {"first": 8, "second": 5}, {"first": 12, "second": 8}
 WRAPPERS = ["plain", "static_graph", "bucket_view", "find_unused", "buckets", "group", "rank_local_buffers"]
 
 needs_gloo = pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-    reason="needs the gloo backend: torch.distributed.is_gloo_available()",
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available() and hasattr(os, "fork")),
+    reason="needs the gloo backend and forks: torch.distributed.is_gloo_available()",
 )
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """Return what every rank found, one dict per rank, scenario by scenario."""
-    folder = tmp_path_factory.mktemp("ranks")
-    worker = Path(__file__).with_name("ddp_worker.py")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
-    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    process = subprocess.run(
-        [*launch, str(worker), str(folder)],
-        env=os.environ | threads | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
-    return [json.loads((folder / f"rank_{rank}.json").read_text()) for rank in range(RANKS)]
+    return found_by_ranks("ddp_worker", tmp_path_factory.mktemp("ranks"), RANKS, limit=400)
 
 
 @needs_gloo
@@ -109,7 +92,7 @@ def test_failure_of_another_rank_is_raised_on_every_rank_and_nothing_changes(fou
 
 @needs_gloo
 def test_hooks_and_mode_of_the_wrapper_stay(found):
-    assert [rank["hooks_and_mode"] for rank in found] == [["fp16_compress_hook", 2, False, True]] * 2
+    assert [rank["hooks_and_mode"] for rank in found] == [["fp16_compress_hook", 4, False, True, CUT]] * 2
 
 
 @needs_gloo
@@ -119,6 +102,22 @@ def test_communication_hook_with_a_state_is_refused_and_nothing_changes(found):
     for kind, text in errors:  # when a compressor is made, and at a cut
         assert kind == "InputError"
         assert "powerSGD_hook with a PowerSGDState" in text
+
+
+@needs_gloo
+def test_communication_hook_that_torch_does_not_tell_is_refused(found):
+    kind, text = found[0]["hook_of_torch_itself"]
+    assert kind == "InputError"
+    assert "a built-in communication hook, which torch does not tell" in text
+
+
+@needs_gloo
+def test_what_uneven_ranks_hear_counts_once_for_each_sample(found):
+    pytest.importorskip("transformers")
+    for rank in found:
+        sizes, differences = rank["samples_of_uneven_ranks"]
+        assert all(x == y for x, y in sizes)
+        assert max(differences) < 1e-5  # float32, sums in another order
 
 
 @needs_gloo
@@ -195,7 +194,7 @@ def test_optimizer_that_shares_its_state_out_is_refused(one_process):
     layer = lru()
     optimizer = ZeroRedundancyOptimizer(layer.parameters(), optimizer_class=torch.optim.AdamW)
     with pytest.raises(hr.InputError, match="Use the optimizer inside it"):
-        ht.compress_(layer, ht.CompressionConfig(order=4), optimizer)
+        ht.InTrainingCompressor(layer, optimizer, *what_and_when(fraction=0.6, end_step=2))
 
 
 @needs_gloo
@@ -208,6 +207,20 @@ def test_sharding_of_the_first_kind_is_refused_by_name_when_the_compressor_is_ma
     config, schedule = what_and_when(fraction=0.6, end_step=2)
     with pytest.raises(hr.InputError, match="got a FullyShardedDataParallel, which shards them"):
         ht.InTrainingCompressor(model, optimizer, config, schedule)
+
+
+def test_module_that_is_captured_in_a_graph_is_refused_when_the_compressor_is_made():
+    """There is no GPU to capture on: a stand-in has the name of what torch puts in the place of `forward`."""
+    model = torch.nn.Sequential(lru())
+
+    def new_fwd(u):
+        return u
+
+    new_fwd.__qualname__ = "make_graphed_callables.<locals>.make_graphed_forward.<locals>.new_fwd"
+    model[0].forward = new_fwd
+    optimizer = torch.optim.AdamW(model.parameters(), capturable=True)
+    with pytest.raises(hr.InputError, match=r"got a LRU of torch\.cuda\.make_graphed_callables"):
+        ht.InTrainingCompressor(model, optimizer, *what_and_when(fraction=0.6, end_step=2))
 
 
 def test_engine_and_optimizer_of_deepspeed_are_refused_by_their_names():

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,18 +13,18 @@ import hankelred as hr
 import hankelred_torch as ht
 
 from .adapter_models import lru
-from .test_sharded import ROOT, pytestmark  # noqa: F401 (needs the same)
+from .forked import run_worker
+from .test_sharded import pytestmark  # noqa: F401 (needs the same)
 
 pytest.importorskip("torch.distributed.fsdp", reason="needs FSDP2: torch 2.6")
 
 MOMENTS = ("before", "in the cut", "after", "shards are written", "the file is written")
-EVERY = [{"moment": x, "who": who, "step": step} for step, who, x in product((2, 3, 4, 5, 6), ("one", "all"), MOMENTS)]
-# a cut is at steps 2 and 4, and only rank 0 writes the file, which is no kill of rank 1
+WHO = ("first", "other", "all")  # rank 0, rank 1, or both
+EVERY = [{"moment": x, "who": who, "step": step} for step, who, x in product((2, 3, 4, 5, 6), WHO, MOMENTS)]
+# a cut is at steps 2 and 4, and rank 1 does not write the file
 EVERY = [x for x in EVERY if x["step"] in (2, 4) or x["moment"] != "in the cut"]
-EVERY = [x for x in EVERY if not (x["who"] == "one" and "written" in x["moment"])]
-# after the last save no other one clears the folder away that was to go
-EVERY = [x for x in EVERY if not (x["step"] == 6 and x["moment"] == "the file is written")]
-KILLS = EVERY if is_long() else sample(EVERY, share=0.1, seed=3)
+EVERY = [x for x in EVERY if not (x["who"] == "other" and "written" in x["moment"])]
+KILLS = EVERY if is_long() else sample(EVERY, share=0.06, seed=100)
 SIZES = {"blocks.0.layer": 7, "blocks.1.layer": 5}
 ELASTIC = {"2 to 1 whole": 1, "2 to 1 sharded": 1, "1 whole to 2": 2, "1 sharded to 2": 2}
 
@@ -37,14 +33,8 @@ ELASTIC = {"2 to 1 whole": 1, "2 to 1 sharded": 1, "1 whole to 2": 2, "1 sharded
 def found(tmp_path_factory):
     """Return how all runs ended, and what their ranks found."""
     folder = tmp_path_factory.mktemp("runs")
-    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    worker = Path(__file__).with_name("resume_worker.py")
-    subprocess.run(
-        [sys.executable, str(worker), str(folder), json.dumps(KILLS)],
-        env=os.environ | threads | {"PYTHONPATH": str(ROOT)},
-        timeout=3000 if is_long() else 600,
-        check=True,
-    )
+    limit = 4000 if is_long() else 600
+    run_worker("resume_worker", folder, json.dumps(KILLS), limit=limit)
     return json.loads((folder / "results.json").read_text())
 
 
@@ -58,8 +48,11 @@ def test_killed_run_is_resumed_bit_for_bit_on_as_many_ranks(found, k):
     ended, resumed, ranks = found["killed"][k]
     assert all(ended)  # the others do not wait for the one that is gone
     assert resumed == [0, 0]
+    # after the last save nobody comes to clear the folder away that was to go
+    left = KILLS[k]["step"] == 6 and KILLS[k]["moment"] == "the file is written"
     for rank, straight in zip(ranks, found["straight"], strict=True):
-        assert rank == straight  # parameters, averages, losses, history, and what each rank draws next
+        wanted = straight | ({"folders": 2} if left else {})
+        assert rank == wanted  # parameters, averages, losses, history, and what each rank draws next
 
 
 @pytest.mark.parametrize("name", ELASTIC)

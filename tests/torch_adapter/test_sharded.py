@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from sizes import is_long
 
+from .forked import found_by_ranks
+
 pytest.importorskip("torch.distributed.fsdp", reason="needs FSDP2: torch 2.6")
 
-ROOT = Path(__file__).parents[2]
 LIMIT = 1500 if is_long() else 500  # seconds; on a free core it takes a tenth of it
 
 pytestmark = pytest.mark.skipif(
@@ -24,8 +21,8 @@ pytestmark = pytest.mark.skipif(
 
 LRU = {"blocks.0.layer": 6, "blocks.1.layer": 5}
 HF = {"backbone.layers.0.mixer": 8, "backbone.layers.1.mixer": 8}
-TWINS = {"lru_in_blocks": LRU, "lru_as_units": LRU, "mamba": HF, "mamba2": HF}
-LONG = {"lru_in_the_root": LRU, "lru_kept_after_forward": LRU, "lru_on_two_dimensions": LRU}
+TWINS = {"lru_in_blocks": LRU, "lru_as_units": LRU, "lru_checkpointed_and_compiled": LRU, "mamba": HF, "mamba2": HF}
+LONG = {"lru_in_the_root": LRU, "lru_kept_after_forward": LRU, "lru_offloaded": LRU, "lru_on_two_dimensions": LRU}
 TWINS |= LONG if is_long() else {}
 OTHERS = [
     "rolled_back",
@@ -35,37 +32,30 @@ OTHERS = [
     "other_rank_cuts_fewer_layers",
     "writing_fails_on_one_rank",
     "samples_of_uneven_ranks",
+    "short_last_batches",
+    "linear_layers_by_samples",
+    "plans_of_every_budget",
+    "smallest_by_a_metric",
+    "metric_fails_on_one_rank",
     "sample_of_one_rank_is_not_finite",
     "sample_of_one_rank_is_of_another_kind",
     "another_version_of_torch",
     "axis_that_cannot_be_divided",
     "tensor_parallel",
     "wrapped_and_sharded",
+    "measured_and_penalised",
     "bytes_on_the_wire",
+    "memory_of_a_cut",
 ]
+OTHERS += ["script_of_the_guide"] if not torch.cuda.is_available() else []  # it would shard over GPUs
 OTHERS += ["mamba_in_bfloat16"] if is_long() else []
-
-
-def run_worker(folder, *arguments, limit=LIMIT):
-    """Run the worker in a process of its own, and return what each rank found."""
-    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    process = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("fsdp_worker.py")), str(folder), *map(str, arguments)],
-        env=os.environ | threads | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=limit + 100,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
-    return [json.loads(x.read_text()) for x in sorted(folder.glob("rank_*.json"))]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """Return what every rank found, one dict per rank, scenario by scenario."""
     pytest.importorskip("transformers")
-    return run_worker(tmp_path_factory.mktemp("ranks"), 2, LIMIT, *TWINS, *OTHERS)
+    return found_by_ranks("fsdp_worker", tmp_path_factory.mktemp("ranks"), 2, *TWINS, *OTHERS, limit=LIMIT)
 
 
 @pytest.mark.parametrize("name", TWINS)
@@ -94,7 +84,7 @@ def test_transfer_functions_after_the_cut_are_those_of_the_whole_run(found, name
 @pytest.mark.skipif(not is_long(), reason="four ranks: HANKELRED_LONG=1")
 @pytest.mark.parametrize("name", ["lru_as_units", "lru_on_two_dimensions"])
 def test_four_ranks_cut_as_one(tmp_path, name):
-    ranks = run_worker(tmp_path, 4, LIMIT, name)
+    ranks = found_by_ranks("fsdp_worker", tmp_path, 4, name, limit=LIMIT)
     assert [rank[name]["sizes"] for rank in ranks] == [LRU] * 4
     assert ranks[0][name]["after"] < 1e-4
     assert ranks[0][name]["responses"] < 1e-4
@@ -150,6 +140,44 @@ def test_samples_count_once_each_however_they_lie_on_the_ranks(found):
                 assert all(abs(x - y) < 1e-5 * y for x, y in errors)
 
 
+def test_short_last_batches_count_by_their_sequences(found):
+    for rank in found:
+        same_sizes, spectra = rank["short_last_batches"]
+        assert same_sizes
+        assert spectra < 1e-6  # single precision, sums in another order
+
+
+def test_linear_layers_are_cut_and_measured_by_samples_as_those_of_a_whole_model(found):
+    for rank in found:
+        sizes, whole, errors = rank["linear_layers_by_samples"]
+        assert sizes == whole
+        assert all(x == pytest.approx(y, rel=1e-5) for x, y in errors)  # single precision
+
+
+def test_plans_by_every_budget_are_those_of_a_whole_model(found):
+    for rank in found:
+        for (sizes, whole), is_cut in rank["plans_of_every_budget"]:
+            assert sizes == whole
+            assert is_cut
+
+
+def test_smallest_model_by_a_metric_of_all_ranks_is_that_of_a_whole_model(found):
+    for rank in found:
+        sizes, whole, apart, now = rank["smallest_by_a_metric"]
+        assert sizes == whole == {"blocks.1.layer": now}
+        assert apart < 1e-5  # the mean of two losses in single precision
+
+
+def test_metric_that_fails_on_one_rank_is_an_error_on_all_with_its_message(found):
+    (error, sizes), (other, other_sizes) = (rank["metric_fails_on_one_rank"] for rank in found)
+    assert error == [
+        "SurgeryError",
+        "The metric must be a number on every rank; it failed on another: no validation data",
+    ]
+    assert other == ["ValueError", "no validation data"]
+    assert sizes == other_sizes == {"blocks.0.layer": 12, "blocks.1.layer": 9}
+
+
 def test_output_errors_are_those_on_the_first_batches_of_all_ranks(found):
     assert found[0]["samples_of_uneven_ranks"][1][2] == found[1]["samples_of_uneven_ranks"][1][2]
 
@@ -192,14 +220,49 @@ def test_channels_may_be_split_by_a_tensor_parallel_plan_and_states_may_not(foun
         assert "nu_log of LRU must have all of its states on every rank" in text
 
 
+def test_values_of_a_sharded_model_are_those_of_the_whole_one(found):
+    assert [rank["measured_and_penalised"][0] for rank in found] == [[[True, True]] * 2] * 2
+
+
+def test_penalty_on_a_sharded_layer_is_refused_by_its_name(found):
+    for rank in found:
+        kind, text = rank["measured_and_penalised"][1]
+        assert kind == "InputError"
+        assert "got shards in blocks.0.layer" in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would shard over GPUs: torch.cuda.is_available()")
+def test_script_of_the_guide_trains_cuts_and_saves(found):
+    for rank in found:
+        steps, sizes = rank["script_of_the_guide"]
+        assert steps == 20
+        assert max(sizes.values()) < 32
+
+
 def test_model_that_is_wrapped_and_sharded_is_refused(found):
     kind, text = found[0]["wrapped_and_sharded"]
     assert kind == "InputError"
     assert "Use fully_shard on a mesh of two dimensions" in text
 
 
-def test_cut_gathers_tensors_of_its_layers_only_and_never_more_than_one(found):
-    for name in ("Mamba", "Mamba2"):
-        counts = found[0]["bytes_on_the_wire"][name]
-        assert counts["tensors"] == 4 * counts["layers"]  # for the plan, for the cut, and two averages of AdamW
-        assert counts["largest"] < counts["layers"] / 2
+@pytest.mark.parametrize("name", ["LRU", "Mamba", "Mamba2"])
+def test_cut_gathers_tensors_of_its_layers_only_and_never_more_than_one(found, name):
+    counts = found[0]["bytes_on_the_wire"][name]
+    # for the plan and for the cut, what else the layer computes with beside it, and two averages of AdamW
+    assert counts["tensors"] == 4 * counts["layers"] + 2 * counts["others"]
+    assert counts["largest"] < counts["layers"] / 2
+
+
+@pytest.mark.parametrize("layers", ["1", "3"])
+def test_cut_holds_one_whole_layer_more_than_a_step_beside_the_new_shards(found, layers):
+    for rank in found:
+        memory = rank["memory_of_a_cut"][layers]
+        assert memory["cut"] - memory["new shards"] < memory["step"] + 1
+        assert memory["analyses"] == 1
+
+
+def test_host_holds_one_layer_at_a_time_however_many_are_cut(found):
+    for rank in found:
+        one, three = (rank["memory_of_a_cut"][layers] for layers in ("1", "3"))
+        more = three["and its shards"] - one["and its shards"]
+        assert three["cut with the host"] - one["cut with the host"] < more + 0.5
