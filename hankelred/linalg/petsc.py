@@ -62,7 +62,7 @@ def over_ranks(comm: Any = None, prefix: str = PREFIX) -> Iterator[Any]:
     ----------
     comm : mpi4py.MPI.Comm, optional
         The ranks; by default all of them.
-    prefix : str, default "hankelred_"
+    prefix : str, default ``"hankelred_"``
         Of the options of PETSc for shifted matrices, as in ``-hankelred_ksp_type gmres``; MUMPS factors where they say
         nothing else. ``definite_`` follows in options of the test whether a matrix is definite.
 
