@@ -156,3 +156,22 @@ def test_the_smallest_model_within_a_tolerance_is_smaller_when_outputs_may_be_fi
         ) in plan.trials
         sizes[refit] = sum(plan.sizes.values())
     assert sizes["auto"] <= sizes[False] < 24
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_cut_that_leaves_to_the_feedthrough_what_is_answered_at_once_has_the_bound_of_its_own_values(seed):
+    rng = np.random.default_rng(seed)
+    lam = rng.uniform(0.05, 0.95, 8) * np.exp(1j * rng.uniform(0, np.pi, 8))
+    B, C = (rng.standard_normal(x) + 1j * rng.standard_normal(x) for x in ((8, 2), (2, 8)))
+    later = hr.DiagonalSystem(lam, B, C * lam, dt=True)
+    assert (hr.hankel_singular_values(later) <= (1 + 1e-12) * hr.hankel_singular_values(later.with_(C=C))).all()
+    reduction = hr.balanced_truncation(later, order=4)
+    small = reduction.system
+    C_small = small.C / small.lam
+    z = np.exp(1j * np.linspace(-np.pi, np.pi, 2001))[:, None, None]
+
+    def response(lam, B, C, D):  # of a layer: states answer in the step of the input
+        return D + (C * z / (z - lam)) @ B
+
+    difference = response(lam, B, C, 0.0) - response(small.lam, small.B, C_small, C @ B - C_small @ small.B)
+    assert np.linalg.norm(difference, 2, axis=(1, 2)).max() <= reduction.error_bound * (1 + 1e-9)
