@@ -7,6 +7,7 @@ calls a function; here once for a kernel. It runs kernels that were decorated wh
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ def kernels() -> KernelModules:
     The environment is as before on return: processes started later, and other kernels, are not interpreted.
     """
     with mock.patch.dict(os.environ, _SETTING):
+        if _SETTING:
+            _interpret_language()
         from hankelred_torch.ops import (
             _factors_triton,
             _heads_triton,
@@ -44,6 +47,18 @@ def kernels() -> KernelModules:
             _values_triton,
         )
     return KernelModules(_linear_triton, _selective_triton, _heads_triton, _factors_triton, _values_triton)
+
+
+def _interpret_language() -> None:
+    """Interpret Triton's own functions too, `cumsum` and others, in a process where Triton was imported before."""
+    import triton
+    from triton import language
+
+    if isinstance(language.standard.cumsum, triton.JITFunction):
+        before = vars(language.standard).copy()
+        for name, function in vars(importlib.reload(language.standard)).items():
+            if name in vars(language) and vars(language)[name] is before.get(name):
+                setattr(language, name, function)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def load(array, at, inside, COMPLEX: tl.constexpr):
         re = tl.load(array + 2 * at, mask=inside, other=0)
         return re, tl.load(array + 2 * at + 1, mask=inside, other=0)
     re = tl.load(array + at, mask=inside, other=0)
-    return re, tl.zeros_like(re)
+    return re, tl.full(re.shape, 0, re.dtype)
 
 
 @triton.jit
@@ -108,7 +108,7 @@ def factor(gap, mirror, turn, difference, B, linked, columns, pivots, w, beta, n
             t_re, t_im = times(p_re, p_im, w_re[None, :], -w_im[None, :])
             g_re, g_im = g_re - t_re, g_im - t_im
         else:
-            w_re, w_im, b = tl.zeros((INPUTS,), tl.float64), tl.zeros((INPUTS,), tl.float64), 0.0
+            w_re, w_im, b = tl.full((INPUTS,), 0, tl.float64), tl.full((INPUTS,), 0, tl.float64), 0.0
         store(w, where * m + j, w_re, w_im, j < m, COMPLEX)
         tl.store(beta + where, b)
         tl.store(pivots + where, tl.where(is_live, k, -1).to(tl.int64))
@@ -144,9 +144,9 @@ def factor_adjoint(lam, gap, mirror, turn, denominator, columns, pivots, w, beta
     system = tl.program_id(0).to(tl.int64)
     i, l, j = tl.arange(0, STATES), tl.arange(0, STATES), tl.arange(0, INPUTS)
     here, at = i < n, system * n + i
-    H_re, H_im = tl.zeros((STATES, STATES), tl.float64), tl.zeros((STATES, STATES), tl.float64)
-    Y_re, Y_im = tl.zeros((STATES, INPUTS), tl.float64), tl.zeros((STATES, INPUTS), tl.float64)
-    total_re, total_im = tl.zeros((STATES,), tl.float64), tl.zeros((STATES,), tl.float64)
+    H_re, H_im = tl.full((STATES, STATES), 0, tl.float64), tl.full((STATES, STATES), 0, tl.float64)
+    Y_re, Y_im = tl.full((STATES, INPUTS), 0, tl.float64), tl.full((STATES, INPUTS), 0, tl.float64)
+    total_re, total_im = tl.full((STATES,), 0, tl.float64), tl.full((STATES,), 0, tl.float64)
     mirrors_re, mirrors_im = load(mirror, at, here, COMPLEX)
     for back in range(0, n):
         step = n - 1 - back

@@ -85,7 +85,7 @@ def scan(u, delta, A, B, C, D, starts, y, length, heads, size, share, n, WORK: t
         decay, grown, tail, kept = _factors(step, rate, tau, WORK)
         v = x * step[:, None]
         driven = tl.trans(v * tail[:, None])
-        scores, out = tl.zeros((TIME, TIME), WORK), tl.zeros((TIME, SIZE), WORK)
+        scores, out = tl.full((TIME, TIME), 0, WORK), tl.full((TIME, SIZE), 0, WORK)
         for i in range(0, n, STATES):
             some = i + k < n
             line = ((row * length + t) * (heads // share) + head // share)[:, None] * n + (i + k)[None, :]
@@ -131,8 +131,8 @@ def scan_adjoint(gy, carry, u, delta, A, B, C, D, starts, gu, g_delta, gA, gB, g
             decay, grown, tail, kept = _factors(step, rate, tau, WORK)
             v, seen = x * step[:, None], out * grown[:, None]
             driven = v * tail[:, None]
-            scores, overlap = tl.zeros((TIME, TIME), WORK), tl.zeros((SIZE, STATES), WORK)
-            read, fed = tl.zeros((TIME, SIZE), WORK), tl.zeros((TIME, SIZE), WORK)
+            scores, overlap = tl.full((TIME, TIME), 0, WORK), tl.full((SIZE, STATES), 0, WORK)
+            read, fed = tl.full((TIME, SIZE), 0, WORK), tl.full((TIME, SIZE), 0, WORK)
             line = ((row * length + t) * (heads // share) + head // share)[:, None] * n
             for i in range(0, n, STATES):
                 some = i + k < n

@@ -38,7 +38,7 @@ def rotate(M, columns, values, n, COMPLEX: tl.constexpr, VECTORS: tl.constexpr, 
     width = 2 * n if VECTORS else n
     start = matrix * n * width
     A_re, A_im = load(M, (matrix * n + r[:, None]) * n + c[None, :], square, COMPLEX)
-    Q_re, Q_im = tl.where(r[:, None] == c[None, :], 1.0, 0.0).to(tl.float64), tl.zeros((STATES, STATES), tl.float64)
+    Q_re, Q_im = tl.where(r[:, None] == c[None, :], 1.0, 0.0).to(tl.float64), tl.full((STATES, STATES), 0, tl.float64)
     for k in range(0, n):  # Q^H M, the columns of which are pivots once each
         below = (r >= k)[:, None]
         square_re, square_im = tl.where(below, A_re, 0.0), tl.where(below, A_im, 0.0)
