@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -214,8 +215,11 @@ def signals(monkeypatch: pytest.MonkeyPatch, *sent: int) -> None:
     def step_and_send(trainer, look=None):
         made.append(trainer)
         if len(made) == 2 + 24 + 10:  # two steps compile
-            for number in sent:
+            for number in sent:  # one after the other: of two that wait, Python runs the lower number first
+                handler, end = signal.getsignal(number), time.monotonic() + 10
                 os.kill(os.getpid(), number)
+                while signal.getsignal(number) is handler and time.monotonic() < end:
+                    time.sleep(0.001)
         return step(trainer, look)
 
     monkeypatch.setattr(Trainer, "step", step_and_send)
