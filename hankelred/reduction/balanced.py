@@ -21,10 +21,9 @@ from ..markup import html_table
 from ..rounding import Matrices
 from ..systems import Poles, StateSpace, as_container, as_system, one_system, real_output
 from ..weighting import Weighting
-from ..weighting.base import HINF
 from .bank import reduce_bank
 from .bases import residualised
-from .damping import MEASURED_UP_TO, NEARLY_EQUAL, WEAKLY_DAMPED, excess_seen, measured_excess
+from .damping import excess_of_rounding
 from .rediagonalise import Diagonalised, diagonalised_at, largest_order
 from .result import Reduction
 from .single_precision import in_single_precision
@@ -326,7 +325,7 @@ class Balancing:
             full = StateSpace.trusted(parts.T, parts.B, parts.C, G.D, G.dt)
             pair = full, StateSpace.trusted(small.A, small.B, small.C, small.D, G.dt)
         if bound is None:
-            bound = self.error_bound(order) + _of_weak_damping(self._found, small, reduced, order)
+            bound = self.error_bound(order) + excess_of_rounding(self._found, small, reduced, order)
         return self._result(reduced, order, T, Ti, method, pair, bound)
 
     def _whole(self, small: Matrices) -> Any:
@@ -354,24 +353,6 @@ class Balancing:
         system = as_container(reduced, self._container)
         kind = T, Ti, self.unstable, method, self._found.bounded, reduced, pair
         return Reduction(system, self.system, order, self.hsv, bound, *kind)
-
-
-def _of_weak_damping(found: Factored, small: Matrices, reduced: StateSpace, order: int) -> float:
-    """Return what rounding of weakly damped poles can add to the error, on top of the bound."""
-    if np.isinf(found.gain) or found.floor == 0.0:
-        return 0.0
-    if found.pair is not None and (found.parts.is_split or found.bounded != HINF):
-        return excess_seen(found, small, order)
-    if found.parts.is_split or order == 0:
-        return 0.0
-    few, hsv = found.system.order <= MEASURED_UP_TO and not found.system.is_sparse, found.hsv
-    if found.weighting is None:
-        values, inflow = hsv[:order], (np.abs(small.B) ** 2).sum(axis=1)
-        moved = 4 * float(np.abs(small.A).max()) * found.floor  # see `damping`
-        splits_a_pair = few and order < len(hsv) and hsv[order - 1] - hsv[order] < NEARLY_EQUAL * hsv[order - 1]
-        if not (splits_a_pair or moved > 2 * WEAKLY_DAMPED * inflow.min()):
-            return float(moved * (values / inflow).max())
-    return measured_excess(found, reduced, order, few)
 
 
 def reduced_model(bal: Balancing, order: int, match_dc: bool) -> Any:

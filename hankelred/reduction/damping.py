@@ -15,6 +15,7 @@ from ..hankel import Factored
 from ..linalg.gain import largest_gain
 from ..rounding import Matrices, sample_frequencies
 from ..systems import StateSpace
+from ..weighting.base import HINF
 
 # Damping of which rounding can change this share is looked at, by a norm up to this order and by samples beyond; what
 # was seen counts as this much higher.
@@ -24,7 +25,25 @@ WEAKLY_DAMPED, MEASURED_UP_TO, SAMPLED = 0.1, 150, 0.01
 NEARLY_EQUAL = 1e-3
 
 
-def excess_seen(found: Factored, small: Matrices, order: int) -> float:
+def excess_of_rounding(found: Factored, small: Matrices, reduced: StateSpace, order: int) -> float:
+    """Return what rounding of weakly damped poles can add to the error, on top of the bound."""
+    if np.isinf(found.gain) or found.floor == 0.0:
+        return 0.0
+    if found.pair is not None and (found.parts.is_split or found.bounded != HINF):
+        return _seen_excess(found, small, order)
+    if found.parts.is_split or order == 0:
+        return 0.0
+    few, hsv = found.system.order <= MEASURED_UP_TO and not found.system.is_sparse, found.hsv
+    if found.weighting is None:
+        values, inflow = hsv[:order], (np.abs(small.B) ** 2).sum(axis=1)
+        moved = 4 * float(np.abs(small.A).max()) * found.floor  # see above
+        splits_a_pair = few and order < len(hsv) and hsv[order - 1] - hsv[order] < NEARLY_EQUAL * hsv[order - 1]
+        if not (splits_a_pair or moved > 2 * WEAKLY_DAMPED * inflow.min()):
+            return float(moved * (values / inflow).max())
+    return _measured_excess(found, reduced, order, few)
+
+
+def _seen_excess(found: Factored, small: Matrices, order: int) -> float:
     """Return by how much the error that a pair bounds is above the bound, as responses of the stable part show it.
 
     It is more where D makes up at one frequency for states that were not told from rounding.
@@ -40,7 +59,7 @@ def excess_seen(found: Factored, small: Matrices, order: int) -> float:
     return max(0.0, error - found.error_bound(order))
 
 
-def measured_excess(found: Factored, reduced: StateSpace, order: int, few: bool) -> float:
+def _measured_excess(found: Factored, reduced: StateSpace, order: int, few: bool) -> float:
     """Return by how much the error seen is above the bound."""
     system = found.system
     if not reduced.is_stable():

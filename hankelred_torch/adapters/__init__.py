@@ -9,10 +9,10 @@ from torch import nn
 from ..layer_sums import SampleStatistics
 from ..sampling import gather
 from .add_maps import add_state_maps_
-from .base import Adapter, Systems
+from .base import Adapter, Systems, SystemTensors
 from .delta import GatedDeltaAdapter, KimiDeltaAdapter, TiedDeltaAdapter
 from .dense import diagonal_layer
-from .linear import LinearAdapter, SystemTensors
+from .linear import LinearAdapter
 from .lru import LRUAdapter
 from .mamba import MambaAdapter
 from .mamba2 import GatedLinearAttentionAdapter, Mamba2Adapter

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -26,6 +26,34 @@ from .analysis import Analysis
 from .layer_tensors import LayerTensors
 
 Systems = DiagonalSystem | DiagonalBank
+
+
+class SystemTensors(NamedTuple):
+    """The systems of a layer as tensors that the layer's parameters get gradients through, in double precision.
+
+    Attributes
+    ----------
+    rates : (batch, n) Tensor
+        Logarithms of the poles; the poles themselves where `dt` is 0. A layer that is one system is a batch of one.
+    B, C : (batch, n, m) and (batch, p, n) Tensor
+        Input and output matrices.
+    dt : float or bool
+        Sampling time.
+    output : {"complex", "real"}
+        Whether the outputs are ``C x`` or their real parts.
+
+    Examples
+    --------
+    >>> import hankelred_torch as ht
+    >>> ht.adapters.LRUAdapter(ht.layers.LRU(channels=2, states=8)).tensors_of_system().rates.shape
+    torch.Size([1, 8])
+    """
+
+    rates: Tensor
+    B: Tensor
+    C: Tensor
+    dt: float | bool
+    output: Literal["complex", "real"]
 
 
 class Adapter(LayerTensors, ABC):
@@ -124,7 +152,7 @@ class Adapter(LayerTensors, ABC):
             f"layer, whose matrices depend on its input."
         )
 
-    def tensors_of_system(self) -> Any:
+    def tensors_of_system(self) -> SystemTensors:
         """Return the system of the layer now, differentiable with respect to its parameters; for penalties.
 
         Returns

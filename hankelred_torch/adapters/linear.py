@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from operator import attrgetter
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from hankelred.weighting import Sampled
 
 from ..layer_sums import StateStatistics
 from .analysis import Analysis, LinearAnalysis
-from .base import Adapter
+from .base import Adapter, SystemTensors
 from .transport import (
     Differentiated,
     Filled,
@@ -41,34 +41,6 @@ from .transport import (
 
 # A pole at 0 has no rate. exp(-80) = 2e-35 is 0 beside any other pole and normal in float32.
 LARGEST_RATE = 80.0
-
-
-class SystemTensors(NamedTuple):
-    """The systems of a layer as tensors that the layer's parameters get gradients through, in double precision.
-
-    Attributes
-    ----------
-    rates : (batch, n) Tensor
-        Logarithms of the poles; the poles themselves where `dt` is 0. A layer that is one system is a batch of one.
-    B, C : (batch, n, m) and (batch, p, n) Tensor
-        Input and output matrices.
-    dt : float or bool
-        Sampling time.
-    output : {"complex", "real"}
-        Whether the outputs are ``C x`` or their real parts.
-
-    Examples
-    --------
-    >>> import hankelred_torch as ht
-    >>> ht.adapters.LRUAdapter(ht.layers.LRU(channels=2, states=8)).tensors_of_system().rates.shape
-    torch.Size([1, 8])
-    """
-
-    rates: Tensor
-    B: Tensor
-    C: Tensor
-    dt: float | bool
-    output: Literal["complex", "real"]
 
 
 class LinearAdapter(Adapter):
