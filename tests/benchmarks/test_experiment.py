@@ -249,8 +249,12 @@ def test_an_interrupted_study_reports_what_there_is_and_goes_on_later(sent, code
 
 def test_a_second_signal_ends_the_program_at_once_and_finished_runs_stay(tmp_path, monkeypatch):
     signals(monkeypatch, signal.SIGTERM, signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, "--seeds", "1")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background has ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, "--seeds", "1")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [run["arm"] for run in results(tmp_path)["runs"]] == ["full"]
 
 
