@@ -189,6 +189,19 @@ def test_rc_ladders_have_no_marginal_pole() -> None:
     assert not wrongly_kept((f"ladder {i}", ladder(rng), 0) for i in range(400))
 
 
+def test_parts_of_a_difference_that_share_poles_are_judged_by_themselves() -> None:
+    slow, vibration = np.array([[-1e-6]]), np.array([[-1e-6, 1.0], [-1.0, -1e-6]])
+    cases = []
+    for name, part in {"slow": slow, "vibration": vibration, "net": -np.array([[2e-6, 1e-6], [1e-6, 2e-6]])}.items():
+        for copies in (2, 3):
+            A = sla.block_diag(*[part] * copies, -1e11)
+            k = np.random.default_rng(copies).permutation(len(A))
+            cases.append((f"{name}, {copies} of them", A[np.ix_(k, k)], 0))
+    assert not wrongly_kept(cases)
+    defective = np.array([[-1e-6, 1e5], [0.0, -1e-6]])  # rounding beside 1e5 carries this double pole across
+    assert ordered_schur(sla.block_diag(defective, -1e11), discrete=False).kept == 2
+
+
 def test_poles_of_rc_ladders_have_seven_digits() -> None:
     rng = np.random.default_rng(5)
     nets = [ladder(rng) for _ in range(400)]

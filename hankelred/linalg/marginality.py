@@ -23,6 +23,7 @@ from functools import cache, partial
 
 import numpy as np
 from scipy.linalg import lapack
+from scipy.sparse.csgraph import connected_components
 
 from ..checks import EPS, Array
 from .triangular import flipped, solve_sylvester
@@ -73,11 +74,20 @@ def error_bars(A: Array, T: Array, poles: Array, margin: Array, discrete: bool) 
         if A.dtype.kind == "f" and pole.imag > 0:
             found[i + 1], bar[i + 1] = found[i].conj(), bar[i]
             error[i + 1], refined[i + 1] = error[i], refined[i]
-    # Two poles that were refined to the same one tell that iterations strayed: neither counts.
-    near = np.abs(found[:, None] - found) <= bar[:, None] + np.where(refined, bar, 0.0)
-    refined &= ~(near & ~np.eye(len(poles), dtype=bool)).any(axis=1)
+    # Poles that were refined to the same one tell that iterations strayed, and none of them counts, unless as many
+    # parts of A have it that know nothing of each other: those of a difference of two models.
+    same = (np.abs(found[:, None] - found) <= bar[:, None] + np.where(refined, bar, 0.0)) & refined[:, None]
+    for i in np.flatnonzero(same.sum(axis=1) > 1):
+        refined[i] = same[i].sum() <= _parts_with(A, found[i], bar[i])
     poles[refined], error[refined] = found[refined], bar[refined]
     return error, refined
+
+
+def _parts_with(A: Array, pole: complex, bar: float) -> int:
+    """Count the parts of a matrix that is block diagonal, whatever the order of its states, that have a pole."""
+    count, part = connected_components(A != 0, directed=False)
+    refined = (_refine(A[np.ix_(*[np.flatnonzero(part == k)] * 2)], pole) for k in range(count))
+    return sum(abs(found - pole) <= bar + its for found, its in refined)
 
 
 def none_in_doubt(poles: Array, margin: Array, size: float, discrete: bool, offset: float) -> bool:
