@@ -1,5 +1,7 @@
 """Configuration of the documentation: `make docs` builds it, and a warning is an error."""
 
+import warnings
+
 from docutils import nodes
 from latex2mathml.converter import convert
 
@@ -41,6 +43,9 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "write_computation_times": False,
 }
+
+# Lightning calls something of torch by its old name; what it says of it would stand in the page, with a path.
+warnings.filterwarnings("ignore", ".*LeafSpec")
 
 # The API pages follow `__all__`: whatever a public module lists there gets a page, or without it, what it defines.
 autosummary_generate = True

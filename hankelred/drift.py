@@ -106,10 +106,18 @@ class DriftBound:
         return np.flatnonzero(gaps > 2 * (self.hankel_norm + self.floor)) + 1
 
     def tail_bound(self, order: int) -> float:
-        """Bound the sum of the second system's values after the first `order`, from 0 to N, of them.
+        """Bound the sum of the second system's values after the first `order` of them.
 
-        It is the lesser of the sum of the upper ends and of the first system's tail plus as many values of the
-        difference (Lidskii and Mirsky), in units of y per unit of u.
+        Parameters
+        ----------
+        order : int
+            From 0 to N.
+
+        Returns
+        -------
+        float
+            The lesser of the sum of the upper ends and of the first system's tail plus as many values of the
+            difference (Lidskii and Mirsky), in units of y per unit of u.
         """
         order = self._checked(order, 0)
         count = len(self.hsv) - order
@@ -269,9 +277,22 @@ class AccumulatedDrift:
         return np.abs(padded(last, size) - padded(first, size))
 
     def settled(self, order: int) -> int | None:
-        """Find the first system, counted from 0, from which on every step is certified for an order.
+        """Find the first system from which on every step is certified for an order.
 
-        None if the last step is not; an `OrderError` if `order` is larger than the order of some system.
+        Parameters
+        ----------
+        order : int
+            How many values are kept, from 0 to N.
+
+        Returns
+        -------
+        int or None
+            Its place, counted from 0; None if the last step is not certified.
+
+        Raises
+        ------
+        OrderError
+            If `order` is larger than the order of some system.
         """
         uncertain = [k for k, step in enumerate(self.steps) if not step.certify(order)]
         start = uncertain[-1] + 1 if uncertain else 0

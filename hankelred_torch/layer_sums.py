@@ -205,7 +205,18 @@ class SampleStatistics:
     probe: Any = field(default=None, repr=False)
 
     def merge(self, other: SampleStatistics) -> None:
-        """Add what another of the same model at the same sizes has seen; the probe stays."""
+        """Add what another of the same model at the same sizes has seen; the probe stays.
+
+        Parameters
+        ----------
+        other : SampleStatistics
+            Of the same layers; read only.
+
+        Raises
+        ------
+        InputError
+            If layers or their sizes differ.
+        """
         check_type(other, "other", SampleStatistics)
         if set(self.layers) != set(other.layers):
             raise InputError(

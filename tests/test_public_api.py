@@ -48,6 +48,21 @@ def described_methods(name: str) -> Iterator[str]:
             yield f"{name}.{method}"
 
 
+def undescribed_methods(name: str) -> Iterator[str]:
+    """Yield the methods of a public class whose arguments neither it nor a class it comes from describes.
+
+    Hooks of the integrations are called by frameworks, which describe them.
+    """
+    kinds = [k for k in inspect.getmro(resolve(name)) if k.__module__.startswith("hankelred")]
+    for method in sorted({x for kind in kinds for x in vars(kind) if not x.startswith("_")}):
+        found = [inspect.unwrap(getattr(kind, method)) for kind in kinds if method in vars(kind)]
+        if not callable(found[0]) or ".integrations." in found[0].__module__:
+            continue
+        takes = set(inspect.signature(found[0]).parameters) - {"self"}
+        if takes and not any("Parameters\n" in (inspect.getdoc(x) or "") for x in found):
+            yield f"{name}.{method}"
+
+
 def is_made_by_the_library(name: str) -> bool:
     """Tell whether a class is a result: it describes its attributes, and users never call it with arguments."""
     text = inspect.getdoc(resolve(name)) or ""
@@ -99,6 +114,11 @@ def test_public_modules_have_an_api_page(namespace: str):
 @pytest.mark.parametrize("name", CALLED + METHODS)
 def test_documented_arguments_are_those_of_the_signature(name: str):
     assert violations(name, ARGUMENT_CHECKS) == ""
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_methods_describe_their_arguments(name: str):
+    assert not list(undescribed_methods(name))
 
 
 @pytest.mark.parametrize("name", RESULTS)

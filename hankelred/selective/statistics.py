@@ -222,7 +222,18 @@ class SelectiveStatistics:
         self._add_heads(data, rates)
 
     def merge(self, other: SelectiveStatistics) -> None:
-        """Add what another of the same sizes and sums has seen, such as another rank of a distributed run."""
+        """Add what another has seen, such as another rank of a distributed run.
+
+        Parameters
+        ----------
+        other : SelectiveStatistics
+            Of the same sizes and sums; read only.
+
+        Raises
+        ------
+        InputError
+            If sizes or sums differ.
+        """
         check_type(other, "other", SelectiveStatistics)
         if (self.n, self.groups, self.every, set(self._sums)) != (other.n, other.groups, other.every, set(other._sums)):
             raise InputError(f"Statistics must have the same sizes and sums to be merged; got {self!r} and {other!r}.")
@@ -243,7 +254,23 @@ class SelectiveStatistics:
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> SelectiveStatistics:
-        """Make statistics from what `to_dict` returned; an `InputError` if an entry is missing, unknown or unfit."""
+        """Make statistics from what `to_dict` returned.
+
+        Parameters
+        ----------
+        state : dict
+            Read, and left as it is.
+
+        Returns
+        -------
+        SelectiveStatistics
+            With sums of their own.
+
+        Raises
+        ------
+        InputError
+            If an entry is missing, unknown or unfit.
+        """
         entries = dict(check_type(state, "state", dict, "Pass what to_dict returned."))
         try:
             n, groups, every = (check_integer(entries.pop(name), name, 1) for name in COUNTS[:3])

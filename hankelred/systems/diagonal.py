@@ -108,7 +108,30 @@ class Diagonal(LinearSystem):
         output: str,
         names: dict[str, Any] | None = None,
     ) -> S:
-        """Make a system of fresh arrays that need no checks."""
+        """Make a system of fresh arrays that need no checks.
+
+        Parameters
+        ----------
+        poles : Poles
+            n of them.
+        B : (n, m) ndarray
+            Inputs.
+        C : (p, n) ndarray
+            Outputs.
+        D : (p, m) ndarray
+            Feedthrough.
+        dt : float or True
+            0 in continuous time.
+        output : str
+            What the output is of the complex one.
+        names : dict, optional
+            Of inputs and outputs.
+
+        Returns
+        -------
+        the class
+            That keeps the arrays as they are.
+        """
         system = cls.__new__(cls)
         system._build(poles.data, B, C, D, dt, output, names or {})
         return system
@@ -284,7 +307,23 @@ class DiagonalSystem(Diagonal):
         return bool(np.all(self.spectrum.excess(self.is_discrete) < 0))
 
     def take(self, states: ArrayLike) -> DiagonalSystem:
-        """Return the system that keeps only the given states, by index or by a truth value for each."""
+        """Return the system that keeps only the given states.
+
+        Parameters
+        ----------
+        states : (k,) array_like of int, or (n,) of bool
+            Which to keep, by index in the order wanted, or by a truth value for each.
+
+        Returns
+        -------
+        DiagonalSystem
+            With k states.
+
+        Raises
+        ------
+        InputError
+            If an index is not one of a state, or stands there twice.
+        """
         states = check_indices(states, "states", self.n)
         poles = self.spectrum.map(lambda x: x[states])
         B, C = self.B[states], self.C[:, states]

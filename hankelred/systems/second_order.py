@@ -129,6 +129,16 @@ class SecondOrderSystem(ByShiftedSolves):
 
         A pole p with its shape q has ``p^2 m + p e + k = 0`` for positive m, e and k, so its real part is negative; it
         is at most ``-offset`` where ``E - 2 offset M`` and ``K - offset E + offset^2 M`` are definite as well.
+
+        Parameters
+        ----------
+        offset : float
+            How far, at least 0.
+
+        Returns
+        -------
+        bool
+            False says nothing.
         """
         from ..linalg.definite import all_definite
 

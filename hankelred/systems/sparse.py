@@ -72,7 +72,18 @@ class ByShiftedSolves(LinearSystem):
         return some_poles(self.pencil, self.mass_solver() if self.is_discrete else None, self.is_discrete)
 
     def outermost(self, offset: float) -> Array:
-        """Return those of the poles found that are not inside the stability region by more than `offset`."""
+        """Return those of the poles found that are not well inside the stability region.
+
+        Parameters
+        ----------
+        offset : float
+            By how much they may not be inside.
+
+        Returns
+        -------
+        (k,) ndarray
+            None of them if the system is stable.
+        """
         if self.certainly_stable(offset):
             return np.empty(0)
         if self.n <= EXACT_UP_TO and not self.dense().is_stable():

@@ -148,7 +148,30 @@ class StateSpace(LinearSystem):
     def trusted(
         cls, A: Any, B: Array, C: Array, D: Array, dt: Any, names: dict[str, Any] | None = None, **more: Any
     ) -> Any:
-        """Make a system of fresh arrays that need no checks."""
+        """Make a system of fresh arrays that need no checks.
+
+        Parameters
+        ----------
+        A : (n, n) ndarray or sparse array
+            Dynamics.
+        B : (n, m) ndarray
+            Inputs.
+        C : (p, n) ndarray
+            Outputs.
+        D : (p, m) ndarray
+            Feedthrough.
+        dt : float or True
+            0 in continuous time.
+        names : dict, optional
+            Of states, inputs and outputs.
+        **more : arrays
+            What a class has besides, such as E.
+
+        Returns
+        -------
+        the class
+            That keeps the arrays as they are.
+        """
         system = cls.__new__(cls)
         system._build(dt, names or {}, A=A, B=B, C=C, D=D, **more)
         return system

@@ -84,11 +84,35 @@ class Weighting:
     at_nyquist = False  # whether the bound of discrete time is one on models that match the system at z = -1
 
     def pair(self, parts: DenseParts | DiagonalParts) -> Pair:
-        """Return the factors for the stable part of a system."""
+        """Return the factors for the stable part of a system.
+
+        Parameters
+        ----------
+        parts : DenseParts or DiagonalParts
+            A system and its stable part of n states.
+
+        Returns
+        -------
+        Pair
+            Factors S and R of n rows and n columns; values are those of ``R S``.
+        """
         raise NotImplementedError
 
     def of(self: W, i: int, count: int) -> W:
-        """Return the weighting of system i of a bank of so many."""
+        """Return the weighting of one system of a bank.
+
+        Parameters
+        ----------
+        i : int
+            Which, from 0.
+        count : int
+            How many the bank has.
+
+        Returns
+        -------
+        Weighting
+            This one, unless it was given data for each system.
+        """
         return self
 
     def with_guarantee(self: W) -> W:

@@ -229,21 +229,73 @@ class Adapter(LayerTensors, ABC):
         return None
 
     def observe(self, statistics: Any, u: Tensor, mask: Tensor | None, normed: Tensor | None) -> None:
-        """Add a call of the layer to its sums: inputs, what is no padding, and inputs of an output norm."""
+        """Add a call of the layer to its sums.
+
+        Parameters
+        ----------
+        statistics : LayerStatistics or selective sums
+            Of this layer; added to.
+        u : (batch, length, ...) torch.Tensor
+            Inputs of the layer.
+        mask : (batch, length) torch.Tensor, optional
+            0 at padding.
+        normed : torch.Tensor, optional
+            What the output norm of the layer was called with.
+        """
         raise NotImplementedError
 
     def state_bytes(self, states: int) -> int:
-        """Return the memory that a number of states takes between two steps of one sequence; 0 if it is not known."""
+        """Return the memory that states take between two steps of one sequence.
+
+        Parameters
+        ----------
+        states : int
+            How many.
+
+        Returns
+        -------
+        int
+            Bytes; 0 if it is not known.
+        """
         return 0
 
     def sequence(self, u: Tensor | None, named: Mapping[str, Any]) -> Tensor:
-        """Return the inputs (batch, length, ...) among the arguments of a call, or raise."""
+        """Return the inputs among the arguments of a call.
+
+        Parameters
+        ----------
+        u : torch.Tensor or None
+            The first argument by position.
+        named : mapping
+            Arguments by name.
+
+        Returns
+        -------
+        (batch, length, ...) torch.Tensor
+            What the layer is driven by.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
         if u is None:
             raise InputError(f"{type(self.layer).__qualname__} must be called with a sequence; got no tensor.")
         return u
 
     def after(self, written: Mapping[str, Array]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the tensors and sizes that the layer has when values from `rewrite` are written, by name."""
+        """Return the tensors and sizes that the layer has when values are written.
+
+        Parameters
+        ----------
+        written : mapping of str to ndarray
+            Values from `rewrite`, by the names of their tensors.
+
+        Returns
+        -------
+        tuple of two dicts
+            Tensors, and attributes with a size, by name.
+        """
         name = next(iter(self.state_axes))
         olds = self.stored()
         if added := written.keys() - olds.keys():

@@ -41,7 +41,23 @@ class LayerTensors:
         return self.states_on(name, tuple(self.tensor(name).shape))
 
     def states_of(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
-        """Return how many states tensors of these shapes carry; raise an `InputError` if they do not agree."""
+        """Return how many states tensors of these shapes carry.
+
+        Parameters
+        ----------
+        shapes : mapping of str to tuple of int
+            By the names of `state_axes`.
+
+        Returns
+        -------
+        int
+            States.
+
+        Raises
+        ------
+        InputError
+            If they do not agree.
+        """
         sizes = {self.states_on(name, shape) for name, shape in shapes.items()}
         if len(sizes) != 1:
             raise InputError(
@@ -51,7 +67,20 @@ class LayerTensors:
         return sizes.pop()
 
     def states_on(self, name: str, shape: tuple[int, ...]) -> int:
-        """Return how many states a tensor of this shape carries; -1 if its axis is missing or does not fit."""
+        """Return how many states a tensor of this shape carries.
+
+        Parameters
+        ----------
+        name : str
+            One of `state_axes`.
+        shape : tuple of int
+            Of the tensor.
+
+        Returns
+        -------
+        int
+            States; -1 if its axis is missing or does not fit.
+        """
         axis, (others, per_state) = self.state_axes[name], self.counts.get(name, (0, 1))
         states, rest = divmod(shape[axis] - others, per_state) if axis < len(shape) else (-1, 0)
         return states if states >= 0 and not rest else -1
@@ -154,7 +183,18 @@ class LayerTensors:
         return tensor
 
     def places(self, names: Iterable[str] | None = None) -> dict[str, tuple[nn.Module, str, Tensor]]:
-        """Return where tensors, those of `state_axes`, lie now: the module, the name there, and the tensor itself."""
+        """Return where tensors lie now.
+
+        Parameters
+        ----------
+        names : iterable of str, optional
+            Of tensors; those of `state_axes` by default.
+
+        Returns
+        -------
+        dict of str to tuple
+            The module, the name there, and the tensor itself.
+        """
         return {x: (*self.owner(x), self.tensor(x)) for x in (self.state_axes if names is None else names)}
 
     def unfit(self) -> str:

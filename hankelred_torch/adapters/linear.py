@@ -171,7 +171,23 @@ class LinearAdapter(Adapter):
         return tuple(name for name in self.state_axes if name not in self.held)
 
     def matrices(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what `system` returns by name, with a feedthrough, or raise if shapes do not fit each other."""
+        """Return what `system` returns by name, with a feedthrough.
+
+        Parameters
+        ----------
+        tensors : mapping of str to torch.Tensor
+            Tensors of the layer, by name.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            rates (b, n), B (b, n, m), C (b, p, n), D (b, p, m).
+
+        Raises
+        ------
+        InputError
+            If shapes do not fit each other.
+        """
         what = f"{type(self).__name__} must fit the tensors of {type(self.layer).__qualname__}"
         shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in tensors.items())
         todo = "Register an adapter that fits this class."
@@ -187,7 +203,23 @@ class LinearAdapter(Adapter):
         return {"rates": rates, "B": B, "C": C, "D": D}
 
     def bank(self, values: Mapping[str, Array]) -> DiagonalBank:
-        """Return the systems that tensors of these values make, also where there is one, by rates where discrete."""
+        """Return the systems that tensors of these values make, by rates where time is discrete.
+
+        Parameters
+        ----------
+        values : mapping of str to ndarray
+            Tensors of the layer, by name.
+
+        Returns
+        -------
+        DiagonalBank
+            Also where there is one system.
+
+        Raises
+        ------
+        NumericalError
+            If its entries overflow, or a pole is 0 that must have a rate.
+        """
         with torch.no_grad():
             found = as_arrays(self.matrices(as_tensors(values)))
         check_result(f"The system of a {type(self.layer).__qualname__} layer", *found.values(), hint="Is a pole 0?")

@@ -110,19 +110,54 @@ class SelectiveAdapter(Adapter):
 
     @abstractmethod
     def layout_of(self, layer: nn.Module) -> dict[str, Layout]:
-        """Return which tensors of the layer carry states and how, by name."""
+        """Return which tensors of the layer carry states and how.
+
+        Parameters
+        ----------
+        layer : torch.nn.Module
+            As it is now.
+
+        Returns
+        -------
+        dict of str to Layout
+            By the name of the tensor.
+        """
 
     @abstractmethod
     def sequences(self, inputs: Tensor, mask: Tensor | None, normed: Tensor | None = None) -> Sequences:
-        """Return what drives the states for an input (batch, length, channels), computed as in the forward pass.
+        """Return what drives the states for an input, computed as in the forward pass.
 
-        The mask (batch, length) is 0 at padding; `normed` is what `output_norm` was called with.
+        Parameters
+        ----------
+        inputs : (batch, length, channels) torch.Tensor
+            Of the layer.
+        mask : (batch, length) torch.Tensor, optional
+            0 at padding.
+        normed : torch.Tensor, optional
+            What `output_norm` was called with.
+
+        Returns
+        -------
+        Sequences
+            Step sizes, rates, inputs and outputs of the states.
         """
 
     def output(self, inputs: Tensor, data: Sequences, y: Tensor) -> Tensor | None:
-        """Return what the layer puts out for inputs where its states put out `y`; None if not known, for `check`.
+        """Return what the layer puts out for inputs where its states put out `y`, for `check`.
 
-        `data` are those of `sequences`; `y` has the axes of its `u`.
+        Parameters
+        ----------
+        inputs : (batch, length, channels) torch.Tensor
+            Of the layer.
+        data : Sequences
+            Those of `sequences` for these inputs.
+        y : torch.Tensor
+            Output of the states, with the axes of the `u` of `data`.
+
+        Returns
+        -------
+        torch.Tensor or None
+            None if it is not known.
         """
         return None
 
@@ -142,7 +177,18 @@ class SelectiveAdapter(Adapter):
         return 1
 
     def state_channels(self, states: int) -> int:
-        """Return how many channels have states of their own in a layer of so many states; 0 if it is not known."""
+        """Return how many channels have states of their own.
+
+        Parameters
+        ----------
+        states : int
+            Those of a channel, in a layer of that size.
+
+        Returns
+        -------
+        int
+            Channels; 0 if it is not known.
+        """
         return 0
 
     def state_bytes(self, states: int) -> int:
@@ -157,7 +203,20 @@ class SelectiveAdapter(Adapter):
         return self.states
 
     def behind_maps(self, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-        """Return inputs and outputs of the states behind maps, if the layer has any."""
+        """Return inputs and outputs of the states behind maps, if the layer has any.
+
+        Parameters
+        ----------
+        B : (..., groups, states) torch.Tensor
+            What writes into the states.
+        C : (..., groups, states) torch.Tensor
+            What reads them.
+
+        Returns
+        -------
+        tuple of two torch.Tensor
+            Of the shapes of B and C.
+        """
         return B, C
 
     def _those_there(self, layouts: Mapping[str, Layout]) -> dict[str, Layout]:
@@ -281,7 +340,22 @@ class SelectiveAdapter(Adapter):
     def rotations(
         self, values: Mapping[str, Array], statistics: LayerStatistics, states: int
     ) -> list[SelectiveReduction]:
-        """Return changes of basis and fewer states, where the layer `rotates`; the best of them is measured."""
+        """Return changes of basis and fewer states, where the layer `rotates`; the best of them is measured.
+
+        Parameters
+        ----------
+        values : mapping of str to ndarray
+            Tensors of the layer, by name.
+        statistics : LayerStatistics
+            What the layer has seen.
+        states : int
+            How many to keep.
+
+        Returns
+        -------
+        list of SelectiveReduction
+            One or more to choose from.
+        """
         return [rotate(statistics.sums, -np.exp(values["A_log"]), states)]
 
     def rewrite(self, values: Mapping[str, Array], reduction: StateMap) -> dict[str, Array]:

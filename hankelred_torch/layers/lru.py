@@ -153,7 +153,18 @@ class LRU(nn.Module):
         return y.to(torch.promote_types(self.D.dtype, u.dtype))
 
     def initial_state(self, batch: int) -> Tensor:
-        """Return the state of rest for `step`, (batch, states) complex128."""
+        """Return the state of rest for `step`.
+
+        Parameters
+        ----------
+        batch : int
+            How many sequences go on side by side.
+
+        Returns
+        -------
+        (batch, states) torch.Tensor
+            complex128.
+        """
         return torch.zeros(check_size(batch, "batch", 0), self.states, dtype=torch.complex128, device=self.D.device)
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -143,7 +143,18 @@ class S4D(nn.Module):
         return y.to(torch.promote_types(self.D.dtype, u.dtype))
 
     def initial_state(self, batch: int) -> Tensor:
-        """Return the state of rest for `step`, (batch, channels, states) complex128."""
+        """Return the state of rest for `step`.
+
+        Parameters
+        ----------
+        batch : int
+            How many sequences go on side by side.
+
+        Returns
+        -------
+        (batch, channels, states) torch.Tensor
+            complex128.
+        """
         shape = check_size(batch, "batch", 0), self.channels, self.states
         return torch.zeros(shape, dtype=torch.complex128, device=self.D.device)
 

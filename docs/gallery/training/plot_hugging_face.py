@@ -11,10 +11,12 @@ import tempfile
 import matplotlib.pyplot as plt
 import torch
 from transformers import MambaConfig, MambaForCausalLM, PrinterCallback, Trainer, TrainingArguments
+from transformers.utils.logging import disable_progress_bar
 
 import hankelred_torch as ht
 from hankelred_torch.integrations.transformers import CompressionCallback
 
+disable_progress_bar()
 torch.manual_seed(0)
 torch.set_num_threads(1)
 
