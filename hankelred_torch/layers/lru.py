@@ -12,10 +12,11 @@ from hankelred.checks import check_number
 from hankelred.errors import InputError
 
 from ..ops.state_space import planar_ssm
-from ._inputs import check_sequences, check_size, check_step, in_single
+from ._inputs import check_sequences, check_size, in_single
+from ._mixing import Mixing
 
 
-class LRU(nn.Module):
+class LRU(Mixing):
     """Linear recurrent unit [1]_.
 
     ``x_t = lam x_{t-1} + gamma (B u_t)``, ``y_t = Re(C x_t) + D u_t``, elementwise in lam, gamma and D, with
@@ -151,64 +152,6 @@ class LRU(nn.Module):
         dtype = torch.promote_types(u.dtype, D.dtype)
         y = planar_ssm(rates, *(x.to(dtype) for x in (B, C, u, D)))
         return y.to(torch.promote_types(self.D.dtype, u.dtype))
-
-    def initial_state(self, batch: int) -> Tensor:
-        """Return the state of rest for `step`.
-
-        Parameters
-        ----------
-        batch : int
-            How many sequences go on side by side.
-
-        Returns
-        -------
-        (batch, states) torch.Tensor
-            complex128.
-        """
-        return torch.zeros(check_size(batch, "batch", 0), self.states, dtype=torch.complex128, device=self.D.device)
-
-    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by one time step, as in generation.
-
-        Parameters
-        ----------
-        u : (batch, channels) Tensor
-            Inputs of this step.
-        state : (batch, states) complex Tensor
-            What the step before returned, or `initial_state`.
-
-        Returns
-        -------
-        y : (batch, channels) Tensor
-            Outputs, as `forward` gives them at this step.
-        state : (batch, states) complex Tensor
-            The new state.
-
-        Raises
-        ------
-        InputError
-            If shapes do not fit the layer, such as a state from before the layer was reduced.
-
-        Examples
-        --------
-        >>> import torch
-        >>> from hankelred_torch.layers import LRU
-        >>> layer, u = LRU(channels=2, states=4), torch.randn(1, 3, 2)
-        >>> state = layer.initial_state(batch=1)
-        >>> for t in range(3):
-        ...     y, state = layer.step(u[:, t], state)
-        >>> torch.allclose(y, layer(u)[:, -1], atol=1e-5)
-        True
-        """
-        check_step(u, state, self.channels, (self.states,), "states", self.D)
-        B, C, D = self.system_matrices()
-        state = self.rates().exp() * state + u.to(B.dtype) @ B.T
-        y = (state.to(C.dtype) @ C.T).real + D * u
-        return y.to(torch.promote_types(self.D.dtype, u.dtype)), state
-
-    def extra_repr(self) -> str:
-        """Return the sizes for `repr`."""
-        return f"channels={self.channels}, states={self.states}"
 
 
 class _PlanarSystem(torch.autograd.Function):
