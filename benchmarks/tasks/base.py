@@ -105,6 +105,8 @@ class Task:
         What a class is told from: the mean over a sequence, or its last position.
     padded : bool
         Whether sequences of different lengths begin with zeros, which no mean counts.
+    longer : Part, optional
+        Test sequences of twice the length, to see how a model goes on.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Task:
     symbols: int = 0
     readout: str = "mean"
     padded: bool = False
+    longer: Part | None = None
 
     @property
     def tokens(self) -> bool:

@@ -22,7 +22,7 @@ def digits() -> Task:
     return Task(
         name="digits",
         title="handwritten digits, 8 × 8 pixels read one by one",
-        source="the digits that scikit-learn ships: the test half of the UCI optical recognition set, 1,797 images",
+        source="The digits that scikit-learn ships: the test half of the UCI optical recognition set, 1,797 images",
         classes=10,
         train=train,
         validation=validation,

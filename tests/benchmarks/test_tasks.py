@@ -173,6 +173,10 @@ def test_mnist_is_read_row_by_row_and_pooled_by_fours(small_mnist):
     grey = (whole.test.inputs[37, :, 0] * 0.3081 + 0.1307) * 255
     np.testing.assert_allclose(grey.view(28, 28), small_mnist[37], atol=1e-4)
     assert pooled.test.inputs[5, 0, 0] == pytest.approx((6 / 255 - 0.1307) / 0.3081, abs=1e-6)
+    for task, rows in ((whole, 14 * 28), (pooled, 7 * 14)):  # black above the image and below
+        assert task.longer.inputs.shape[1] == 2 * task.length
+        assert torch.equal(task.longer.inputs[:, rows:-rows], task.test.inputs)
+        assert set(task.longer.inputs[:, :rows].unique().tolist()) == {pytest.approx(-0.1307 / 0.3081)}
     assert pooled.test.labels[:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
     # a label goes with its image wherever the split has put it
     places = torch.round((whole.train.inputs[:, -1, 0] * 0.3081 + 0.1307) * 255).long()
@@ -393,6 +397,8 @@ def test_a_student_that_is_the_teacher_makes_no_error(order):
         trainer.model[0].D.zero_()
     write_system(trainer.model[0], system.with_(C=scale[:, None] * system.C, D=np.zeros((2, 2))))
     assert trainer.score(task.test) < 1e-8  # per cent
+    assert trainer.score(task.longer) < 1e-8
+    assert task.longer.inputs.shape[1] == 2 * task.length
     assert task.train.labels.square().mean().item() == pytest.approx(1.0, rel=1e-5)
     nothing = Part(task.test.inputs, torch.zeros_like(task.test.labels))
     assert trainer.score(nothing) == pytest.approx(100.0, rel=0.1)

@@ -75,7 +75,8 @@ def main() -> None:
         steps = {"steps": options.steps} if options.steps else {}
         settings = replace(Settings.of(options.task), **steps, order=None)
         lines.each_on_a_core(partial(group, path, settings, arms, options.budget), jobs, options.cores)
-        print(report.main_table(lines.read(path)))
+        found = lines.read(path)
+        print(report.main_table(found), report.robustness_table(found), sep="\n\n")
     if options.report:
         report.write(RESULTS, options.docs)
 

@@ -226,6 +226,8 @@ def robustness(trainer: Trainer) -> Mapping[str, float]:
     for share in (0.1, 0.3):
         inputs[f"noise {share:g}"] = u + share * scale * torch.randn(u.shape, generator=noise)
     found = {name: trainer.score(Part(x, labels)) for name, x in inputs.items()}
+    if (longer := trainer.task.longer) is not None:
+        found["twice as long"] = trainer.score(Part(longer.inputs[:ROBUST], longer.labels[:ROBUST]))
     whole = copy.deepcopy(trainer.model)
     for name, coarser in {"bf16 weights": lambda x: x.bfloat16().float(), "8-bit weights": _eight_bits}.items():
         with torch.no_grad():

@@ -178,7 +178,7 @@ def robustness_table(found: Sequence[Line]) -> str:
         for arm in names:
             runs = [x["robust"] for x in found if (x["kept"], x["arm"]) == (kept, arm)]
             if runs:
-                means = [Spread.of(x[kind] for x in runs) for kind in kinds]
+                means = [Spread.of(x[kind] for x in runs if kind in x) for kind in kinds]
                 rows.append((arm, str(kept), *(f"{x.mean:.{digits}f}" if x else "–" for x in means)))
     return markdown(("arm", "states", *kinds), rows)
 
