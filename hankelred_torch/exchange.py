@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hankelred.errors import InputError
 
+from .device_memory import DeviceMemory, memory_of
 from .errors import SurgeryError
 from .sharding import local, spread_like
 
@@ -86,6 +87,7 @@ class Exchange:
         self._replaced = ByTensor()
         self._listed: list[_Write] = []
         self._written: list[_Write] = []
+        self._left: list[DeviceMemory] = []
 
     def replace(
         self,
@@ -123,6 +125,21 @@ class Exchange:
     def call(self, put: Callable[[Any], Any], old: Any, new: Any) -> None:
         """Call a function with a new state, or with the old one on the way back."""
         self._list(put, old, new)
+
+    def leaves(self, old: Any, padded: Tensor | None = None) -> None:
+        """Let the shard of an old tensor give up its device memory, and wait on the host for the way back.
+
+        At the end of the block whoever has kept it finds it as it was.
+        """
+        if (memory := memory_of(old, padded)) is not None:
+            self._left.append(memory)
+            self._list(memory.hold, True, False)
+
+    def comes(self, new: Any, padded: Tensor | None = None) -> None:
+        """Let the shard of a new tensor wait on the host from now on; it takes its device memory in its turn."""
+        if (memory := memory_of(new, padded)) is not None:
+            memory.hold(False)
+            self._list(memory.hold, False, True)
 
     @property
     def replacements(self) -> list[Replacement]:
@@ -165,9 +182,17 @@ class Exchange:
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
-        """Put everything back if the block raised."""
+        """Put everything back if the block raised; else there is no way back, and what waited for it is forgotten."""
         if kind is not None:
             _put_back(self._written)
+        elif self._left:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for x in (self._listed, self._written, self._replaced, self._holders):
+            x.clear()
+        for memory in self._left:
+            memory.let_go()
 
     def _list(self, put: Callable[[Any], Any], old: Any, new: Any) -> None:
         self._listed.append(_Write(put, old, new))

@@ -213,6 +213,7 @@ class _Cut:
 
     def commit(self) -> None:
         """Put everything new in its place, and check it."""
+        self.sharded.clear()  # holds old parameters, which are to go
         self.exchange.commit()
         self.check_sizes()
 
@@ -284,7 +285,7 @@ class _Cut:
             self._note(layer.layer, made, states)
         if any(hasattr(x, "device_mesh") for x in olds.values()):
             made = exchange_sharded(self.exchange, self.sharded, olds, made)
-            states = spread_states(states, made, olds)
+            states = spread_states(self.exchange, states, made, olds)
         self.exchange.replace(olds, made, states, f"layer {layer.layer!r}")
         for name, old in filled.items():
             self.exchange.contents(old, news[name].detach())

@@ -26,6 +26,7 @@ from ..sharding import is_spread, spread_like, units
 # What is relied on of the object that torch keeps for a parameter, and of its first step.
 _ATTRIBUTES = (
     "_module_info",
+    "_sharded_param_data",
     "all_gather_outputs",
     "device",
     "fsdp_placement",
@@ -130,6 +131,8 @@ def exchange_sharded(
 ) -> dict[str, Tensor]:
     """Return the sharded form of new tensors, and list what torch is to keep for them; plain ones are as they are.
 
+    The new shards wait in host memory until the old ones go there.
+
     Raises
     ------
     InputError
@@ -146,6 +149,8 @@ def exchange_sharded(
             owner = kept[old]
             became = _became(owner, name, new)
             made[name] = _standing_in(old, became["sharded_param"], made=True)
+            exchange.leaves(old, owner._sharded_param_data)
+            exchange.comes(made[name], became["_sharded_param_data"])
             exchange.call(partial(_become, owner), _pairs(owner), tuple(became.items()))
     return made
 
@@ -211,13 +216,26 @@ def list_way_back(exchange: Exchange, kept: list[tuple[Any, Pairs]]) -> None:
 
 
 def spread_states(
-    states: Mapping[str, Mapping[Any, dict[str, Any]]], news: Mapping[str, Tensor], olds: Mapping[str, Tensor]
+    exchange: Exchange,
+    states: Mapping[str, Mapping[Any, dict[str, Any]]],
+    news: Mapping[str, Tensor],
+    olds: Mapping[str, Tensor],
 ) -> dict[str, dict[Any, dict[str, Any]]]:
-    """Return optimizer states, by tensor name and optimizer, as the optimizer keeps them: spread as the parameter."""
-    return {
-        name: {x: _spread_state(state, news[name], x.state.get(olds[name]) or {}) for x, state in by.items()}
-        for name, by in states.items()
-    }
+    """Return optimizer states, by tensor name and optimizer, as the optimizer keeps them: spread as the parameter.
+
+    Like new parameters they wait in host memory until the old ones go there.
+    """
+    found: dict[str, dict[Any, dict[str, Any]]] = {}
+    for name, by in states.items():
+        found[name] = {}
+        for optimizer, state in by.items():
+            old = optimizer.state.get(olds[name]) or {}
+            found[name][optimizer] = new = _spread_state(state, news[name], old)
+            for key in {**old, **new}:
+                if old.get(key) is not new.get(key):  # a count stays
+                    exchange.leaves(old.get(key))
+                    exchange.comes(new.get(key))
+    return found
 
 
 def _spread_state(state: Mapping[str, Any], new: Tensor, old: Mapping[str, Any]) -> dict[str, Any]:

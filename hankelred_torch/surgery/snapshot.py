@@ -96,7 +96,8 @@ class Snapshot:
         for target, state in zip(self._restorable, self._others, strict=True):
             exchange.call(partial(load_state, target), copy.deepcopy(state_of(target)), copy.deepcopy(state))
         exchange.call(set_random_state, random_state(), self._random)
-        exchange.commit()
+        with exchange:
+            exchange.commit()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the snapshot as plain values and tensors, by their order in models and optimizers."""
