@@ -104,8 +104,7 @@ def script_of_the_guide():
     dist.init_process_group, dist.destroy_process_group = (lambda *_: None for _ in range(2))
     try:
         script = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "guides" / "scripts" / "sharded_loop.py"))
-        script["main"].__globals__["STEPS"] = 20  # the end of the reduction window
-        script["main"](str(path))
+        script["main"](str(path), 20)  # to the end of the reduction window
     finally:
         dist.init_process_group, dist.destroy_process_group = begin, end
     model = script["build"]()
