@@ -8,7 +8,9 @@ from sizes import sample
 
 import hankelred_torch as ht
 from hankelred_torch import device_memory, exchange, sharding
-from hankelred_torch.surgery import cut, fsdp, snapshot
+from hankelred_torch.device_memory import DeviceMemory
+from hankelred_torch.surgery import cut as cutting
+from hankelred_torch.surgery import fsdp, snapshot
 
 from .adapter_models import lru, train
 from .test_exchange import interrupted_at
@@ -19,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 FORGETTING = 500  # lines at the end that forget old shards, when the cut is done
-FILES = {x.__file__ for x in (cut, device_memory, exchange, fsdp, snapshot)}
+FILES = {x.__file__ for x in (cutting, device_memory, exchange, fsdp, snapshot)}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -48,7 +50,7 @@ class Run:
         return [(x, sharding.local(x).detach().clone()) for x in held]
 
     def cut(self):
-        ht.compress_(self.model, ht.CompressionConfig(order=3), self.optimizer)
+        cut(self.model, self.optimizer)
 
     def assert_unchanged(self):
         now = self.now()
@@ -61,6 +63,7 @@ class Run:
         train(self.model, self.optimizer, 1)
 
     def assert_views_are_as_they_were(self):
+        assert all(x.untyped_storage().nbytes() >= y.untyped_storage().nbytes() for x, y in self.views)
         assert all(torch.equal(x, y) for x, y in self.views)
 
 
@@ -69,6 +72,44 @@ def test_views_that_a_stranger_has_of_old_shards_keep_their_values():
     run.cut()
     run.assert_views_are_as_they_were()
     run.assert_cut()
+
+
+def cut(model, optimizer):
+    ht.compress_(model, ht.CompressionConfig(order=3), optimizer)
+
+
+def resize(model, optimizer):
+    ht.resize_(model, {"0": 3, "1": 3}, optimizer)
+
+
+@pytest.mark.parametrize("job", [cut, resize])
+def test_old_shards_that_nobody_keeps_are_gone_and_not_back(monkeypatch, job):
+    run, found, let_go = Run(), [], DeviceMemory.let_go
+
+    def watched(memory):
+        let_go(memory)
+        found.append(memory._ref.expired())
+
+    monkeypatch.setattr(DeviceMemory, "let_go", watched)
+    model, optimizer = run.model, run.optimizer
+    del run
+    job(model, optimizer)
+    assert ht.state_sizes(model) == {"0": 3, "1": 3}
+    assert found
+    assert all(found)
+
+
+def test_numbers_that_wait_do_so_until_they_are_back(monkeypatch):
+    tensor = torch.arange(3.0)
+    memory, copy = DeviceMemory(tensor), device_memory._bytes
+    memory.hold(False)
+    monkeypatch.setattr(device_memory, "_bytes", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        memory.hold(True)
+    monkeypatch.setattr(device_memory, "_bytes", copy)
+    memory.hold(True)
+    memory.hold(True)
+    assert tensor.tolist() == [0.0, 1.0, 2.0]
 
 
 def test_cut_of_shards_interrupted_at_any_line_is_undone_or_done():
