@@ -1,7 +1,8 @@
-"""Device memory that tensors give up while their numbers wait on the host; the tensors stay the same objects.
+"""Shards that give up their device memory while their numbers wait on the host; tensors stay the same objects.
 
 In a cut of a sharded model new shards wait until they are to take the places of old ones, and old shards until nobody
-asks for the way back: so no rank holds both on its device.
+asks for the way back: so no rank holds both on its device. A tensor without its shard has one without data in its
+place, on the device that torch calls meta, which says so to whoever reads it.
 """
 
 from __future__ import annotations
@@ -10,46 +11,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from .sharding import is_spread, local
 
 
 class DeviceMemory:
-    """The memory of one tensor, which it alone has.
+    """The memory of the shard of a tensor, or its bytes on the host.
 
-    The bytes that wait in host memory count wherever there are any, so that an interrupt at any line loses nothing.
+    The numbers are those of the shard where it is there, so that an interrupt at any line loses nothing.
     """
 
-    _waiting: Tensor | None = None
+    __slots__ = ("_tensor", "_waiting")  # a dict that holds a parameter is taken for one in use
 
-    def __init__(self, tensor: Tensor) -> None:
-        self._device = tensor.device
-        self._storage: Any = tensor.untyped_storage()
-        self._ref = StorageWeakRef(self._storage)
+    def __init__(self, tensor: Any) -> None:
+        self._tensor = tensor
+        self._waiting: Tensor | None = None
 
     def hold(self, held: bool) -> None:
         """Take the memory for the numbers that wait, or give it up and let them wait; twice does no harm."""
-        storage = self._storage or torch.UntypedStorage._new_with_weak_ptr(self._ref.cdata)
-        if held and storage is not None and self._waiting is not None:
-            storage.resize_(self._waiting.numel())
-            _bytes(storage, self._device).copy_(self._waiting)
-            self._waiting = None
-        elif not held:
-            if self._waiting is None:
-                self._waiting = _bytes(storage, self._device).to("cpu", copy=True)
-            storage.resize_(0)
-
-    def let_go(self) -> None:
-        """Forget the tensor; if someone else has kept it, or a view of it, that gets its numbers back."""
-        self._storage = None
-        self.hold(True)
-        self._waiting = None
-
-    def __del__(self) -> None:
-        """Let go at the latest: an interrupt can come between the end of a cut and what is done then."""
-        if self._waiting is not None:
-            self.let_go()
+        if held and lacks_data(self._tensor):
+            fill(self._tensor, self._waiting)
+        elif not held and not lacks_data(self._tensor):
+            self._waiting = whole_storage(local(self._tensor)).to("cpu", copy=True)
+            empty(self._tensor)
 
 
 def memory_of(tensor: Any, padded: Tensor | None = None) -> DeviceMemory | None:
@@ -65,10 +49,31 @@ def memory_of(tensor: Any, padded: Tensor | None = None) -> DeviceMemory | None:
     if not (is_spread(tensor) and any(x.is_shard() for x in tensor.placements)):
         return None
     here = local(tensor) if padded is None else padded
-    storage = here.untyped_storage()
-    alone = storage.nbytes() == here.numel() * here.element_size() and storage.resizable()
-    return DeviceMemory(here) if alone and here.device.type == tensor.device_mesh.device_type else None
+    alone = here.untyped_storage().nbytes() == here.numel() * here.element_size()
+    return DeviceMemory(tensor) if alone and here.device.type == tensor.device_mesh.device_type else None
 
 
-def _bytes(storage: Any, device: torch.device) -> Tensor:
-    return torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
+def lacks_data(tensor: Any) -> bool:
+    """Tell whether a tensor has given up its shard."""
+    return is_spread(tensor) and local(tensor).is_meta
+
+
+def empty(tensor: Any) -> None:
+    """Let a tensor give up its shard; what is put in its place has the same layout."""
+    if not lacks_data(tensor):
+        here = tensor._local_tensor
+        layout = (here.size(), here.stride(), here.storage_offset())
+        tensor._local_tensor = torch.empty_like(whole_storage(here), device="meta").as_strided(*layout)
+
+
+def fill(tensor: Any, numbers: Tensor | None = None) -> None:
+    """Give a tensor its shard again: of the numbers in all of its storage, or of zeros."""
+    here = tensor._local_tensor
+    device, count = tensor.device, here.untyped_storage().nbytes() // here.element_size()
+    storage = torch.zeros(count, dtype=here.dtype, device=device) if numbers is None else numbers.to(device, copy=True)
+    tensor._local_tensor = storage.as_strided(here.size(), here.stride(), here.storage_offset())
+
+
+def whole_storage(tensor: Tensor) -> Tensor:
+    """Return all that lies in the storage of a tensor, in a row."""
+    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hankelred.errors import InputError
 
-from .device_memory import DeviceMemory, memory_of
+from .device_memory import empty, fill
 from .errors import SurgeryError
 from .sharding import local, spread_like
 
@@ -87,7 +87,6 @@ class Exchange:
         self._replaced = ByTensor()
         self._listed: list[_Write] = []
         self._written: list[_Write] = []
-        self._left: list[DeviceMemory] = []
 
     def replace(
         self,
@@ -117,7 +116,9 @@ class Exchange:
 
     def contents(self, target: Any, value: Any) -> None:
         """Fill a dict, a list or a tensor, which stays the same object, with other contents."""
-        if isinstance(target, Tensor):
+        if isinstance(target, Tensor) and getattr(getattr(target, "_local_tensor", None), "is_meta", False):
+            self._list(partial(_fill_or_empty, target), None, value)
+        elif isinstance(target, Tensor):
             self._list(lambda x: _copy(target, x), target.detach().to("cpu", copy=True), value)
         else:
             self._list(lambda x: _fill(target, x), type(value)(target), value)
@@ -125,21 +126,6 @@ class Exchange:
     def call(self, put: Callable[[Any], Any], old: Any, new: Any) -> None:
         """Call a function with a new state, or with the old one on the way back."""
         self._list(put, old, new)
-
-    def leaves(self, old: Any, padded: Tensor | None = None) -> None:
-        """Let the shard of an old tensor give up its device memory, and wait on the host for the way back.
-
-        At the end of the block whoever has kept it finds it as it was.
-        """
-        if (memory := memory_of(old, padded)) is not None:
-            self._left.append(memory)
-            self._list(memory.hold, True, False)
-
-    def comes(self, new: Any, padded: Tensor | None = None) -> None:
-        """Let the shard of a new tensor wait on the host from now on; it takes its device memory in its turn."""
-        if (memory := memory_of(new, padded)) is not None:
-            memory.hold(False)
-            self._list(memory.hold, False, True)
 
     @property
     def replacements(self) -> list[Replacement]:
@@ -182,17 +168,9 @@ class Exchange:
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
-        """Put everything back if the block raised; else there is no way back, and what waited for it is forgotten."""
+        """Put everything back if the block raised."""
         if kind is not None:
             _put_back(self._written)
-        elif self._left:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        for x in (self._listed, self._written, self._replaced, self._holders):
-            x.clear()
-        for memory in self._left:
-            memory.let_go()
 
     def _list(self, put: Callable[[Any], Any], old: Any, new: Any) -> None:
         self._listed.append(_Write(put, old, new))
@@ -308,6 +286,14 @@ def _filling(container: Any, contents: Any) -> _Write:
 def _copy(tensor: Tensor, value: Tensor) -> None:
     with torch.no_grad():
         local(tensor).copy_(local(spread_like(value, tensor)))
+
+
+def _fill_or_empty(tensor: Tensor, value: Tensor | None) -> None:
+    if value is None:
+        empty(tensor)
+    else:
+        fill(tensor)
+        _copy(tensor, value)
 
 
 def _put_back(writes: list[_Write]) -> None:

@@ -16,7 +16,7 @@ from ..adapters import Adapter, find_ssm_layers, state_sizes
 from ..adapters.add_maps import mapped_layers, maps_as_saved
 from ..adapters.registry import INSIDE
 from ..convert import standing_in, stored_tensors, to_tensor
-from ..exchange import ByTensor, find_slots
+from ..exchange import find_slots
 from ..sharding import reshard, whole
 from ..surgery import Exchange, as_optimizers
 from ..surgery.fsdp import exchange_sharded, managed, spread_states
@@ -98,29 +98,22 @@ def _resize(
 ) -> dict[str, int]:
     exchange, sizes, sharded = Exchange([model], optimizers), _wanted(adapters, like), managed(model)
     for name, states in sizes.items():
-        _list_layer(exchange, sharded, name, adapters[name], states, optimizers if inert else None)
-    sharded.clear()  # holds old parameters, which are to go
+        adapter = adapters[name]
+        tensors = _grown(adapter, states) if inert else _empty(adapter, states)
+        olds = stored_tensors(adapter.layer, tensors)
+        news = standing_in(olds, {x: new for x, new in tensors.items() if new.shape != olds[x].shape})
+        spread = any(hasattr(x, "device_mesh") for x in olds.values())
+        news = exchange_sharded(exchange, sharded, olds, news) if spread else news
+        slots = find_slots(olds, optimizers) if inert else {}
+        kept = {x: _grown_averages(adapter, x, slot, states) for x, slot in slots.items() if x in news}
+        kept = spread_states(exchange, kept, news, olds) if spread else kept
+        exchange.replace(olds, news, kept, owner=f"layer {name!r}")
+        exchange.attributes(adapter.layer, adapter.sizes(states))
     with exchange:
         exchange.commit()
         for x in adapters.values():
             type(x)(x.layer)  # raises if the shapes do not fit each other
     return sizes | {name: x.states for name, x in adapters.items() if name not in sizes}
-
-
-def _list_layer(
-    exchange: Exchange, sharded: ByTensor, name: str, adapter: Adapter, states: int, growing: tuple[Any, ...] | None
-) -> None:
-    """List all that is to change of a layer: it grows, in its optimizers too, if these are given; else it is empty."""
-    tensors = _empty(adapter, states) if growing is None else _grown(adapter, states)
-    olds = stored_tensors(adapter.layer, tensors)
-    news = standing_in(olds, {x: new for x, new in tensors.items() if new.shape != olds[x].shape})
-    spread = any(hasattr(x, "device_mesh") for x in olds.values())
-    news = exchange_sharded(exchange, sharded, olds, news) if spread else news
-    slots = find_slots(olds, growing or ())
-    kept = {x: _grown_averages(adapter, x, slot, states) for x, slot in slots.items() if x in news}
-    kept = spread_states(exchange, kept, news, olds) if spread else kept
-    exchange.replace(olds, news, kept, owner=f"layer {name!r}")
-    exchange.attributes(adapter.layer, adapter.sizes(states))
 
 
 def check_loaded(model: nn.Module) -> None:

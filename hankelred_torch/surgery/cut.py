@@ -213,7 +213,6 @@ class _Cut:
 
     def commit(self) -> None:
         """Put everything new in its place, and check it."""
-        self.sharded.clear()  # holds old parameters, which are to go
         self.exchange.commit()
         self.check_sizes()
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from hankelred.errors import InputError
 
+from ..device_memory import DeviceMemory, memory_of, whole_storage
 from ..exchange import ByTensor, Exchange
-from ..sharding import is_spread, spread_like, units
+from ..sharding import is_spread, local, spread_like, units
 
 # What is relied on of the object that torch keeps for a parameter, and of its first step.
 _ATTRIBUTES = (
@@ -149,9 +150,7 @@ def exchange_sharded(
             owner = kept[old]
             became = _became(owner, name, new)
             made[name] = _standing_in(old, became["sharded_param"], made=True)
-            exchange.leaves(old, owner._sharded_param_data)
-            exchange.comes(made[name], became["_sharded_param_data"])
-            exchange.call(partial(_become, owner), _pairs(owner), tuple(became.items()))
+            _list_places(exchange, owner, made[name], became)
     return made
 
 
@@ -192,16 +191,43 @@ def _became(owner: Any, name: str, new: Tensor) -> dict[str, Any]:
 
 
 Pairs = tuple[tuple[str, Any], ...]  # of attributes; a dict that holds a parameter is taken for one in use
+_STORAGE = "_sharded_param_data"  # another name of the shard: remembered, it would keep the device memory
 
 
 def _pairs(owner: Any) -> Pairs:
-    return tuple(vars(owner).items())
+    """Return what torch keeps for a parameter, without the shard where the parameter can get it back."""
+    moves = memory_of(owner.sharded_param, owner._sharded_param_data) is not None
+    return tuple((key, x) for key, x in vars(owner).items() if not (moves and key == _STORAGE))
+
+
+def _list_places(exchange: Exchange, owner: Any, new: Tensor, became: dict[str, Any]) -> None:
+    """List that a parameter takes the place of another in the device memory and in what torch keeps for it."""
+    leaving = memory_of(owner.sharded_param, owner._sharded_param_data)
+    coming = memory_of(new, became[_STORAGE])
+    if leaving is None or coming is None:
+        exchange.call(partial(_become, owner), tuple(vars(owner).items()), tuple(became.items()))
+        return
+    coming.hold(False)
+    del became[_STORAGE]
+    exchange.call(
+        partial(_take_place, owner), (coming, leaving, _pairs(owner)), (leaving, coming, tuple(became.items()))
+    )
+
+
+def _take_place(owner: Any, places: tuple[DeviceMemory, DeviceMemory, Pairs]) -> None:
+    leaving, coming, attributes = places
+    leaving.hold(False)
+    vars(owner)[_STORAGE] = None
+    coming.hold(True)
+    _become(owner, attributes)
 
 
 def _become(owner: Any, attributes: Pairs) -> None:
     vars(owner).update(attributes)
     for name in {*_GATHERED} - {name for name, _ in attributes}:
         vars(owner).pop(name, None)
+    if all(name != _STORAGE for name, _ in attributes):
+        vars(owner)[_STORAGE] = whole_storage(local(owner.sharded_param))
 
 
 def kept_of(*models: nn.Module) -> list[tuple[Any, Pairs]]:
@@ -210,7 +236,7 @@ def kept_of(*models: nn.Module) -> list[tuple[Any, Pairs]]:
 
 
 def list_way_back(exchange: Exchange, kept: list[tuple[Any, Pairs]]) -> None:
-    """List that what torch keeps is to become what it was."""
+    """List that what torch keeps is to become what it was, after the parameters that have given up their shards."""
     for owner, before in kept:
         exchange.call(partial(_become, owner), _pairs(owner), before)
 
@@ -232,10 +258,18 @@ def spread_states(
             old = optimizer.state.get(olds[name]) or {}
             found[name][optimizer] = new = _spread_state(state, news[name], old)
             for key in {**old, **new}:
-                if old.get(key) is not new.get(key):  # a count stays
-                    exchange.leaves(old.get(key))
-                    exchange.comes(new.get(key))
+                _list_memory(exchange, old.get(key), new.get(key))
     return found
+
+
+def _list_memory(exchange: Exchange, old: Any, new: Any) -> None:
+    """List that one entry of a state takes the place of another in the device memory; one that stays has it."""
+    if old is not new:
+        if (leaving := memory_of(old)) is not None:
+            exchange.call(leaving.hold, True, False)
+        if (coming := memory_of(new)) is not None:
+            coming.hold(False)
+            exchange.call(coming.hold, False, True)
 
 
 def _spread_state(state: Mapping[str, Any], new: Tensor, old: Mapping[str, Any]) -> dict[str, Any]:

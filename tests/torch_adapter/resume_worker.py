@@ -97,7 +97,7 @@ def _arm(kill, rank):
     """Let a process be killed inside of a cut or of a save."""
     if not _dies(kill, rank):
         return
-    places = {"in the cut": (fsdp, "_become"), "shards are written": (shards, "write_content")}
+    places = {"in the cut": (fsdp, "_take_place"), "shards are written": (shards, "write_content")}
     places |= {"the file is written": (shards.shutil, "rmtree")}
     if kill["moment"] in places:
         module, name = places[kill["moment"]]
