@@ -32,7 +32,7 @@ class DeviceMemory:
         if held and lacks_data(self._tensor):
             fill(self._tensor, self._waiting)
         elif not held and not lacks_data(self._tensor):
-            self._waiting = whole_storage(local(self._tensor)).to("cpu", copy=True)
+            self._waiting = whole_storage(local(self._tensor)).view(torch.uint8).to("cpu", copy=True)
             empty(self._tensor)
 
 
@@ -66,12 +66,14 @@ def empty(tensor: Any) -> None:
         tensor._local_tensor = torch.empty_like(whole_storage(here), device="meta").as_strided(*layout)
 
 
-def fill(tensor: Any, numbers: Tensor | None = None) -> None:
-    """Give a tensor its shard again: of the numbers in all of its storage, or of zeros."""
-    here = tensor._local_tensor
-    device, count = tensor.device, here.untyped_storage().nbytes() // here.element_size()
-    storage = torch.zeros(count, dtype=here.dtype, device=device) if numbers is None else numbers.to(device, copy=True)
-    tensor._local_tensor = storage.as_strided(here.size(), here.stride(), here.storage_offset())
+def fill(tensor: Any, waiting: Tensor | None = None) -> None:
+    """Give a tensor its shard again: of the bytes in all of its storage, or of zeros."""
+    here, device = tensor._local_tensor, tensor.device
+    if waiting is None:
+        storage = torch.zeros(here.untyped_storage().nbytes(), dtype=torch.uint8, device=device)
+    else:
+        storage = waiting.to(device, copy=True)
+    tensor._local_tensor = storage.view(here.dtype).as_strided(here.size(), here.stride(), here.storage_offset())
 
 
 def whole_storage(tensor: Tensor) -> Tensor:
