@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hankelred.errors import InputError
 
+from .device_memory import empty, fill
 from .errors import SurgeryError
 from .sharding import local, spread_like
 
@@ -115,7 +116,9 @@ class Exchange:
 
     def contents(self, target: Any, value: Any) -> None:
         """Fill a dict, a list or a tensor, which stays the same object, with other contents."""
-        if isinstance(target, Tensor):
+        if isinstance(target, Tensor) and getattr(getattr(target, "_local_tensor", None), "is_meta", False):
+            self._list(partial(_fill_or_empty, target), None, value)
+        elif isinstance(target, Tensor):
             self._list(lambda x: _copy(target, x), target.detach().to("cpu", copy=True), value)
         else:
             self._list(lambda x: _fill(target, x), type(value)(target), value)
@@ -283,6 +286,14 @@ def _filling(container: Any, contents: Any) -> _Write:
 def _copy(tensor: Tensor, value: Tensor) -> None:
     with torch.no_grad():
         local(tensor).copy_(local(spread_like(value, tensor)))
+
+
+def _fill_or_empty(tensor: Tensor, value: Tensor | None) -> None:
+    if value is None:
+        empty(tensor)
+    else:
+        fill(tensor)
+        _copy(tensor, value)
 
 
 def _put_back(writes: list[_Write]) -> None:

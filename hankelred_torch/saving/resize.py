@@ -106,7 +106,7 @@ def _resize(
         news = exchange_sharded(exchange, sharded, olds, news) if spread else news
         slots = find_slots(olds, optimizers) if inert else {}
         kept = {x: _grown_averages(adapter, x, slot, states) for x, slot in slots.items() if x in news}
-        kept = spread_states(kept, news, olds) if spread else kept
+        kept = spread_states(exchange, kept, news, olds) if spread else kept
         exchange.replace(olds, news, kept, owner=f"layer {name!r}")
         exchange.attributes(adapter.layer, adapter.sizes(states))
     with exchange:

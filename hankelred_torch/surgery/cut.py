@@ -284,7 +284,7 @@ class _Cut:
             self._note(layer.layer, made, states)
         if any(hasattr(x, "device_mesh") for x in olds.values()):
             made = exchange_sharded(self.exchange, self.sharded, olds, made)
-            states = spread_states(states, made, olds)
+            states = spread_states(self.exchange, states, made, olds)
         self.exchange.replace(olds, made, states, f"layer {layer.layer!r}")
         for name, old in filled.items():
             self.exchange.contents(old, news[name].detach())

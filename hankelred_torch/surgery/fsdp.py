@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from hankelred.errors import InputError
 
+from ..device_memory import DeviceMemory, memory_of, whole_storage
 from ..exchange import ByTensor, Exchange
-from ..sharding import is_spread, spread_like, units
+from ..sharding import is_spread, local, spread_like, units
 
 # What is relied on of the object that torch keeps for a parameter, and of its first step.
 _ATTRIBUTES = (
     "_module_info",
+    "_sharded_param_data",
     "all_gather_outputs",
     "device",
     "fsdp_placement",
@@ -130,6 +132,8 @@ def exchange_sharded(
 ) -> dict[str, Tensor]:
     """Return the sharded form of new tensors, and list what torch is to keep for them; plain ones are as they are.
 
+    The new shards wait in host memory until the old ones go there.
+
     Raises
     ------
     InputError
@@ -146,7 +150,7 @@ def exchange_sharded(
             owner = kept[old]
             became = _became(owner, name, new)
             made[name] = _standing_in(old, became["sharded_param"], made=True)
-            exchange.call(partial(_become, owner), _pairs(owner), tuple(became.items()))
+            _list_places(exchange, owner, made[name], became)
     return made
 
 
@@ -187,16 +191,43 @@ def _became(owner: Any, name: str, new: Tensor) -> dict[str, Any]:
 
 
 Pairs = tuple[tuple[str, Any], ...]  # of attributes; a dict that holds a parameter is taken for one in use
+_STORAGE = "_sharded_param_data"  # another name of the shard: remembered, it would keep the device memory
 
 
 def _pairs(owner: Any) -> Pairs:
-    return tuple(vars(owner).items())
+    """Return what torch keeps for a parameter, without the shard where the parameter can get it back."""
+    moves = memory_of(owner.sharded_param, owner._sharded_param_data) is not None
+    return tuple((key, x) for key, x in vars(owner).items() if not (moves and key == _STORAGE))
+
+
+def _list_places(exchange: Exchange, owner: Any, new: Tensor, became: dict[str, Any]) -> None:
+    """List that a parameter takes the place of another in the device memory and in what torch keeps for it."""
+    leaving = memory_of(owner.sharded_param, owner._sharded_param_data)
+    coming = memory_of(new, became[_STORAGE])
+    if leaving is None or coming is None:
+        exchange.call(partial(_become, owner), tuple(vars(owner).items()), tuple(became.items()))
+        return
+    coming.hold(False)
+    del became[_STORAGE]
+    exchange.call(
+        partial(_take_place, owner), (coming, leaving, _pairs(owner)), (leaving, coming, tuple(became.items()))
+    )
+
+
+def _take_place(owner: Any, places: tuple[DeviceMemory, DeviceMemory, Pairs]) -> None:
+    leaving, coming, attributes = places
+    leaving.hold(False)
+    vars(owner)[_STORAGE] = None
+    coming.hold(True)
+    _become(owner, attributes)
 
 
 def _become(owner: Any, attributes: Pairs) -> None:
     vars(owner).update(attributes)
     for name in {*_GATHERED} - {name for name, _ in attributes}:
         vars(owner).pop(name, None)
+    if all(name != _STORAGE for name, _ in attributes):
+        vars(owner)[_STORAGE] = whole_storage(local(owner.sharded_param))
 
 
 def kept_of(*models: nn.Module) -> list[tuple[Any, Pairs]]:
@@ -205,19 +236,40 @@ def kept_of(*models: nn.Module) -> list[tuple[Any, Pairs]]:
 
 
 def list_way_back(exchange: Exchange, kept: list[tuple[Any, Pairs]]) -> None:
-    """List that what torch keeps is to become what it was."""
+    """List that what torch keeps is to become what it was, after the parameters that have given up their shards."""
     for owner, before in kept:
         exchange.call(partial(_become, owner), _pairs(owner), before)
 
 
 def spread_states(
-    states: Mapping[str, Mapping[Any, dict[str, Any]]], news: Mapping[str, Tensor], olds: Mapping[str, Tensor]
+    exchange: Exchange,
+    states: Mapping[str, Mapping[Any, dict[str, Any]]],
+    news: Mapping[str, Tensor],
+    olds: Mapping[str, Tensor],
 ) -> dict[str, dict[Any, dict[str, Any]]]:
-    """Return optimizer states, by tensor name and optimizer, as the optimizer keeps them: spread as the parameter."""
-    return {
-        name: {x: _spread_state(state, news[name], x.state.get(olds[name]) or {}) for x, state in by.items()}
-        for name, by in states.items()
-    }
+    """Return optimizer states, by tensor name and optimizer, as the optimizer keeps them: spread as the parameter.
+
+    Like new parameters they wait in host memory until the old ones go there.
+    """
+    found: dict[str, dict[Any, dict[str, Any]]] = {}
+    for name, by in states.items():
+        found[name] = {}
+        for optimizer, state in by.items():
+            old = optimizer.state.get(olds[name]) or {}
+            found[name][optimizer] = new = _spread_state(state, news[name], old)
+            for key in {**old, **new}:
+                _list_memory(exchange, old.get(key), new.get(key))
+    return found
+
+
+def _list_memory(exchange: Exchange, old: Any, new: Any) -> None:
+    """List that one entry of a state takes the place of another in the device memory; one that stays has it."""
+    if old is not new:
+        if (leaving := memory_of(old)) is not None:
+            exchange.call(leaving.hold, True, False)
+        if (coming := memory_of(new)) is not None:
+            coming.hold(False)
+            exchange.call(coming.hold, False, True)
 
 
 def _spread_state(state: Mapping[str, Any], new: Tensor, old: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ..adapters import Adapter
 from ..adapters.transport import raised
 from ..convert import to_array, to_tensor, to_tensors
 from ..exchange import Slot, State, find_slots
-from ..sharding import whole
+from ..sharding import local, whole
 from .averages import followed_values
 from .roles import TABLE, Entry, Kept, Notes, is_trusted, read_states, stepped, tried
 
@@ -176,7 +176,7 @@ def carried_states(
         # an optimizer around another has states of its own
         keepers = {name: x.optimizers[level] for name, x in slots.items() if level < len(x.optimizers)}
         held = {
-            name: (x, slots[name].group, _whole(p := slots[name].parameter, values[name], x), _whole_state(x, p))
+            name: (x, slots[name].group, _whole(p := slots[name].parameter, values[name], x), _state_of(x, p))
             for name, x in keepers.items()
         }
         kept = read_states(held, notes, reset=policy == "reset")
@@ -198,10 +198,14 @@ def _whole(parameter: Tensor, value: Array, optimizer: Any) -> Tensor:
     return nn.Parameter(to_tensor(value, parameter), parameter.requires_grad)
 
 
-def _whole_state(optimizer: Any, parameter: Tensor) -> State:
-    """Return what an optimizer keeps for a parameter, gathered from all ranks where it is spread."""
+def _state_of(optimizer: Any, parameter: Tensor) -> State:
+    """Return what an optimizer keeps for a parameter; what is spread and packed is gathered, to be read as numbers.
+
+    What is spread and plain is gathered where it is read, so that no more than one tensor is whole at a time.
+    """
     state = optimizer.state.get(parameter) or {}
-    return {key: whole(x, key) if hasattr(x, "device_mesh") else x for key, x in state.items()}
+    packed = [key for key, x in state.items() if hasattr(x, "device_mesh") and hasattr(local(x), "__tensor_flatten__")]
+    return {key: whole(x, key) if key in packed else x for key, x in state.items()}
 
 
 def _carried(
@@ -264,25 +268,26 @@ def _assembled(
 def _state(kept: Kept, carried: Mapping[str, Tensor], new: Tensor) -> State | None:
     """Put the state of one parameter together; None where its optimizer makes a new one at its next step."""
     roles = {x.role for x in kept.entries.values()}
-    whole, fresh = "basis" not in roles, State()
+    complete, fresh = "basis" not in roles, State()
     if roles & {"start", "unknown", "basis"} or any(x.packed for x in kept.entries.values()):
-        anew = not whole and kept.counts  # all of it, with its count; some begin with an entry made beforehand
+        anew = not complete and kept.counts  # all of it, with its count; some begin with an entry made beforehand
         with contextlib.suppress(Exception):
             fresh = tried(kept.optimizer, kept.group, new.detach(), () if anew else (0.0,))
-        if anew or not (whole or fresh):
+        if anew or not (complete or fresh):
             return fresh or None
     state = {}
     for key, (value, role, _, named, packed) in kept.entries.items():
         if role == "counter":
             state[key] = value
-        elif key in carried and (whole or named):
+        elif key in carried and (complete or named):
             state[key] = fresh[key].copy_(carried[key]) if packed and key in fresh else carried[key]
         elif isinstance(value, Tensor) and TABLE.get((None, key)) == "square" and value.numel() > 1:
-            finite = value.dequantize() if packed else value[torch.isfinite(value)]
+            full = whole(value, key)
+            finite = full.dequantize() if packed else full[torch.isfinite(full)]
             state[key] = torch.full_like(new.detach(), float(finite.double().mean()) if finite.numel() else 0.0)
         elif key in fresh:
             state[key] = fresh[key]
-        elif whole:
+        elif complete:
             state[key] = torch.zeros_like(new.detach(), dtype=value.dtype)
     return state
 

@@ -25,6 +25,7 @@ from ..convert import to_array, to_arrays
 from ..errors import OptimizerStateWarning
 from ..exchange import State
 from ..randomness import random_state, set_random_state
+from ..sharding import is_spread
 
 ROLES = ("parameter", "gradient", "square", "root", "factored", "counter", "start", "basis")
 
@@ -149,12 +150,13 @@ def read_states(
         name: dict.fromkeys(state, "basis") if reset else _roles(optimizer, group, parameter, state, notes, name)
         for name, (optimizer, group, parameter, state) in held.items()
     }
-    carried = {(name, key) for name, x in roles.items() for key, role in x.items() if role in _CARRIED}
+    # in one order on all ranks, which gather what is spread one by one
+    carried = [(name, key) for name, x in roles.items() for key, role in x.items() if role in _CARRIED]
     packed = {
         (name, key)
         for name, (*_, state) in held.items()
         for key, x in state.items()
-        if hasattr(x, "__tensor_flatten__") and hasattr(type(x), "dequantize")
+        if hasattr(x, "__tensor_flatten__") and hasattr(type(x), "dequantize") and not is_spread(x)
     }
     values = {(name, key): held[name][3][key] for name, key in carried}
     values = {place: x.dequantize() if place in packed else x for place, x in values.items()}

@@ -40,7 +40,8 @@ class _Kept:
 class Snapshot:
     """All that a step of training changes: weights, buffers, gradients, optimizers, schedules, random states.
 
-    Values are kept in host memory. The objects that a cut takes out of use stay alive with it, where they are.
+    Values are kept in host memory. The objects that a cut takes out of use stay alive with it, where they are; shards
+    give up their device memory.
 
     Parameters
     ----------
@@ -79,9 +80,13 @@ class Snapshot:
         """Put everything back, the same objects with the same values in the same places; all or nothing."""
         reshard(*self._models)
         exchange = Exchange()
+        sharded, found = managed(*self._models), ByTensor()
+        for kept in self._kept:
+            found[kept.tensor] = kept.tensor
+            if kept.same:
+                _list_value(kept, exchange)
         list_way_back(exchange, self._sharded)
-        sharded = managed(*self._models)
-        found = {kept.tensor: _revived(kept, exchange, sharded) for kept in self._kept}
+        found.update({x.tensor: _made_anew(x, exchange, sharded) for x in self._kept if not x.same})
         for store, items in self._places:
             exchange.contents(store, {name: x if x is None else found[x] for name, x in items})
         for k, optimizer in enumerate(self._optimizers):
@@ -176,16 +181,18 @@ def _copied(tensor: Tensor | None) -> Any:
     return None if tensor is None else tensor.detach().to("cpu", copy=True)
 
 
-def _revived(kept: _Kept, exchange: Exchange, sharded: ByTensor) -> Tensor:
-    """List the value and gradient of then for a tensor, or make a new one where it is of another run."""
-    if not kept.same:
-        value = kept.value.to(kept.tensor.device, kept.tensor.dtype, copy=True)
-        olds = {"": kept.tensor}
-        return exchange_sharded(exchange, sharded, olds, standing_in(olds, {"": value}))[""]
+def _list_value(kept: _Kept, exchange: Exchange) -> None:
+    """List the value and gradient of then for a tensor."""
     exchange.contents(kept.tensor, kept.value)
     grad = None if kept.grad is None else kept.grad.to(kept.tensor.device, copy=True)
     exchange.attributes(kept.tensor, {"grad": grad})
-    return kept.tensor
+
+
+def _made_anew(kept: _Kept, exchange: Exchange, sharded: ByTensor) -> Tensor:
+    """Make a new tensor in the place of one of another run."""
+    value = kept.value.to(kept.tensor.device, kept.tensor.dtype, copy=True)
+    olds = {"": kept.tensor}
+    return exchange_sharded(exchange, sharded, olds, standing_in(olds, {"": value}))[""]
 
 
 def _on_device(state: Mapping[str, Any], parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:

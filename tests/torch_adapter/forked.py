@@ -6,6 +6,7 @@ all ranks, and each of them writes what it found to a file, which the test file 
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
 import os
@@ -101,6 +102,7 @@ def _joined(rank: int, ranks: int, work: Callable[[int], Any], store: Path, limi
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(0.9 * limit)  # where each rank stands that is killed soon
     of = {"store": dist.FileStore(str(store), ranks), "rank": rank, "world_size": ranks}
     dist.init_process_group("gloo", timeout=timedelta(seconds=limit), **of)
     work(rank)

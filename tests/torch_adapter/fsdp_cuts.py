@@ -93,13 +93,13 @@ def other_rank_cuts_fewer_layers():
 def writing_fails_on_one_rank():
     model, optimizer = sharded()
     before = stand(model, optimizer)
-    put = sharding_of_parameters._become
+    put = sharding_of_parameters._take_place
     try:
         if dist.get_rank() == 1:
-            sharding_of_parameters._become = failing_after(3, put)
+            sharding_of_parameters._take_place = failing_after(3, put)
         error = message(lambda: ht.compress_(model, CONFIG, optimizer))
     finally:
-        sharding_of_parameters._become = put
+        sharding_of_parameters._take_place = put
     return [error, same(stand(model, optimizer), before), ht.state_sizes(model)]
 
 

@@ -104,8 +104,7 @@ def script_of_the_guide():
     dist.init_process_group, dist.destroy_process_group = (lambda *_: None for _ in range(2))
     try:
         script = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "guides" / "scripts" / "sharded_loop.py"))
-        script["main"].__globals__["STEPS"] = 20  # the end of the reduction window
-        script["main"](str(path))
+        script["main"](str(path), 20)  # to the end of the reduction window
     finally:
         dist.init_process_group, dist.destroy_process_group = begin, end
     model = script["build"]()
@@ -188,25 +187,32 @@ def most_allocated(work):
     return max(accumulate(x.nbytes() for x in seen.profiler.kineto_results.events() if x.name() == "[memory]"))
 
 
-class InSingle(TorchDispatchMode):
-    """Most bytes of tensors that were made in single precision and alive at a time.
+class OnDevice(TorchDispatchMode):
+    """Most bytes of tensors in single precision that were alive at a time, of those that are given or made meanwhile.
 
-    A cut computes in double precision in host memory: these are what is on the device of the parameters.
+    What waits on the host is in bytes or in double precision: the others are on the device of the parameters.
     """
 
-    def __init__(self):
+    def __init__(self, tensors):
         super().__init__()
         self._alive, self.most = {}, 0
+        self._note(tensors)
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         made = function(*arguments, **(options or {}))
-        self._alive = {key: x for key, x in self._alive.items() if not x[0].expired()}
-        for x in tree_leaves(made):
-            if isinstance(x, torch.Tensor) and x.dtype == torch.float32 and not x.is_meta:
-                storage = sharding.local(x).untyped_storage()
-                self._alive.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
-        self.most = max(self.most, sum(size for _, size in self._alive.values()))
+        self._note(x for x in tree_leaves(made) if isinstance(x, torch.Tensor))
+        self.most = max(self.most, self.now())
         return made
+
+    def _note(self, tensors):
+        for x in tensors:
+            if x.dtype == torch.float32 and not x.is_meta:
+                storage = sharding.local(x).untyped_storage()
+                self._alive.setdefault(storage._cdata, StorageWeakRef(storage))
+
+    def now(self):
+        self._alive = {key: x for key, x in self._alive.items() if not x.expired()}
+        return sum(torch.UntypedStorage._new_with_weak_ptr(x.cdata).nbytes() for x in self._alive.values())
 
 
 @scenarios
@@ -224,20 +230,24 @@ def memory_of(layers):
         optimizer.step()
         optimizer.zero_grad()
 
+    def held():
+        return [*model.parameters(), *(x for state in optimizer.state.values() for x in state.values())]
+
     def shards():
-        averages = [x for state in optimizer.state.values() for x in state.values() if sharding.is_spread(x)]
-        return [sharding.local(x).untyped_storage().nbytes() for x in (*model.parameters(), *averages)]
+        return sum(sharding.local(x).untyped_storage().nbytes() for x in held())
 
     step()
     whole = sum(p.numel() * p.element_size() for p in model.layers[0].parameters())
-    found = {"step": most_allocated(step) / whole}
     config = ht.CompressionConfig(fraction=0.9)
-    with InSingle() as seen, analyses_at_a_time() as most:
+    with OnDevice(held()) as of_step:
+        step()
+    with OnDevice(held()) as of_cut, analyses_at_a_time() as most:
         ht.compress_(model, config, optimizer)
-    found |= {"cut": seen.most / whole, "new shards": sum(shards()) / whole, "analyses": max(most)}
+    found = {"step": of_step.most / whole, "cut": of_cut.most / whole, "analyses": max(most)}
+    found |= {"left": of_cut.now() / whole, "new shards": shards() / whole}
     step()
     found["cut with the host"] = most_allocated(lambda: ht.compress_(model, config, optimizer)) / whole
-    return found | {"and its shards": sum(shards()) / whole, "sizes": ht.state_sizes(model)}
+    return found | {"and its shards": shards() / whole, "sizes": ht.state_sizes(model)}
 
 
 @contextmanager

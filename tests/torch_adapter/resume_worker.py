@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -22,7 +24,7 @@ from hankelred_torch.surgery import fsdp
 
 CONFIG, SCHEDULE = what_and_when(fraction=0.7, end_step=4, attempts=2, force=True)
 ON_TRIAL = what_and_when(fraction=0.7, end_step=2, attempts=1, force=True)
-CUTS, STEPS, LIMIT = (2, 4), 6, 200.0
+CUTS, STEPS, LIMIT = (2, 4, 6), 6, 200.0  # the last of these is the end
 
 
 def made(sharded):
@@ -35,14 +37,15 @@ def made(sharded):
         return model, optimizer, ht.InTrainingCompressor(model, optimizer, CONFIG, SCHEDULE)
 
 
-def run(rank, folder, *, sharded=True, until=STEPS, killed=None):
-    """Go on from the checkpoint in a folder if there is one, save after every step, and tell how it went."""
+def run(rank, folder, *, sharded=True, until=STEPS, killed=None, kept=None):
+    """Go on from the checkpoint in a folder if there is one, save after every step, and tell how each of them ended."""
     torch.manual_seed(rank)
     model, optimizer, compressor = made(sharded)
     path, losses, first = folder / "run.pt", [], 0
     if path.exists():
         extra = ht.load_checkpoint(path, model, optimizer, compressor)
         first, losses = extra["step"], extra["losses"]
+    found = {first: _stand(folder, model, optimizer, compressor, losses)}
     for step in range(first, until):
         own = dist.get_world_size() > 1
         loss = loss_of_sequences(model, share(sequences(step)) if own else sequences(step))
@@ -57,12 +60,19 @@ def run(rank, folder, *, sharded=True, until=STEPS, killed=None):
         compressor.step()
         _die_at("after", kill, rank)
         ht.save_checkpoint(path, model, optimizer, compressor, extra={"step": step + 1, "losses": losses})
-    sharding.reshard(model)
-    digest = digest_of(model, optimizer)
-    found = {"sizes": ht.state_sizes(model), "losses": losses, "digest": digest, "drawn": torch.rand(()).item()}
-    found["history"] = [(x.step, x.layer, x.states) for x in compressor.history]
-    found["folders"] = len([x for x in folder.iterdir() if x.is_dir()])
+        found[step + 1] = _stand(folder, model, optimizer, compressor, losses)
+        if kept is not None and rank == 0:
+            shutil.copytree(folder, kept / str(step + 1))
     (folder / f"rank_{rank}.json").write_text(json.dumps(found))
+
+
+def _stand(folder, model, optimizer, compressor, losses):
+    """Tell all that a step leaves: what there is to compare of two runs."""
+    sharding.reshard(model)
+    found = {"sizes": ht.state_sizes(model), "losses": [*losses], "digest": digest_of(model, optimizer)}
+    found["random"] = hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest()
+    found["history"] = [(x.step, x.layer, x.states) for x in compressor.history]
+    return found | {"folders": len([x for x in folder.iterdir() if x.is_dir()])}
 
 
 def digest_of(model, optimizer):
@@ -87,7 +97,7 @@ def _arm(kill, rank):
     """Let a process be killed inside of a cut or of a save."""
     if not _dies(kill, rank):
         return
-    places = {"in the cut": (fsdp, "_become"), "shards are written": (shards, "write_content")}
+    places = {"in the cut": (fsdp, "_take_place"), "shards are written": (shards, "write_content")}
     places |= {"the file is written": (shards.shutil, "rmtree")}
     if kill["moment"] in places:
         module, name = places[kill["moment"]]
@@ -131,18 +141,34 @@ def found_in(folder, name):
     return [json.loads(x.read_text()) for x in sorted((folder / name).glob("rank_*.json"))]
 
 
+def killed_runs(folder, kills):
+    """Kill runs, each in the step after a checkpoint of the straight one; say how they ended, and how resumed ones did.
+
+    All of them are resumed by the same two ranks, in turn, which saves most of the time.
+    """
+    ended, places = [], [folder / f"kill_{k}" for k in range(len(kills))]
+    for kill, place in zip(kills, places, strict=True):
+        shutil.copytree(folder / "kept" / str(kill["step"] - 1), place)
+        ended.append(launched(folder, place.name, 2, killed=kill, until=kill["step"]))
+
+    def resumed(rank):
+        for kill, place in zip(kills, places, strict=True):
+            run(rank, place, until=next(x for x in CUTS if x > kill["step"] or x == STEPS))
+
+    again = on_ranks(2, resumed, folder / "resumed_store", LIMIT + 20 * len(kills))
+    return list(zip(ended, [found_in(folder, x.name) for x in places], strict=True)), again
+
+
 def main():
     folder, kills = Path(sys.argv[1]), json.loads(sys.argv[2])
     warnings.simplefilter("ignore")
     warm_up()
-    results = {"ends": {}, "killed": [], "elastic": {}}
+    results = {"ends": {}, "elastic": {}}
     ends = results["ends"]
-    ends["straight"] = launched(folder, "straight", 2)
+    (folder / "kept").mkdir()
+    ends["straight"] = launched(folder, "straight", 2, kept=folder / "kept")
     results["straight"] = found_in(folder, "straight")
-    for k, kill in enumerate(kills):
-        ended = launched(folder, f"kill_{k}", 2, killed=kill)
-        again = launched(folder, f"kill_{k}", 2)
-        results["killed"].append([ended, again, found_in(folder, f"kill_{k}")])
+    results["killed"], ends["killed, resumed"] = killed_runs(folder, kills)
     (folder / "trial").mkdir()
     ends["trial"] = on_ranks(2, lambda rank: saved_on_trial(rank, folder / "trial"), folder / "trial_store", LIMIT)
     results["trial"] = found_in(folder, "trial")
@@ -153,7 +179,10 @@ def main():
         ("1 sharded to 2", (1, True), (2, True)),
     ):
         where = name.replace(" ", "_")
-        ends[name] = launched(folder, where, before[0], sharded=before[1], until=3)
+        if before[0] == 2:
+            shutil.copytree(folder / "kept" / "3", folder / where)
+        else:
+            ends[name] = launched(folder, where, before[0], sharded=before[1], until=3)
         ends[f"{name}, resumed"] = launched(folder, where, after[0], sharded=after[1])
         results["elastic"][name] = found_in(folder, where)[: after[0]]
     (folder / "results.json").write_text(json.dumps(results))

@@ -25,13 +25,13 @@ def lines_run(action):
     return interrupted_at(None, action)
 
 
-def interrupted_at(line, action):
-    """Run an action and raise KeyboardInterrupt at one of its lines, counted; return how many were run."""
+def interrupted_at(line, action, files=FILES):
+    """Run an action and raise KeyboardInterrupt at one of its lines in files; return how many were run."""
     count = 0
 
     def trace(frame, event, _):
         nonlocal count
-        if frame.f_code.co_filename not in FILES:
+        if frame.f_code.co_filename not in files:
             return None
         if event == "line":
             count += 1

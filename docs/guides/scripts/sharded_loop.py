@@ -1,7 +1,8 @@
-"""Train, cut, save and resume a sharded model: torchrun --standalone --nproc-per-node=2 sharded_loop.py run.pt."""
+"""Train, cut, save and resume a sharded model: torchrun --standalone --nproc-per-node=2 sharded_loop.py run.pt 40."""
 
 import os
 import sys
+import warnings
 
 import torch
 import torch.distributed as dist
@@ -11,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 
 import hankelred_torch as ht
 
-STEPS, BATCH = 60, 32
+BATCH = 32
 
 
 class Block(nn.Module):
@@ -36,7 +37,9 @@ def batch(step):
     return u, 0.1 * u.cumsum(dim=1)
 
 
-def main(path):
+def main(path, steps):
+    # torch warns of writing into what a sharded model returns, which nothing here does
+    warnings.filterwarnings("ignore", ".*returned a view tensor")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -48,7 +51,7 @@ def main(path):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     compressor = ht.InTrainingCompressor(model, optimizer, ht.CompressionConfig(tau=0.1), ht.Schedule(end_step=20))
     first = ht.load_checkpoint(path, model, optimizer, compressor) if os.path.exists(path) else 0
-    for step in range(first, STEPS):
+    for step in range(first, steps):
         u, y = (x.to(device) for x in batch(step))
         loss = (model(u) - y).square().mean()
         loss.backward()
@@ -65,4 +68,4 @@ def main(path):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))
