@@ -157,7 +157,7 @@ def moved(batch: int, length: int, channels: int, states: int, systems: int) -> 
     count, size = heads_of(channels)
     head = {"batch": batch, "length": length, "heads": count, "size": size, "groups": 1, "n": states, "width": 4}
     head["piece"] = _heads_torch.PIECE
-    shared = {"block": min(size, _heads_triton.WIDEST), "together": _heads_triton.joined(count, size, states)}
+    shared = {"block": min(size, _heads_triton.WIDEST), "together": _heads_triton.heads_at_once(count, size, states)}
     found = {
         "linear_recurrence, time-invariant, complex": (
             traffic.linear(**constant),

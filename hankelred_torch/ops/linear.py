@@ -13,7 +13,7 @@ from hankelred.errors import InputError
 
 from ._backends import compiled_loops, triton_kernels
 from ._linear_kernels import scan, scan_adjoint
-from ._operator import check_tensors, differentiable, once, operator
+from ._operator import check_reset, check_tensors, differentiable, once, operator
 from ._segmented_scan import segmented_scan, segmented_scan_adjoint
 
 
@@ -196,11 +196,4 @@ def _check(a: Tensor, b: Tensor, initial: Tensor | None, reset: Tensor | None) -
         raise InputError(
             f"initial must be {state}, one state per sequence of b {tuple(b.shape)}; got {tuple(initial.shape)}."
         )
-    if reset is not None and (
-        not isinstance(reset, Tensor) or (reset.shape, reset.dtype, reset.device) != (b.shape[:2], torch.bool, b.device)
-    ):
-        got = f"{reset.dtype} of shape {tuple(reset.shape)} on {reset.device}" if isinstance(reset, Tensor) else reset
-        raise InputError(
-            f"reset must be a boolean tensor of shape {tuple(b.shape[:2])}, (batch, length) of b, on {b.device}; "
-            f"got {got}."
-        )
+    check_reset(reset, "b", b)
