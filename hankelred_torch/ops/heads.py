@@ -12,7 +12,7 @@ from hankelred.checks import check_flag
 from hankelred.errors import InputError
 
 from . import _heads_torch
-from ._backends import compiled_loops, mamba_ssm, triton_kernels
+from ._backends import compiled_loops, foreign_kernels, triton_kernels
 from ._operator import check_reset, check_tensors, differentiable, once, operator
 from .convolution import without_autocast
 
@@ -139,7 +139,7 @@ def selective_heads(
     dtype = reduce(torch.promote_types, (x.dtype for x in given), torch.float32)
     # their seq_idx multiplies by zero what a reset forgets: NaN would pass
     fits = from_rest and reset is None and not return_state and u.dtype == B.dtype == C.dtype and u.dtype in HALF
-    if fits and mamba_ssm(u):
+    if fits and foreign_kernels("mamba_ssm", u):
         return _foreign_heads(u, delta, A, B, C, D).to(dtype)
     y, starts = _heads(*(x.to(dtype) for x in given), reset)
     return (y, starts[:, -1]) if return_state else y

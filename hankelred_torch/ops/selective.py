@@ -11,7 +11,7 @@ from torch import Tensor
 from hankelred.checks import check_flag
 from hankelred.errors import InputError
 
-from ._backends import compiled_loops, mamba_ssm, triton_kernels
+from ._backends import compiled_loops, foreign_kernels, triton_kernels
 from ._operator import check_tensors, differentiable, once, operator
 from ._selective_kernels import SEGMENT, scan, scan_adjoint
 from .convolution import without_autocast
@@ -125,7 +125,13 @@ def selective_scan(
     given = (u, delta, A, B, C, D, initial)
     dtype = reduce(torch.promote_types, (x.dtype for x in given), torch.float32)
     arguments = [x.to(dtype) for x in given]
-    if mamba_ssm(u) and from_rest and not return_state and dtype == torch.float32 and A.shape[1] <= 256:
+    if (
+        foreign_kernels("mamba_ssm", u)
+        and from_rest
+        and not return_state
+        and dtype == torch.float32
+        and A.shape[1] <= 256
+    ):
         return _foreign_scan(*arguments[:6])
     if compiled_loops(u) or triton_kernels(u):
         y, starts = _scan(*arguments)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -45,6 +49,16 @@ def assert_equal(
     assert [x.shape for x in found] == [x.shape for x in expected]
     errors = [largest(f, e) for f, e in zip(found, expected, strict=True)]
     assert max(errors) < bound, errors
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, module: str, function: Callable[..., Any]) -> None:
+    """Let a module of a package that is not installed have a function, under the name of that."""
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        found = ModuleType(".".join(parts[:depth]))
+        found.__spec__ = importlib.util.spec_from_loader(found.__name__, None)
+        monkeypatch.setitem(sys.modules, found.__name__, found)
+    setattr(found, function.__name__, function)
 
 
 def heads(

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ if importlib.util.find_spec("triton") is None:
 
 from benchmarks.speed import interpreter, traffic
 
-from .kernel_cases import DEVICE, assert_equal, draw, gradients, largest
+from .kernel_cases import DEVICE, assert_equal, draw, gradients, largest, stand_in
 
 LINEAR, SELECTIVE, *_ = interpreter.kernels()
 ROOT = Path(__file__).parents[2]
@@ -246,7 +245,7 @@ def test_triton_kernels_run_in_a_compiled_function():
 
 def test_triton_is_in_the_table_of_backends():
     table = {row.operation: row.backend for row in ops.backends()}
-    assert {name for name, backend in table.items() if backend != "triton"} == {"solve_lyapunov"}
+    assert {name for name, backend in table.items() if backend != "triton"} == {"solve_lyapunov", "short_convolution"}
     with ops.use_backend("auto"):
         assert "on CUDA Triton kernels" in ops.backends()[0].why
 
@@ -269,12 +268,7 @@ def test_a_scan_of_mamba_ssm_is_used_where_it_fits(monkeypatch):
             outputs.append(torch.einsum("bdn,bn->bd", h, C[..., t]) + D * u[..., t])
         return torch.stack(outputs, -1)
 
-    package = ModuleType("mamba_ssm.ops.selective_scan_interface")
-    package.selective_scan_fn = selective_scan_fn
-    for name in ("mamba_ssm", "mamba_ssm.ops", package.__name__):
-        module = package if name == package.__name__ else ModuleType(name)
-        module.__spec__ = importlib.util.spec_from_loader(name, None)
-        monkeypatch.setitem(sys.modules, name, module)
+    stand_in(monkeypatch, "mamba_ssm.ops.selective_scan_interface", selective_scan_fn)
     tensors = mamba(2, 9, 3, 2, torch.float32)
     expected = gradients(ops.selective_scan, tensors[:6])
     with ops.use_backend("mamba_ssm"):

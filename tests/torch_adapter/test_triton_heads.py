@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
-from types import ModuleType
 
 import pytest
 import torch
@@ -18,7 +16,18 @@ if importlib.util.find_spec("triton") is None:
 
 from benchmarks.speed import interpreter, traffic
 
-from .kernel_cases import DEVICE, NAMES, assert_equal, gradients, head_steps, heads, heads_and_state, largest, resets
+from .kernel_cases import (
+    DEVICE,
+    NAMES,
+    assert_equal,
+    gradients,
+    head_steps,
+    heads,
+    heads_and_state,
+    largest,
+    resets,
+    stand_in,
+)
 
 HEADS = interpreter.kernels().heads
 
@@ -169,12 +178,7 @@ def test_heads_of_mamba_ssm_are_used_where_they_fit(monkeypatch):
         rest = torch.zeros(len(x), *x.shape[2:], B.shape[3], device=x.device)
         return head_steps(x.float(), dt, A, B.float(), C.float(), D, rest)[0].to(x.dtype)
 
-    package = ModuleType("mamba_ssm.ops.triton.ssd_combined")
-    package.mamba_chunk_scan_combined = mamba_chunk_scan_combined
-    for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton", package.__name__):
-        module = package if name == package.__name__ else ModuleType(name)
-        module.__spec__ = importlib.util.spec_from_loader(name, None)
-        monkeypatch.setitem(sys.modules, name, module)
+    stand_in(monkeypatch, "mamba_ssm.ops.triton.ssd_combined", mamba_chunk_scan_combined)
     u, delta, A, B, C, D, initial = (x.detach() for x in heads(1, 9, 2, 2, 1, 2, torch.bfloat16))
     expected = head_steps(*(x.double() for x in (u, delta, A, B, C, D)), torch.zeros_like(initial).double())[0]
     with ops.use_backend("mamba_ssm"):
