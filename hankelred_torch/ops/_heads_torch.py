@@ -127,9 +127,7 @@ def _piece(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, reset: Ten
     exponent = torch.where(exponent < LEAST_EXPONENT, LEAST_EXPONENT, exponent)
     joined, begins, ends, whole = _causal(step), None, None, None
     if reset is not None:
-        forgets = reset[:, None, time]
-        exponent = exponent.masked_fill(forgets, 0)  # unused, and the sums go over it
-        age = forgets.cumsum(-1)
+        age = reset[:, None, time].cumsum(-1)
         joined = joined & (age[..., :, None] == age[..., None, :])
         begins, ends, whole = (x[..., None] for x in (age == 0, age == age[..., -1:], age[..., -1:] == 0))
     finite = exponent <= -LEAST_EXPONENT

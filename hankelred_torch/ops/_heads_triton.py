@@ -49,21 +49,19 @@ def _joined_dot(weight, joined, x, WORK: tl.constexpr):
 
 
 @triton.jit
-def _resets(reset, at, within, RESET: tl.constexpr, TIME: tl.constexpr):
-    """Which steps forget, how many of them there were in the piece up to each step, and in all."""
-    forgets = tl.full((TIME,), 0, tl.int32)
+def _ages(reset, at, within, RESET: tl.constexpr, TIME: tl.constexpr):
+    """How many resets there are in the piece up to each step, and in all."""
     if RESET:
-        forgets |= tl.load(reset + at, mask=within, other=0)
-        return forgets, tl.cumsum(forgets, 0), tl.sum(forgets, 0)
-    return forgets, forgets, tl.full((), 0, tl.int32)
+        forgets = tl.load(reset + at, mask=within, other=0).to(tl.int32)
+        return tl.cumsum(forgets, 0), tl.sum(forgets, 0)
+    return tl.full((TIME,), 0, tl.int32), tl.full((), 0, tl.int32)
 
 
 @triton.jit
-def _factors(step, rate, forgets, joined, WORK: tl.constexpr):
+def _factors(step, rate, joined, WORK: tl.constexpr):
     """Decay between steps that are joined, from the start of the piece, to its end, and over all of it."""
     exponent = step.to(tl.float64) * rate
     exponent = tl.where(exponent < LEAST, LEAST, exponent)
-    exponent = tl.where(forgets == 0, exponent, 0.0)  # unused, and the sums go over it
     finite = exponent <= -LEAST
     exponent, unknown = tl.where(finite, exponent, 0.0), tl.where(finite, 0, 1)
     s, end, lost = tl.cumsum(exponent, 0), tl.sum(exponent, 0), tl.cumsum(unknown, 0)
@@ -94,9 +92,9 @@ def scan(u, delta, A, B, C, D, reset, starts, y, length, heads, size, share, n, 
         at = (row * length + t) * heads + head
         step = tl.load(delta + at, mask=within, other=0).to(WORK)
         x = tl.load(u + at[:, None] * size + p[None, :], mask=inside, other=0).to(WORK)
-        forgets, age, resets = _resets(reset, row * length + t, within, RESET, TIME)
+        age, resets = _ages(reset, row * length + t, within, RESET, TIME)
         joined, begins, ends = causal & (age[:, None] == age[None, :]), (age == 0)[:, None], (age == resets)[:, None]
-        decay, grown, tail, kept = _factors(step, rate, forgets, joined, WORK)
+        decay, grown, tail, kept = _factors(step, rate, joined, WORK)
         v = x * step[:, None]
         driven = tl.trans(tl.where(ends, v * tail[:, None], 0.0))
         scores, out = tl.full((TIME, TIME), 0, WORK), tl.full((TIME, SIZE), 0, WORK)
@@ -143,10 +141,10 @@ def scan_adjoint(gy, carry, u, delta, A, B, C, D, reset, starts, gu, g_delta, gA
             step = tl.load(delta + at, mask=within, other=0).to(WORK)
             x = tl.load(u + at[:, None] * size + p[None, :], mask=inside, other=0).to(WORK)
             out = tl.load(gy + at[:, None] * size + p[None, :], mask=inside, other=0).to(WORK)
-            forgets, age, resets = _resets(reset, row * length + t, within, RESET, TIME)
+            age, resets = _ages(reset, row * length + t, within, RESET, TIME)
             joined, begins = causal & (age[:, None] == age[None, :]), (age == 0)[:, None]
             ends = (age == resets)[:, None]
-            decay, grown, tail, kept = _factors(step, rate, forgets, joined, WORK)
+            decay, grown, tail, kept = _factors(step, rate, joined, WORK)
             v, seen = x * step[:, None], tl.where(begins, out * grown[:, None], 0.0)
             driven = tl.where(ends, v * tail[:, None], 0.0)
             scores, overlap = tl.full((TIME, TIME), 0, WORK), tl.full((SIZE, STATES), 0, WORK)

@@ -120,16 +120,21 @@ def test_a_reset_forgets_what_is_not_finite(name):
             assert not any(places), places
 
 
-def test_gradients_that_are_not_finite_do_not_pass_a_reset():
+@pytest.mark.parametrize(
+    ("at", "bad"), [(PIECE + 3, PIECE + 5), (PIECE - 2, PIECE + 5)], ids=["in a piece", "in the piece before"]
+)
+def test_gradients_that_are_not_finite_do_not_pass_a_reset(at, bad):
     reset = torch.zeros(1, 2 * PIECE, dtype=torch.bool)
-    reset[0, PIECE + 3] = True
+    reset[0, at] = True
     a = heads(1, 2 * PIECE, 2, 2, 1, 3)
     gradient = torch.zeros_like(a[0])
-    gradient[:, PIECE + 5] = torch.nan
-    found = torch.autograd.grad(selective_heads(*a[:6], reset=reset), [a[k] for k in (0, 1, 3, 4)], gradient)
+    gradient[:, bad] = torch.nan
+    y = selective_heads(*a[:6], initial=a[6], reset=reset)
+    *found, g_initial = torch.autograd.grad(y, [a[k] for k in (0, 1, 3, 4, 6)], gradient)
+    assert torch.equal(g_initial, torch.zeros_like(g_initial))
     for f in found:
-        assert f[:, : PIECE + 3].isfinite().all()
-        assert f[:, PIECE + 5].isnan().any()
+        assert torch.equal(f[:, :at], torch.zeros_like(f[:, :at]))
+        assert f[:, bad].isnan().any()
 
 
 def test_continuing_from_the_last_state_is_as_if_uninterrupted():

@@ -76,15 +76,18 @@ def test_a_reset_of_triton_heads_forgets_what_is_not_finite(name, last):
     assert not any(places), places
 
 
-def test_gradients_of_triton_heads_that_are_not_finite_do_not_pass_a_reset():
+@pytest.mark.parametrize(("at", "bad"), [(5, 7), (2, 5)], ids=["in a piece", "in the piece before"])
+def test_gradients_of_triton_heads_that_are_not_finite_do_not_pass_a_reset(at, bad):
     a, reset = heads(1, 9, 1, 2, 1, 3), torch.zeros(1, 9, dtype=torch.bool, device=DEVICE)
-    reset[0, 5] = True
+    reset[0, at] = True
     gradient = torch.zeros_like(a[0])
-    gradient[:, 7] = torch.nan
-    found = torch.autograd.grad(ops.selective_heads(*a[:6], reset=reset), [a[k] for k in (0, 1, 3, 4)], gradient)
+    gradient[:, bad] = torch.nan
+    y = ops.selective_heads(*a[:6], initial=a[6], reset=reset)
+    *found, g_initial = torch.autograd.grad(y, [a[k] for k in (0, 1, 3, 4, 6)], gradient)
+    assert torch.equal(g_initial, torch.zeros_like(g_initial))
     for f in found:
-        assert f[:, :5].isfinite().all()
-        assert f[:, 7].isnan().any()
+        assert torch.equal(f[:, :at], torch.zeros_like(f[:, :at]))
+        assert f[:, bad].isnan().any()
 
 
 @pytest.mark.parametrize(("share", "size", "n", "together"), [(1, 4, 9, 1), (6, 8, 4, 1), (6, 8, 8, 2), (6, 8, 99, 6)])
