@@ -86,6 +86,7 @@ def operations(batch: int, length: int, channels: int, states: int, systems: int
     scalar = [real(batch, length, *head), 10 ** (-3 + 2 * torch.rand(batch, length, head[0], dtype=torch.float64))]
     scalar += [-torch.arange(1, head[0] + 1, dtype=torch.float64), *(real(batch, length, 1, states) for _ in "BC")]
     yield "selective_heads", ops.selective_heads, scalar
+    yield "selective_heads, reset", lambda *x: ops.selective_heads(*x, reset=reset.to(x[0].device)), scalar
     few = min(channels, 16)
     model = [lam.log(), complex_(states, few), complex_(few, states), real(batch, length, few)]
     yield "diagonal_ssm, recurrence", lambda *a: ops.diagonal_ssm(*a, method="recurrence"), model
