@@ -82,6 +82,7 @@ def operations(batch: int, length: int, channels: int, states: int, systems: int
     )
     yield "torch's associative_scan, varying, real", associative_scan, [gate, v]
     yield "selective_scan", ops.selective_scan, selected
+    yield "selective_scan, reset", lambda *x: ops.selective_scan(*x, reset=reset.to(x[0].device)), selected
     head = heads_of(channels)
     scalar = [real(batch, length, *head), 10 ** (-3 + 2 * torch.rand(batch, length, head[0], dtype=torch.float64))]
     scalar += [-torch.arange(1, head[0] + 1, dtype=torch.float64), *(real(batch, length, 1, states) for _ in "BC")]

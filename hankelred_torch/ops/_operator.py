@@ -130,6 +130,11 @@ def check_tensors(optional: Mapping[str, Any] | None = None, /, **tensors: Any) 
         raise InputError(f"All tensors must be on one device; got {places}. Move them with .to(device).")
 
 
+def reset_mask(reset: Tensor | None, x: Tensor) -> Any:
+    """Return resets as an array for compiled loops, all False if there are none."""
+    return (x.new_zeros(x.shape[:2], dtype=torch.bool) if reset is None else reset.contiguous()).numpy()
+
+
 def check_reset(reset: Any, name: str, x: Tensor) -> None:
     """Raise unless resets, if given, fit the sequences (batch, length, ...) of that name."""
     wanted = x.shape[:2], torch.bool, x.device

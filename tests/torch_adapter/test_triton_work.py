@@ -61,9 +61,9 @@ def test_selective_triton_kernels_calculate_what_the_model_says(batch, length, c
     tensors, initial = [draw(*s).detach() for s in shapes], draw(batch, channels, n).detach()
     starts = torch.zeros(batch, -(-length // 16) + 1, n, channels, dtype=torch.float64)
     size = {"batch": batch, "length": length, "channels": channels, "n": n, "segment": 16, "block": 4}
-    assert counted(SELECTIVE.outputs, *tensors, initial, starts) == work.selective(**size)
+    assert counted(SELECTIVE.outputs, *tensors, initial, None, starts) == work.selective(**size)
     carry = initial.mT.contiguous()
-    found = counted(SELECTIVE.gradients, tensors[0].clone(), carry, *tensors, starts)
+    found = counted(SELECTIVE.gradients, tensors[0].clone(), carry, *tensors, None, starts)
     assert found == work.selective(**size, adjoint=True)
 
 
