@@ -145,7 +145,7 @@ def selective_scan(
         y, starts = _scan(*arguments, reset)
         state = starts[:, -1].mT
     else:
-        y, state = selective_scan_loop(*arguments, reset)
+        y, state = selective_scan_loop(*arguments, reset=reset)
     return (y, state) if return_state else y
 
 
@@ -157,6 +157,7 @@ def selective_scan_loop(
     C: Tensor,
     D: Tensor,
     initial: Tensor,
+    *,
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Do what `selective_scan` does on any device and as often differentiable as torch, step by step, unchecked."""

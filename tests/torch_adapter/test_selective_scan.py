@@ -107,7 +107,7 @@ def test_documents_inside_a_sequence_do_not_know_of_each_other(where, length):
     with torch.no_grad():
         for found, expected in zip(with_resets(reset)(a), definition(*a, reset), strict=True):
             assert largest(found - expected, expected) < 1e-13
-    expected = gradients(lambda a: selective_scan_loop(*a, reset), a)
+    expected = gradients(lambda a: selective_scan_loop(*a, reset=reset), a)
     for g, e in zip(gradients(with_resets(reset), a), expected, strict=True):
         assert float((g - e).abs().max()) <= 1e-12 * float(e.abs().max())
 
@@ -121,7 +121,7 @@ def test_a_reset_forgets_what_is_not_finite(name, dtype):
         a = arguments(1, dtype=dtype)
         with torch.no_grad():
             a[NAMES.index(name)].view(-1)[-1 if name == "initial" else 6] = bad
-        found, expected = gradients(with_resets(reset), a), gradients(lambda a: selective_scan_loop(*a, reset), a)
+        found, expected = gradients(with_resets(reset), a), gradients(lambda a: selective_scan_loop(*a, reset=reset), a)
         places = [(f.isnan() != e.isnan()).sum().item() for f, e in zip(found, expected, strict=True)]
         assert bad == bad or not any(places), places
         y, state = with_resets(reset)(a)

@@ -170,7 +170,7 @@ def test_selective_scan_of_documents_inside_a_sequence_is_that_of_the_loop(where
     reset = resets(2, 33, 16)[where]
     assert_equal(
         lambda *x: selective(*x, reset=reset),
-        lambda *x: selective_scan_loop(*x, reset),
+        lambda *x: selective_scan_loop(*x, reset=reset),
         mamba(2, 33, 5, 2),
     )
 
@@ -182,7 +182,7 @@ def test_a_reset_of_the_selective_scan_forgets_what_is_not_finite(name, last):
     with torch.no_grad():
         a[NAMES.index(name)].view(-1)[last] = torch.nan
     found = gradients(lambda *x: selective(*x, reset=reset), a)
-    expected = gradients(lambda *x: selective_scan_loop(*x, reset), a)
+    expected = gradients(lambda *x: selective_scan_loop(*x, reset=reset), a)
     assert found[0][:, 4:].isfinite().all()
     places = [(f.isnan() != e.isnan()).sum().item() for f, e in zip(found, expected, strict=True)]
     assert not any(places), places
