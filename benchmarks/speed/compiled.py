@@ -53,13 +53,15 @@ def kernels(every: bool) -> Iterator[tuple[str, Any, dict[str, Any], str, dict[s
     for dtype in ("fp32", "fp64", "bf16") if every else ("fp32",):
         work = {"WORK": tl.float64 if dtype == "fp64" else tl.float32}
         constants = work | {"TIME": SEGMENT, "CHANNELS": selective.LAUNCH["CHANNELS"]}
-        for kernel in (selective.scan, selective.scan_adjoint):
-            options = {"num_warps": selective.LAUNCH["num_warps"]}
-            yield f"selective {kernel.fn.__name__}", kernel, constants, dtype, options
+        options = {"num_warps": selective.LAUNCH["num_warps"]}
+        for kernel, reset in ((k, r) for k in (selective.scan, selective.scan_adjoint) for r in (0, 1)[: 1 + every]):
+            name = f"selective {kernel.fn.__name__}{', reset' * reset}"
+            yield name, kernel, constants | {"RESET": bool(reset)}, dtype, options
         constants = work | {"TIME": PIECE, "SIZE": heads.WIDEST, "STATES": heads.LAUNCH["STATES"]}
         options = {name: heads.LAUNCH[name] for name in ("num_warps", "num_stages")}
-        for kernel in (heads.scan, heads.scan_adjoint):
-            yield f"heads {kernel.fn.__name__}", kernel, constants, dtype, options
+        for kernel, reset in ((k, r) for k in (heads.scan, heads.scan_adjoint) for r in (0, 1)[: 1 + every]):
+            name = f"heads {kernel.fn.__name__}{', reset' * reset}"
+            yield name, kernel, constants | {"RESET": bool(reset)}, dtype, options
     for states, is_complex in ((16, 0), (16, 1), (32, 1), (64, 0), (64, 1)) if every else ((16, 0),):
         kind, sizes = f"{('real', 'complex')[is_complex]}, {states} states", {"COMPLEX": is_complex, "STATES": states}
         options = {"num_warps": factors.WARPS[states]}

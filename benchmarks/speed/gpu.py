@@ -82,10 +82,12 @@ def operations(batch: int, length: int, channels: int, states: int, systems: int
     )
     yield "torch's associative_scan, varying, real", associative_scan, [gate, v]
     yield "selective_scan", ops.selective_scan, selected
+    yield "selective_scan, reset", lambda *x: ops.selective_scan(*x, reset=reset.to(x[0].device)), selected
     head = heads_of(channels)
     scalar = [real(batch, length, *head), 10 ** (-3 + 2 * torch.rand(batch, length, head[0], dtype=torch.float64))]
     scalar += [-torch.arange(1, head[0] + 1, dtype=torch.float64), *(real(batch, length, 1, states) for _ in "BC")]
     yield "selective_heads", ops.selective_heads, scalar
+    yield "selective_heads, reset", lambda *x: ops.selective_heads(*x, reset=reset.to(x[0].device)), scalar
     few = min(channels, 16)
     model = [lam.log(), complex_(states, few), complex_(few, states), real(batch, length, few)]
     yield "diagonal_ssm, recurrence", lambda *a: ops.diagonal_ssm(*a, method="recurrence"), model
@@ -157,7 +159,7 @@ def moved(batch: int, length: int, channels: int, states: int, systems: int) -> 
     count, size = heads_of(channels)
     head = {"batch": batch, "length": length, "heads": count, "size": size, "groups": 1, "n": states, "width": 4}
     head["piece"] = _heads_torch.PIECE
-    shared = {"block": min(size, _heads_triton.WIDEST), "together": _heads_triton.joined(count, size, states)}
+    shared = {"block": min(size, _heads_triton.WIDEST), "together": _heads_triton.heads_at_once(count, size, states)}
     found = {
         "linear_recurrence, time-invariant, complex": (
             traffic.linear(**constant),

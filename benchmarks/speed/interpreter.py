@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
 from unittest import mock
@@ -138,4 +138,48 @@ def traffic() -> Iterator[dict[str, int]]:
         mock.patch.object(InterpreterBuilder, "create_masked_load", counted_load),
         mock.patch.object(InterpreterBuilder, "create_masked_store", counted_store),
     ):
+        yield count
+
+
+@contextmanager
+def arithmetic() -> Iterator[dict[str, int]]:
+    """Count operations on floating point numbers, of whole tiles: the interpreter merges none and leaves none out.
+
+    Multiply-adds are those in products of matrices; `arithmetic` is every sum, difference, product, quotient and root
+    besides, scans and sums element after element. Signs, comparisons, choices and whole numbers count nothing.
+    """
+    from triton.runtime.interpreter import InterpreterBuilder, ReduceOps, ScanOps
+
+    count = {"arithmetic": 0, "exponentials": 0, "multiply-adds": 0}
+    kinds = dict.fromkeys(("fadd", "fsub", "fmul", "fdiv", "precise_divf", "sqrt", "precise_sqrt"), "arithmetic")
+    kinds |= dict.fromkeys(("exp", "exp2"), "exponentials")
+
+    def counted(function: Any, kind: str) -> Any:
+        def run(self: Any, *arguments: Any) -> Any:
+            found = function(self, *arguments)
+            count[kind] += found.data.size
+            return found
+
+        return run
+
+    def counted_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        count["multiply-adds"] += a.data.size * b.data.shape[-1]
+        return dot(self, a, b, *rest)
+
+    def counted_sum(function: Any) -> Any:
+        def run(self: Any, x: Any) -> Any:
+            lines = x.handle.data.size // x.handle.data.shape[self.axis]
+            count["arithmetic"] += (x.handle.data.size - lines) * x.dtype.is_floating()
+            return function(self, x)
+
+        return run
+
+    dot = InterpreterBuilder.create_dot
+    with ExitStack() as stack:
+        for name, kind in kinds.items():
+            function = getattr(InterpreterBuilder, f"create_{name}")
+            stack.enter_context(mock.patch.object(InterpreterBuilder, f"create_{name}", counted(function, kind)))
+        stack.enter_context(mock.patch.object(InterpreterBuilder, "create_dot", counted_dot))
+        stack.enter_context(mock.patch.object(ReduceOps, "sum", counted_sum(ReduceOps.sum)))
+        stack.enter_context(mock.patch.object(ScanOps, "cumsum", counted_sum(ScanOps.cumsum)))
         yield count

@@ -1,42 +1,55 @@
 """What the Triton kernels move and calculate, on paper: bytes, instructions, and the bandwidth they can reach at most.
 
-    python -m benchmarks.speed.traffic      # the table of docs/theory/recurrences.md
+    python -m benchmarks.speed.traffic      # the tables of docs/theory/recurrences.md
 
 Bytes are those of distinct addresses, each read and written once; tests compare them with what Triton's interpreter
-loads and stores. Instructions are counted in the PTX that Triton 3.9 makes of the float32 kernels for a H100.
+loads and stores, and the tables with that page. Instructions of recurrences are counted in the PTX that Triton 3.9
+makes of the float32 kernels for a H100, because scans over lanes take more of them than `work` says of scans one step
+after the other; those of the others are `work`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
+
+from benchmarks.speed import work
 
 
 class Card(NamedTuple):
     """Bytes a second, lanes of one kind of instruction a second, and multiply-adds of TF32 in tensor cores a second.
 
-    Makers' figures at boost clock, without sparsity.
+    Makers' figures at boost clock, without sparsity; the clock is in cycles a second.
     """
 
     name: str
     bandwidth: float
+    clock: float
     arithmetic: float
+    double: float
     special: float
     exchange: float
     issue: float
     tensor: float
 
     @classmethod
-    def of(cls, name: str, bandwidth: float, processors: int, clock: float, arithmetic: int, tensor: float) -> Card:
+    def of(
+        cls, name: str, bandwidth: float, processors: int, clock: float, arithmetic: int, double: int, tensor: float
+    ) -> Card:
         lanes = processors * clock
-        return cls(name, bandwidth, arithmetic * lanes, 16 * lanes, 32 * lanes, 128 * lanes, tensor)
+        rates = (arithmetic * lanes, double * lanes, 16 * lanes, 32 * lanes, 128 * lanes)
+        return cls(name, bandwidth, clock, *rates, tensor)
 
 
 CARDS = [
-    Card.of("A100", 2.04e12, 108, 1.41e9, 64, 78e12),
-    Card.of("H100", 3.35e12, 132, 1.76e9, 128, 247e12),
-    Card.of("H200", 4.80e12, 132, 1.76e9, 128, 247e12),
-    Card.of("RTX 4090", 1.01e12, 128, 2.52e9, 128, 41e12),
+    Card.of("A100", 2.04e12, 108, 1.41e9, 64, 32, 78e12),
+    Card.of("H100", 3.35e12, 132, 1.76e9, 128, 64, 247e12),
+    Card.of("H200", 4.80e12, 132, 1.76e9, 128, 64, 247e12),
+    Card.of("RTX 4090", 1.01e12, 128, 2.52e9, 128, 2, 41e12),
 ]
+
+# Cycles for a pivot, a reflection or a round of rotations, whose steps wait for each other: a guess.
+LINK = 1500
 
 
 class Traffic(NamedTuple):
@@ -152,47 +165,60 @@ def seconds(card: Card, kernel: str, states: int) -> float:
     return states * max(*each, (arithmetic + special + exchange) / card.issue)
 
 
-def share(card: Card, kernel: str, states: int, traffic: Traffic) -> float:
-    """The share of bandwidth that is reached at most."""
+def head_seconds(card: Card, found: work.Work) -> float:
+    """The same of heads: three products in TF32 make one, beside sums, products and exponentials in float32."""
+    return max(3 * found.products / card.tensor, found.arithmetic / card.arithmetic, found.exponentials / card.special)
+
+
+def gramian_seconds(card: Card, found: work.Work, links: int) -> float:
+    """The same of Gramians, in double precision, all systems side by side, and no less than one chain of links."""
+    return max(found.arithmetic / card.double, links * LINK / card.clock)
+
+
+def share(card: Card, traffic: Traffic, least: float) -> float:
+    """The share of bandwidth that is reached at most by a kernel that takes so many seconds at least."""
     memory = traffic.total / card.bandwidth
-    return memory / max(memory, seconds(card, kernel, states))
+    return memory / max(memory, least)
 
 
-def cases() -> list[tuple[str, int, Traffic]]:
-    """Kernels at the sizes of a training, with states times steps and traffic, in float32."""
+def cases() -> Iterator[tuple[str, int, Traffic]]:
+    """Yield recurrences at the sizes of a training, with states times steps and traffic, in float32."""
     planar = {"rows": 16, "steps": 4096, "n": 256}
     real = {"rows": 16, "steps": 4096, "n": 1024}
-    found = [
-        ("planar recurrence", 16 * 4096 * 256, linear(**planar, varies=False, width=8, tile=32)),
-        ("its adjoint", 16 * 4096 * 256, linear_adjoint(**planar, varies=False, width=8, tile=32, parts=2)),
-        ("varying, real", 16 * 4096 * 1024, linear(**real, varies=True, width=4, tile=32)),
-        ("varying, real, adjoint", 16 * 4096 * 1024, linear_adjoint(**real, varies=True, width=4, tile=32)),
-    ]
+    there = linear(**planar, varies=False, width=8, tile=32)
+    yield "planar recurrence", 16 * 4096 * 256, there
+    yield "its adjoint", 16 * 4096 * 256, linear_adjoint(**planar, varies=False, width=8, tile=32, parts=2)
+    yield "varying, real", 16 * 4096 * 1024, linear(**real, varies=True, width=4, tile=32)
+    yield "varying, real, adjoint", 16 * 4096 * 1024, linear_adjoint(**real, varies=True, width=4, tile=32)
     for n in (12, 16, 24):
         size = {"batch": 16, "length": 2048, "channels": 1536, "n": n, "width": 4, "segment": 16}
         states = 16 * 2048 * 1536 * n
-        found.append(("selective scan", states, selective(**size)))
-        found.append(("selective scan, adjoint", states, selective_adjoint(**size, block=32)))
-    return found
+        yield f"selective scan, {n} states", states, selective(**size)
+        yield f"selective scan, adjoint, {n} states", states, selective_adjoint(**size, block=32)
 
 
-def head_products(size: int, n: int, piece: int, adjoint: bool) -> int:
-    """Multiply-adds of the products of one head at one step, as the kernels make them."""
-    if adjoint:
-        return 3 * piece * n + 2 * piece * size + 5 * size * n
-    return piece * n + piece * size + 2 * size * n
-
-
-def head_cases() -> list[tuple[str, int, Traffic]]:
-    """Kernels of heads at the sizes of a training, with multiply-adds and traffic; three products of TF32 make one."""
-    found, size = [], {"batch": 16, "length": 2048, "heads": 24, "size": 64, "groups": 1, "width": 4, "piece": 32}
-    steps = 16 * 2048 * 24
+def head_cases() -> Iterator[tuple[str, work.Work, Traffic]]:
+    """Yield heads at the sizes of a training, with work and traffic."""
+    size = {"batch": 16, "length": 2048, "heads": 24, "size": 64, "piece": 32}
     for n in (64, 96, 128):
         together = next(k for k in (1, 2, 3, 4, 6) if k * 64 >= 2 * n)
-        there, back = heads(**size, n=n), heads_adjoint(**size, n=n, block=64, together=together)
-        found.append((f"heads, {n} states", 3 * steps * head_products(64, n, 32, False), there))
-        found.append((f"heads, adjoint, {n} states", 3 * steps * head_products(64, n, 32, True), back))
-    return found
+        kept, blocks = size | {"n": n}, {"block": 64, "states": 16}
+        there, back = work.heads(**kept, **blocks), work.heads(**kept, **blocks, together=together)
+        yield f"heads, {n} states", there, heads(**kept, groups=1, width=4)
+        moved = heads_adjoint(**kept, groups=1, width=4, block=64, together=together)
+        yield f"heads, adjoint, {n} states", back, moved
+
+
+def gramian_cases(batch: int = 1536, n: int = 16) -> Iterator[tuple[str, work.Work, int, Traffic]]:
+    """Yield kernels of real systems with one input, with work, links of their chain, and traffic."""
+    tiles = {"states": 16, "inputs": 1}
+    yield "factor", work.factor(batch, n, **tiles), n, factor(batch, n, 1, width=8)
+    back = work.factor_adjoint(batch, n, 1, **tiles, discrete=True)
+    yield "factor, adjoint", back, n, factor_adjoint(batch, n, 1, width=8)
+    rounds = 5 * (n - 1)  # sweeps, as the interpreter counts them
+    for name, vectors in (("values", False), ("values and vectors", True)):
+        found = work.rotations(batch, n, batch * rounds, states=16, vectors=vectors)
+        yield name, found, n + rounds, rotations(batch, n, width=8, vectors=vectors)
 
 
 def fusion(card: Card, channels: int, n: int) -> tuple[float, float]:
@@ -209,24 +235,42 @@ def fusion(card: Card, channels: int, n: int) -> tuple[float, float]:
     return apart, joined
 
 
+def tables() -> Iterator[list[str]]:
+    """Yield the tables of docs/theory/recurrences.md, line by line."""
+
+    def row(*cells: str) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    def shares(moved: Traffic, least: list[float]) -> list[str]:
+        return [f"{100 * share(card, moved, time):.0f} %" for card, time in zip(CARDS, least, strict=True)]
+
+    names = [card.name for card in CARDS]
+    lines = [row("kernel", "bytes a state and step", *names)]
+    for name, states, moved in cases():
+        kernel = name.removesuffix(" states").rstrip("0123456789").removesuffix(", ")
+        least = [seconds(card, kernel, states) for card in CARDS]
+        lines.append(row(name, f"{moved.total / states:.1f}", *shares(moved, least)))
+    yield lines
+    lines = [row("kernel", "multiply-adds, in TF32", *names)]
+    for name, found, moved in head_cases():
+        least = [head_seconds(card, found) for card in CARDS]
+        lines.append(row(name, f"{3 * found.products / 1e9:.0f} G", *shares(moved, least)))
+    yield lines
+    lines = [row("kernel", "sums and products", *names)]
+    for name, found, links, moved in gramian_cases():
+        least = [gramian_seconds(card, found, links) for card in CARDS]
+        lines.append(row(name, f"{found.arithmetic / 1e6:.0f} M", *shares(moved, least)))
+    yield lines
+    lines = [row("channels", *names)]
+    for channels in (16, 64, 256):
+        gains = (apart / joined for apart, joined in (fusion(card, channels, 256) for card in CARDS))
+        lines.append(row(str(channels), *(f"{gain:.2f}" for gain in gains)))
+    yield lines
+
+
 def main() -> None:
-    print("| kernel | states x steps | GB | bytes a state and step | " + " | ".join(c.name for c in CARDS) + " |")
-    print("|---" * (4 + len(CARDS)) + "|")
-    for kernel, states, traffic in cases():
-        shares = " | ".join(f"{share(card, kernel, states, traffic):.0%}" for card in CARDS)
-        size = f"{states / 1e6:.0f} M | {traffic.total / 1e9:.2f} | {traffic.total / states:.1f}"
-        print(f"| {kernel} | {size} | {shares} |")
-    print("\n| kernel | multiply-adds | GB | " + " | ".join(card.name for card in CARDS) + " |")
-    print("|---" * (3 + len(CARDS)) + "|")
-    for kernel, products, traffic in head_cases():
-        memory = [traffic.total / card.bandwidth for card in CARDS]
-        shares = " | ".join(f"{m / max(m, products / c.tensor):.0%}" for m, c in zip(memory, CARDS, strict=True))
-        print(f"| {kernel} | {products / 1e9:.0f} G | {traffic.total / 1e9:.2f} | {shares} |")
-    print("\n| channels, planar states | " + " | ".join(card.name for card in CARDS) + " |")
-    print("|---" * (1 + len(CARDS)) + "|")
-    for channels in (8, 16, 64, 256):
-        gains = " | ".join(f"{apart / joined:.2f}" for apart, joined in (fusion(c, channels, 256) for c in CARDS))
-        print(f"| {channels}, 256 | {gains} |")
+    for lines in tables():
+        print(lines[0], "|---" * lines[0].count(" | ") + "|---|", *lines[1:], sep="\n", end="\n\n")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, silu, softplus
+from torch.nn.functional import silu, softplus
 
 from hankelred.errors import InputError
 
 from ..ops import selective_scan
 from ..ops._operator import described
+from ..ops.taps import convolved, short_convolution
 from ._inputs import check_sequences, check_size, check_step, in_single
 
 # Range of the steps at the start, log-uniform, in the layer's unit of time; as published.
@@ -153,7 +154,7 @@ class Mamba(nn.Module):
         check_sequences(u, self.channels, self.D)
         self._check_dtype(u)
         x, z = self.in_proj(u).chunk(2, dim=-1)
-        x = self._convolve(pad(x, (0, 0, self.conv1d.weight.shape[2] - 1, 0)))
+        x = short_convolution(x, *self._taps())
         y = selective_scan(x, *self._selected(x), *in_single(self.D))
         return self.out_proj(y.to(z.dtype) * silu(z))
 
@@ -219,7 +220,7 @@ class Mamba(nn.Module):
         self._check_dtype(u)
         x, z = self.in_proj(u).chunk(2, dim=-1)
         inputs = torch.cat([inputs.to(x.dtype), x[:, None]], dim=1)
-        x = self._convolve(inputs)[:, 0]
+        x = convolved(inputs, *self._taps())[:, 0]
         delta, A, B, C = in_single(*self._selected(x))
         h = torch.exp(delta[..., None] * A) * h + (delta * x)[..., None] * B[:, None]
         y = (h * C[:, None]).sum(-1) + self.D * x
@@ -235,18 +236,9 @@ class Mamba(nn.Module):
         """Return the sizes for `repr`."""
         return f"channels={self.channels}, states={self.states}"
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        """Return SiLU of the convolution of inputs that begin ``conv - 1`` steps early.
-
-        A sum over the taps: torch's depthwise convolution wants channels before time, and takes 2.5 times as long
-        with both transpositions (batch 16, length 128, 128 channels, one core).
-        """
-        weight, y = self.conv1d.weight, cast(Tensor, self.conv1d.bias)
-        taps = weight.shape[2]
-        length = x.shape[1] - taps + 1
-        for tap in range(taps):
-            y = torch.addcmul(y, x[:, tap : tap + length], weight[:, 0, tap])
-        return silu(y)
+    def _taps(self) -> tuple[Tensor, Tensor]:
+        """Return weight (inner, conv) and bias of the convolution."""
+        return self.conv1d.weight[:, 0], cast(Tensor, self.conv1d.bias)
 
     def _selected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return delta, A, B and C for the inputs of the state space model."""

@@ -13,15 +13,15 @@ from torch import Tensor
 from hankelred.checks import check_choice
 from hankelred.errors import InputError
 
-BACKENDS = ("auto", "cpu", "triton", "mamba_ssm", "torch")
+BACKENDS = ("auto", "cpu", "triton", "mamba_ssm", "causal_conv1d", "torch")
 
 GRAMIANS = "gramian_factors, hankel_singular_values, balanced_truncation"
 
-# Operations that have Triton kernels, and those that a package of others has; where there is no such package or it does
-# not fit, the next in the order of BACKENDS runs.
+# Operations that packages of others have, and those that have Triton kernels, the first that is there and fits.
 KERNELS = {
-    "triton": ("linear_recurrence", "diagonal_ssm", "selective_scan", "selective_heads", GRAMIANS),
     "mamba_ssm": ("selective_scan", "selective_heads"),
+    "causal_conv1d": ("short_convolution",),
+    "triton": ("linear_recurrence", "diagonal_ssm", "selective_scan", "selective_heads", GRAMIANS),
 }
 
 # What is said of kernels that do not take all of an operation.
@@ -33,8 +33,12 @@ ELSEWHERE = {
     "diagonal_ssm": "the same scan in planes, or FFTs",
     "selective_scan": "a loop over the steps",
     "selective_heads": "products of matrices, piece by piece",
+    "short_convolution": "a sum over the taps",
     GRAMIANS: "a loop over the states, systems side by side",
 }
+
+# Operations that are torch's on the CPU too; the others have loops that numba compiles.
+WITHOUT_LOOPS = ("selective_heads", "short_convolution")
 
 _chosen = "auto"
 
@@ -78,19 +82,20 @@ def backends() -> BackendTable:
     """
     rows = []
     for name, other in ELSEWHERE.items():
-        kernels = [package for package in ("mamba_ssm", "triton") if name in KERNELS[package] and _installed(package)]
-        names = {"mamba_ssm": "mamba_ssm where it fits", "triton": PARTS.get(name, "Triton kernels")}
-        if _chosen in ("cpu", "auto"):
-            there = other if name == "selective_heads" else "compiled loops"
+        kernels = [package for package, operations in KERNELS.items() if name in operations and _installed(package)]
+        names = {package: f"{package} where it fits" for package in kernels}
+        names["triton"] = PARTS.get(name, "Triton kernels")
+        if _chosen in kernels:
+            rows.append(Backend(name, _chosen, f"chosen: {names[_chosen]}"))
+        elif _chosen in ("triton", "torch"):
+            rows.append(Backend(name, "torch", f"chosen: {other}"))
+        else:
+            there = other if name in WITHOUT_LOOPS else "compiled loops"
             on_gpu = ", else ".join(f"on CUDA {names[package]}" for package in kernels)
             found = f"{on_gpu}; elsewhere {other}" if kernels else f"on other devices {other}"
             refused = f"chosen: {there}; tensors on other devices are refused"
             rows.append(Backend(name, "cpu", refused if _chosen == "cpu" else f"{there} on the CPU; {found}"))
-        elif _chosen in kernels:
-            rows.append(Backend(name, _chosen, f"chosen: {names[_chosen]}"))
-        else:
-            rows.append(Backend(name, "torch", f"chosen: {other}"))
-    loops = _chosen in ("cpu", "auto", "mamba_ssm")
+    loops = _chosen not in ("triton", "torch")
     other = "doubling in matrix products; what it does not solve, the core"
     why = f"the solver of the core on the CPU; on other devices {other}" if loops else f"chosen: {other}"
     return BackendTable([*rows, Backend("solve_lyapunov", "cpu" if loops else "torch", why)])
@@ -101,14 +106,15 @@ class use_backend:
 
     Parameters
     ----------
-    name : {"auto", "cpu", "triton", "mamba_ssm", "torch"}
+    name : {"auto", "cpu", "triton", "mamba_ssm", "causal_conv1d", "torch"}
         "auto": compiled loops for tensors on the CPU, kernels for those on CUDA where there are any, operations of
         torch elsewhere; "cpu": compiled loops only, tensors elsewhere are refused; "triton": Triton kernels where an
         operation has them, and operations of torch for the others; tensors on the CPU need Triton's interpreter,
         ``TRITON_INTERPRET=1`` in the environment before the first use; "mamba_ssm": the selective scan of that
         package where it fits, float32 from rest with no state asked for, its heads where arguments are of half
-        precision, whose products it takes in no more, and otherwise as "auto"; "torch": operations of torch
-        everywhere, a second opinion that is slower on a CPU.
+        precision, whose products it takes in no more, and otherwise as "auto"; "causal_conv1d": the short convolution
+        of `hankelred_torch.layers.Mamba` by that package where it fits, two to four taps and no double precision, and
+        otherwise as "auto"; "torch": operations of torch everywhere, a second opinion that is slower on a CPU.
 
     Raises
     ------
@@ -144,7 +150,7 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-_TRITON, _MAMBA_SSM = _installed("triton"), _installed("mamba_ssm")
+_THERE = {package: _installed(package) for package in KERNELS}
 
 
 def compiled_loops(x: Tensor) -> bool:
@@ -157,7 +163,7 @@ def compiled_loops(x: Tensor) -> bool:
 def triton_kernels(x: Tensor) -> bool:
     """Tell whether Triton kernels run what is done to a tensor, by an operation that has them."""
     if _chosen != "triton":
-        return _chosen in ("auto", "mamba_ssm") and _TRITON and x.is_cuda and _agree(x.device)
+        return _chosen not in ("cpu", "torch") and _THERE["triton"] and x.is_cuda and _agree(x.device)
     if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise InputError(
             f'Tensors must be on CUDA for the backend "triton"; got one on {x.device}. Choose "auto", or set '
@@ -173,6 +179,8 @@ def _agree(device: torch.device) -> bool:
     return bool(kernels_agree(device))
 
 
-def mamba_ssm(x: Tensor) -> bool:
-    """Tell whether the kernels of mamba_ssm run what is done to a tensor, if they fit."""
-    return _chosen == "mamba_ssm" or (_chosen == "auto" and _MAMBA_SSM and x.is_cuda)
+def foreign_kernels(package: str, x: Tensor) -> bool:
+    """Tell whether kernels of a package of others run what is done to a tensor, if they fit."""
+    if _chosen in ("cpu", "triton", "torch"):
+        return False
+    return _chosen == package or (_THERE[package] and x.is_cuda)

@@ -128,3 +128,20 @@ def check_tensors(optional: Mapping[str, Any] | None = None, /, **tensors: Any) 
     if len(devices) > 1:
         places = ", ".join(f"{name} on {x.device}" for name, x in given.items())
         raise InputError(f"All tensors must be on one device; got {places}. Move them with .to(device).")
+
+
+def reset_mask(reset: Tensor | None, x: Tensor) -> Any:
+    """Return resets as an array for compiled loops, all False if there are none."""
+    return (x.new_zeros(x.shape[:2], dtype=torch.bool) if reset is None else reset.contiguous()).numpy()
+
+
+def check_reset(reset: Any, name: str, x: Tensor) -> None:
+    """Raise unless resets, if given, fit the sequences (batch, length, ...) of that name."""
+    wanted = x.shape[:2], torch.bool, x.device
+    if reset is None or (isinstance(reset, Tensor) and (reset.shape, reset.dtype, reset.device) == wanted):
+        return
+    got = f"{reset.dtype} of shape {tuple(reset.shape)} on {reset.device}" if isinstance(reset, Tensor) else reset
+    raise InputError(
+        f"reset must be a boolean tensor of shape {tuple(x.shape[:2])}, (batch, length) of {name}, on {x.device}; "
+        f"got {got}."
+    )

@@ -7,6 +7,7 @@
 ``A``                  (channels, n)                       rates
 ``B``, ``C``           (batch, length, n)                  into and out of the states, shared by the channels
 ``D``                  (channels,)                         feedthrough
+``reset``              (batch, length) bool                steps that know nothing of the state before them
 ``y``, ``gy``          (batch, length, channels)           outputs, written; their gradients
 ``starts``             (batch, pieces + 1, n, channels)    states before each piece of SEGMENT steps, and after the
                                                            last; the first is given, the others are written
@@ -82,11 +83,11 @@ def _exp2(x: Any) -> Any:
 
 
 @njit(**OPTIONS)
-def scan(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, starts: Any, y: Any) -> None:
+def scan(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, reset: Any, starts: Any, y: Any) -> None:
     """Write the outputs and the states around each piece."""
     batch, length, channels = u.shape
     n = A.shape[1]
-    log2_e = u.dtype.type(LOG2_E)
+    zero, log2_e = u.dtype.type(0), u.dtype.type(LOG2_E)
     a, h = np.empty((n, BLOCK), u.dtype), np.empty((n, BLOCK), u.dtype)
     step, v, out = np.empty(BLOCK, u.dtype), np.empty(BLOCK, u.dtype), np.empty(BLOCK, u.dtype)
     for first in range(0, channels, BLOCK):
@@ -107,6 +108,8 @@ def scan(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, starts: Any, y: Any
                     v[k] = step[k] * u_t[k]
                 for k in range(width):
                     out[k] = feed[k] * u_t[k]
+                if reset[row, t]:  # a step of zero from rest, whatever the state is
+                    step[:], h[:] = zero, zero
                 for i in range(n):
                     b, c = B[row, t, i], C[row, t, i]
                     for k in range(width):
@@ -132,6 +135,7 @@ def scan_adjoint(
     B: Any,
     C: Any,
     D: Any,
+    reset: Any,
     starts: Any,
     gu: Any,
     g_delta: Any,
@@ -176,10 +180,14 @@ def scan_adjoint(
                         v[k] = step[k] * u_t[k]
                     for i in range(n):
                         b = B[row, t, i]
-                        for k in range(width):
-                            e = exp2(step[k] * a[i, k])
-                            decay[s, i, k] = e
-                            h[s + 1, i, k] = e * h[s, i, k] + v[k] * b
+                        if reset[row, t]:
+                            for k in range(width):
+                                h[s + 1, i, k] = v[k] * b
+                        else:
+                            for k in range(width):
+                                e = exp2(step[k] * a[i, k])
+                                decay[s, i, k] = e
+                                h[s + 1, i, k] = e * h[s, i, k] + v[k] * b
                 for t in range(end - 1, begin - 1, -1):
                     s, u_t, delta_t = t - begin, u[row, t, first:last], delta[row, t, first:last]
                     gy_t, gu_t, g_delta_t = gy[row, t, first:last], gu[row, t, first:last], g_delta[row, t, first:last]
@@ -202,6 +210,9 @@ def scan_adjoint(
                         gB[row, t, i] += sum_b
                         for k in range(width):
                             gv[k] += g[i, k] * b
+                        if reset[row, t]:
+                            g[i, :] = zero
+                            continue
                         for k in range(width):
                             g_before = g[i, k] * decay[s, i, k]
                             g[i, k] = g_before

@@ -49,6 +49,30 @@ def _follow(a, x, b, y):
 
 
 @triton.jit
+def _follow_reset(a, x, f, b, y, g):
+    return a * b, tl.where(g != 0, y, b * x + y), f | g
+
+
+@triton.jit
+def _states(factors, inputs, forgets, edge, RESET: tl.constexpr, REVERSE: tl.constexpr):
+    """Scan a tile, given the state at its edge, which nothing passes a reset from, be it NaN."""
+    if RESET:
+        f = tl.broadcast_to(forgets[:, None], inputs.shape)
+        p, h, f = tl.associative_scan((factors, inputs, f), 0, _follow_reset, reverse=REVERSE)
+        return tl.where(f != 0, h, h + p * edge)
+    p, h = tl.associative_scan((factors, inputs), 0, _follow, reverse=REVERSE)
+    return h + p * edge
+
+
+@triton.jit
+def _resets(reset, at, there, RESET: tl.constexpr, TIME: tl.constexpr):
+    """Steps that forget, as whole numbers; none of those that are not there."""
+    if RESET:
+        return tl.load(reset + at, mask=there, other=0).to(tl.int32)
+    return tl.full((TIME,), 0, tl.int32)
+
+
+@triton.jit
 def _add(x, y):
     return x + y
 
@@ -60,8 +84,8 @@ def _row(tile, tau, chosen):
 
 
 @triton.jit(do_not_specialize=["channels"])
-def scan(u, delta, A, B, C, D, starts, y, length, channels, n, WORK: tl.constexpr, TIME: tl.constexpr,
-         CHANNELS: tl.constexpr):  # fmt: skip
+def scan(u, delta, A, B, C, D, reset, starts, y, length, channels, n, RESET: tl.constexpr, WORK: tl.constexpr,
+         TIME: tl.constexpr, CHANNELS: tl.constexpr):  # fmt: skip
     """Write the outputs and the states around each piece."""
     row, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     live, tau = k < channels, tl.arange(0, TIME)
@@ -76,13 +100,13 @@ def scan(u, delta, A, B, C, D, starts, y, length, channels, n, WORK: tl.constexp
         v = tl.load(u + at, mask=inside, other=0).to(WORK)
         out = feed * v
         v = v * step
+        forgets = _resets(reset, row * length + t, within, RESET, TIME)
         for i in range(0, n):
             rate = tl.load(A + i * channels + k, mask=live, other=0).to(WORK)[None, :] * LOG2_E
             b = tl.load(B + (row * n + i) * length + t, mask=within, other=0).to(WORK)[:, None]
             c = tl.load(C + (row * n + i) * length + t, mask=within, other=0).to(WORK)[:, None]
             before = tl.load(start + i * channels, mask=live, other=0).to(WORK)[None, :]
-            p, h = tl.associative_scan((tl.exp2(step * rate), v * b), 0, _follow)
-            h += p * before
+            h = _states(tl.exp2(step * rate), v * b, forgets, before, RESET, False)
             out += c * h
             # steps past the end change nothing
             tl.store(start + (n + i) * channels, _row(h, tau, TIME - 1), mask=live)
@@ -92,8 +116,8 @@ def scan(u, delta, A, B, C, D, starts, y, length, channels, n, WORK: tl.constexp
 
 
 @triton.jit(do_not_specialize=["channels"])
-def scan_adjoint(gy, carry, u, delta, A, B, C, D, starts, gu, g_delta, gA, gB, gC, gD, length, channels, n,
-                 WORK: tl.constexpr, TIME: tl.constexpr, CHANNELS: tl.constexpr):  # fmt: skip
+def scan_adjoint(gy, carry, u, delta, A, B, C, D, reset, starts, gu, g_delta, gA, gB, gC, gD, length, channels, n,
+                 RESET: tl.constexpr, WORK: tl.constexpr, TIME: tl.constexpr, CHANNELS: tl.constexpr):  # fmt: skip
     """Write the gradients, going back through the pieces."""
     row, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     block, rows = tl.program_id(1).to(tl.int64), tl.num_programs(0)
@@ -108,8 +132,8 @@ def scan_adjoint(gy, carry, u, delta, A, B, C, D, starts, gu, g_delta, gA, gB, g
         t = first + tau
         within = t < length
         inside = within[:, None] & live[None, :]
-        earlier = inside & (tau > 0)[:, None]
-        later = (within & (tau < TIME - 1) & (t < length - 1))[:, None] & live[None, :]
+        past, coming = within & (tau > 0), within & (tau < TIME - 1) & (t < length - 1)
+        earlier, later = past[:, None] & live[None, :], coming[:, None] & live[None, :]
         at = (row * length + t)[:, None] * channels + k[None, :]
         step = tl.load(delta + at, mask=inside, other=0).to(WORK)
         u_t = tl.load(u + at, mask=inside, other=0).to(WORK)
@@ -119,23 +143,26 @@ def scan_adjoint(gy, carry, u, delta, A, B, C, D, starts, gu, g_delta, gA, gB, g
         v_before = tl.load(u + at - channels, mask=earlier, other=0).to(WORK) * step_before
         step_after = tl.load(delta + at + channels, mask=later, other=0).to(WORK)
         v = u_t * step
+        knows = (_resets(reset, row * length + t, within, RESET, TIME) == 0)[:, None]
+        forgot = _resets(reset, row * length + t - 1, past, RESET, TIME)
+        will_forget = _resets(reset, row * length + t + 1, coming, RESET, TIME)
         gv, g_exponent = tl.full((TIME, CHANNELS), 0, WORK), tl.full((TIME, CHANNELS), 0, WORK)
         for i in range(0, n):
             a = tl.load(A + i * channels + k, mask=live, other=0).to(WORK)[None, :]
             line = (row * n + i) * length + t
             b = tl.load(B + line, mask=within, other=0).to(WORK)[:, None]
-            b_before = tl.load(B + line - 1, mask=within & (tau > 0), other=0).to(WORK)[:, None]
+            b_before = tl.load(B + line - 1, mask=past, other=0).to(WORK)[:, None]
             c = tl.load(C + line, mask=within, other=0).to(WORK)[:, None]
             edge = (row * n + i) * channels + k
             before = tl.load(start + i * channels, mask=live, other=0).to(WORK)[None, :]
             after = tl.load(carry + edge, mask=live, other=0).to(WORK)[None, :]
             rate = a * LOG2_E
-            p, h = tl.associative_scan((tl.exp2(step_before * rate), v_before * b_before), 0, _follow)
-            h += p * before  # the state before each step
-            p, g = tl.associative_scan((tl.exp2(step_after * rate), out * c), 0, _follow, reverse=True)
-            g += p * after
+            # the state before each step
+            h = _states(tl.exp2(step_before * rate), v_before * b_before, forgot, before, RESET, False)
+            g = _states(tl.exp2(step_after * rate), out * c, will_forget, after, RESET, True)
             decay = tl.exp2(step * rate)
             g_before = g * decay
+            g_before, h = tl.where(knows, g_before, 0.0), tl.where(knows, h, 0.0)
             g_exponent_i = g_before * h
             gv += g * b
             g_exponent += g_exponent_i * a
@@ -153,18 +180,34 @@ def scan_adjoint(gy, carry, u, delta, A, B, C, D, starts, gu, g_delta, gA, gB, g
 
 
 def outputs(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial: Tensor, starts: Tensor
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    initial: Tensor,
+    reset: Tensor | None,
+    starts: Tensor,
 ) -> Tensor:
     """Return the outputs and write the states around each piece."""
     y = torch.empty(u.shape, dtype=starts.dtype, device=u.device)
     starts[:, 0] = initial.mT
-    arguments = (u, delta, A.T, B.mT, C.mT, D, starts)
-    _launch(scan, [x.contiguous() for x in arguments], [y], u, A.shape[1])
+    _launch(scan, (u, delta, A.T, B.mT, C.mT, D), reset, (starts, y), A.shape[1])
     return y
 
 
 def gradients(
-    gy: Tensor, carry: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, starts: Tensor
+    gy: Tensor,
+    carry: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    reset: Tensor | None,
+    starts: Tensor,
 ) -> tuple[Tensor, ...]:
     """Return the gradients of u, delta, A, B, C and D, and write that of the initial state into the carry."""
     batch, length, channels = u.shape
@@ -173,17 +216,21 @@ def gradients(
     gu, g_delta = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (u, delta))
     gA, gD = (torch.zeros(s, dtype=torch.float64, device=u.device) for s in ((batch, n, channels), (batch, channels)))
     gB, gC = (torch.zeros((blocks, batch, n, length), dtype=work, device=u.device) for _ in range(2))
-    arguments = [x.contiguous() for x in (gy, carry, u, delta, A.T, B.mT, C.mT, D, starts)]
-    _launch(scan_adjoint, arguments, [gu, g_delta, gA, gB, gC, gD], u, n)
+    found = starts.contiguous(), gu, g_delta, gA, gB, gC, gD
+    _launch(scan_adjoint, (gy, carry, u, delta, A.T, B.mT, C.mT, D), reset, found, n)
     gB, gC = (g.sum(0).mT.contiguous().to(x.dtype) for g, x in ((gB, B), (gC, C)))
     return gu, g_delta, gA.sum(0).T.contiguous().to(A.dtype), gB, gC, gD.sum(0).to(D.dtype)
 
 
-def _launch(kernel: Any, arguments: list[Tensor], found: list[Tensor], u: Tensor, n: int) -> None:
-    batch, length, channels = u.shape
+def _launch(
+    kernel: Any, arguments: tuple[Tensor, ...], reset: Tensor | None, found: tuple[Tensor, ...], n: int
+) -> None:
+    batch, length, channels = found[1].shape
     if batch == 0 or channels == 0:
         return
-    dtype = reduce(torch.promote_types, (x.dtype for x in arguments), torch.float32)
-    work = tl.float64 if dtype == torch.float64 else tl.float32
+    given = [x.contiguous() for x in arguments]
+    flags = given[0] if reset is None else reset.contiguous().view(torch.uint8)
+    dtype = reduce(torch.promote_types, (x.dtype for x in (*given, found[0])), torch.float32)
+    constants = {"RESET": reset is not None, "WORK": tl.float64 if dtype == torch.float64 else tl.float32}
     grid = batch, -(-channels // LAUNCH["CHANNELS"])
-    kernel[grid](*arguments, *found, length, channels, n, WORK=work, TIME=SEGMENT, **LAUNCH)
+    kernel[grid](*given, flags, *found, length, channels, n, **constants, TIME=SEGMENT, **LAUNCH)

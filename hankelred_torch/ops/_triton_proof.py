@@ -56,6 +56,7 @@ def _examples(backend: str, device: torch.device) -> list[Tensor]:
     # two pieces of steps and two blocks of states of one head
     head = [_wave(13, 1, 40, 1, 2), 0.1 * _wave(14, 1, 40, 1).exp(), _wave(15, 1) - 2]
     head += [_wave(16 + k, 1, 40, 1, 17) for k in range(2)]
+    reset, resets = (_wave(21, *s).to(device) > 0.8 for s in ((1, 40), (batch, length)))
     system = (_wave(18, 2, 3) - 2, _wave(19, 2, 3, 2), _wave(20, 2, 1, 3))
     found = []
     with use_backend(backend):
@@ -64,7 +65,9 @@ def _examples(backend: str, device: torch.device) -> list[Tensor]:
             (lambda r, x: linear_recurrence(r.exp(), x + 0j), (rates, u)),
             (lambda r, B, C, x: diagonal_ssm(r, B, C, x, method="recurrence"), (rates, into, out, u[..., :2])),
             (lambda *x: selective_scan(*x), (u, steps, A, b, c)),
+            (lambda *x: selective_scan(*x, reset=resets), (u, steps, A, b, c)),
             (lambda *x: selective_heads(*x), tuple(x.to(device) for x in head)),
+            (lambda *x: selective_heads(*x, reset=reset), tuple(x.to(device) for x in head)),
             (lambda *x: hankel_singular_values(*x, dt=0), tuple(x.to(device) for x in system)),
         ):
             leaves = [x.detach().requires_grad_() for x in tensors]

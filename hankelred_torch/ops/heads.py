@@ -12,8 +12,8 @@ from hankelred.checks import check_flag
 from hankelred.errors import InputError
 
 from . import _heads_torch
-from ._backends import compiled_loops, mamba_ssm, triton_kernels
-from ._operator import check_tensors, differentiable, once, operator
+from ._backends import compiled_loops, foreign_kernels, triton_kernels
+from ._operator import check_reset, check_tensors, differentiable, once, operator
 from .convolution import without_autocast
 
 # Half precision, in which the kernels of mamba_ssm round no more than the data are; float32 they round to TF32.
@@ -30,6 +30,7 @@ def selective_heads(
     D: Tensor | None = None,
     *,
     initial: Tensor | None = None,
+    reset: Tensor | None = None,
     return_state: Literal[False] = False,
 ) -> Tensor: ...
 
@@ -44,6 +45,7 @@ def selective_heads(
     D: Tensor | None = None,
     *,
     initial: Tensor | None = None,
+    reset: Tensor | None = None,
     return_state: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -57,6 +59,7 @@ def selective_heads(
     D: Tensor | None = None,
     *,
     initial: Tensor | None = None,
+    reset: Tensor | None = None,
     return_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Apply selective state space models in heads, as in Mamba-2 [1]_, to sequences.
@@ -80,6 +83,9 @@ def selective_heads(
         Feedthrough of each head; none by default.
     initial : (batch, heads, size, n) Tensor, optional
         State before the first step; rest by default.
+    reset : (batch, length) bool Tensor, optional
+        True at t forgets the state before t, be it infinite or NaN: ``H_t = delta_t u_t B_t^T``, as where one document
+        ends and the next begins.
     return_state : bool, default False
         Whether to return the last state, too.
 
@@ -93,7 +99,7 @@ def selective_heads(
     Raises
     ------
     InputError
-        If an argument is no real floating point tensor, or devices or shapes disagree.
+        If an argument is no real floating point tensor, devices or shapes disagree, or `reset` is not boolean.
 
     See Also
     --------
@@ -115,8 +121,15 @@ def selective_heads(
     >>> y = selective_heads(u, delta, -torch.ones(1), one, one)
     >>> [round(x, 6) for x in (y / math.log(2)).flatten().tolist()]
     [1.0, 0.5, 0.25]
+
+    Another document begins at the last step:
+
+    >>> y = selective_heads(u, delta, -torch.ones(1), one, one, reset=torch.tensor([[False, False, True]]))
+    >>> [round(x, 6) for x in (y / math.log(2)).flatten().tolist()]
+    [1.0, 0.5, 0.0]
     """
     _check(u, delta, A, B, C, D, initial)
+    check_reset(reset, "u", u)
     return_state = check_flag(return_state, "return_state")
     batch, _, heads, size = u.shape
     from_rest = initial is None
@@ -124,9 +137,11 @@ def selective_heads(
     initial = u.new_zeros(batch, heads, size, B.shape[3]) if initial is None else initial
     given = (u, delta, A, B, C, D, initial)
     dtype = reduce(torch.promote_types, (x.dtype for x in given), torch.float32)
-    if mamba_ssm(u) and from_rest and not return_state and u.dtype == B.dtype == C.dtype and u.dtype in HALF:
+    # their seq_idx multiplies by zero what a reset forgets: NaN would pass
+    fits = from_rest and reset is None and not return_state and u.dtype == B.dtype == C.dtype and u.dtype in HALF
+    if fits and foreign_kernels("mamba_ssm", u):
         return _foreign_heads(u, delta, A, B, C, D).to(dtype)
-    y, starts = _heads(*(x.to(dtype) for x in given))
+    y, starts = _heads(*(x.to(dtype) for x in given), reset)
     return (y, starts[:, -1]) if return_state else y
 
 
@@ -145,11 +160,11 @@ def _new_starts(u: Tensor, B: Tensor) -> Tensor:
 
 
 @operator(
-    "selective_heads(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor initial) "
+    "selective_heads(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor initial, Tensor? reset) "
     "-> (Tensor, Tensor)",
     lambda u, delta, A, B, *_: (u.new_empty(u.shape), _new_starts(u, B)),
 )
-def _outputs(u: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _outputs(u: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
     starts = _new_starts(u, inputs[2])
     with without_autocast(u):
         return _kernels(u).outputs(u, *inputs, starts), starts
@@ -157,10 +172,10 @@ def _outputs(u: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 @operator(
     "selective_heads_backward(Tensor gy, Tensor g_state, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, "
-    "Tensor D, Tensor starts) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "Tensor D, Tensor? reset, Tensor starts) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     lambda gy, g_state, *inputs: (*(x.new_empty(x.shape) for x in inputs[:6]), g_state.new_empty(g_state.shape)),
 )
-def _gradients(gy: Tensor, g_state: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+def _gradients(gy: Tensor, g_state: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     carry = g_state.clone(memory_format=torch.contiguous_format)
     with without_autocast(gy):
         return *_kernels(gy).gradients(gy, carry, *inputs), carry
@@ -175,14 +190,14 @@ def _kernels(u: Tensor) -> Any:
     return _heads_torch
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:-1], output[1])
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, _, reset = inputs
+    ctx.save_for_backward(*tensors, reset, output[1])
 
 
-def _differentiate(ctx: Any, gy: Tensor, g_starts: Tensor) -> tuple[Tensor, ...]:
+def _differentiate(ctx: Any, gy: Tensor, g_starts: Tensor) -> tuple[Tensor | None, ...]:
     # of all kept states only the last is handed out
-    found: tuple[Tensor, ...] = once(_gradients, gy, g_starts[:, -1], *ctx.saved_tensors)
-    return found
+    return *once(_gradients, gy, g_starts[:, -1], *ctx.saved_tensors), None
 
 
 _heads = differentiable(_outputs, _save, _differentiate)

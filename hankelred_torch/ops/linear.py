@@ -13,7 +13,7 @@ from hankelred.errors import InputError
 
 from ._backends import compiled_loops, triton_kernels
 from ._linear_kernels import scan, scan_adjoint
-from ._operator import check_tensors, differentiable, once, operator
+from ._operator import check_reset, check_tensors, differentiable, once, operator, reset_mask
 from ._segmented_scan import segmented_scan, segmented_scan_adjoint
 
 
@@ -106,7 +106,7 @@ def _states(a: Tensor, b: Tensor, initial: Tensor, reset: Tensor | None, reverse
     if compiled_loops(b):
         a, b, initial = (z.contiguous() for z in (a, b, initial))
         x, carry = torch.empty_like(b), _double(initial)
-        scan(a.numpy(), carry.numpy(), b.numpy(), _mask(reset, b), reverse, x.numpy())
+        scan(a.numpy(), carry.numpy(), b.numpy(), reset_mask(reset, b), reverse, x.numpy())
         return x
     if triton_kernels(b):
         from . import _linear_triton
@@ -131,7 +131,7 @@ def _gradients(
         # sums over many steps or sequences in double precision
         ga = torch.zeros_like(a) if a.shape == x.shape else torch.zeros_like(_double(a))
         arrays = (z.numpy() for z in (a, carry, x, initial, gx))
-        scan_adjoint(*arrays, _mask(reset, x), reverse, gb.numpy(), ga.numpy())
+        scan_adjoint(*arrays, reset_mask(reset, x), reverse, gb.numpy(), ga.numpy())
         return ga.to(a.dtype), gb, carry.to(initial.dtype)
     if triton_kernels(x):
         from . import _linear_triton
@@ -168,11 +168,6 @@ def _double(z: Tensor) -> Tensor:
     return z.to(torch.complex128 if z.is_complex() else torch.float64, copy=True)
 
 
-def _mask(reset: Tensor | None, x: Tensor) -> Any:
-    """Return the mask as an array, all False if there is none."""
-    return (x.new_zeros(x.shape[:2], dtype=torch.bool) if reset is None else reset.contiguous()).numpy()
-
-
 def _in_time(z: Tensor | None, reverse: bool) -> Any:
     """Return z with its axis of time in the direction in which the recurrence runs."""
     return z.flip(1) if reverse and z is not None else z
@@ -196,11 +191,4 @@ def _check(a: Tensor, b: Tensor, initial: Tensor | None, reset: Tensor | None) -
         raise InputError(
             f"initial must be {state}, one state per sequence of b {tuple(b.shape)}; got {tuple(initial.shape)}."
         )
-    if reset is not None and (
-        not isinstance(reset, Tensor) or (reset.shape, reset.dtype, reset.device) != (b.shape[:2], torch.bool, b.device)
-    ):
-        got = f"{reset.dtype} of shape {tuple(reset.shape)} on {reset.device}" if isinstance(reset, Tensor) else reset
-        raise InputError(
-            f"reset must be a boolean tensor of shape {tuple(b.shape[:2])}, (batch, length) of b, on {b.device}; "
-            f"got {got}."
-        )
+    check_reset(reset, "b", b)

@@ -11,8 +11,8 @@ from torch import Tensor
 from hankelred.checks import check_flag
 from hankelred.errors import InputError
 
-from ._backends import compiled_loops, mamba_ssm, triton_kernels
-from ._operator import check_tensors, differentiable, once, operator
+from ._backends import compiled_loops, foreign_kernels, triton_kernels
+from ._operator import check_reset, check_tensors, differentiable, once, operator, reset_mask
 from ._selective_kernels import SEGMENT, scan, scan_adjoint
 from .convolution import without_autocast
 
@@ -27,6 +27,7 @@ def selective_scan(
     D: Tensor | None = None,
     *,
     initial: Tensor | None = None,
+    reset: Tensor | None = None,
     return_state: Literal[False] = False,
 ) -> Tensor: ...
 
@@ -41,6 +42,7 @@ def selective_scan(
     D: Tensor | None = None,
     *,
     initial: Tensor | None = None,
+    reset: Tensor | None = None,
     return_state: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -54,6 +56,7 @@ def selective_scan(
     D: Tensor | None = None,
     *,
     initial: Tensor | None = None,
+    reset: Tensor | None = None,
     return_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Apply a selective state space model, as in Mamba [1]_, to sequences.
@@ -78,6 +81,9 @@ def selective_scan(
         Feedthrough of each channel; none by default.
     initial : (batch, channels, n) Tensor, optional
         State before the first step; rest by default.
+    reset : (batch, length) bool Tensor, optional
+        True at t forgets the state before t, be it infinite or NaN: ``h_t = delta_t u_t B_t``, as where one document
+        ends and the next begins.
     return_state : bool, default False
         Whether to return the last state, too.
 
@@ -91,7 +97,7 @@ def selective_scan(
     Raises
     ------
     InputError
-        If an argument is no real floating point tensor, or devices or shapes disagree.
+        If an argument is no real floating point tensor, devices or shapes disagree, or `reset` is not boolean.
 
     Notes
     -----
@@ -115,8 +121,15 @@ def selective_scan(
     >>> y = selective_scan(u, delta, -torch.ones(1, 1), one, one)
     >>> (y / math.log(2)).flatten().tolist()
     [1.0, 0.5, 0.25]
+
+    Another document begins at the last step:
+
+    >>> y = selective_scan(u, delta, -torch.ones(1, 1), one, one, reset=torch.tensor([[False, False, True]]))
+    >>> (y / math.log(2)).flatten().tolist()
+    [1.0, 0.5, 0.0]
     """
     _check(u, delta, A, B, C, D, initial)
+    check_reset(reset, "u", u)
     return_state = check_flag(return_state, "return_state")
     batch, _, channels = u.shape
     D = u.new_zeros(channels) if D is None else D
@@ -125,23 +138,34 @@ def selective_scan(
     given = (u, delta, A, B, C, D, initial)
     dtype = reduce(torch.promote_types, (x.dtype for x in given), torch.float32)
     arguments = [x.to(dtype) for x in given]
-    if mamba_ssm(u) and from_rest and not return_state and dtype == torch.float32 and A.shape[1] <= 256:
+    fits = from_rest and reset is None and not return_state and dtype == torch.float32 and A.shape[1] <= 256
+    if fits and foreign_kernels("mamba_ssm", u):
         return _foreign_scan(*arguments[:6])
     if compiled_loops(u) or triton_kernels(u):
-        y, starts = _scan(*arguments)
+        y, starts = _scan(*arguments, reset)
         state = starts[:, -1].mT
     else:
-        y, state = selective_scan_loop(*arguments)
+        y, state = selective_scan_loop(*arguments, reset=reset)
     return (y, state) if return_state else y
 
 
 def selective_scan_loop(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial: Tensor
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    initial: Tensor,
+    *,
+    reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Do what `selective_scan` does on any device and as often differentiable as torch, step by step, unchecked."""
     h, outputs = initial, []
     with without_autocast(u):
-        for u_t, delta_t, B_t, C_t in zip(u.unbind(1), delta.unbind(1), B.unbind(1), C.unbind(1), strict=True):
+        for t, (u_t, delta_t, B_t, C_t) in enumerate(zip(*(x.unbind(1) for x in (u, delta, B, C)), strict=True)):
+            if reset is not None:
+                h = h.masked_fill(reset[:, t, None, None], 0)
             h = torch.exp(delta_t[..., None] * A) * h + (delta_t * u_t)[..., None] * B_t[:, None]
             outputs.append((h * C_t[:, None]).sum(-1))
         y = torch.stack(outputs, 1) if outputs else torch.zeros_like(u)
@@ -162,57 +186,59 @@ def _new_starts(u: Tensor, A: Tensor) -> Tensor:
 
 
 @operator(
-    "selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor initial) "
+    "selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor initial, Tensor? reset) "
     "-> (Tensor, Tensor)",
     lambda u, delta, A, *_: (u.new_empty(u.shape), _new_starts(u, A)),
 )
 def _outputs(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial: Tensor
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial: Tensor, reset: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     if triton_kernels(u):
         from . import _selective_triton
 
         starts = _new_starts(u, A)
-        return _selective_triton.outputs(u, delta, A, B, C, D, initial, starts), starts
+        return _selective_triton.outputs(u, delta, A, B, C, D, initial, reset, starts), starts
     u, delta, A, B, C, D = (x.contiguous() for x in (u, delta, A, B, C, D))
     starts, y = _new_starts(u, A), torch.empty_like(u)
     starts[:, 0] = initial.mT
-    scan(*(x.numpy() for x in (u, delta, A, B, C, D, starts, y)))
+    scan(*(x.numpy() for x in (u, delta, A, B, C, D)), reset_mask(reset, u), starts.numpy(), y.numpy())
     return y, starts
 
 
-def _empty_gradients(gy: Tensor, g_state: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    u, delta, A, B, C, D, _ = inputs
+def _empty_gradients(gy: Tensor, g_state: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    u, delta, A, B, C, D, *_ = inputs
     return *(x.new_empty(x.shape) for x in (u, delta, A, B, C, D)), u.new_empty(u.shape[0], *A.shape)
 
 
 @operator(
     "selective_scan_backward(Tensor gy, Tensor g_state, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, "
-    "Tensor D, Tensor starts) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "Tensor D, Tensor? reset, Tensor starts) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _empty_gradients,
 )
-def _gradients(gy: Tensor, g_state: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    gy, u, delta, A, B, C, D, starts = (x.contiguous() for x in (gy, *inputs))
+def _gradients(gy: Tensor, g_state: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    *tensors, reset, starts = inputs
+    gy, u, delta, A, B, C, D, starts = (x.contiguous() for x in (gy, *tensors, starts))
     carry = g_state.clone(memory_format=torch.contiguous_format)
     if triton_kernels(u):
         from . import _selective_triton
 
-        return *_selective_triton.gradients(gy, carry, u, delta, A, B, C, D, starts), carry.mT.contiguous()
+        found = _selective_triton.gradients(gy, carry, u, delta, A, B, C, D, reset, starts)
+        return *found, carry.mT.contiguous()
     gu, g_delta, gB, gC = torch.empty_like(u), torch.empty_like(u), torch.zeros_like(B), torch.zeros_like(C)
     gA, gD = (torch.zeros_like(x, dtype=torch.float64) for x in (A, D))
-    arrays = (gy, carry, u, delta, A, B, C, D, starts, gu, g_delta, gA, gB, gC, gD)
-    scan_adjoint(*(x.numpy() for x in arrays))
+    arrays, found = (gy, carry, u, delta, A, B, C, D), (starts, gu, g_delta, gA, gB, gC, gD)
+    scan_adjoint(*(x.numpy() for x in arrays), reset_mask(reset, u), *(x.numpy() for x in found))
     return gu, g_delta, gA.to(A.dtype), gB, gC, gD.to(D.dtype), carry.mT.contiguous()
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:-1], output[1])
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, _, reset = inputs
+    ctx.save_for_backward(*tensors, reset, output[1])
 
 
-def _differentiate(ctx: Any, gy: Tensor, g_starts: Tensor) -> tuple[Tensor, ...]:
+def _differentiate(ctx: Any, gy: Tensor, g_starts: Tensor) -> tuple[Tensor | None, ...]:
     # of all kept states only the last is handed out
-    found: tuple[Tensor, ...] = once(_gradients, gy, g_starts[:, -1], *ctx.saved_tensors)
-    return found
+    return *once(_gradients, gy, g_starts[:, -1], *ctx.saved_tensors), None
 
 
 _scan = differentiable(_outputs, _save, _differentiate)

@@ -15,6 +15,7 @@ from hankelred.errors import InputError
 
 from ..layers import LRU, S4D, S5, Mamba
 from ..layers._inputs import check_sequences, in_single
+from ..ops.taps import convolved
 
 
 def export_form(layer: nn.Module, max_length: int = 4096) -> nn.Module:
@@ -161,7 +162,7 @@ class _SelectiveForm(_Form):
     def outputs(self, u: Tensor) -> Tensor:
         layer = self.layer
         x, z = layer.in_proj(u).chunk(2, dim=-1)
-        x = layer._convolve(delayed(x, layer.conv1d.weight.shape[2] - 1, whole=True))
+        x = convolved(delayed(x, layer.conv1d.weight.shape[2] - 1, whole=True), *layer._taps())
         v, delta, A, B, C = in_single(x, *layer._selected(x))
         a, h = torch.exp(delta[..., None] * A), (delta * v)[..., None] * B[:, :, None]
         for k in range(self.doublings):

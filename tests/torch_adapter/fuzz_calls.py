@@ -187,6 +187,7 @@ def _(draw: Draw) -> Call:
     found |= {"A": -tensor(draw, c, n, dtype=dtype).abs(), "B": tensor(draw, 2, 5, n), "C": tensor(draw, 2, 5, n)}
     found |= {"D": tensor(draw, c)} if draw.chance(0.5) else {}
     found |= {"initial": tensor(draw, 2, c, n)} if draw.chance(0.5) else {}
+    found |= {"reset": tensor(draw, 2, 5) > 1} if draw.chance(0.5) else {}
     return Call(ht.ops.selective_scan, found | {"return_state": draw.chance(0.5)})
 
 
@@ -198,6 +199,7 @@ def _(draw: Draw) -> Call:
     found |= {"A": -tensor(draw, heads, dtype=dtype).abs(), "B": tensor(draw, 2, 5, groups, n)}
     found |= {"C": tensor(draw, 2, 5, groups, n)} | ({"D": tensor(draw, heads)} if draw.chance(0.5) else {})
     found |= {"initial": tensor(draw, 2, heads, 3, n)} if draw.chance(0.5) else {}
+    found |= {"reset": tensor(draw, 2, 5) > 1} if draw.chance(0.5) else {}
     return Call(ht.ops.selective_heads, found | {"return_state": draw.chance(0.5)})
 
 

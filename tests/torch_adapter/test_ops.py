@@ -265,7 +265,9 @@ def test_backends_are_chosen_for_a_block_or_for_good():
     with ops.use_backend("torch"):
         assert ops.backends()[0].backend == "torch"
     assert ops.backends()[0].backend == "cpu"
-    with pytest.raises(InputError, match="must be one of 'auto', 'cpu', 'triton', 'mamba_ssm', 'torch'; got 'cuda'"):
+    with pytest.raises(
+        InputError, match="must be one of 'auto', 'cpu', 'triton', 'mamba_ssm', 'causal_conv1d', 'torch'; got 'cuda'"
+    ):
         ops.use_backend("cuda")
     ops.use_backend("torch")
     try:

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import pad, softplus
+from torch.nn.functional import softplus
 
 import hankelred as hr
 import hankelred_torch as ht
 from hankelred_torch.adapters import check, refusals
 from hankelred_torch.ops import selective_scan
+from hankelred_torch.ops.taps import short_convolution
 
 from . import s4_repository
 from .selective_models import (
@@ -393,7 +394,7 @@ class BothWays(ht.layers.Mamba):
         self.A_b_log = nn.Parameter(self.A_log.detach().clone())
 
     def forward(self, u):
-        x = self._convolve(pad(self.in_proj(u).chunk(2, -1)[0], (0, 0, 3, 0)))
+        x = short_convolution(self.in_proj(u).chunk(2, -1)[0], *self._taps())
         delta, _, B, C = self._selected(x)
         back = (y.flip(1) for y in (x, delta, B, C))
         x, delta, B, C = back

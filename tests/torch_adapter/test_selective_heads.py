@@ -13,7 +13,11 @@ from hankelred_torch.ops import selective_heads
 from hankelred_torch.ops._heads_torch import PIECE
 from hankelred_torch.ops.heads import _outputs
 
-from .kernel_cases import NAMES, gradients, head_steps, heads, heads_and_state, largest
+from .kernel_cases import NAMES, assert_equal, gradients, head_steps, heads, heads_and_state, largest, resets
+
+
+def with_resets(reset: Tensor):
+    return lambda *x: heads_and_state(*x, reset=reset)
 
 
 @settings(max_examples=30)
@@ -31,8 +35,26 @@ def test_outputs_state_and_gradients_are_those_of_the_definition(batch, length, 
         assert largest(found, expected) < 1e-12
 
 
+@pytest.mark.parametrize("where", resets(1, 1, PIECE))
+@pytest.mark.parametrize("length", [1, PIECE, PIECE + 1, 2 * PIECE + 5])
+def test_documents_inside_a_sequence_do_not_know_of_each_other(where, length):
+    reset = resets(2, length, PIECE)[where]
+    assert_equal(with_resets(reset), lambda *x: head_steps(*x, reset), heads(2, length, 4, 3, 2, 5))
+
+
+def test_a_sequence_of_documents_is_each_of_them_from_rest():
+    a = [x.detach() for x in heads(1, 80, 4, 3, 2, 2)]
+    reset = torch.zeros(1, 80, dtype=torch.bool)
+    reset[0, [0, 17, 50]] = True
+    found = selective_heads(*a[:6], initial=a[6], reset=reset)
+    documents = [[x[:, s] if x.ndim > 1 else x for x in a[:6]] for s in (slice(17), slice(17, 50), slice(50, None))]
+    assert largest(found, torch.cat([selective_heads(*x) for x in documents], 1)) < 1e-14
+
+
 def test_gradients_agree_with_differences():
-    assert torch.autograd.gradcheck(lambda *x: heads_and_state(*x), heads(1, 5, 2, 2, 1, 3))
+    reset = torch.tensor([[False, False, True, False, False]])
+    for run in (heads_and_state, with_resets(reset)):
+        assert torch.autograd.gradcheck(run, heads(1, 5, 2, 2, 1, 3))
 
 
 def test_without_feedthrough_and_initial_state_both_are_zero():
@@ -74,6 +96,47 @@ def test_what_is_not_finite_shows_where_the_definition_says(name):
             assert not any(places), places
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("A", "D")])
+def test_a_reset_forgets_what_is_not_finite(name):
+    length, at = PIECE + 8, 11
+    reset = torch.zeros(1, length, dtype=torch.bool)
+    reset[0, [at, PIECE + 3]] = True
+    for bad in (torch.nan, torch.inf, 1e30):  # the last overflows as an exponent
+        a = heads(1, length, 2, 2, 1, 3)
+        with torch.no_grad():
+            a[NAMES.index(name)].view(-1)[0 if name == "initial" else a[NAMES.index(name)].numel() // length * 4] = bad
+            if bad == 1e30:
+                a[2].neg_()
+        found, expected = (gradients(run, a) for run in (with_resets(reset), lambda *x: head_steps(*x, reset)))
+        assert found[0][:, at:].isfinite().all()
+        assert found[1].isfinite().all()
+        later = [f[:, at:] for f in found[2:] if f.ndim > 2 and f.shape[1] == length]  # of u, delta, B and C
+        assert len(later) == 4
+        for f, e in zip([found[0][:, at:], found[1], *later], [expected[0][:, at:], expected[1]], strict=False):
+            assert largest(f, e) < 1e-12
+        assert all(f.isfinite().all() for f in later)
+        if bad != bad:
+            places = [(f.isnan() != e.isnan()).sum().item() for f, e in zip(found, expected, strict=True)]
+            assert not any(places), places
+
+
+@pytest.mark.parametrize(
+    ("at", "bad"), [(PIECE + 3, PIECE + 5), (PIECE - 2, PIECE + 5)], ids=["in a piece", "in the piece before"]
+)
+def test_gradients_that_are_not_finite_do_not_pass_a_reset(at, bad):
+    reset = torch.zeros(1, 2 * PIECE, dtype=torch.bool)
+    reset[0, at] = True
+    a = heads(1, 2 * PIECE, 2, 2, 1, 3)
+    gradient = torch.zeros_like(a[0])
+    gradient[:, bad] = torch.nan
+    y = selective_heads(*a[:6], initial=a[6], reset=reset)
+    *found, g_initial = torch.autograd.grad(y, [a[k] for k in (0, 1, 3, 4, 6)], gradient)
+    assert torch.equal(g_initial, torch.zeros_like(g_initial))
+    for f in found:
+        assert torch.equal(f[:, :at], torch.zeros_like(f[:, :at]))
+        assert f[:, bad].isnan().any()
+
+
 def test_continuing_from_the_last_state_is_as_if_uninterrupted():
     a = [x.detach() for x in heads(2, 80, 4, 3, 2, 2)]
     whole, last = heads_and_state(*a)
@@ -94,14 +157,16 @@ def test_arrays_without_entries_have_outputs_and_gradients(shape):
 
 def test_compiled_without_breaks_it_gives_the_same():
     torch._dynamo.reset()
-    a = heads(2, 40, 4, 3, 2, 2)
-    compiled = torch.compile(heads_and_state, backend="aot_eager", fullgraph=True)
-    for g, e in zip(gradients(compiled, a), gradients(heads_and_state, a), strict=True):
-        assert largest(g, e) < 1e-14
+    a, reset = heads(2, 40, 4, 3, 2, 2), resets(2, 40, PIECE)["at random"]
+    for run in (heads_and_state, with_resets(reset)):
+        compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+        for g, e in zip(gradients(compiled, a), gradients(run, a), strict=True):
+            assert largest(g, e) < 1e-14
 
 
 def test_operator_is_declared_as_it_is():
-    torch.library.opcheck(_outputs, tuple(heads(2, 40, 4, 3, 2, 2)))
+    for reset in (None, resets(2, 40, PIECE)["at random"]):
+        torch.library.opcheck(_outputs, (*heads(2, 40, 4, 3, 2, 2), reset))
 
 
 def test_strided_tensors_give_the_same():
@@ -137,3 +202,13 @@ def test_shapes_that_do_not_fit_are_refused(arguments, message):
         arguments[4] = arguments[4][:, :4]
     with pytest.raises(InputError, match=message):
         heads_and_state(*arguments)
+
+
+@pytest.mark.parametrize(
+    "reset",
+    [torch.zeros(2, 4, dtype=torch.bool), torch.zeros(2, 5), torch.zeros(5, dtype=torch.bool), [False] * 5],
+    ids=["length", "dtype", "axes", "list"],
+)
+def test_resets_that_do_not_fit_are_refused(reset):
+    with pytest.raises(InputError, match=r"reset must be a boolean tensor of shape \(2, 5\), \(batch, length\) of u"):
+        heads_and_state(*heads(2, 5, 4, 3, 2, 2), reset=reset)

@@ -16,7 +16,10 @@ from torch import Tensor
 from hankelred.errors import InputError
 from hankelred_torch.ops import _selective_kernels as kernels
 from hankelred_torch.ops import selective_scan
+from hankelred_torch.ops._selective_kernels import SEGMENT
 from hankelred_torch.ops.selective import _outputs, selective_scan_loop
+
+from .kernel_cases import resets
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "initial")
 
@@ -39,10 +42,16 @@ def both(a: list[Tensor]) -> tuple[Tensor, Tensor]:
     return selective_scan(*a[:6], initial=a[6], return_state=True)
 
 
-def definition(u, delta, A, B, C, D, initial) -> tuple[Tensor, Tensor]:
+def with_resets(reset: Tensor):
+    return lambda a: selective_scan(*a[:6], initial=a[6], reset=reset, return_state=True)
+
+
+def definition(u, delta, A, B, C, D, initial, reset=None) -> tuple[Tensor, Tensor]:
     """The formulas, entry by entry where that is plainest."""
     h, y = initial.clone(), torch.zeros_like(u)
     for t in range(u.shape[1]):
+        if reset is not None:
+            h[reset[:, t]] = 0
         for k in range(u.shape[2]):
             decays = torch.exp(delta[:, t, k, None] * A[k])
             h[:, k] = decays * h[:, k] + (delta[:, t, k] * u[:, t, k])[:, None] * B[:, t]
@@ -91,9 +100,54 @@ def test_gradients_are_those_of_the_loop(length, channels):
         assert largest(g - e, e) < 1e-13
 
 
+@pytest.mark.parametrize("where", resets(1, 1, SEGMENT))
+@pytest.mark.parametrize("length", [1, SEGMENT, 2 * SEGMENT + 3])
+def test_documents_inside_a_sequence_do_not_know_of_each_other(where, length):
+    a, reset = arguments(length=length), resets(2, length, SEGMENT)[where]
+    with torch.no_grad():
+        for found, expected in zip(with_resets(reset)(a), definition(*a, reset), strict=True):
+            assert largest(found - expected, expected) < 1e-13
+    expected = gradients(lambda a: selective_scan_loop(*a, reset=reset), a)
+    for g, e in zip(gradients(with_resets(reset), a), expected, strict=True):
+        assert float((g - e).abs().max()) <= 1e-12 * float(e.abs().max())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("A", "D")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_reset_forgets_what_is_not_finite(name, dtype):
+    reset = torch.zeros(1, 20, dtype=torch.bool)
+    reset[0, [7, SEGMENT]] = True
+    for bad in (torch.nan, torch.inf):
+        a = arguments(1, dtype=dtype)
+        with torch.no_grad():
+            a[NAMES.index(name)].view(-1)[-1 if name == "initial" else 6] = bad
+        found, expected = gradients(with_resets(reset), a), gradients(lambda a: selective_scan_loop(*a, reset=reset), a)
+        places = [(f.isnan() != e.isnan()).sum().item() for f, e in zip(found, expected, strict=True)]
+        assert bad == bad or not any(places), places
+        y, state = with_resets(reset)(a)
+        assert not y[:, :7].isfinite().all()
+        assert y[:, 7:].isfinite().all()
+        assert state.isfinite().all()
+
+
+@pytest.mark.parametrize(("at", "bad"), [(5, 7), (5, SEGMENT + 1)], ids=["in a piece", "in the piece before"])
+def test_gradients_that_are_not_finite_do_not_pass_a_reset(at, bad):
+    a, reset = arguments(1), torch.zeros(1, 20, dtype=torch.bool)
+    reset[0, at] = True
+    gradient = torch.zeros_like(a[0])
+    gradient[:, bad] = torch.nan
+    y, _ = with_resets(reset)(a)
+    *found, g_initial = torch.autograd.grad(y, [a[k] for k in (0, 1, 3, 4, 6)], gradient)
+    assert torch.equal(g_initial, torch.zeros_like(g_initial))
+    for f in found:
+        assert torch.equal(f[:, :at], torch.zeros_like(f[:, :at]))
+        assert f[:, bad].isnan().any()
+
+
 def test_gradients_agree_with_differences():
-    a = arguments(2, 5, 2, 3)
-    assert torch.autograd.gradcheck(lambda *x: both(list(x)), a)
+    a, reset = arguments(2, 5, 2, 3), torch.tensor([[False, False, True, False, False], [True] + [False] * 4])
+    for run in (both, with_resets(reset)):
+        assert torch.autograd.gradcheck(lambda *x, run=run: run(list(x)), a)
 
 
 def test_without_feedthrough_and_initial_state_both_are_zero():
@@ -168,13 +222,15 @@ def test_the_formula_for_one_step_is_a_sequence_of_length_one():
 def test_compiled_without_breaks_it_gives_the_same():
     torch._dynamo.reset()
     a = arguments()
-    compiled = torch.compile(lambda *x: both(list(x)), backend="aot_eager", fullgraph=True)
-    for g, e in zip(gradients(lambda a: compiled(*a), a), gradients(both, a), strict=True):
-        assert largest(g - e, e) < 1e-14
+    for run in (both, with_resets(resets(2, 20, SEGMENT)["at random"])):
+        compiled = torch.compile(lambda *x, run=run: run(list(x)), backend="aot_eager", fullgraph=True)
+        for g, e in zip(gradients(lambda a, compiled=compiled: compiled(*a), a), gradients(run, a), strict=True):
+            assert float((g - e).abs().max()) <= 1e-14 * float(e.abs().max())
 
 
 def test_operator_is_declared_as_it_is():
-    torch.library.opcheck(_outputs, tuple(arguments(2, 20, 3, 4)))
+    for reset in (None, resets(2, 20, SEGMENT)["at random"]):
+        torch.library.opcheck(_outputs, (*arguments(2, 20, 3, 4), reset))
 
 
 def test_strided_tensors_give_the_same():
@@ -223,10 +279,11 @@ def test_low_precision_and_autocast_compute_in_float32():
 
 def test_kernels_agree_with_their_source_in_python():
     a = [x.detach().numpy().copy() for x in arguments(1, 18, 2, 3)]
+    reset = np.arange(18)[None] == 7
     found, expected = (np.zeros((1, 3, 3, 2)) for _ in range(2))
     for starts, run in ((found, kernels.scan), (expected, getattr(kernels.scan, "py_func", kernels.scan))):
         starts[:, 0] = a[6].swapaxes(1, 2)
-        run(*a[:6], starts, np.empty_like(a[0]))
+        run(*a[:6], reset, starts, np.empty_like(a[0]))
     np.testing.assert_allclose(found, expected, rtol=1e-14)
 
 
@@ -280,3 +337,9 @@ def test_measured_time_grows_with_states_as_a_line_does(measured):
     assert start >= 0
     # the cache holds 16 steps of up to 64 states: above, a state costs a quarter more
     assert np.abs((start + slope * n) / seconds - 1).max() < 0.25
+
+
+def test_resets_that_do_not_fit_are_refused():
+    a = arguments()
+    with pytest.raises(InputError, match=r"reset must be a boolean tensor of shape \(2, 20\), \(batch, length\) of u"):
+        selective_scan(*a[:6], reset=torch.zeros(2, 19, dtype=torch.bool))

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ if importlib.util.find_spec("triton") is None:
 
 from benchmarks.speed import interpreter, traffic
 
-from .kernel_cases import DEVICE, assert_equal, draw, gradients, largest
+from .kernel_cases import DEVICE, NAMES, assert_equal, draw, gradients, largest, resets, stand_in
 
 LINEAR, SELECTIVE, *_ = interpreter.kernels()
 ROOT = Path(__file__).parents[2]
@@ -154,8 +153,8 @@ def mamba(batch: int, length: int, channels: int, n: int, dtype: torch.dtype = t
     return [x.detach().to(dtype).requires_grad_() for x in tensors]
 
 
-def selective(*x: Tensor) -> tuple[Tensor, Tensor]:
-    return ops.selective_scan(*x[:6], initial=x[6], return_state=True)
+def selective(*x: Tensor, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    return ops.selective_scan(*x[:6], initial=x[6], reset=reset, return_state=True)
 
 
 SCANS = [(1, 1, 1, 1), (2, 17, 5, 3), (1, 16, 4, 2), (1, 33, 3, 1)] + [(1, 700, 2, 2), (1, 40, 33, 130)] * is_long()
@@ -164,6 +163,43 @@ SCANS = [(1, 1, 1, 1), (2, 17, 5, 3), (1, 16, 4, 2), (1, 33, 3, 1)] + [(1, 700, 
 @pytest.mark.parametrize(("batch", "length", "channels", "n"), SCANS)
 def test_selective_scan_and_its_gradients_are_those_of_the_loop(batch, length, channels, n):
     assert_equal(selective, selective_scan_loop, mamba(batch, length, channels, n))
+
+
+@pytest.mark.parametrize("where", resets(1, 1, 16))
+def test_selective_scan_of_documents_inside_a_sequence_is_that_of_the_loop(where):
+    reset = resets(2, 33, 16)[where]
+    assert_equal(
+        lambda *x: selective(*x, reset=reset),
+        lambda *x: selective_scan_loop(*x, reset=reset),
+        mamba(2, 33, 5, 2),
+    )
+
+
+@pytest.mark.parametrize(("name", "last"), [("u", 5), ("delta", 5), ("B", 5), ("C", 5), ("initial", 0)])
+def test_a_reset_of_the_selective_scan_forgets_what_is_not_finite(name, last):
+    a, reset = mamba(1, 20, 2, 2), torch.zeros(1, 20, dtype=torch.bool, device=DEVICE)
+    reset[0, [4, 18]] = True
+    with torch.no_grad():
+        a[NAMES.index(name)].view(-1)[last] = torch.nan
+    found = gradients(lambda *x: selective(*x, reset=reset), a)
+    expected = gradients(lambda *x: selective_scan_loop(*x, reset=reset), a)
+    assert found[0][:, 4:].isfinite().all()
+    places = [(f.isnan() != e.isnan()).sum().item() for f, e in zip(found, expected, strict=True)]
+    assert not any(places), places
+
+
+@pytest.mark.parametrize(("at", "bad"), [(5, 7), (5, 17), (16, 17)], ids=["in a piece", "before it", "at its start"])
+def test_gradients_of_the_selective_scan_that_are_not_finite_do_not_pass_a_reset(at, bad):
+    a, reset = mamba(1, 20, 2, 2), torch.zeros(1, 20, dtype=torch.bool, device=DEVICE)
+    reset[0, at] = True
+    gradient = torch.zeros_like(a[0])
+    gradient[:, bad] = torch.nan
+    y = ops.selective_scan(*a[:6], initial=a[6], reset=reset)
+    *found, g_initial = torch.autograd.grad(y, [a[k] for k in (0, 1, 3, 4, 6)], gradient)
+    assert torch.equal(g_initial, torch.zeros_like(g_initial))
+    for f in found:
+        assert torch.equal(f[:, :at], torch.zeros_like(f[:, :at]))
+        assert f[:, bad].isnan().any()
 
 
 def test_selective_scan_reads_arrays_in_any_strides():
@@ -212,7 +248,7 @@ def test_triton_kernels_accumulate_narrow_numbers_in_float32(dtype):
     u, delta, A, B, C, D, initial = (x.detach().to(dtype) for x in mamba(1, 40, 3, 2))
     exact = [x.double() for x in (u, delta, A, B, C, D, initial)]
     starts = torch.empty(1, 4, 2, 3, device=DEVICE)
-    y = SELECTIVE.outputs(u, delta, A, B, C, D, initial, starts)
+    y = SELECTIVE.outputs(u, delta, A, B, C, D, initial, None, starts)
     assert y.dtype == torch.float32
     assert largest(y.double(), selective_scan_loop(*exact)[0]) < 40 * 2**-24
     a, b, before = (0.9 * draw(1, 40, 3, seed=1).detach().tanh()).to(dtype), u, initial[..., 0]
@@ -246,7 +282,7 @@ def test_triton_kernels_run_in_a_compiled_function():
 
 def test_triton_is_in_the_table_of_backends():
     table = {row.operation: row.backend for row in ops.backends()}
-    assert {name for name, backend in table.items() if backend != "triton"} == {"solve_lyapunov"}
+    assert {name for name, backend in table.items() if backend != "triton"} == {"solve_lyapunov", "short_convolution"}
     with ops.use_backend("auto"):
         assert "on CUDA Triton kernels" in ops.backends()[0].why
 
@@ -269,12 +305,7 @@ def test_a_scan_of_mamba_ssm_is_used_where_it_fits(monkeypatch):
             outputs.append(torch.einsum("bdn,bn->bd", h, C[..., t]) + D * u[..., t])
         return torch.stack(outputs, -1)
 
-    package = ModuleType("mamba_ssm.ops.selective_scan_interface")
-    package.selective_scan_fn = selective_scan_fn
-    for name in ("mamba_ssm", "mamba_ssm.ops", package.__name__):
-        module = package if name == package.__name__ else ModuleType(name)
-        module.__spec__ = importlib.util.spec_from_loader(name, None)
-        monkeypatch.setitem(sys.modules, name, module)
+    stand_in(monkeypatch, "mamba_ssm.ops.selective_scan_interface", selective_scan_fn)
     tensors = mamba(2, 9, 3, 2, torch.float32)
     expected = gradients(ops.selective_scan, tensors[:6])
     with ops.use_backend("mamba_ssm"):
@@ -287,6 +318,7 @@ def test_a_scan_of_mamba_ssm_is_used_where_it_fits(monkeypatch):
         ops.selective_scan(*(x.double() for x in tensors[:6]))  # none of these fits
         ops.selective_scan(*tensors[:6], initial=tensors[6])
         ops.selective_scan(*tensors[:6], return_state=True)
+        ops.selective_scan(*tensors[:6], reset=torch.zeros(2, 9, dtype=torch.bool, device=DEVICE))
         assert len(calls) == 1
     for f, e in zip(found, expected, strict=True):
         assert largest(f, e) < 1e-5
@@ -314,16 +346,18 @@ def test_linear_kernels_move_the_bytes_of_the_model(varies, parts):
 
 
 @interpreted
-def test_selective_kernels_move_the_bytes_of_the_model():
+@pytest.mark.parametrize("has_resets", [False, True])
+def test_selective_kernels_move_the_bytes_of_the_model(has_resets):
+    reset, flags = (resets(2, 17, 16)["at random"], 2 * 17) if has_resets else (None, 0)
     size = {"batch": 2, "length": 17, "channels": 5, "n": 3, "width": 8, "segment": 16}
     u, delta, A, B, C, D, initial = (x.detach() for x in mamba(2, 17, 5, 3))
     starts = torch.empty(2, 3, 3, 5, dtype=u.dtype)
     with interpreter.traffic() as count:
-        SELECTIVE.outputs(u, delta, A, B, C, D, initial, starts)
-    assert (count["distinct loaded"], count["distinct stored"]) == traffic.selective(**size)
+        SELECTIVE.outputs(u, delta, A, B, C, D, initial, reset, starts)
+    assert (count["distinct loaded"] - flags, count["distinct stored"]) == traffic.selective(**size)
     with interpreter.traffic() as count:
-        SELECTIVE.gradients(u.clone(), initial.mT.contiguous(), u, delta, A, B, C, D, starts)
-    assert (count["distinct loaded"], count["distinct stored"]) == traffic.selective_adjoint(**size, block=4)
+        SELECTIVE.gradients(u.clone(), initial.mT.contiguous(), u, delta, A, B, C, D, reset, starts)
+    assert (count["distinct loaded"] - flags, count["distinct stored"]) == traffic.selective_adjoint(**size, block=4)
 
 
 @pytest.mark.skipif(not is_long(), reason="compiles for a minute: HANKELRED_LONG=1")

@@ -1,0 +1,117 @@
+"""What the Triton kernels calculate, on paper, of whole tiles; tests compare it with what the interpreter counts.
+
+Every formula goes through its kernel: what a tile needs, times the number of tiles. Scans and sums over a tile of T
+steps count as ``T - 1`` combinations for each line of it, one after the other; compiled code splits them over lanes,
+and joins products with sums.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Work(NamedTuple):
+    """Sums and products, exponentials, and multiply-adds in products of matrices."""
+
+    arithmetic: int
+    exponentials: int = 0
+    products: int = 0
+
+    def times(self, number: int) -> Work:
+        return Work(*(number * x for x in self))
+
+
+def tiles(length: int, size: int) -> int:
+    return -(-length // size)
+
+
+def linear(
+    rows: int, steps: int, n: int, *, varies: bool, parts: int, tile: int, states: int, adjoint: bool = False
+) -> Work:
+    """The linear recurrence or its adjoint; `parts` of a number are one if it is real and two if complex."""
+    entries, borders = tile * states, (tile - 1) * states
+    scan, join = (3, 2) if parts == 1 else (14, 8)  # a b, b x + y, and s + q x
+    work = scan * borders + join * entries + 2 * borders  # the last state is taken out of both parts, be they one
+    if adjoint:
+        work += (1 if parts == 1 else 6) * entries  # conj(x) g
+        work += 0 if varies else parts * (borders + states)  # and its sum
+    return Work(work).times(rows * tiles(steps, tile) * tiles(n, states))
+
+
+def selective(
+    batch: int, length: int, channels: int, n: int, *, segment: int, block: int, adjoint: bool = False
+) -> Work:
+    """The selective scan or its adjoint."""
+    entries, borders = segment * block, (segment - 1) * block
+    across = segment * (block - 1)  # a sum over channels
+    if adjoint:
+        # two scans with their states, three exponents; g h, g b, g h a, y (e h + v b), g v, g h delta
+        state = 2 * (3 * borders + 4 * entries) + entries + 12 * entries + 2 * across + 2 * borders + 2 * block
+        piece = 2 * entries + 6 * entries + borders + block
+        found = Work(piece + n * state, 3 * n * entries)
+    else:
+        # exponent, v b, scan, p h, c h, and the last state
+        state = block + 2 * entries + 3 * borders + 4 * entries + borders
+        found = Work(2 * entries + n * state, n * entries)
+    return found.times(batch * tiles(length, segment) * tiles(channels, block))
+
+
+def heads(
+    batch: int, length: int, heads: int, size: int, n: int, *, piece: int, block: int, states: int, together: int = 0
+) -> Work:
+    """Heads with scalar decay, or with `together` heads in a program their adjoint, without resets."""
+    square, wide, narrow, edge = piece * piece, piece * block, piece * states, block * states
+    parts, sums = tiles(n, states), piece * (block - 1)
+    factors = square + 2 * piece + 2 * (piece - 1)
+    exponentials = square + 2 * piece + 1
+    if not together:
+        work = factors + square + 7 * wide + parts * (square + wide + 2 * edge)
+        products = square * block + parts * (square * states + 2 * narrow * block)
+        found = Work(work, exponentials, products)
+    else:
+        work = factors + 3 * wide + 2 * square + 3 * wide  # v and what is seen and driven; weights; gradient of v
+        work += 2 * square + piece * (piece - 1) + wide + sums  # through
+        work += piece * (piece - 1) + wide + sums + (piece - 1) + 2 * piece + block * (states - 1) + block  # exponent
+        work += 2 * piece + wide + sums + 3 * wide  # gradients of delta and u
+        work += piece + piece + wide + sums + piece  # of A and D
+        work += parts * (square + 2 * wide + 4 * edge + 4 * narrow)
+        products = 2 * square * block + parts * (3 * square * states + 5 * narrow * block)
+        found = Work(work, exponentials, products)
+    found = found.times(batch * tiles(length, piece) * heads * tiles(size, block))
+    if together > 1:  # gradients of B and C are added to those of the head before
+        added = 2 * narrow * parts * (together - 1) * (heads // together)
+        found = found._replace(arithmetic=found.arithmetic + batch * tiles(length, piece) * tiles(size, block) * added)
+    return found
+
+
+def factor(batch: int, n: int, *, states: int, inputs: int) -> Work:
+    """The factors of one Gramian of each system, in tiles of so many states and inputs."""
+    entries, sums = states * inputs, states * (inputs - 1)
+    start = 3 * entries + sums + states + states
+    pivots = 3 * (states - 1) + 1  # three sums, one of them times a share
+    turned = 0
+    if inputs > 1:  # the row of the pivot, its reflection, and what that makes of all rows
+        row = 2 * inputs * (states - 1) + 4 * inputs + 2 * inputs
+        turned = row + 8 * inputs + inputs + 3 + 14 * entries + 2 * (sums + states)
+    step = 2 * sums + 19 * states + 2 + 14 * states + 3 * entries + sums + 2 * states
+    return Work(start + n * (pivots + turned + step)).times(batch)
+
+
+def factor_adjoint(batch: int, n: int, m: int, *, states: int, inputs: int, discrete: bool) -> Work:
+    """Its adjoint."""
+    entries, sums, square = states * inputs, states * (inputs - 1), 6 * states * states + 2 * states * (states - 1)
+    step = 3 * inputs + 2 * sums + square + 44 * states + 13 + 8 * states * discrete
+    step += 16 * entries + 2 * (sums + states)
+    return Work(n * step + m * (2 * sums + square)).times(batch)
+
+
+def rotations(batch: int, n: int, rounds: int, *, states: int, vectors: bool) -> Work:
+    """Singular values of a batch that takes so many rounds in all."""
+    square, sums, pairs = states * states, states * (states - 1), states // 2
+    reflection = 12 * square + 2 * (sums + states) + 2 * square + 2 * sums  # and its row of the triangle
+    column = 3 * square + sums + 2 * sums + 2 * (states - 1) + 1 + 4 + 2 + 1 + 4 * states + 3 + 2
+    columns = column + (2 if vectors else 1) * reflection
+    entries, across = states * pairs, pairs * (states - 1)
+    turn = 2 * (3 * entries + across + pairs) + 10 * entries + 2 * across  # lengths and cosines
+    turn += (4 + 5 + 5 + 4 + 6) * pairs + 20 * entries * (2 if vectors else 1)
+    return Work(batch * (n * columns + 3 * square + sums + states) + rounds * turn)
