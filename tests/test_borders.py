@@ -30,7 +30,7 @@ CORE = """
     control testing plotting | cli | __main__
 """
 ADAPTER = """
-    errors sharding convert config randomness ops layers layer_sums exchange drawing sampling adapters penalty planning
+    errors sharding device_memory convert config randomness ops layers layer_sums exchange drawing sampling adapters penalty planning
     guard surgery saving training integrations __init__
 """
 LAYERS = {

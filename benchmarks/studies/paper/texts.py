@@ -34,8 +34,7 @@ READING = (
 )
 ROBUST = (
     "On the first test sequences, 2,000 at most: a tenth of the samples set to 0, white noise of .1 and .3 of the "
-    "inputs' deviation, all weights in bf16 and in 8 bits with one scale for each tensor. Sequences twice as long are "
-    "white noise for twice the time, or images with as much black above and below as the image has rows."
+    "inputs' deviation, all weights in bf16 and in 8 bits with one scale for each tensor."
 )
 PROTOCOL = (
     "The paper trains for 200,000 steps with a constant learning rate and no weight decay; here it is 10,000 steps, or "
