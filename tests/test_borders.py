@@ -30,8 +30,8 @@ CORE = """
     control testing plotting | cli | __main__
 """
 ADAPTER = """
-    errors sharding device_memory convert config randomness ops layers layer_sums exchange drawing sampling adapters penalty planning
-    guard surgery saving training integrations __init__
+    errors sharding device_memory convert config randomness ops layers layer_sums exchange drawing sampling adapters
+    penalty planning guard surgery saving training integrations __init__
 """
 LAYERS = {
     "hankelred": [layer.split() for layer in CORE.split("|")],
