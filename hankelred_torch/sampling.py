@@ -6,7 +6,7 @@ import inspect
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -50,7 +50,7 @@ class Watch(AbstractContextManager["Watch"]):
         ancestors = {name for name, x in model.named_modules() if not layers.isdisjoint(x.modules())}
         with ExitStack() as stack:  # all hooks or none
             if self._layers:
-                stack.enter_context(_uncompiled())
+                stack.enter_context(_Uncompiled())
             for name in ancestors:
                 module = model.get_submodule(name)
                 stack.callback(module.register_forward_pre_hook(partial(self._keep, name), with_kwargs=True).remove)
@@ -332,7 +332,7 @@ def running(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 (what users' code draws from)
-        for context in (torch.random.fork_rng(devices), torch.no_grad(), _uncompiled()):
+        for context in (torch.random.fork_rng(devices), torch.no_grad(), _Uncompiled()):
             stack.enter_context(context)
         dicts = [x for module in model.modules() for x in (vars(module), module._parameters, module._buffers)]
         stack.callback(put_back, [(x, dict(x)) for x in dicts])
@@ -344,9 +344,25 @@ def running(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _uncompiled() -> AbstractContextManager[Any]:
-    """Run compiled modules as they were before: hooks set after compilation would not be called."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+class _Uncompiled(AbstractContextManager[None]):
+    """Run compiled modules as they were before: hooks set after compilation would not be called.
+
+    Those who listen to models begin and end in any order, so the first who asks switches, and the last switches back.
+    """
+
+    _asking = 0
+    _stance: Any = None
+
+    def __enter__(self) -> None:
+        _Uncompiled._asking += 1
+        if _Uncompiled._stance is None and "torch._dynamo" in sys.modules:
+            _Uncompiled._stance = torch.compiler.set_stance("force_eager")
+
+    def __exit__(self, *_: object) -> None:
+        _Uncompiled._asking -= 1
+        if _Uncompiled._asking == 0 and _Uncompiled._stance is not None:
+            stance, _Uncompiled._stance = _Uncompiled._stance, None
+            stance.__exit__(None, None, None)
 
 
 def _restore(buffer: Tensor, version: int, value: Tensor) -> None:

@@ -43,11 +43,15 @@ def fast_length(length: int) -> int:
     return min(odd << (-(-length // odd) - 1).bit_length() for odd in (1, 3, 5, 9, 15))
 
 
+# Asked beforehand: compilers before torch 2.13 do not know the question.
+_CASTS = frozenset(x for x in ("cpu", "cuda", "hpu", "mps", "mtia", "xla", "xpu") if torch.amp.is_autocast_available(x))
+
+
 def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which products on the device of `x` keep the dtype of their factors."""
     device = x.device.type
     # the context costs as much as a small product: only where there is something to switch off
-    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    on = device in _CASTS and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if on else contextlib.nullcontext()
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import hankelred_torch as ht
+from hankelred_torch.sampling import watch
 
 from .adapter_models import Stack, assert_consistent, inputs, lru, train
 from .settings import what_and_when
@@ -76,6 +77,19 @@ def test_compiled_model_is_compiled_at_every_size_and_equal_to_the_eager_one():
             assert layer.states == states
             assert torch.equal(model(u), layer(u))
             assert len(compiled) > count
+
+
+def test_listeners_that_begin_and_end_in_turn_leave_the_compiler_as_it_was():
+    with graphs(limit=8) as (backend, compiled):
+        layer, u = lru(16), inputs()
+        model = torch.compile(layer, backend=backend)
+        first, second = (watch(x, ht.find_ssm_layers(x)) for x in (lru(16), lru(16)))
+        first.remove()
+        model(u)
+        assert not compiled  # the second still listens
+        second.remove()
+        model(u)
+        assert len(compiled) == 1
 
 
 def test_layers_compiled_one_by_one_are_compiled_at_every_size():
