@@ -12,6 +12,7 @@ makes a factor of that, so that no root of a small number is taken and small val
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -233,11 +234,9 @@ def _of_pencil(A: Array, C: Array, Q: Array, N: Array, R: Array, discrete: bool)
         M = np.block([[Ah, zero((n, n)), Ch], [-Q, -A, -N], [Nh, C, R]])
         L = np.vstack([np.eye(2 * n), zero((p, 2 * n))])
     rest = sla.qr(M[:, 2 * n :])[0][:, p:].conj().T
-    ordqz: Any = sla.ordqz  # its types want the kind of output written out
-    kind = "complex" if M.dtype.kind == "c" else "real"
     with np.errstate(all="ignore"):
         try:
-            *_, Z = ordqz(rest @ M[:, : 2 * n], rest @ L, sort="iuc" if discrete else "lhp", output=kind)
+            Z = _stable_subspace(rest @ M[:, : 2 * n], rest @ L, discrete)
             P = np.linalg.solve(Z[:n, :n].conj().T, Z[n:, :n].conj().T).conj().T
         except np.linalg.LinAlgError as error:
             raise NumericalError("The Riccati equation must have a finite solution; got an infinite one.") from error
@@ -246,6 +245,18 @@ def _of_pencil(A: Array, C: Array, Q: Array, N: Array, R: Array, discrete: bool)
     if not np.isfinite(P).all():
         raise NumericalError("The Riccati equation must have a finite solution; got an infinite one.")
     return np.asarray((P + P.conj().T) / 2)
+
+
+def _stable_subspace(M: Array, L: Array, discrete: bool) -> Array:
+    """Return the vectors of an ordered Schur form of a pencil, those of the stable eigenvalues first.
+
+    Where rounding spoils the exchange of two eigenvalues it may not spoil that of their reciprocals.
+    """
+    ordqz: Any = sla.ordqz  # its types want the kind of output written out
+    kind = "complex" if M.dtype.kind == "c" else "real"
+    with suppress(ValueError):
+        return np.asarray(ordqz(M, L, sort="iuc" if discrete else "lhp", output=kind)[-1])
+    return np.asarray(ordqz(L, M, sort="ouc" if discrete else "lhp", output=kind)[-1])
 
 
 def _gain(P: Array, A: Array, C: Array, N: Array, R: Array, discrete: bool) -> tuple[Array, Array]:
