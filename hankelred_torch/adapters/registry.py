@@ -76,6 +76,8 @@ INSIDE = ("_orig_mod", "_checkpoint_wrapped_module")
 _REGISTERED: dict[str, type[Adapter]] = {}  # by users, whose word goes first
 
 # By class, or by layer where its forward is its own: what was found against layers of one adapter and form.
+# What torch writes into a layer and no forward pass asks for: a sharded layer is the one it was.
+_OF_TORCH = ("training", "_is_fsdp_managed_module", "_fsdp_use_orig_params")
 _VERDICTS: WeakKeyDictionary[Any, dict[Any, str]] = WeakKeyDictionary()
 
 
@@ -346,7 +348,7 @@ def _about_behaviour(adapter: Adapter) -> str:
     if _is_trusted(layer):
         return ""
     found = _VERDICTS.setdefault(layer if "forward" in vars(layer) else own_class(layer), {})
-    plain = {key: x for key, x in vars(layer).items() if isinstance(x, (str, bool)) and key != "training"}
+    plain = {key: x for key, x in vars(layer).items() if isinstance(x, (str, bool)) and key not in _OF_TORCH}
     form = (type(adapter), tuple(sorted(plain.items())), tuple(adapter.state_axes))
     if form not in found:
         if units(layer) or any(map(is_spread, layer.parameters())):
