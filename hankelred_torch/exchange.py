@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hankelred.errors import InputError
 
-from .device_memory import empty, fill
+from .device_memory import empty, fill, lacks_data
 from .errors import SurgeryError
 from .sharding import local, spread_like
 
@@ -116,7 +116,7 @@ class Exchange:
 
     def contents(self, target: Any, value: Any) -> None:
         """Fill a dict, a list or a tensor, which stays the same object, with other contents."""
-        if isinstance(target, Tensor) and getattr(getattr(target, "_local_tensor", None), "is_meta", False):
+        if lacks_data(target):
             self._list(partial(_fill_or_empty, target), None, value)
         elif isinstance(target, Tensor):
             self._list(lambda x: _copy(target, x), target.detach().to("cpu", copy=True), value)

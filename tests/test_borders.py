@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 # what stands to its right is imported by users and the command line, never by the library.
 CORE = """
     errors | checks markup | linalg | systems | order | rounding | low_rank | parts | hessenberg_parts | weighting |
-    hankel | lyapunov norms | reduction drift | selective optimal feedback | training | __init__ |
+    hankel | lyapunov norms following | reduction drift | selective optimal feedback | training | __init__ |
     control testing plotting | cli | __main__
 """
 ADAPTER = """

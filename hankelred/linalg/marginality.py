@@ -77,16 +77,22 @@ def error_bars(A: Array, T: Array, poles: Array, margin: Array, discrete: bool) 
     # Poles that were refined to the same one tell that iterations strayed, and none of them counts, unless as many
     # parts of A have it that know nothing of each other: those of a difference of two models.
     same = (np.abs(found[:, None] - found) <= bar[:, None] + np.where(refined, bar, 0.0)) & refined[:, None]
-    for i in np.flatnonzero(same.sum(axis=1) > 1):
-        refined[i] = same[i].sum() <= _parts_with(A, found[i], bar[i])
+    shared = np.flatnonzero(same.sum(axis=1) > 1)
+    if shared.size:
+        part = connected_components(A != 0, directed=False)[1]
+        refined[shared] = [same[i].sum() <= _parts_with(A, part, found[i], bar[i]) for i in shared]
     poles[refined], error[refined] = found[refined], bar[refined]
     return error, refined
 
 
-def _parts_with(A: Array, pole: complex, bar: float) -> int:
-    """Count the parts of a matrix that is block diagonal, whatever the order of its states, that have a pole."""
-    count, part = connected_components(A != 0, directed=False)
-    refined = (_refine(A[np.ix_(*[np.flatnonzero(part == k)] * 2)], pole) for k in range(count))
+def _parts_with(A: Array, part: Array, pole: complex, bar: float) -> int:
+    """Count the parts of a matrix that is block diagonal, whatever the order of its states, that have a pole.
+
+    Those are asked alone in which a disc of Gershgorin holds it.
+    """
+    center, reach = A.diagonal(), np.abs(A).sum(axis=1) - np.abs(A.diagonal())
+    candidates = np.unique(part[np.abs(center - pole) <= reach + bar])
+    refined = (_refine(A[np.ix_(*[np.flatnonzero(part == k)] * 2)], pole) for k in candidates)
     return sum(abs(found - pole) <= bar + its for found, its in refined)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..checks import EPS, Array, check_array, check_number, check_result, double
-from ..drift import SAFETY, drift_bound
+from ..drift import drift_bound
 from ..errors import InputError
+from ..following import SAFETY
 from ..hankel import gramian_factors, stable
 from ..linalg.hankel_svd import padded
 from ..norms import hinf_norm

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import hankelred as hr
-from hankelred import BankReduction, DiagonalBank, DiagonalSystem, Reduction
+from hankelred import DiagonalBank, DiagonalSystem, Reduction
 from hankelred.checks import Array, check_result
 from hankelred.errors import InputError, StabilityError
 from hankelred.training import align_states
@@ -26,6 +26,7 @@ from hankelred.weighting import Sampled
 from ..layer_sums import StateStatistics
 from .analysis import Analysis, LinearAnalysis
 from .base import Adapter, SystemTensors
+from .holding import systems_to_hold
 from .transport import (
     Differentiated,
     Filled,
@@ -345,7 +346,7 @@ class LinearAdapter(Adapter):
             If it is no such system, is not stable, or has inputs, outputs or a feedthrough that the layer cannot hold.
         """
         bank = self.bank(values := self.values())
-        systems = self._checked(system, bank)
+        systems = systems_to_hold(self, system, bank)
         n = max(1, *(x.n for x in systems))
         # states that fill up have no output
         shapes = (len(systems), n), (len(systems), n, bank.m), (len(systems), bank.p, n)
@@ -408,40 +409,6 @@ class LinearAdapter(Adapter):
         normal = [self.normal(torch.from_numpy(x)) for x in (old, new)] if self.gauge else []
         found = as_arrays({(k, name): x for k, tensors in enumerate(normal) for name, x in tensors.items()})
         return {x: found.get((1, x), 0.0) + mean(values[x] - found.get((0, x), 0.0)) for x in self.gauge}
-
-    def _checked(self, system: Any, bank: DiagonalBank) -> tuple[DiagonalSystem, ...]:
-        """Return the systems to be written one by one, or raise if the layer cannot hold them."""
-        holder = type(self.layer).__qualname__
-        if isinstance(system, (Reduction, BankReduction)):
-            raise InputError(f"system must be the reduced system itself; got a {type(system).__name__}. Pass .system.")
-        found = tuple(system) if isinstance(system, (tuple, list, DiagonalBank)) else (system,)
-        wrong = [type(x).__name__ for x in found if not isinstance(x, DiagonalSystem)]
-        if wrong:
-            raise InputError(
-                f"system must be a DiagonalSystem, or a DiagonalBank or sequence of them for a bank; got {wrong[0]}. "
-                f"hankelred_torch.adapters.diagonal_layer makes a layer of a StateSpace."
-            )
-        if len(found) != len(bank):
-            held = f"{len(bank)} systems, one per channel" if self.is_bank else "one system"
-            raise InputError(f"{holder} holds {held}; got {len(found)}.")
-        for k, x in enumerate(found):
-            if (x.m, x.p) != (bank.m, bank.p):
-                raise InputError(
-                    f"The system must have the {bank.m} inputs and {bank.p} outputs of {holder}; got {x.m} and {x.p}"
-                    f"{self._where(k)}."
-                )
-            fits = x.is_discrete == bank.is_discrete and x.output == bank.output
-            if not (fits and x.is_stable()):
-                time, inside = ("discrete", "inside the unit circle") if self.dt else ("continuous", "left of 0")
-                raise (StabilityError if fits else InputError)(
-                    f'{holder} holds stable {time} systems with output="{self.output}" and poles {inside}; got '
-                    f"dt={x.dt!r}, output={x.output!r} and a pole {x.spectrum.excess(x.is_discrete).max():.3g} from "
-                    f"the boundary{self._where(k)}."
-                )
-        return found
-
-    def _where(self, channel: int) -> str:
-        return f" in channel {channel}" if self.is_bank else ""
 
     def _stable_bank(self, values: Mapping[str, Array]) -> DiagonalBank:
         bank = self.bank(values)

@@ -76,8 +76,8 @@ INSIDE = ("_orig_mod", "_checkpoint_wrapped_module")
 _REGISTERED: dict[str, type[Adapter]] = {}  # by users, whose word goes first
 
 # By class, or by layer where its forward is its own: what was found against layers of one adapter and form.
-# What torch writes into a layer and no forward pass asks for: a sharded layer is the one it was.
-_OF_TORCH = ("training", "_is_fsdp_managed_module", "_fsdp_use_orig_params")
+# What torch writes into a layer and no forward pass asks for: modules of their own, `fully_shard` where it shards them.
+_OF_TORCH = frozenset({*vars(nn.Module()), "_is_fsdp_managed_module", "_fsdp_use_orig_params"})
 _VERDICTS: WeakKeyDictionary[Any, dict[Any, str]] = WeakKeyDictionary()
 
 

@@ -181,3 +181,15 @@ def test_memory_that_others_have_a_part_in_stays_where_it_is():
     flat = torch.zeros(6)
     parts = [DTensor.from_local(x, mesh, [Shard(0)]) for x in (flat[:3], flat[3:], flat)]
     assert [device_memory.memory_of(x) is None for x in (*parts, flat, None)] == [True, True, False, True, True]
+
+
+def test_layer_of_a_registered_class_is_the_same_once_it_is_sharded_and_has_hooks():
+    class Own(ht.layers.LRU):
+        """A class that nobody has compared with an adapter yet."""
+
+    ht.register_adapter(Own, ht.adapters.LRUAdapter)
+    model = torch.nn.Sequential(Own(2, 4))
+    assert list(ht.find_ssm_layers(model)) == ["0"]
+    fully_shard(model)
+    model[0].register_full_backward_hook(lambda *_: None)
+    assert list(ht.find_ssm_layers(model)) == ["0"]

@@ -273,4 +273,4 @@ def test_host_holds_one_layer_at_a_time_however_many_are_cut(found):
     for rank in found:
         one, three = (rank["memory_of_a_cut"][layers] for layers in ("1", "3"))
         more = three["and its shards"] - one["and its shards"]
-        assert three["cut with the host"] - one["cut with the host"] < more + 2  # a layer held in double takes 15
+        assert three["cut with the host"] - one["cut with the host"] < more + 7  # two layers more in double take 30
