@@ -3,7 +3,8 @@
     python -m benchmarks.speed.compiled            # for H100
     python -m benchmarks.speed.compiled --all      # for A100, RTX 4090 and H100, also in double precision and bfloat16
 
-Instructions are those of the whole kernel in PTX, loops counted once; `spilled` are bytes a thread.
+Instructions are those of the whole kernel in PTX, loops counted once, and those of the longest loop without another
+one in it; `spilled` are bytes a thread.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from hankelred_torch.ops._heads_torch import PIECE
 from hankelred_torch.ops._selective_kernels import SEGMENT
 
 KINDS = {
-    "arithmetic": r"(?:fma\.rn|mul|add)\.f(?:32|64)",
+    "arithmetic": r"(?:(?:fma\.rn|mul|add)\.f(?:32|64)|selp\.)",
     "special": r"ex2\.",
     "exchange": r"(?:shfl|ld\.shared|st\.shared)",
     "global": r"(?:ld\.global|st\.global|cp\.async\.c)",
@@ -52,11 +54,12 @@ def kernels(every: bool) -> Iterator[tuple[str, Any, dict[str, Any], str, dict[s
             yield f"scan_adjoint, {name}", linear.scan_adjoint, constants, dtype, options
     for dtype in ("fp32", "fp64", "bf16") if every else ("fp32",):
         work = {"WORK": tl.float64 if dtype == "fp64" else tl.float32}
-        constants = work | {"TIME": SEGMENT, "CHANNELS": selective.LAUNCH["CHANNELS"]}
-        options = {"num_warps": selective.LAUNCH["num_warps"]}
-        for kernel, reset in ((k, r) for k in (selective.scan, selective.scan_adjoint) for r in (0, 1)[: 1 + every]):
-            name = f"selective {kernel.fn.__name__}{', reset' * reset}"
-            yield name, kernel, constants | {"RESET": bool(reset)}, dtype, options
+        states = selective.LAUNCH["STATES"]
+        constants = work | {"TIME": SEGMENT, "CHANNELS": selective.CHANNELS, "STATES": states}
+        for kernel, reset, uneven in product((selective.scan, selective.scan_adjoint), *[(0, 1)[: 1 + every]] * 2):
+            name = f"selective {kernel.fn.__name__}{', reset' * reset}{', some idle' * uneven}"
+            kinds = constants | {"RESET": bool(reset), "EVEN": not uneven}
+            yield name, kernel, kinds, dtype, {"num_warps": states}
         constants = work | {"TIME": PIECE, "SIZE": heads.WIDEST, "STATES": heads.LAUNCH["STATES"]}
         options = {name: heads.LAUNCH[name] for name in ("num_warps", "num_stages")}
         for kernel, reset in ((k, r) for k in (heads.scan, heads.scan_adjoint) for r in (0, 1)[: 1 + every]):
@@ -74,6 +77,22 @@ def kernels(every: bool) -> Iterator[tuple[str, Any, dict[str, Any], str, dict[s
             yield f"rotate, {name}", singular.rotate, sizes | {"VECTORS": vectors}, "fp64", options
 
 
+def counted(text: str) -> dict[str, int]:
+    return {kind: len(re.findall(rf"\b{pattern}", text)) for kind, pattern in KINDS.items()}
+
+
+def innermost(ptx: str) -> list[str]:
+    """The loops that no other loop is in: from a label to a branch back to it."""
+    lines, begins, found = ptx.splitlines(), {}, []
+    for at, line in enumerate(lines):
+        if label := re.match(r"(\$L\w+):", line):
+            begins[label[1]] = at
+        elif (branch := re.search(r"\bbra(?:\.uni)?\s+(\$L\w+);", line)) and branch[1] in begins:
+            found.append((begins[branch[1]], at))
+    inner = [(a, b) for a, b in found if not any(a <= c and d <= b and (c, d) != (a, b) for c, d in found)]
+    return ["\n".join(lines[a:b]) for a, b in inner]
+
+
 def build(
     kernel: Any, constants: dict[str, Any], dtype: str, options: dict[str, int], capability: int
 ) -> dict[str, Any]:
@@ -86,7 +105,7 @@ def build(
     names = kernel.arg_names
     given = {name: "constexpr" if name in constants else types.get(name, f"*{dtype}") for name in names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if given[name].startswith("*")}
-    for name in ("steps", "n", "size"):
+    for name in ("steps", "n", "size", "length"):
         if name in names:
             aligned[(names.index(name),)] = [["tt.divisibility", 16]]
     values = {(names.index(name),): value for name, value in constants.items()}
@@ -94,7 +113,8 @@ def build(
     made = triton.compile(
         source, target=GPUTarget("cuda", capability, 32), options=options | {"enable_fp_fusion": True}
     )
-    found = {kind: len(re.findall(rf"\b{pattern}", made.asm["ptx"])) for kind, pattern in KINDS.items()}
+    found: dict[str, Any] = counted(made.asm["ptx"])
+    found["loop"] = max((counted(loop) for loop in innermost(made.asm["ptx"])), key=lambda c: c["arithmetic"])
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])

@@ -39,20 +39,21 @@ def linear(
 
 
 def selective(
-    batch: int, length: int, channels: int, n: int, *, segment: int, block: int, adjoint: bool = False
+    batch: int, length: int, channels: int, n: int, *, segment: int, block: int, states: int, adjoint: bool = False
 ) -> Work:
-    """The selective scan or its adjoint."""
-    entries, borders = segment * block, (segment - 1) * block
-    across = segment * (block - 1)  # a sum over channels
+    """The selective scan or its adjoint, so many states at a time."""
+    wide, edge = segment * block, states * block
+    entries, borders = states * wide, (segment - 1) * edge
     if adjoint:
-        # two scans with their states, three exponents; g h, g b, g h a, y (e h + v b), g v, g h delta
-        state = 2 * (3 * borders + 4 * entries) + entries + 12 * entries + 2 * across + 2 * borders + 2 * block
-        piece = 2 * entries + 6 * entries + borders + block
-        found = Work(piece + n * state, 3 * n * entries)
+        # exponent, v b, y c and what comes later; e h, e g, g e h, and to the gradients of v, e, C, B and A
+        group = 2 * edge + 9 * entries + 6 * borders + 5 * borders + 6 * entries + 2 * entries + borders
+        piece = 7 * wide + 2 * (states - 1) * wide + segment * block
     else:
-        # exponent, v b, scan, p h, c h, and the last state
-        state = block + 2 * entries + 3 * borders + 4 * entries + borders
-        found = Work(2 * entries + n * state, n * entries)
+        # exponent, v b, what was before, scan, c h
+        group = edge + 2 * entries + 2 * entries + 3 * borders + 2 * entries
+        piece = 3 * wide + (states - 1) * wide
+    groups = tiles(n, states)
+    found = Work(piece + groups * group, groups * entries)
     return found.times(batch * tiles(length, segment) * tiles(channels, block))
 
 

@@ -142,6 +142,7 @@ def _factor_backward(
 
 def _save_factor(ctx: Any, inputs: tuple[Any, ...], output: Factor) -> None:
     poles, _, _, ctx.discrete, ctx.by_rates = inputs
+    ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(poles, *output)
 

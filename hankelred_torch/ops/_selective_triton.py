@@ -33,43 +33,104 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._factors_triton import filled
 from ._selective_kernels import SEGMENT
 
-# Channels of a program, and its warps. With one channel in each lane, which takes steps without alignment (hence
-# do_not_specialize), a lane holds all steps of a piece, and the scans need no other lane: 8 instructions a state and
-# step in compiled code, and with 16 channels and 4 warps 40. Not tuned on a GPU yet: `benchmarks/speed/gpu.py --tune`.
-LAUNCH = {"CHANNELS": 32, "num_warps": 1, "enable_fp_fusion": True}
+# A program takes as many channels as a warp has lanes, one in each, which takes steps without alignment (hence
+# do_not_specialize): a lane holds all steps of a piece, and scans need no other lane. Sums over channels halve a tile
+# and the lanes that share it, round after round, as many as there are bits in a step.
+CHANNELS = 2 * SEGMENT
+
+# States side by side, one for each warp. Not tuned on a GPU yet: `benchmarks/speed/gpu.py --tune`.
+LAUNCH: dict[str, Any] = {"STATES": 4, "maxnreg": None, "enable_fp_fusion": True}
 
 LOG2_E = tl.constexpr(1 / math.log(2))
 
 
 @triton.jit
-def _follow(a, x, b, y):
-    return a * b, b * x + y
+def _follow(p, x, a, y):
+    return p * a, a * x + y
 
 
 @triton.jit
-def _follow_reset(a, x, f, b, y, g):
-    return a * b, tl.where(g != 0, y, b * x + y), f | g
+def _follow_reset(p, x, f, a, y, g):
+    return p * a, tl.where(g != 0, y, a * x + y), f | g
 
 
 @triton.jit
-def _states(factors, inputs, forgets, edge, RESET: tl.constexpr, REVERSE: tl.constexpr):
-    """Scan a tile, given the state at its edge, which nothing passes a reset from, be it NaN."""
+def _ahead(p, x, a, w, q, y, b, v):
+    return p * a * q, (a * x + w) * q + y, b, v
+
+
+@triton.jit
+def _ahead_reset(p, x, a, w, f, cut, q, y, b, v, g, cuts):
+    entering = tl.where(f != 0, w, a * x + w)
+    return p * a * q, tl.where(cuts != 0, y, entering * q + y), b, v, g, cut | f | cuts
+
+
+@triton.jit
+def _back(p, x, a, q, y, b):
+    return p * a * q, a * x * q + y, b
+
+
+@triton.jit
+def _back_reset(p, x, a, f, cut, q, y, b, g, cuts):
+    return p * a * q, tl.where((f | cuts) != 0, y, a * x * q + y), b, g, cut | f | cuts
+
+
+@triton.jit
+def _states(decay, w, forgets, edge, tau, RESET: tl.constexpr):
+    """The state after each step, ``h = decay h + w``; nothing passes a reset, be it NaN."""
+    entering = tl.where(forgets != 0, w, w + decay * edge) if RESET else w + decay * edge
+    w = tl.where(tau == 0, entering, w)
     if RESET:
-        f = tl.broadcast_to(forgets[:, None], inputs.shape)
-        p, h, f = tl.associative_scan((factors, inputs, f), 0, _follow_reset, reverse=REVERSE)
-        return tl.where(f != 0, h, h + p * edge)
-    p, h = tl.associative_scan((factors, inputs), 0, _follow, reverse=REVERSE)
-    return h + p * edge
+        return tl.associative_scan((decay, w, tl.broadcast_to(forgets, w.shape)), 0, _follow_reset)[1]
+    return tl.associative_scan((decay, w), 0, _follow)[1]
+
+
+@triton.jit
+def _states_before(decay, w, forgets, edge, tau, RESET: tl.constexpr):
+    """The state before each step: part of a scan are factor and input of its last step. ``x + -0.0`` is x."""
+    one, none = tl.full(w.shape, 1.0, w.dtype), tl.full(w.shape, -0.0, w.dtype)
+    first = tl.where(tau == 0, tl.broadcast_to(edge, w.shape), none)
+    if RESET:
+        f = tl.broadcast_to(forgets, w.shape)
+        return tl.associative_scan((one, first, decay, w, f, tl.full(w.shape, 0, tl.int32)), 0, _ahead_reset)[1]
+    return tl.associative_scan((one, first, decay, w), 0, _ahead)[1]
+
+
+@triton.jit
+def _swapped(tile, BIT: tl.constexpr):
+    """Steps with and without a bit change places, which lanes that hold all of them do by other names."""
+    blocks: tl.constexpr = tile.shape[0] // (2 * BIT)
+    pairs = tl.reshape(tile, (blocks, 2, BIT, tile.shape[1], tile.shape[2]))
+    early, late = tl.split(tl.permute(pairs, (0, 2, 3, 4, 1)))
+    return tl.reshape(tl.permute(tl.join(late, early), (0, 4, 1, 2, 3)), tile.shape)
+
+
+@triton.jit
+def _reversed(tile):
+    """The steps in reverse: scans in reverse exchange all they have between lanes."""
+    return _swapped(_swapped(_swapped(_swapped(tile, 8), 4), 2), 1)
+
+
+@triton.jit
+def _gradients(decay, w, forgets, edge, tau, RESET: tl.constexpr):
+    """The gradient of each state, ``g_t = w_t + decay_{t+1} g_{t+1}``, given the last term of the last step."""
+    decay, w = _reversed(decay), _reversed(w)
+    w, one = tl.where(tau == 0, w + edge, w), tl.full(w.shape, 1.0, w.dtype)
+    if RESET:
+        f, none = _reversed(tl.broadcast_to(forgets, w.shape)), tl.full(w.shape, 0, tl.int32)
+        return _reversed(tl.associative_scan((one, w, decay, f, none), 0, _back_reset)[1])
+    return _reversed(tl.associative_scan((one, w, decay), 0, _back)[1])
 
 
 @triton.jit
 def _resets(reset, at, there, RESET: tl.constexpr, TIME: tl.constexpr):
     """Steps that forget, as whole numbers; none of those that are not there."""
     if RESET:
-        return tl.load(reset + at, mask=there, other=0).to(tl.int32)
-    return tl.full((TIME,), 0, tl.int32)
+        return tl.load(reset + at, mask=there, other=0).to(tl.int32)[:, None, None]
+    return tl.full((TIME, 1, 1), 0, tl.int32)
 
 
 @triton.jit
@@ -78,103 +139,136 @@ def _add(x, y):
 
 
 @triton.jit
+def _or(x, y):
+    return x | y
+
+
+@triton.jit
 def _row(tile, tau, chosen):
-    """One row of a tile."""
-    return tl.reduce(tl.where((tau == chosen)[:, None], tile, 0), 0, _add)
+    """One row of a tile, by its bits: what compilers leave out of a sum of zeros is only that of whole numbers."""
+    kind: tl.constexpr = tl.int64 if tile.dtype == tl.float64 else tl.int32
+    bits = tl.where(tau == chosen, tile.to(kind, bitcast=True), 0)
+    return tl.reduce(bits, 0, _or).to(tile.dtype, bitcast=True)
+
+
+@triton.jit
+def _halved(tile, k, BIT: tl.constexpr):
+    """Half of the steps for channels with the bit, the other half for those without, each with both channels' share."""
+    steps: tl.constexpr = tile.shape[0] // 2
+    halves = tl.permute(tl.reshape(tile, (2, steps, tile.shape[1], tile.shape[2])), (1, 2, 3, 0))
+    early, late = tl.split(halves)
+    has = tl.broadcast_to(((k & BIT) != 0)[None, None, :], early.shape)
+    other = tl.broadcast_to((k ^ BIT)[None, None, :], early.shape)
+    return tl.where(has, late, early) + tl.gather(tl.where(has, early, late), other, 2)
+
+
+@triton.jit
+def _over_channels(tile, k, TIME: tl.constexpr):
+    """Sum over channels; that of step t is at channels 2 t and 2 t + 1 of the one row that is left."""
+    tl.static_assert(TIME == 16 and tile.shape[2] == 32)
+    tile = _halved(_halved(_halved(_halved(tile, k, 16), k, 8), k, 4), k, 2)
+    return tile + tl.gather(tile, tl.broadcast_to((k ^ 1)[None, None, :], tile.shape), 2)
 
 
 @triton.jit(do_not_specialize=["channels"])
-def scan(u, delta, A, B, C, D, reset, starts, y, length, channels, n, RESET: tl.constexpr, WORK: tl.constexpr,
-         TIME: tl.constexpr, CHANNELS: tl.constexpr):  # fmt: skip
-    """Write the outputs and the states around each piece."""
+def scan(u, delta, A, B, C, D, reset, starts, y, length, channels, n, RESET: tl.constexpr, EVEN: tl.constexpr,
+         WORK: tl.constexpr, TIME: tl.constexpr, CHANNELS: tl.constexpr, STATES: tl.constexpr):  # fmt: skip
+    """Write the outputs and the states around each piece; EVEN if programs have all of their channels and states."""
     row, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    live, tau = k < channels, tl.arange(0, TIME)
+    steps, s = tl.arange(0, TIME), tl.arange(0, STATES)
+    live, tau = k < channels, steps[:, None, None]
     feed = tl.load(D + k, mask=live, other=0).to(WORK)[None, :]
-    start = starts + row * ((length + TIME - 1) // TIME + 1) * n * channels + k
+    start = starts + row * ((length + TIME - 1) // TIME + 1) * n * channels + k[None, :]
     for first in range(0, length, TIME):
-        t = first + tau
+        t = first + steps
         within = t < length
         inside = within[:, None] & live[None, :]
         at = (row * length + t)[:, None] * channels + k[None, :]
         step = tl.load(delta + at, mask=inside, other=0).to(WORK)
-        v = tl.load(u + at, mask=inside, other=0).to(WORK)
-        out = feed * v
-        v = v * step
+        x = tl.load(u + at, mask=inside, other=0).to(WORK)
+        v, steady = (x * step)[:, None, :], step[:, None, :]
         forgets = _resets(reset, row * length + t, within, RESET, TIME)
-        for i in range(0, n):
-            rate = tl.load(A + i * channels + k, mask=live, other=0).to(WORK)[None, :] * LOG2_E
-            b = tl.load(B + (row * n + i) * length + t, mask=within, other=0).to(WORK)[:, None]
-            c = tl.load(C + (row * n + i) * length + t, mask=within, other=0).to(WORK)[:, None]
-            before = tl.load(start + i * channels, mask=live, other=0).to(WORK)[None, :]
-            h = _states(tl.exp2(step * rate), v * b, forgets, before, RESET, False)
+        out = tl.full((TIME, STATES, CHANNELS), 0, WORK)
+        for i in range(0, n, STATES):
+            state = i + s
+            there, some = within[:, None] & (state < n)[None, :], (state < n)[:, None] & live[None, :]
+            edge, line = state[:, None] * channels, ((row * n + state) * length)[None, :] + t[:, None]
+            rate = tl.load(A + edge + k[None, :], mask=some, other=-1).to(WORK) * LOG2_E
+            b = tl.load(B + line, mask=there, other=0).to(WORK)[:, :, None]
+            c = tl.load(C + line, mask=there, other=0).to(WORK)[:, :, None]
+            before = tl.load(start + edge, mask=some, other=0).to(WORK)
+            w = v * b if EVEN else tl.where(some[None], v * b, 0.0)
+            h = _states(tl.exp2(steady * rate[None]), w, forgets, before[None], tau, RESET)
             out += c * h
             # steps past the end change nothing
-            tl.store(start + (n + i) * channels, _row(h, tau, TIME - 1), mask=live)
-        tl.store(y + at, out, mask=inside)
+            tl.store(start + n * channels + edge, _row(h, tau, TIME - 1), mask=some)
+        tl.store(y + at, tl.reduce(out, 1, _add) + feed * x, mask=inside)
         start += n * channels
         tl.debug_barrier()  # the next piece reads what other threads have written
 
 
 @triton.jit(do_not_specialize=["channels"])
 def scan_adjoint(gy, carry, u, delta, A, B, C, D, reset, starts, gu, g_delta, gA, gB, gC, gD, length, channels, n,
-                 RESET: tl.constexpr, WORK: tl.constexpr, TIME: tl.constexpr, CHANNELS: tl.constexpr):  # fmt: skip
+                 RESET: tl.constexpr, EVEN: tl.constexpr, WORK: tl.constexpr, TIME: tl.constexpr,
+                 CHANNELS: tl.constexpr, STATES: tl.constexpr):  # fmt: skip
     """Write the gradients, going back through the pieces."""
-    row, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    lane = tl.arange(0, CHANNELS)
+    row, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * CHANNELS + lane
     block, rows = tl.program_id(1).to(tl.int64), tl.num_programs(0)
-    live, tau = k < channels, tl.arange(0, TIME)
+    steps, s = tl.arange(0, TIME), tl.arange(0, STATES)
+    live, tau = k < channels, steps[:, None, None]
     feed = tl.load(D + k, mask=live, other=0).to(WORK)[None, :]
     g_feed = tl.full((CHANNELS,), 0, tl.float64)
     pieces = (length + TIME - 1) // TIME
-    start = starts + (row * (pieces + 1) + pieces) * n * channels + k
+    start = starts + (row * (pieces + 1) + pieces) * n * channels + k[None, :]
     for back in range(0, pieces):
         start -= n * channels
         first = (pieces - 1 - back) * TIME
-        t = first + tau
+        t = first + steps
         within = t < length
         inside = within[:, None] & live[None, :]
-        past, coming = within & (tau > 0), within & (tau < TIME - 1) & (t < length - 1)
-        earlier, later = past[:, None] & live[None, :], coming[:, None] & live[None, :]
         at = (row * length + t)[:, None] * channels + k[None, :]
+        # past the end a step of zero leaves the state and lets nothing in
         step = tl.load(delta + at, mask=inside, other=0).to(WORK)
         u_t = tl.load(u + at, mask=inside, other=0).to(WORK)
-        out = tl.load(gy + at, mask=inside, other=0).to(WORK)
-        # a step of zero leaves the state and lets nothing in: at the edges, what is known is carried through them
-        step_before = tl.load(delta + at - channels, mask=earlier, other=0).to(WORK)
-        v_before = tl.load(u + at - channels, mask=earlier, other=0).to(WORK) * step_before
-        step_after = tl.load(delta + at + channels, mask=later, other=0).to(WORK)
-        v = u_t * step
-        knows = (_resets(reset, row * length + t, within, RESET, TIME) == 0)[:, None]
-        forgot = _resets(reset, row * length + t - 1, past, RESET, TIME)
-        will_forget = _resets(reset, row * length + t + 1, coming, RESET, TIME)
-        gv, g_exponent = tl.full((TIME, CHANNELS), 0, WORK), tl.full((TIME, CHANNELS), 0, WORK)
-        for i in range(0, n):
-            a = tl.load(A + i * channels + k, mask=live, other=0).to(WORK)[None, :]
-            line = (row * n + i) * length + t
-            b = tl.load(B + line, mask=within, other=0).to(WORK)[:, None]
-            b_before = tl.load(B + line - 1, mask=past, other=0).to(WORK)[:, None]
-            c = tl.load(C + line, mask=within, other=0).to(WORK)[:, None]
-            edge = (row * n + i) * channels + k
-            before = tl.load(start + i * channels, mask=live, other=0).to(WORK)[None, :]
-            after = tl.load(carry + edge, mask=live, other=0).to(WORK)[None, :]
-            rate = a * LOG2_E
-            # the state before each step
-            h = _states(tl.exp2(step_before * rate), v_before * b_before, forgot, before, RESET, False)
-            g = _states(tl.exp2(step_after * rate), out * c, will_forget, after, RESET, True)
-            decay = tl.exp2(step * rate)
-            g_before = g * decay
-            g_before, h = tl.where(knows, g_before, 0.0), tl.where(knows, h, 0.0)
-            g_exponent_i = g_before * h
+        gy_t = tl.load(gy + at, mask=inside, other=0).to(WORK)
+        v, steady, out = (u_t * step)[:, None, :], step[:, None, :], gy_t[:, None, :]
+        forgets = _resets(reset, row * length + t, within, RESET, TIME)
+        gv = tl.full((TIME, STATES, CHANNELS), 0, WORK)
+        g_exponent = tl.full((TIME, STATES, CHANNELS), 0, WORK)
+        summed = first + lane // 2  # steps as sums over channels leave them
+        for i in range(0, n, STATES):
+            state = i + s
+            there, some = within[:, None] & (state < n)[None, :], (state < n)[:, None] & live[None, :]
+            edge, line = state[:, None] * channels, ((row * n + state) * length)[None, :] + t[:, None]
+            held = row * n * channels + edge + k[None, :]
+            a = tl.load(A + edge + k[None, :], mask=some, other=-1).to(WORK)[None]
+            b = tl.load(B + line, mask=there, other=0).to(WORK)[:, :, None]
+            c = tl.load(C + line, mask=there, other=0).to(WORK)[:, :, None]
+            before = tl.load(start + edge, mask=some, other=0).to(WORK)[None]
+            after = tl.load(carry + held, mask=some, other=0).to(WORK)[None]
+            decay = tl.exp2(steady * (a * LOG2_E))
+            w = v * b if EVEN else tl.where(some[None], v * b, 0.0)
+            z = out * c if EVEN else tl.where(some[None], out * c, 0.0)
+            kept = decay * _states_before(decay, w, forgets, before, tau, RESET)
+            g = _gradients(decay, z, forgets, after, tau, RESET)
+            passed = decay * g
+            if RESET:
+                kept, passed = tl.where(forgets != 0, 0.0, kept), tl.where(forgets != 0, 0.0, passed)
+            through = g * kept
             gv += g * b
-            g_exponent += g_exponent_i * a
-            partial = ((block * rows + row) * n + i) * length + t
-            tl.store(gC + partial, tl.reduce(tl.where(inside, out * (decay * h + v * b), 0), 1, _add), mask=within)
-            tl.store(gB + partial, tl.reduce(tl.where(inside, g * v, 0), 1, _add), mask=within)
-            total = tl.load(gA + edge, mask=live, other=0) + tl.reduce(g_exponent_i * step, 0, _add).to(tl.float64)
-            tl.store(gA + edge, total, mask=live)
-            tl.store(carry + edge, _row(g_before, tau, 0), mask=live)
-        tl.store(gu + at, gv * step + out * feed, mask=inside)
-        tl.store(g_delta + at, gv * u_t + g_exponent, mask=inside)
-        g_feed += tl.reduce(out * u_t, 0, _add).to(tl.float64)
+            g_exponent += through * a
+            to = (((block * rows + row) * n + state) * length)[:, None] + summed[None, :]
+            known = (state < n)[:, None] & ((lane % 2 == 0) & (summed < length))[None, :]
+            tl.store(gC + to, tl.reshape(_over_channels(out * (kept + w), lane, TIME), known.shape), mask=known)
+            tl.store(gB + to, tl.reshape(_over_channels(g * v, lane, TIME), known.shape), mask=known)
+            total = tl.load(gA + held, mask=some, other=0) + tl.reduce(through * steady, 0, _add).to(tl.float64)
+            tl.store(gA + held, total, mask=some)
+            tl.store(carry + held, _row(passed, tau, 0), mask=some)
+        of_input = tl.reduce(gv, 1, _add)
+        tl.store(gu + at, of_input * step + gy_t * feed, mask=inside)
+        tl.store(g_delta + at, of_input * u_t + tl.reduce(g_exponent, 1, _add), mask=inside)
+        g_feed += tl.reduce(gy_t * u_t, 0, _add).to(tl.float64)
         tl.debug_barrier()  # the next piece reads what other threads have written
     tl.store(gD + row * channels + k, g_feed, mask=live)
 
@@ -211,7 +305,7 @@ def gradients(
 ) -> tuple[Tensor, ...]:
     """Return the gradients of u, delta, A, B, C and D, and write that of the initial state into the carry."""
     batch, length, channels = u.shape
-    n, blocks = A.shape[1], -(-channels // LAUNCH["CHANNELS"])
+    n, blocks = A.shape[1], -(-channels // CHANNELS)
     work = starts.dtype
     gu, g_delta = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (u, delta))
     gA, gD = (torch.zeros(s, dtype=torch.float64, device=u.device) for s in ((batch, n, channels), (batch, channels)))
@@ -231,6 +325,10 @@ def _launch(
     given = [x.contiguous() for x in arguments]
     flags = given[0] if reset is None else reset.contiguous().view(torch.uint8)
     dtype = reduce(torch.promote_types, (x.dtype for x in (*given, found[0])), torch.float32)
+    states = min(LAUNCH["STATES"], filled(max(1, n), 1))
     constants = {"RESET": reset is not None, "WORK": tl.float64 if dtype == torch.float64 else tl.float32}
-    grid = batch, -(-channels // LAUNCH["CHANNELS"])
-    kernel[grid](*given, flags, *found, length, channels, n, **constants, TIME=SEGMENT, **LAUNCH)
+    constants |= {"TIME": SEGMENT, "CHANNELS": CHANNELS, "STATES": states}
+    constants["EVEN"] = channels % CHANNELS == 0 and n % states == 0
+    grid = batch, -(-channels // CHANNELS)
+    launch = LAUNCH | constants
+    kernel[grid](*given, flags, *found, length, channels, n, **launch, num_warps=states)

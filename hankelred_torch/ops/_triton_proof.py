@@ -46,13 +46,14 @@ def kernels_agree(device: torch.device) -> bool:
 
 def _examples(backend: str, device: torch.device) -> list[Tensor]:
     """Outputs and gradients of all operations with kernels, over more than one tile of steps and states."""
-    batch, length, channels, n = 2, 70, 34, 2
+    batch, length, channels, n = 2, 70, 34, 5
     u, v, b, c = (_wave(k, batch, length, x).to(device) for k, x in enumerate((channels, channels, n, n)))
     rates = torch.complex(-0.01 - _wave(5, channels).abs(), 3 * _wave(6, channels)).to(device)
     into, out = (
         torch.complex(_wave(k, *s), _wave(k + 1, *s)).to(device) for k, s in ((7, (channels, 2)), (9, (2, channels)))
     )
     steps, A = 0.1 * v.exp(), -(1 + _wave(11, channels, n).abs()).to(device)
+    even = u[..., :32], steps[..., :32], A[:32, :4], b[..., :4], c[..., :4]  # all lanes and warps of a program at work
     # two pieces of steps and two blocks of states of one head
     head = [_wave(13, 1, 40, 1, 2), 0.1 * _wave(14, 1, 40, 1).exp(), _wave(15, 1) - 2]
     head += [_wave(16 + k, 1, 40, 1, 17) for k in range(2)]
@@ -65,6 +66,7 @@ def _examples(backend: str, device: torch.device) -> list[Tensor]:
             (lambda r, x: linear_recurrence(r.exp(), x + 0j), (rates, u)),
             (lambda r, B, C, x: diagonal_ssm(r, B, C, x, method="recurrence"), (rates, into, out, u[..., :2])),
             (lambda *x: selective_scan(*x), (u, steps, A, b, c)),
+            (lambda *x: selective_scan(*x), even),
             (lambda *x: selective_scan(*x, reset=resets), (u, steps, A, b, c)),
             (lambda *x: selective_heads(*x), tuple(x.to(device) for x in head)),
             (lambda *x: selective_heads(*x, reset=reset), tuple(x.to(device) for x in head)),

@@ -192,12 +192,16 @@ def _kernels(u: Tensor) -> Any:
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, _, reset = inputs
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, reset, output[1])
 
 
-def _differentiate(ctx: Any, gy: Tensor, g_starts: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, gy: Tensor | None, g_starts: Tensor | None) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors  # once: activation checkpointing unpacks no tensor a second time
+    gy = torch.zeros_like(saved[0]) if gy is None else gy
     # of all kept states only the last is handed out
-    return *once(_gradients, gy, g_starts[:, -1], *ctx.saved_tensors), None
+    g_state = torch.zeros_like(saved[-1][:, -1]) if g_starts is None else g_starts[:, -1]
+    return *once(_gradients, gy, g_state, *saved), None
 
 
 _heads = differentiable(_outputs, _save, _differentiate)

@@ -222,6 +222,7 @@ def _gradients(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)  # no zeros of the size of all states
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*inputs[:5], *output[1:])
 
