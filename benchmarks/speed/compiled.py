@@ -46,8 +46,8 @@ def kernels(every: bool) -> Iterator[tuple[str, Any, dict[str, Any], str, dict[s
         work, size = (tl.float32, 4) if dtype == "fp32" else (tl.float64, 8)
         for is_complex, constant, reset in ((c, k, r) for c in (1, 0) for k in (1, 0) for r in (0, 1)[: 1 + every]):
             constants = {"REVERSE": False, "RESET": bool(reset), "COMPLEX": bool(is_complex), "SPACING": 1 + is_complex}
-            constants |= {"CONSTANT": bool(constant), "WORK": work, "TIME": linear.TIME}
-            constants |= {"STATES": linear.WIDTH // size // (1 + is_complex), "STAGES": linear.LAUNCH["STAGES"]}
+            constants |= {"CONSTANT": bool(constant), "WORK": work, "STEPS": linear.STEPS}
+            constants |= dict(zip(("STATES", "CHUNKS"), linear._shape(size * (1 + is_complex)), strict=True))
             name = f"{('real', 'complex')[is_complex]}, {('varying', 'constant')[constant]}{', reset' * reset}"
             options = {"num_warps": linear.LAUNCH["num_warps"]}
             yield f"scan, {name}", linear.scan, constants, dtype, options
@@ -106,7 +106,7 @@ def build(
     given = {name: "constexpr" if name in constants else types.get(name, f"*{dtype}") for name in names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if given[name].startswith("*")}
     for name in ("steps", "n", "size", "length"):
-        if name in names:
+        if name in names and name not in (kernel.do_not_specialize or ()):
             aligned[(names.index(name),)] = [["tt.divisibility", 16]]
     values = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(fn=kernel, signature=given, constexprs=values, attrs=aligned)

@@ -75,14 +75,12 @@ def tune(size: Sizes = LARGE) -> None:
     lines = {
         "linear_recurrence, constant, complex": [
             (linear.__dict__, "WIDTH", (64, 128, 256)),
-            (linear.__dict__, "TIME", (16, 32, 64)),
+            (linear.__dict__, "STEPS", (8, 16, 32)),
             (linear.LAUNCH, "num_warps", (1, 2, 4, 8)),
-            (linear.LAUNCH, "STAGES", (1, 2, 3, 4)),
         ],
         "linear_recurrence, varying, real": [
-            (linear.__dict__, "WIDTH", (64, 128, 256)),
+            (linear.__dict__, "STEPS", (8, 16, 32)),
             (linear.LAUNCH, "num_warps", (1, 2, 4, 8)),
-            (linear.LAUNCH, "STAGES", (1, 2, 3, 4)),
         ],
         f"selective_scan, {size.selective[-2]} states": [
             (selective.LAUNCH, "STATES", (1, 2, 4, 8)),

@@ -158,7 +158,7 @@ def moved(size: Sizes) -> dict[str, tuple[int, int]]:
     """Bytes that a forward pass and its adjoint move in float32 or complex64, of the lines that kernels run."""
     from hankelred_torch.ops import _heads_torch, _heads_triton, _linear_triton, _selective_triton
 
-    shared = {"rows": size.batch, "steps": size.steps, "tile": _linear_triton.TIME}
+    shared = {"rows": size.batch, "steps": size.steps, "chunks": _linear_triton._shape(8)[1]}
     constant = shared | {"n": size.states, "varies": False, "width": 8}
     varying = shared | {"n": 4 * size.states, "varies": True, "width": 4}
     found = {

@@ -63,17 +63,20 @@ class Traffic(NamedTuple):
         return self.loaded + self.stored
 
 
-def linear(rows: int, steps: int, n: int, *, varies: bool, width: int, tile: int) -> Traffic:
-    """The linear recurrence, factors for all rows or of every step and row; `width` is that of a number in bytes."""
+def linear(rows: int, steps: int, n: int, *, varies: bool, width: int, chunks: int) -> Traffic:
+    """The linear recurrence, factors for all rows or of every step and row; `width` is that of a number in bytes.
+
+    Inputs and factors are read once here: the second time they are in the cache.
+    """
     states = rows * steps * n
-    factors = states if varies else n + tile * n
+    factors = states if varies else n + (chunks + 2) * n
     return Traffic((states + factors + rows * n) * width, states * width)
 
 
-def linear_adjoint(rows: int, steps: int, n: int, *, varies: bool, width: int, tile: int, parts: int = 1) -> Traffic:
+def linear_adjoint(rows: int, steps: int, n: int, *, varies: bool, width: int, chunks: int, parts: int = 1) -> Traffic:
     """Its adjoint; sums over time are double in each of the parts of a number, one if it is real and two if complex."""
     states, shifted = rows * steps * n, rows * (steps - 1) * n
-    factors = shifted if varies else n * (steps > 1) + tile * n
+    factors = shifted if varies else n + (chunks + 2) * n
     found = states * width if varies else rows * n * 8 * parts
     return Traffic((states + shifted + factors + rows * n) * width, states * width + found)
 
@@ -147,12 +150,12 @@ def rotations(batch: int, n: int, *, width: int, vectors: bool) -> Traffic:
 
 
 # Sums, products and choices, exponentials, shuffles and accesses to shared memory, for a state at a step: what
-# `python -m benchmarks.speed.compiled` counts in loops, over the elements that a lane holds of a tile (4, 8 and 16).
+# `python -m benchmarks.speed.compiled` counts in loops, over the steps that a lane takes in one of them.
 INSTRUCTIONS: dict[str, tuple[float, float, float]] = {
-    "planar recurrence": (79.0, 0.0, 34.5),
-    "its adjoint": (96.0, 0.0, 40.0),
-    "varying, real": (26.8, 0.0, 17.8),
-    "varying, real, adjoint": (31.5, 0.0, 18.0),
+    "planar recurrence": (19.1, 0.0, 3.9),
+    "its adjoint": (29.1, 0.0, 3.9),
+    "varying, real": (4.4, 0.0, 1.6),
+    "varying, real, adjoint": (7.4, 0.0, 1.6),
     "selective scan": (4.1, 1.0, 0.0),
     "selective scan, adjoint": (17.3, 1.0, 2.0),
 }
@@ -190,12 +193,12 @@ def cases() -> Iterator[tuple[str, int, int, Traffic]]:
     """Yield recurrences at the sizes of a training, with states times steps, states and traffic, in float32."""
     planar = {"rows": 16, "steps": 4096, "n": 256}
     real = {"rows": 16, "steps": 4096, "n": 1024}
-    there = linear(**planar, varies=False, width=8, tile=32)
+    there = linear(**planar, varies=False, width=8, chunks=8)
     yield "planar recurrence", 16 * 4096 * 256, 256, there
-    back = linear_adjoint(**planar, varies=False, width=8, tile=32, parts=2)
+    back = linear_adjoint(**planar, varies=False, width=8, chunks=8, parts=2)
     yield "its adjoint", 16 * 4096 * 256, 256, back
-    yield "varying, real", 16 * 4096 * 1024, 1024, linear(**real, varies=True, width=4, tile=32)
-    back = linear_adjoint(**real, varies=True, width=4, tile=32)
+    yield "varying, real", 16 * 4096 * 1024, 1024, linear(**real, varies=True, width=4, chunks=8)
+    back = linear_adjoint(**real, varies=True, width=4, chunks=8)
     yield "varying, real, adjoint", 16 * 4096 * 1024, 1024, back
     for n in (12, 16, 24):
         size = {"batch": 16, "length": 2048, "channels": 1536, "n": n, "width": 4, "segment": 16}

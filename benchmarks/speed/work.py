@@ -20,22 +20,39 @@ class Work(NamedTuple):
     def times(self, number: int) -> Work:
         return Work(*(number * x for x in self))
 
+    def plus(self, other: Work) -> Work:
+        return Work(*(x + y for x, y in zip(self, other, strict=True)))
+
 
 def tiles(length: int, size: int) -> int:
     return -(-length // size)
 
 
 def linear(
-    rows: int, steps: int, n: int, *, varies: bool, parts: int, tile: int, states: int, adjoint: bool = False
+    rows: int,
+    length: int,
+    n: int,
+    *,
+    varies: bool,
+    parts: int,
+    steps: int,
+    chunks: int,
+    states: int,
+    adjoint: bool = False,
 ) -> Work:
     """The linear recurrence or its adjoint; `parts` of a number are one if it is real and two if complex."""
-    entries, borders = tile * states, (tile - 1) * states
-    scan, join = (3, 2) if parts == 1 else (14, 8)  # a b, b x + y, and s + q x
-    work = scan * borders + join * entries + 2 * borders  # the last state is taken out of both parts, be they one
+    lanes, borders = chunks * states, (chunks - 1) * states
+    entries = steps * lanes
+    step, join = (2, 6) if parts == 1 else (8, 28)  # a x + b, and a x + w and then q x + y with products of factors
+    work = (3 if varies else 2) * step * entries + join * borders + lanes  # twice, with products where they vary
+    work += 0 if varies else step * (2 * lanes + states)  # what leaves the last chunk and the tile, and enters each
+    end = 0
     if adjoint:
         work += (1 if parts == 1 else 6) * entries  # conj(x) g
-        work += 0 if varies else parts * (borders + states)  # and its sum
-    return Work(work).times(rows * tiles(steps, tile) * tiles(n, states))
+        work += 0 if varies else parts * entries  # and its sum
+        end = 0 if varies else 2 * borders  # over both parts, be they one
+    programs = rows * tiles(n, states)
+    return Work(work).times(programs * tiles(length, steps * chunks)).plus(Work(end).times(programs))
 
 
 def selective(

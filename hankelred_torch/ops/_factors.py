@@ -147,7 +147,9 @@ def _save_factor(ctx: Any, inputs: tuple[Any, ...], output: Factor) -> None:
     ctx.save_for_backward(poles, *output)
 
 
-def _differentiate_factor(ctx: Any, F: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+def _differentiate_factor(ctx: Any, F: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if F is None:
+        return (None,) * 5
     return *once(_factor_backward, F, *ctx.saved_tensors, ctx.discrete, ctx.by_rates), None, None, None
 
 

@@ -2,12 +2,13 @@
 
 Names and shapes are those of `_linear_kernels`, and of `_scan` for planar arrays. All arguments are trusted.
 
-A program takes one row and some states through time, tile after tile: a tile of TIME steps is scanned from rest, and
-the state before it comes in by products of factors. Time-invariant factors have these products formed once, in their
-own precision, so that a pole next to the unit circle keeps its decay in a float32 layer. What varies is scanned in the
-wider precision of factors and inputs. Sums over time are carried in double precision, sums over rows are torch's: the
-same numbers on every run. Reads and writes are those of the arrays, each once, but for factors and states in the
-adjoint.
+A program takes one row and some states through time, tile after tile. A tile is CHUNKS chunks of STEPS steps; a lane
+takes a chunk of one state, step after step, twice: from rest, to learn what comes out of it, and, once a scan over
+lanes has joined the chunks, from the state that comes in. Of time-invariant factors the products over chunks and tiles
+are formed once, in their own precision, so that a pole next to the unit circle keeps its decay in a float32 layer. What
+varies is scanned in the wider precision of factors and inputs. Sums over time are carried in double precision, sums
+over rows are torch's: the same numbers on every run. Reads and writes are those of the arrays, each once, but for
+factors and states in the adjoint; inputs are read the second time from the cache.
 """
 
 # Triton reads the annotations of kernels: only constants have one.
@@ -22,184 +23,256 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Steps of a tile, bytes of states in a step of it, warps, and tiles under way: those of complex128 just fit into the
-# shared memory of every GPU. Products of TIME factors must not overflow. Nothing has been
-# tuned on a GPU yet: `python -m benchmarks.speed.gpu --tune` prints other choices with their times.
-TIME = 32
+from ._scans_triton import (
+    add,
+    ahead,
+    ahead_complex,
+    ahead_complex_reset,
+    ahead_reset,
+    row_of,
+)
+
+# Steps of a chunk, bytes of states in a step, lanes of a warp, and warps: all lanes are states times chunks. Products
+# of the factors of a tile must not overflow. Nothing has been tuned on a GPU yet: other choices with their times are
+# printed by `python -m benchmarks.speed.gpu --tune`. Arrays are taken to be unaligned (do_not_specialize), since a lane
+# has one state then.
+STEPS = 16
 WIDTH = 128
-LAUNCH = {"STAGES": 3, "num_warps": 4, "enable_fp_fusion": True}
+LANES = 32
+LAUNCH = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 @triton.jit
-def _real(a, x, b, y):
-    return a * b, b * x + y
-
-
-@triton.jit
-def _real_reset(a, x, f, b, y, g):
-    return a * b, tl.where(g != 0, y, b * x + y), f | g
-
-
-@triton.jit
-def _complex(a_re, a_im, x_re, x_im, b_re, b_im, y_re, y_im):
-    re, im = b_re * x_re - b_im * x_im + y_re, b_re * x_im + b_im * x_re + y_im
-    return a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re, re, im
-
-
-@triton.jit
-def _complex_reset(a_re, a_im, x_re, x_im, f, b_re, b_im, y_re, y_im, g):
-    re, im = b_re * x_re - b_im * x_im + y_re, b_re * x_im + b_im * x_re + y_im
-    factor_re, factor_im = a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re
-    return factor_re, factor_im, tl.where(g != 0, y_re, re), tl.where(g != 0, y_im, im), f | g
-
-
-@triton.jit
-def _add(x, y):
-    return x + y
-
-
-@triton.jit
-def _load(array, at, inside, im, COMPLEX: tl.constexpr, WORK: tl.constexpr):
+def _load(array, at, inside, apart, COMPLEX: tl.constexpr, SPACING: tl.constexpr, WORK: tl.constexpr):
     """Real and imaginary part; the real part twice if there is no other."""
-    re = tl.load(array + at, mask=inside, other=0).to(WORK)
+    if SPACING == 2:  # side by side, and read together
+        pairs = at[:, :, None] + tl.arange(0, 2)[None, None, :]
+        both = tl.load(array + pairs, mask=tl.broadcast_to(inside, at.shape)[:, :, None], other=0).to(WORK)
+        re, im = tl.split(both)
+    else:
+        re = tl.load(array + at, mask=inside, other=0).to(WORK)
+        im = tl.load(array + at + apart, mask=inside, other=0).to(WORK) if COMPLEX else re
+    return re, im
+
+
+@triton.jit
+def _store(array, at, re, im, inside, apart, COMPLEX: tl.constexpr, SPACING: tl.constexpr):
+    if SPACING == 2:
+        pairs = at[:, :, None] + tl.arange(0, 2)[None, None, :]
+        tl.store(array + pairs, tl.join(re, im), mask=tl.broadcast_to(inside, at.shape)[:, :, None])
+    else:
+        tl.store(array + at, re, mask=inside)
+        if COMPLEX:
+            tl.store(array + at + apart, im, mask=inside)
+
+
+@triton.jit
+def _step(a_re, a_im, x_re, x_im, b_re, b_im, forgets, COMPLEX: tl.constexpr, RESET: tl.constexpr):
+    """The state after a step."""
     if COMPLEX:
-        return re, tl.load(array + at + im, mask=inside, other=0).to(WORK)
+        re, im = a_re * x_re - a_im * x_im + b_re, a_re * x_im + a_im * x_re + b_im
+        if RESET:
+            re, im = tl.where(forgets, b_re, re), tl.where(forgets, b_im, im)
+        return re, im
+    re = a_re * x_re + b_re
+    if RESET:
+        re = tl.where(forgets, b_re, re)
     return re, re
 
 
 @triton.jit
-def _tile(
-    a_re,
-    a_im,
-    b_re,
-    b_im,
-    f,
-    p_re,
-    p_im,
-    x_re,
-    x_im,
-    COMPLEX: tl.constexpr,
-    RESET: tl.constexpr,
-    CONSTANT: tl.constexpr,
-):
-    """States of a tile, given the state before it; p are the products of time-invariant factors."""
+def _joined(a_re, a_im, w_re, w_im, f, e_re, e_im, whole_re, whole_im, x_re, x_im, chunk, COMPLEX: tl.constexpr,
+            RESET: tl.constexpr, CONSTANT: tl.constexpr):  # fmt: skip
+    """What comes in at each chunk, and out of the last one where factors are time-invariant, given the state before.
+
+    Chunks have the product a of their factors, and make w of rest; e are the products before each chunk.
+    """
+    shape: tl.constexpr = w_re.shape
+    last: tl.constexpr = shape[0] - 1
+    one, none, zero = tl.full(shape, 1, w_re.dtype), tl.full(shape, -0.0, w_re.dtype), tl.full(shape, 0, w_re.dtype)
+    y_re = none if CONSTANT else tl.where(chunk == 0, tl.broadcast_to(x_re, shape), none)
+    nowhere = tl.full(shape, 0, tl.int32)
     if COMPLEX:
+        y_im = none if CONSTANT else tl.where(chunk == 0, tl.broadcast_to(x_im, shape), none)
         if RESET:
-            q_re, q_im, s_re, s_im, f = tl.associative_scan((a_re, a_im, b_re, b_im, f), 0, _complex_reset)
+            _, _, y_re, y_im, _, _, _, _, _, cut = tl.associative_scan(
+                (one, zero, y_re, y_im, a_re, a_im, w_re, w_im, f, nowhere), 0, ahead_complex_reset
+            )
         else:
-            q_re, q_im, s_re, s_im = tl.associative_scan((a_re, a_im, b_re, b_im), 0, _complex)
+            _, _, y_re, y_im, _, _, _, _ = tl.associative_scan(
+                (one, zero, y_re, y_im, a_re, a_im, w_re, w_im), 0, ahead_complex
+            )
         if CONSTANT:
-            q_re, q_im = p_re, p_im
-        re, im = s_re + q_re * x_re - q_im * x_im, s_im + q_re * x_im + q_im * x_re
-        if RESET:
-            re, im = tl.where(f != 0, s_re, re), tl.where(f != 0, s_im, im)
-        return re, im
+            end_re, end_im = _step(a_re, a_im, y_re, y_im, w_re, w_im, f != 0, COMPLEX, RESET)
+            end_re, end_im = row_of(end_re, chunk, last)[None, :], row_of(end_im, chunk, last)[None, :]
+            go_re, go_im = _step(whole_re, whole_im, x_re, x_im, end_re, end_im, False, COMPLEX, False)
+            z_re, z_im = _step(e_re, e_im, x_re, x_im, y_re, y_im, False, COMPLEX, False)
+            if RESET:
+                lost = (row_of(cut | f, chunk, last) != 0)[None, :]
+                go_re, go_im = tl.where(lost, end_re, go_re), tl.where(lost, end_im, go_im)
+                z_re, z_im = tl.where(cut != 0, y_re, z_re), tl.where(cut != 0, y_im, z_im)
+            return z_re, z_im, go_re, go_im
+        return y_re, y_im, x_re, x_im
     if RESET:
-        q, s, f = tl.associative_scan((a_re, b_re, f), 0, _real_reset)
+        _, y_re, _, _, _, cut = tl.associative_scan((one, y_re, a_re, w_re, f, nowhere), 0, ahead_reset)
     else:
-        q, s = tl.associative_scan((a_re, b_re), 0, _real)
+        _, y_re, _, _ = tl.associative_scan((one, y_re, a_re, w_re), 0, ahead)
     if CONSTANT:
-        q = p_re
-    x = s + q * x_re
-    if RESET:
-        x = tl.where(f != 0, s, x)
-    return x, x
+        end_re, _ = _step(a_re, a_re, y_re, y_re, w_re, w_re, f != 0, COMPLEX, RESET)
+        end_re = row_of(end_re, chunk, last)[None, :]
+        go_re, z_re = whole_re * x_re + end_re, e_re * x_re + y_re
+        if RESET:
+            go_re = tl.where((row_of(cut | f, chunk, last) != 0)[None, :], end_re, go_re)
+            z_re = tl.where(cut != 0, y_re, z_re)
+        return z_re, z_re, go_re, go_re
+    return y_re, y_re, x_re, x_re
 
 
 @triton.jit
-def _last(tile, tau, TIME: tl.constexpr):
-    """Last row of a tile."""
-    return tl.reduce(tl.where((tau == TIME - 1)[:, None], tile, 0), 0, _add)[None, :]
+def _powers_of_chunks(products, row, column, live, a_row, width, im, COMPLEX: tl.constexpr, SPACING: tl.constexpr,
+                      WORK: tl.constexpr, CHUNKS: tl.constexpr):  # fmt: skip
+    """Products of time-invariant factors over a chunk, those before each one, and that over a tile."""
+    table = products + row * (0 if a_row == 0 else (CHUNKS + 2) * width)
+    before = column + (1 + tl.arange(0, CHUNKS))[:, None] * width
+    a_re, a_im = _load(table, column, live, im, COMPLEX, SPACING, WORK)
+    e_re, e_im = _load(table, before, live, im, COMPLEX, SPACING, WORK)
+    whole_re, whole_im = _load(table, column + (CHUNKS + 1) * width, live, im, COMPLEX, SPACING, WORK)
+    return a_re, a_im, e_re, e_im, whole_re, whole_im
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def scan(a, products, before, b, reset, x, steps, n, a_row, a_step, im, REVERSE: tl.constexpr, RESET: tl.constexpr,
-         COMPLEX: tl.constexpr, SPACING: tl.constexpr, CONSTANT: tl.constexpr, WORK: tl.constexpr, TIME: tl.constexpr,
-         STATES: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+         COMPLEX: tl.constexpr, SPACING: tl.constexpr, CONSTANT: tl.constexpr, WORK: tl.constexpr, STEPS: tl.constexpr,
+         CHUNKS: tl.constexpr, STATES: tl.constexpr):  # fmt: skip
     """Write the states. Of state k the real part is at ``k SPACING``, the imaginary part ``im`` behind it."""
     row, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * STATES + tl.arange(0, STATES)
     live, column, width = (k < n)[None, :], (k * SPACING)[None, :], n * (2 if COMPLEX else 1)
-    tau = tl.arange(0, TIME)
-    x_re, x_im = _load(before + row * width, column, live, im, COMPLEX, WORK)
-    p_re, p_im = x_re, x_im
+    chunk, shape = tl.arange(0, CHUNKS)[:, None], tl.full((CHUNKS, STATES), 0, WORK)
+    x_re, x_im = _load(before + row * width, column, live, im, COMPLEX, SPACING, WORK)
+    e_re, e_im, whole_re, whole_im, p_re, p_im = x_re, x_im, x_re, x_im, x_re, x_im
     if CONSTANT:
-        at = row * (0 if a_row == 0 else TIME * width) + tau[:, None] * width + column
-        p_re, p_im = _load(products, at, live, im, COMPLEX, WORK)
-    for first in tl.range(0, steps, TIME, num_stages=STAGES):
-        s = first + tau
-        t = steps - 1 - s if REVERSE else s
-        within = s < steps
-        inside = within[:, None] & live
-        at = (row * steps + t)[:, None] * width + column
-        b_re, b_im = _load(b, at, inside, im, COMPLEX, WORK)
-        a_re, a_im = _load(a, row * a_row + t[:, None] * a_step + column, inside, im, COMPLEX, WORK)
-        f = tl.full((TIME, STATES), 0, tl.int32)
-        if RESET:
-            f |= tl.load(reset + row * steps + t, mask=within, other=0)[:, None]
-        x_re, x_im = _tile(a_re, a_im, b_re, b_im, f, p_re, p_im, x_re, x_im, COMPLEX, RESET, CONSTANT)
-        tl.store(x + at, x_re, mask=inside)
-        if COMPLEX:
-            tl.store(x + at + im, x_im, mask=inside)
-        x_re, x_im = _last(x_re, tau, TIME), _last(x_im, tau, TIME)
+        c_re, c_im = _load(a + row * a_row, column, live, im, COMPLEX, SPACING, WORK)
+        p_re, p_im, e_re, e_im, whole_re, whole_im = _powers_of_chunks(
+            products, row, column, live, a_row, width, im, COMPLEX, SPACING, WORK, CHUNKS
+        )
+    for first in range(0, steps, STEPS * CHUNKS):
+        w_re, w_im, f = shape, shape, tl.full((CHUNKS, STATES), 0, tl.int32)
+        q_re, q_im = shape + 1, shape
+        for j in tl.static_range(0, STEPS):
+            s = first + chunk * STEPS + j
+            t = steps - 1 - s if REVERSE else s
+            within = s < steps
+            b_re, b_im = _load(b, (row * steps + t) * width + column, within & live, im, COMPLEX, SPACING, WORK)
+            forgets = tl.load(reset + row * steps + t, mask=within, other=0) != 0 if RESET else within
+            if CONSTANT:
+                w_re, w_im = _step(c_re, c_im, w_re, w_im, b_re, b_im, forgets, COMPLEX, RESET)
+            else:
+                at = row * a_row + t * a_step + column
+                a_re, a_im = _load(a, at, within & live, im, COMPLEX, SPACING, WORK)
+                w_re, w_im = _step(a_re, a_im, w_re, w_im, b_re, b_im, forgets, COMPLEX, RESET)
+                q_re, q_im = _step(a_re, a_im, q_re, q_im, shape, shape, forgets, COMPLEX, False)
+            if RESET:
+                f |= forgets.to(tl.int32)
+        if CONSTANT:
+            q_re, q_im = tl.broadcast_to(p_re, shape.shape), tl.broadcast_to(p_im, shape.shape)
+        y_re, y_im, x_re, x_im = _joined(
+            q_re, q_im, w_re, w_im, f, e_re, e_im, whole_re, whole_im, x_re, x_im, chunk, COMPLEX, RESET, CONSTANT
+        )
+        for j in tl.static_range(0, STEPS):
+            s = first + chunk * STEPS + j
+            t = steps - 1 - s if REVERSE else s
+            within = s < steps
+            at = (row * steps + t) * width + column
+            b_re, b_im = _load(b, at, within & live, im, COMPLEX, SPACING, WORK)
+            forgets = tl.load(reset + row * steps + t, mask=within, other=0) != 0 if RESET else within
+            if CONSTANT:
+                y_re, y_im = _step(c_re, c_im, y_re, y_im, b_re, b_im, forgets, COMPLEX, RESET)
+            else:
+                at_a = row * a_row + t * a_step + column
+                a_re, a_im = _load(a, at_a, within & live, im, COMPLEX, SPACING, WORK)
+                y_re, y_im = _step(a_re, a_im, y_re, y_im, b_re, b_im, forgets, COMPLEX, RESET)
+            _store(x, at, y_re, y_im, within & live, im, COMPLEX, SPACING)
+        if not CONSTANT:
+            x_re, x_im = row_of(y_re, chunk, CHUNKS - 1)[None, :], row_of(y_im, chunk, CHUNKS - 1)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def scan_adjoint(a, products, before, x, gx, reset, gb, ga, steps, n, a_row, a_step, im, REVERSE: tl.constexpr,
                  RESET: tl.constexpr, COMPLEX: tl.constexpr, SPACING: tl.constexpr, CONSTANT: tl.constexpr,
-                 WORK: tl.constexpr, TIME: tl.constexpr, STATES: tl.constexpr,
-                 STAGES: tl.constexpr):  # fmt: skip
+                 WORK: tl.constexpr, STEPS: tl.constexpr, CHUNKS: tl.constexpr, STATES: tl.constexpr):  # fmt: skip
     """Write ``g_t = gx_t + conj(a_{t+1}) g_{t+1}`` and ``conj(x_{t-1}) g_t``, or the sum of the latter over time."""
     row, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * STATES + tl.arange(0, STATES)
     live, column, width = (k < n)[None, :], (k * SPACING)[None, :], n * (2 if COMPLEX else 1)
-    tau = tl.arange(0, TIME)
-    start_re, start_im = _load(before + row * width, column, live, im, COMPLEX, WORK)
+    chunk, shape = tl.arange(0, CHUNKS)[:, None], tl.full((CHUNKS, STATES), 0, WORK)
+    start_re, start_im = _load(before + row * width, column, live, im, COMPLEX, SPACING, WORK)
     g_re, g_im = tl.full((1, STATES), 0, WORK), tl.full((1, STATES), 0, WORK)
-    sum_re, sum_im = tl.full((1, STATES), 0, tl.float64), tl.full((1, STATES), 0, tl.float64)
-    p_re, p_im = g_re, g_im
+    sum_re, sum_im = tl.full((CHUNKS, STATES), 0, tl.float64), tl.full((CHUNKS, STATES), 0, tl.float64)
+    e_re, e_im, whole_re, whole_im, p_re, p_im = g_re, g_im, g_re, g_im, g_re, g_im
     if CONSTANT:
-        at = row * (0 if a_row == 0 else TIME * width) + tau[:, None] * width + column
-        p_re, p_im = _load(products, at, live, im, COMPLEX, WORK)
-        p_im = -p_im
-    for first in tl.range(0, steps, TIME, num_stages=STAGES):
-        s = first + tau  # from the end of time
-        t = s if REVERSE else steps - 1 - s
-        step = 1 if REVERSE else -1  # to the step before, in time
-        within, past, later = s < steps, s < steps - 1, (s > 0) & (s < steps)
-        inside = within[:, None] & live
-        at = (row * steps + t)[:, None] * width + column
-        b_re, b_im = _load(gx, at, inside, im, COMPLEX, WORK)
-        at_a = row * a_row + (t - step)[:, None] * a_step + column
-        a_re, a_im = _load(a, at_a, later[:, None] & live, im, COMPLEX, WORK)
-        f = tl.full((TIME, STATES), 0, tl.int32)
-        if RESET:
-            f |= tl.load(reset + row * steps + t - step, mask=later, other=0)[:, None]
-        g_re, g_im = _tile(a_re, -a_im, b_re, b_im, f, p_re, p_im, g_re, g_im, COMPLEX, RESET, CONSTANT)
-        tl.store(gb + at, g_re, mask=inside)
-        x_re, x_im = _load(x, at + step * width, past[:, None] & live, im, COMPLEX, WORK)
-        x_re = tl.where(past[:, None], x_re, start_re)
-        kept = inside
-        if RESET:
-            kept = kept & (tl.load(reset + row * steps + t, mask=within, other=1) == 0)[:, None]
-        if COMPLEX:
-            tl.store(gb + at + im, g_im, mask=inside)
-            x_im = tl.where(past[:, None], x_im, start_im)
-            a_im = tl.where(kept, x_re * g_im - x_im * g_re, 0)
-            a_re = tl.where(kept, x_re * g_re + x_im * g_im, 0)
-        else:
-            a_re = tl.where(kept, x_re * g_re, 0)
+        c_re, c_im = _load(a + row * a_row, column, live, im, COMPLEX, SPACING, WORK)
+        p_re, p_im, e_re, e_im, whole_re, whole_im = _powers_of_chunks(
+            products, row, column, live, a_row, width, im, COMPLEX, SPACING, WORK, CHUNKS
+        )
+        c_im, p_im, e_im, whole_im = -c_im, -p_im, -e_im, -whole_im
+    step = 1 if REVERSE else -1  # to the step before, in time
+    for first in range(0, steps, STEPS * CHUNKS):
+        w_re, w_im, f = shape, shape, tl.full((CHUNKS, STATES), 0, tl.int32)
+        q_re, q_im = shape + 1, shape
+        for j in tl.static_range(0, STEPS):
+            s = first + chunk * STEPS + j  # from the end of time
+            t = s if REVERSE else steps - 1 - s
+            within, later = s < steps, (s > 0) & (s < steps)
+            b_re, b_im = _load(gx, (row * steps + t) * width + column, within & live, im, COMPLEX, SPACING, WORK)
+            forgets = tl.load(reset + row * steps + t - step, mask=later, other=0) != 0 if RESET else within
+            if CONSTANT:
+                w_re, w_im = _step(c_re, c_im, w_re, w_im, b_re, b_im, forgets, COMPLEX, RESET)
+            else:
+                at = row * a_row + (t - step) * a_step + column
+                a_re, a_im = _load(a, at, later & live, im, COMPLEX, SPACING, WORK)
+                w_re, w_im = _step(a_re, -a_im, w_re, w_im, b_re, b_im, forgets, COMPLEX, RESET)
+                q_re, q_im = _step(a_re, -a_im, q_re, q_im, shape, shape, forgets, COMPLEX, False)
+            if RESET:
+                f |= forgets.to(tl.int32)
         if CONSTANT:
-            sum_re += tl.reduce(a_re, 0, _add)[None, :]
+            q_re, q_im = tl.broadcast_to(p_re, shape.shape), tl.broadcast_to(p_im, shape.shape)
+        y_re, y_im, g_re, g_im = _joined(
+            q_re, q_im, w_re, w_im, f, e_re, e_im, whole_re, whole_im, g_re, g_im, chunk, COMPLEX, RESET, CONSTANT
+        )
+        for j in tl.static_range(0, STEPS):
+            s = first + chunk * STEPS + j
+            t = s if REVERSE else steps - 1 - s
+            within, past, later = s < steps, s < steps - 1, (s > 0) & (s < steps)
+            at = (row * steps + t) * width + column
+            inside = within & live
+            b_re, b_im = _load(gx, at, inside, im, COMPLEX, SPACING, WORK)
+            forgets = tl.load(reset + row * steps + t - step, mask=later, other=0) != 0 if RESET else within
+            if CONSTANT:
+                y_re, y_im = _step(c_re, c_im, y_re, y_im, b_re, b_im, forgets, COMPLEX, RESET)
+            else:
+                at_a = row * a_row + (t - step) * a_step + column
+                a_re, a_im = _load(a, at_a, later & live, im, COMPLEX, SPACING, WORK)
+                y_re, y_im = _step(a_re, -a_im, y_re, y_im, b_re, b_im, forgets, COMPLEX, RESET)
+            _store(gb, at, y_re, y_im, inside, im, COMPLEX, SPACING)
+            x_re, x_im = _load(x, at + step * width, past & live, im, COMPLEX, SPACING, WORK)
+            x_re, x_im = tl.where(past, x_re, start_re), tl.where(past, x_im, start_im)
+            if RESET:
+                inside = inside & (tl.load(reset + row * steps + t, mask=within, other=1) == 0)
             if COMPLEX:
-                sum_im += tl.reduce(a_im, 0, _add)[None, :]
-        else:
-            tl.store(ga + at, a_re, mask=inside)
-            if COMPLEX:
-                tl.store(ga + at + im, a_im, mask=inside)
-        g_re, g_im = _last(g_re, tau, TIME), _last(g_im, tau, TIME)
+                h_re, h_im = x_re * y_re + x_im * y_im, x_re * y_im - x_im * y_re
+            else:
+                h_re, h_im = x_re * y_re, x_re
+            h_re, h_im = tl.where(inside, h_re, 0), tl.where(inside, h_im, 0)
+            if CONSTANT:
+                sum_re += h_re.to(tl.float64)
+                if COMPLEX:
+                    sum_im += h_im.to(tl.float64)
+            else:
+                _store(ga, at, h_re, h_im, within & live, im, COMPLEX, SPACING)
+        if not CONSTANT:
+            g_re, g_im = row_of(y_re, chunk, CHUNKS - 1)[None, :], row_of(y_im, chunk, CHUNKS - 1)[None, :]
     if CONSTANT:
-        tl.store(ga + row * width + column, sum_re, mask=live)
-        if COMPLEX:
-            tl.store(ga + row * width + column + im, sum_im, mask=live)
+        sum_re, sum_im = tl.reduce(sum_re, 0, add)[None, :], tl.reduce(sum_im, 0, add)[None, :]
+        _store(ga + row * width, column, sum_re, sum_im, live, im, COMPLEX, SPACING)
 
 
 def states(a: Tensor, b: Tensor, before: Tensor, reset: Tensor | None, reverse: bool) -> Tensor:
@@ -264,7 +337,7 @@ def _launch(
         "CONSTANT": not varies,
         "WORK": WORK[arguments[0].dtype],
     }
-    states = max(1, WIDTH // arguments[0].element_size() // (2 if is_complex else 1))
+    states, chunks = _shape(arguments[0].element_size() * (2 if is_complex else 1))
     grid = rows, -(-n // states)
     kernel[grid](
         *arguments,
@@ -275,7 +348,8 @@ def _launch(
         *strides,
         n if planar else 1,
         **constants,
-        TIME=TIME,
+        STEPS=STEPS,
+        CHUNKS=chunks,
         STATES=states,
         **LAUNCH,
     )
@@ -284,18 +358,31 @@ def _launch(
 WORK = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
+def _shape(size: int) -> tuple[int, int]:
+    """Return how many states of so many bytes a program takes, and chunks of a tile, a place for every lane."""
+    states = min(LANES, max(1, WIDTH // size))
+    return states, max(1, LANES * LAUNCH["num_warps"] // states)
+
+
 def _factors(a: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the factors in the precision to work in, and products of TIME of them where they stay the same."""
+    """Return the factors in the precision to work in, and the products of them in a tile where they stay the same."""
     if a.shape[1] > 1:
         a = a.to(torch.promote_types(torch.promote_types(a.dtype, dtype), torch.float32))
         return _flat(a), _flat(a)
     work = torch.promote_types(dtype, torch.float32)
-    return _flat(a.to(work)), _flat(a.expand(-1, TIME, -1).cumprod(1).to(work))
+    return _flat(a.to(work)), _flat(_powers(a, torch.empty((), dtype=work).element_size()).to(work))
 
 
 def _planar_factors(lam: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    products = torch.complex(lam[0], lam[1]).expand(TIME, -1).cumprod(0)
-    return lam.to(dtype), torch.cat([products.real, products.imag], -1).to(dtype)
+    powers = _powers(torch.complex(lam[0], lam[1])[None, None], 2 * torch.empty((), dtype=dtype).element_size())[0]
+    return lam.to(dtype), torch.cat([powers.real, powers.imag], -1).to(dtype)
+
+
+def _powers(a: Tensor, size: int) -> Tensor:
+    """Return products of factors (rows or 1, 1, n) over a chunk, over all chunks before each one, and over a tile."""
+    chunk = a.expand(-1, STEPS, -1).prod(1, keepdim=True)
+    before = chunk.expand(-1, _shape(size)[1], -1).cumprod(1)
+    return torch.cat([chunk, torch.ones_like(chunk), before], 1)
 
 
 def _flat(z: Tensor) -> Tensor:

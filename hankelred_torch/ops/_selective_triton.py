@@ -34,6 +34,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._factors_triton import filled
+from ._scans_triton import add, ahead, ahead_reset, back, back_reset, follow, follow_reset, row_of
 from ._selective_kernels import SEGMENT
 
 # A program takes as many channels as a warp has lanes, one in each, which takes steps without alignment (hence
@@ -48,44 +49,13 @@ LOG2_E = tl.constexpr(1 / math.log(2))
 
 
 @triton.jit
-def _follow(p, x, a, y):
-    return p * a, a * x + y
-
-
-@triton.jit
-def _follow_reset(p, x, f, a, y, g):
-    return p * a, tl.where(g != 0, y, a * x + y), f | g
-
-
-@triton.jit
-def _ahead(p, x, a, w, q, y, b, v):
-    return p * a * q, (a * x + w) * q + y, b, v
-
-
-@triton.jit
-def _ahead_reset(p, x, a, w, f, cut, q, y, b, v, g, cuts):
-    entering = tl.where(f != 0, w, a * x + w)
-    return p * a * q, tl.where(cuts != 0, y, entering * q + y), b, v, g, cut | f | cuts
-
-
-@triton.jit
-def _back(p, x, a, q, y, b):
-    return p * a * q, a * x * q + y, b
-
-
-@triton.jit
-def _back_reset(p, x, a, f, cut, q, y, b, g, cuts):
-    return p * a * q, tl.where((f | cuts) != 0, y, a * x * q + y), b, g, cut | f | cuts
-
-
-@triton.jit
 def _states(decay, w, forgets, edge, tau, RESET: tl.constexpr):
     """The state after each step, ``h = decay h + w``; nothing passes a reset, be it NaN."""
     entering = tl.where(forgets != 0, w, w + decay * edge) if RESET else w + decay * edge
     w = tl.where(tau == 0, entering, w)
     if RESET:
-        return tl.associative_scan((decay, w, tl.broadcast_to(forgets, w.shape)), 0, _follow_reset)[1]
-    return tl.associative_scan((decay, w), 0, _follow)[1]
+        return tl.associative_scan((decay, w, tl.broadcast_to(forgets, w.shape)), 0, follow_reset)[1]
+    return tl.associative_scan((decay, w), 0, follow)[1]
 
 
 @triton.jit
@@ -95,8 +65,8 @@ def _states_before(decay, w, forgets, edge, tau, RESET: tl.constexpr):
     first = tl.where(tau == 0, tl.broadcast_to(edge, w.shape), none)
     if RESET:
         f = tl.broadcast_to(forgets, w.shape)
-        return tl.associative_scan((one, first, decay, w, f, tl.full(w.shape, 0, tl.int32)), 0, _ahead_reset)[1]
-    return tl.associative_scan((one, first, decay, w), 0, _ahead)[1]
+        return tl.associative_scan((one, first, decay, w, f, tl.full(w.shape, 0, tl.int32)), 0, ahead_reset)[1]
+    return tl.associative_scan((one, first, decay, w), 0, ahead)[1]
 
 
 @triton.jit
@@ -121,8 +91,8 @@ def _gradients(decay, w, forgets, edge, tau, RESET: tl.constexpr):
     w, one = tl.where(tau == 0, w + edge, w), tl.full(w.shape, 1.0, w.dtype)
     if RESET:
         f, none = _reversed(tl.broadcast_to(forgets, w.shape)), tl.full(w.shape, 0, tl.int32)
-        return _reversed(tl.associative_scan((one, w, decay, f, none), 0, _back_reset)[1])
-    return _reversed(tl.associative_scan((one, w, decay), 0, _back)[1])
+        return _reversed(tl.associative_scan((one, w, decay, f, none), 0, back_reset)[1])
+    return _reversed(tl.associative_scan((one, w, decay), 0, back)[1])
 
 
 @triton.jit
@@ -131,24 +101,6 @@ def _resets(reset, at, there, RESET: tl.constexpr, TIME: tl.constexpr):
     if RESET:
         return tl.load(reset + at, mask=there, other=0).to(tl.int32)[:, None, None]
     return tl.full((TIME, 1, 1), 0, tl.int32)
-
-
-@triton.jit
-def _add(x, y):
-    return x + y
-
-
-@triton.jit
-def _or(x, y):
-    return x | y
-
-
-@triton.jit
-def _row(tile, tau, chosen):
-    """One row of a tile, by its bits: what compilers leave out of a sum of zeros is only that of whole numbers."""
-    kind: tl.constexpr = tl.int64 if tile.dtype == tl.float64 else tl.int32
-    bits = tl.where(tau == chosen, tile.to(kind, bitcast=True), 0)
-    return tl.reduce(bits, 0, _or).to(tile.dtype, bitcast=True)
 
 
 @triton.jit
@@ -201,8 +153,8 @@ def scan(u, delta, A, B, C, D, reset, starts, y, length, channels, n, RESET: tl.
             h = _states(tl.exp2(steady * rate[None]), w, forgets, before[None], tau, RESET)
             out += c * h
             # steps past the end change nothing
-            tl.store(start + n * channels + edge, _row(h, tau, TIME - 1), mask=some)
-        tl.store(y + at, tl.reduce(out, 1, _add) + feed * x, mask=inside)
+            tl.store(start + n * channels + edge, row_of(h, tau, TIME - 1), mask=some)
+        tl.store(y + at, tl.reduce(out, 1, add) + feed * x, mask=inside)
         start += n * channels
         tl.debug_barrier()  # the next piece reads what other threads have written
 
@@ -221,9 +173,9 @@ def scan_adjoint(gy, carry, u, delta, A, B, C, D, reset, starts, gu, g_delta, gA
     g_feed = tl.full((CHANNELS,), 0, tl.float64)
     pieces = (length + TIME - 1) // TIME
     start = starts + (row * (pieces + 1) + pieces) * n * channels + k[None, :]
-    for back in range(0, pieces):
+    for done in range(0, pieces):
         start -= n * channels
-        first = (pieces - 1 - back) * TIME
+        first = (pieces - 1 - done) * TIME
         t = first + steps
         within = t < length
         inside = within[:, None] & live[None, :]
@@ -262,13 +214,13 @@ def scan_adjoint(gy, carry, u, delta, A, B, C, D, reset, starts, gu, g_delta, gA
             known = (state < n)[:, None] & ((lane % 2 == 0) & (summed < length))[None, :]
             tl.store(gC + to, tl.reshape(_over_channels(out * (kept + w), lane, TIME), known.shape), mask=known)
             tl.store(gB + to, tl.reshape(_over_channels(g * v, lane, TIME), known.shape), mask=known)
-            total = tl.load(gA + held, mask=some, other=0) + tl.reduce(through * steady, 0, _add).to(tl.float64)
+            total = tl.load(gA + held, mask=some, other=0) + tl.reduce(through * steady, 0, add).to(tl.float64)
             tl.store(gA + held, total, mask=some)
-            tl.store(carry + held, _row(passed, tau, 0), mask=some)
-        of_input = tl.reduce(gv, 1, _add)
+            tl.store(carry + held, row_of(passed, tau, 0), mask=some)
+        of_input = tl.reduce(gv, 1, add)
         tl.store(gu + at, of_input * step + gy_t * feed, mask=inside)
-        tl.store(g_delta + at, of_input * u_t + tl.reduce(g_exponent, 1, _add), mask=inside)
-        g_feed += tl.reduce(gy_t * u_t, 0, _add).to(tl.float64)
+        tl.store(g_delta + at, of_input * u_t + tl.reduce(g_exponent, 1, add), mask=inside)
+        g_feed += tl.reduce(gy_t * u_t, 0, add).to(tl.float64)
         tl.debug_barrier()  # the next piece reads what other threads have written
     tl.store(gD + row * channels + k, g_feed, mask=live)
 

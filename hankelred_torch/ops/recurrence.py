@@ -227,7 +227,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     ctx.save_for_backward(*inputs[:5], *output[1:])
 
 
-def _differentiate(ctx: Any, gy: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, gy: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if gy is None:
+        return (None,) * 6
     saved = ctx.saved_tensors  # once: activation checkpointing unpacks no tensor a second time
     *found, gD = once(_gradients, gy, *saved)
     return *found, gD if saved[4] is not None else None, None

@@ -24,16 +24,18 @@ from benchmarks.speed import interpreter, traffic
 
 from .kernel_cases import DEVICE, NAMES, assert_equal, draw, gradients, largest, resets, stand_in
 
-LINEAR, SELECTIVE, *_ = interpreter.kernels()
+LINEAR, SELECTIVE, HEADS, *_ = interpreter.kernels()
+PARTS = sys.modules["hankelred_torch.ops._scans_triton"]
 ROOT = Path(__file__).parents[2]
-TILES = LINEAR.TIME, LINEAR.WIDTH, SELECTIVE.LAUNCH["STATES"]
+TILES = LINEAR.STEPS, LINEAR.WIDTH, SELECTIVE.LAUNCH["STATES"]
 
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Small tiles: short sequences of few states then meet all edges."""
-    monkeypatch.setattr(LINEAR, "TIME", 4)
+    monkeypatch.setattr(LINEAR, "STEPS", 2)
     monkeypatch.setattr(LINEAR, "WIDTH", 32)
+    monkeypatch.setattr(LINEAR, "LANES", 2)
     monkeypatch.setitem(SELECTIVE.LAUNCH, "STATES", 2)
     with interpreter.by_rows(), ops.use_backend("triton"):
         yield
@@ -50,7 +52,8 @@ def recurrence(a: Tensor, b: Tensor, initial: Tensor, reset: Tensor | None, reve
     return torch.stack([states[t] for t in range(b.shape[1])], 1)
 
 
-KINDS = {"constant": (1, 1), "per row": (2, 1), "varying": (2, 11), "varying, shared by rows": (1, 11)}
+# three tiles of complex numbers, and more of real ones
+KINDS = {"constant": (1, 1), "per row": (2, 1), "varying": (2, 19), "varying, shared by rows": (1, 19)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=["real", "complex"])
@@ -59,10 +62,10 @@ KINDS = {"constant": (1, 1), "per row": (2, 1), "varying": (2, 11), "varying, sh
 def test_linear_recurrence_and_its_gradients_are_those_of_the_definition(dtype, kind, resets, reverse):
     a, b, initial = (
         draw(*KINDS[kind], 3, dtype=dtype, seed=1),
-        draw(2, 11, 3, dtype=dtype, seed=2),
+        draw(2, 19, 3, dtype=dtype, seed=2),
         draw(2, 3, dtype=dtype, seed=3),
     )
-    reset = draw(2, 11, seed=4) < -0.4 if resets else None
+    reset = draw(2, 19, seed=4) < -0.4 if resets else None
     if resets:
         reset[0, 0] = reset[1, -1] = True
     assert_equal(
@@ -228,12 +231,17 @@ def test_selective_scan_spreads_not_a_number_where_it_must():
     assert torch.equal(g_delta.isnan(), bad)
 
 
-@pytest.mark.parametrize("name", ["_follow", "_follow_reset", "_ahead", "_ahead_reset", "_back", "_back_reset"])
+JOINS = ["follow", "ahead", "back", "follow_complex", "ahead_complex"]
+
+
+@pytest.mark.parametrize("name", [f"{name}{reset}" for name in JOINS for reset in ("", "_reset")])
 def test_parts_of_a_scan_may_be_joined_in_any_order(name, monkeypatch):
     # as compilers choose to; a step by itself is a part with no product and nothing forgotten inside of it
-    monkeypatch.setattr(SELECTIVE.tl, "where", torch.where)
-    join = getattr(SELECTIVE, name).fn
-    flags = name.endswith("_reset") * (1 if name.startswith("_follow") else 2)
+    monkeypatch.setattr(PARTS.tl, "where", torch.where)
+    for each in JOINS:
+        monkeypatch.setattr(PARTS, each, getattr(PARTS, each).fn)
+    join = getattr(getattr(PARTS, name), "fn", getattr(PARTS, name))
+    flags = name.endswith("_reset") * (1 if name.startswith("follow") else 2)
     values = join.__code__.co_argcount // 2 - flags
     parts = [
         [*draw(values, 50, seed=k).detach(), *(draw(flags, 50, seed=9 + k).detach() > 0.5 if flags else ())]
@@ -241,7 +249,7 @@ def test_parts_of_a_scan_may_be_joined_in_any_order(name, monkeypatch):
     ]
     first = join(*join(*parts[0], *parts[1]), *parts[2])
     last = join(*parts[0], *join(*parts[1], *parts[2]))
-    products = [0] if flags else []  # which nothing reads where a reset lies inside
+    products = range(flags > 0 and 1 + ("complex" in name))  # which nothing reads where a reset lies inside
     for k, (x, y) in enumerate(zip(first, last, strict=True)):
         assert k in products or largest(x.double(), y.double()) < 1e-13, k
 
@@ -370,7 +378,7 @@ interpreted = pytest.mark.skipif(DEVICE != "cpu", reason="counts what Triton's i
 @pytest.mark.parametrize("varies", [False, True])
 @pytest.mark.parametrize("parts", [1, 2])
 def test_linear_kernels_move_the_bytes_of_the_model(varies, parts):
-    size = {"rows": 2, "steps": 11, "n": 3, "varies": varies, "width": 8 * parts, "tile": 4}
+    size = {"rows": 2, "steps": 11, "n": 3, "varies": varies, "width": 8 * parts, "chunks": LINEAR._shape(8 * parts)[1]}
     dtype = torch.float64 if parts == 1 else torch.complex128
     a = draw(2, 11, 3, dtype=dtype) if varies else draw(3, dtype=dtype)[None, None]
     b, before = draw(2, 11, 3, dtype=dtype, seed=1), draw(2, 3, dtype=dtype, seed=2)
@@ -411,7 +419,7 @@ def test_triton_kernels_compile_to_machine_code_without_a_gpu():
 def proof(monkeypatch):
     from hankelred_torch.ops import _triton_proof
 
-    monkeypatch.setattr(LINEAR, "TIME", TILES[0])
+    monkeypatch.setattr(LINEAR, "STEPS", TILES[0])
     monkeypatch.setattr(LINEAR, "WIDTH", TILES[1])
     monkeypatch.setitem(SELECTIVE.LAUNCH, "STATES", TILES[2])
 
@@ -426,7 +434,7 @@ def test_kernels_are_compared_with_torch_once_on_each_device(proof, monkeypatch)
     assert proof(torch.device(DEVICE))
 
 
-@pytest.mark.parametrize("wrong", ["conjugate", "carry", "gradient", "raises"])
+@pytest.mark.parametrize("wrong", ["conjugate", "carry", "gradient", "not a number", "raises"])
 def test_kernels_that_are_wrong_on_a_device_do_not_run_there(wrong, proof, monkeypatch):
     if wrong in ("conjugate", "carry"):
         right = LINEAR.states
@@ -438,6 +446,9 @@ def test_kernels_that_are_wrong_on_a_device_do_not_run_there(wrong, proof, monke
     elif wrong == "gradient":
         adjoint = SELECTIVE.gradients
         monkeypatch.setattr(SELECTIVE, "gradients", lambda *x: tuple(1.001 * y for y in adjoint(*x)))
+    elif wrong == "not a number":
+        after = HEADS.gradients
+        monkeypatch.setattr(HEADS, "gradients", lambda *x: (torch.nan * (found := after(*x))[0], *found[1:]))
     else:
         monkeypatch.setattr(SELECTIVE, "outputs", lambda *x: 1 / 0)
     with pytest.warns(AccuracyWarning, match="Triton kernels on .* (differ|fail).* in their place"):

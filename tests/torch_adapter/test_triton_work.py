@@ -26,8 +26,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "theory" / "recurrences.md"
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(LINEAR, "TIME", 4)
+    monkeypatch.setattr(LINEAR, "STEPS", 2)
     monkeypatch.setattr(LINEAR, "WIDTH", 32)
+    monkeypatch.setattr(LINEAR, "LANES", 2)
     monkeypatch.setitem(SELECTIVE.LAUNCH, "STATES", 2)
     monkeypatch.setattr(_heads_torch, "PIECE", 4)
     monkeypatch.setitem(HEADS.LAUNCH, "STATES", 2)
@@ -49,7 +50,9 @@ def test_linear_triton_kernels_calculate_what_the_model_says(rows, steps, n, var
     dtype = torch.float64 if parts == 1 else torch.complex128
     shape = (rows, steps, n) if varies else (1, 1, n)
     a, b, before = (draw(*s, dtype=dtype).detach() for s in (shape, (rows, steps, n), (rows, n)))
-    size = {"rows": rows, "steps": steps, "n": n, "varies": varies, "parts": parts, "tile": 4, "states": 4 // parts}
+    states, chunks = LINEAR._shape(8 * parts)
+    size = {"rows": rows, "length": steps, "n": n, "varies": varies, "parts": parts, "steps": 2}
+    size |= {"chunks": chunks, "states": states}
     assert counted(LINEAR.states, a, b, before, None, False) == work.linear(**size)
     found = counted(LINEAR.states_adjoint, a, b, before, b, None, False)
     assert found == work.linear(**size, adjoint=True)
@@ -113,12 +116,12 @@ def test_the_model_of_compiled_code_has_the_exponentials_of_the_kernels():
 
 def test_scans_over_lanes_take_no_fewer_instructions_than_half_the_operations_step_by_step():
     # a product and a sum are at best one instruction
-    size = {"rows": 1, "steps": 32, "n": 256, "tile": 32, "states": 16}
+    size = {"rows": 1, "length": 128, "n": 256, "steps": 16, "chunks": 8, "states": 16}
     for name, found, states in (
-        ("planar recurrence", work.linear(**size, varies=False, parts=2), 32 * 256),
-        ("its adjoint", work.linear(**size, varies=False, parts=2, adjoint=True), 32 * 256),
-        ("varying, real", work.linear(**size, varies=True, parts=1), 32 * 256),
-        ("varying, real, adjoint", work.linear(**size, varies=True, parts=1, adjoint=True), 32 * 256),
+        ("planar recurrence", work.linear(**size, varies=False, parts=2), 128 * 256),
+        ("its adjoint", work.linear(**size, varies=False, parts=2, adjoint=True), 128 * 256),
+        ("varying, real", work.linear(**size, varies=True, parts=1), 128 * 256),
+        ("varying, real, adjoint", work.linear(**size, varies=True, parts=1, adjoint=True), 128 * 256),
     ):
         assert found.arithmetic / states / 2 <= traffic.INSTRUCTIONS[name][0], name
 
