@@ -23,14 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._scans_triton import (
-    add,
-    ahead,
-    ahead_complex,
-    ahead_complex_reset,
-    ahead_reset,
-    row_of,
-)
+from ._scans_triton import add, ahead, ahead_complex, ahead_complex_reset, ahead_reset, row_of
 
 # Steps of a chunk, bytes of states in a step, lanes of a warp, and warps: all lanes are states times chunks. Products
 # of the factors of a tile must not overflow. Nothing has been tuned on a GPU yet: other choices with their times are

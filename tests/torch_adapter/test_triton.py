@@ -27,7 +27,6 @@ from .kernel_cases import DEVICE, NAMES, assert_equal, draw, gradients, largest,
 LINEAR, SELECTIVE, HEADS, *_ = interpreter.kernels()
 PARTS = sys.modules["hankelred_torch.ops._scans_triton"]
 ROOT = Path(__file__).parents[2]
-TILES = LINEAR.STEPS, LINEAR.WIDTH, SELECTIVE.LAUNCH["STATES"]
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +34,8 @@ def small_tiles(monkeypatch):
     """Small tiles: short sequences of few states then meet all edges."""
     monkeypatch.setattr(LINEAR, "STEPS", 2)
     monkeypatch.setattr(LINEAR, "WIDTH", 32)
-    monkeypatch.setattr(LINEAR, "LANES", 2)
+    monkeypatch.setattr(LINEAR, "LANES", 8)
+    monkeypatch.setitem(LINEAR.LAUNCH, "num_warps", 1)
     monkeypatch.setitem(SELECTIVE.LAUNCH, "STATES", 2)
     with interpreter.by_rows(), ops.use_backend("triton"):
         yield
@@ -419,10 +419,7 @@ def test_triton_kernels_compile_to_machine_code_without_a_gpu():
 def proof(monkeypatch):
     from hankelred_torch.ops import _triton_proof
 
-    monkeypatch.setattr(LINEAR, "STEPS", TILES[0])
-    monkeypatch.setattr(LINEAR, "WIDTH", TILES[1])
-    monkeypatch.setitem(SELECTIVE.LAUNCH, "STATES", TILES[2])
-
+    monkeypatch.undo()  # tiles as they are
     _triton_proof.kernels_agree.cache_clear()
     yield _triton_proof.kernels_agree
     _triton_proof.kernels_agree.cache_clear()

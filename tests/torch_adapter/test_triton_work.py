@@ -28,7 +28,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "theory" / "recurrences.md"
 def small_tiles(monkeypatch):
     monkeypatch.setattr(LINEAR, "STEPS", 2)
     monkeypatch.setattr(LINEAR, "WIDTH", 32)
-    monkeypatch.setattr(LINEAR, "LANES", 2)
+    monkeypatch.setattr(LINEAR, "LANES", 8)
+    monkeypatch.setitem(LINEAR.LAUNCH, "num_warps", 1)
     monkeypatch.setitem(SELECTIVE.LAUNCH, "STATES", 2)
     monkeypatch.setattr(_heads_torch, "PIECE", 4)
     monkeypatch.setitem(HEADS.LAUNCH, "STATES", 2)
