@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hankelred.errors import InputError
 from hankelred_torch import layers, ops
@@ -280,3 +282,35 @@ def test_complex_feedthrough_is_refused():
     call, arguments, _ = case("diagonal_ssm by recurrence")
     with pytest.raises(InputError, match="D must be real"):
         call(**arguments | {"D": arguments["D"] + 1j})
+
+
+class Zeros(TorchDispatchMode):
+    """Notes how many zeros tensors are made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if "zeros" in func.__name__:
+            self.sizes.append(found.numel())
+        return found
+
+
+def test_no_zeros_are_formed_for_states_that_have_no_gradient():
+    # states kept for the way back are more numbers than anything else here
+    u = torch.rand(1, 64, 40, requires_grad=True)
+    rates = torch.complex(-torch.ones(90), torch.arange(90.0)).requires_grad_()
+    into, out = torch.ones(90, 40) + 0j, torch.ones(40, 90) + 0j
+    B = torch.rand(1, 64, 40)
+    heads = u.reshape(1, 64, 4, 10), torch.ones(1, 64, 4), -torch.ones(4), *(torch.rand(1, 64, 1, 40) for _ in "BC")
+    for run, kept in (
+        (lambda: ops.diagonal_ssm(rates, into, out, u, method="recurrence"), 64 * 180),
+        (lambda: ops.selective_scan(u, torch.ones_like(u), -torch.ones(40, 40), B, B), 5 * 40 * 40),
+        (lambda: ops.selective_heads(*heads), 3 * 40 * 40),
+    ):
+        y = run()
+        with Zeros() as zeros:
+            torch.autograd.grad(y, u, torch.ones_like(y))
+        assert all(size < kept for size in zeros.sizes), zeros.sizes
