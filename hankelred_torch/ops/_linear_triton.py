@@ -160,7 +160,7 @@ def scan(a, products, before, b, reset, x, steps, n, a_row, a_step, im, REVERSE:
             if CONSTANT:
                 w_re, w_im = _step(c_re, c_im, w_re, w_im, b_re, b_im, forgets, COMPLEX, RESET)
             else:
-                at = row * a_row + t * a_step + column
+                at = row * a_row + t.to(tl.int64) * a_step + column
                 a_re, a_im = _load(a, at, within & live, im, COMPLEX, SPACING, WORK)
                 w_re, w_im = _step(a_re, a_im, w_re, w_im, b_re, b_im, forgets, COMPLEX, RESET)
                 q_re, q_im = _step(a_re, a_im, q_re, q_im, shape, shape, forgets, COMPLEX, False)
@@ -181,7 +181,7 @@ def scan(a, products, before, b, reset, x, steps, n, a_row, a_step, im, REVERSE:
             if CONSTANT:
                 y_re, y_im = _step(c_re, c_im, y_re, y_im, b_re, b_im, forgets, COMPLEX, RESET)
             else:
-                at_a = row * a_row + t * a_step + column
+                at_a = row * a_row + t.to(tl.int64) * a_step + column
                 a_re, a_im = _load(a, at_a, within & live, im, COMPLEX, SPACING, WORK)
                 y_re, y_im = _step(a_re, a_im, y_re, y_im, b_re, b_im, forgets, COMPLEX, RESET)
             _store(x, at, y_re, y_im, within & live, im, COMPLEX, SPACING)
@@ -220,7 +220,7 @@ def scan_adjoint(a, products, before, x, gx, reset, gb, ga, steps, n, a_row, a_s
             if CONSTANT:
                 w_re, w_im = _step(c_re, c_im, w_re, w_im, b_re, b_im, forgets, COMPLEX, RESET)
             else:
-                at = row * a_row + (t - step) * a_step + column
+                at = row * a_row + (t - step).to(tl.int64) * a_step + column
                 a_re, a_im = _load(a, at, later & live, im, COMPLEX, SPACING, WORK)
                 w_re, w_im = _step(a_re, -a_im, w_re, w_im, b_re, b_im, forgets, COMPLEX, RESET)
                 q_re, q_im = _step(a_re, -a_im, q_re, q_im, shape, shape, forgets, COMPLEX, False)
@@ -242,7 +242,7 @@ def scan_adjoint(a, products, before, x, gx, reset, gb, ga, steps, n, a_row, a_s
             if CONSTANT:
                 y_re, y_im = _step(c_re, c_im, y_re, y_im, b_re, b_im, forgets, COMPLEX, RESET)
             else:
-                at_a = row * a_row + (t - step) * a_step + column
+                at_a = row * a_row + (t - step).to(tl.int64) * a_step + column
                 a_re, a_im = _load(a, at_a, later & live, im, COMPLEX, SPACING, WORK)
                 y_re, y_im = _step(a_re, -a_im, y_re, y_im, b_re, b_im, forgets, COMPLEX, RESET)
             _store(gb, at, y_re, y_im, inside, im, COMPLEX, SPACING)
