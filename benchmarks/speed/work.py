@@ -44,7 +44,7 @@ def linear(
     lanes, borders = chunks * states, (chunks - 1) * states
     entries = steps * lanes
     step, join = (2, 6) if parts == 1 else (8, 28)  # a x + b, and a x + w and then q x + y with products of factors
-    work = (3 if varies else 2) * step * entries + join * borders + lanes  # twice, with products where they vary
+    work = (3 if varies else 2) * step * entries + join * borders  # twice, with products where they vary
     work += 0 if varies else step * (2 * lanes + states)  # what leaves the last chunk and the tile, and enters each
     end = 0
     if adjoint:

@@ -122,15 +122,64 @@ def _joined(a_re, a_im, w_re, w_im, f, e_re, e_im, whole_re, whole_im, x_re, x_i
 
 
 @triton.jit
-def _powers_of_chunks(products, row, column, live, a_row, width, im, COMPLEX: tl.constexpr, SPACING: tl.constexpr,
-                      WORK: tl.constexpr, CHUNKS: tl.constexpr):  # fmt: skip
-    """Products of time-invariant factors over a chunk, those before each one, and that over a tile."""
+def _constants(a, products, row, column, live, a_row, width, im, BACK: tl.constexpr, COMPLEX: tl.constexpr,
+               SPACING: tl.constexpr, WORK: tl.constexpr, CHUNKS: tl.constexpr):  # fmt: skip
+    """Time-invariant factors, and their products over a chunk, before each, and over a tile; conjugates going back."""
     table = products + row * (0 if a_row == 0 else (CHUNKS + 2) * width)
     before = column + (1 + tl.arange(0, CHUNKS))[:, None] * width
-    a_re, a_im = _load(table, column, live, im, COMPLEX, SPACING, WORK)
+    c_re, c_im = _load(a + row * a_row, column, live, im, COMPLEX, SPACING, WORK)
+    p_re, p_im = _load(table, column, live, im, COMPLEX, SPACING, WORK)
     e_re, e_im = _load(table, before, live, im, COMPLEX, SPACING, WORK)
     whole_re, whole_im = _load(table, column + (CHUNKS + 1) * width, live, im, COMPLEX, SPACING, WORK)
-    return a_re, a_im, e_re, e_im, whole_re, whole_im
+    if BACK:
+        c_im, p_im, e_im, whole_im = -c_im, -p_im, -e_im, -whole_im
+    return c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im
+
+
+@triton.jit
+def _entering(s, a, c_re, c_im, b, reset, row, column, live, steps, width, a_row, a_step, im, BACK: tl.constexpr,
+              REVERSE: tl.constexpr, RESET: tl.constexpr, COMPLEX: tl.constexpr, SPACING: tl.constexpr,
+              CONSTANT: tl.constexpr, WORK: tl.constexpr):  # fmt: skip
+    """Time, place, factor and input of steps s, and whether they forget; going back, what leads to the step after."""
+    t = steps - 1 - s if REVERSE != BACK else s
+    source, there = t, s < steps
+    b_re, b_im = _load(b, (row * steps + t) * width + column, there & live, im, COMPLEX, SPACING, WORK)
+    if BACK:
+        source, there = t - 1 if REVERSE else t + 1, there & (s > 0)
+    if CONSTANT:
+        a_re, a_im = c_re, c_im
+    else:
+        at = row * a_row + source.to(tl.int64) * a_step + column
+        a_re, a_im = _load(a, at, there & live, im, COMPLEX, SPACING, WORK)
+        a_im = -a_im if BACK else a_im
+    forgets = tl.load(reset + row * steps + source, mask=there, other=0) != 0 if RESET else there
+    return t, (row * steps + t) * width + column, a_re, a_im, b_re, b_im, forgets
+
+
+@triton.jit
+def _entrances(first, a, c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im, x_re, x_im, b, reset, row, column,
+               live, steps, width, a_row, a_step, im, BACK: tl.constexpr, REVERSE: tl.constexpr, RESET: tl.constexpr,
+               COMPLEX: tl.constexpr, SPACING: tl.constexpr, CONSTANT: tl.constexpr, WORK: tl.constexpr,
+               STEPS: tl.constexpr, CHUNKS: tl.constexpr, STATES: tl.constexpr):  # fmt: skip
+    """What comes in at each chunk of a tile, and out of it where factors are time-invariant."""
+    chunk, rest = tl.arange(0, CHUNKS)[:, None], tl.full((CHUNKS, STATES), 0, WORK)
+    w_re, w_im, f = rest, rest, tl.full((CHUNKS, STATES), 0, tl.int32)
+    q_re, q_im = tl.full((CHUNKS, STATES), 1, WORK), rest
+    for j in tl.static_range(0, STEPS):
+        _, _, a_re, a_im, b_re, b_im, forgets = _entering(
+            first + chunk * STEPS + j, a, c_re, c_im, b, reset, row, column, live, steps, width, a_row, a_step, im,
+            BACK, REVERSE, RESET, COMPLEX, SPACING, CONSTANT, WORK
+        )  # fmt: skip
+        w_re, w_im = _step(a_re, a_im, w_re, w_im, b_re, b_im, forgets, COMPLEX, RESET)
+        if not CONSTANT:
+            q_re, q_im = _step(a_re, a_im, q_re, q_im, rest, rest, forgets, COMPLEX, False)
+        if RESET:
+            f |= forgets.to(tl.int32)
+    if CONSTANT:
+        q_re, q_im = tl.broadcast_to(p_re, rest.shape), tl.broadcast_to(p_im, rest.shape)
+    return _joined(
+        q_re, q_im, w_re, w_im, f, e_re, e_im, whole_re, whole_im, x_re, x_im, chunk, COMPLEX, RESET, CONSTANT
+    )
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -140,51 +189,27 @@ def scan(a, products, before, b, reset, x, steps, n, a_row, a_step, im, REVERSE:
     """Write the states. Of state k the real part is at ``k SPACING``, the imaginary part ``im`` behind it."""
     row, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * STATES + tl.arange(0, STATES)
     live, column, width = (k < n)[None, :], (k * SPACING)[None, :], n * (2 if COMPLEX else 1)
-    chunk, shape = tl.arange(0, CHUNKS)[:, None], tl.full((CHUNKS, STATES), 0, WORK)
+    chunk = tl.arange(0, CHUNKS)[:, None]
     x_re, x_im = _load(before + row * width, column, live, im, COMPLEX, SPACING, WORK)
-    e_re, e_im, whole_re, whole_im, p_re, p_im = x_re, x_im, x_re, x_im, x_re, x_im
+    c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im = x_re, x_im, x_re, x_im, x_re, x_im, x_re, x_im
     if CONSTANT:
-        c_re, c_im = _load(a + row * a_row, column, live, im, COMPLEX, SPACING, WORK)
-        p_re, p_im, e_re, e_im, whole_re, whole_im = _powers_of_chunks(
-            products, row, column, live, a_row, width, im, COMPLEX, SPACING, WORK, CHUNKS
+        c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im = _constants(
+            a, products, row, column, live, a_row, width, im, False, COMPLEX, SPACING, WORK, CHUNKS
         )
     for first in range(0, steps, STEPS * CHUNKS):
-        w_re, w_im, f = shape, shape, tl.full((CHUNKS, STATES), 0, tl.int32)
-        q_re, q_im = shape + 1, shape
+        y_re, y_im, x_re, x_im = _entrances(
+            first, a, c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im, x_re, x_im, b, reset, row, column, live,
+            steps, width, a_row, a_step, im, False, REVERSE, RESET, COMPLEX, SPACING, CONSTANT, WORK, STEPS, CHUNKS,
+            STATES
+        )  # fmt: skip
         for j in tl.static_range(0, STEPS):
             s = first + chunk * STEPS + j
-            t = steps - 1 - s if REVERSE else s
-            within = s < steps
-            b_re, b_im = _load(b, (row * steps + t) * width + column, within & live, im, COMPLEX, SPACING, WORK)
-            forgets = tl.load(reset + row * steps + t, mask=within, other=0) != 0 if RESET else within
-            if CONSTANT:
-                w_re, w_im = _step(c_re, c_im, w_re, w_im, b_re, b_im, forgets, COMPLEX, RESET)
-            else:
-                at = row * a_row + t.to(tl.int64) * a_step + column
-                a_re, a_im = _load(a, at, within & live, im, COMPLEX, SPACING, WORK)
-                w_re, w_im = _step(a_re, a_im, w_re, w_im, b_re, b_im, forgets, COMPLEX, RESET)
-                q_re, q_im = _step(a_re, a_im, q_re, q_im, shape, shape, forgets, COMPLEX, False)
-            if RESET:
-                f |= forgets.to(tl.int32)
-        if CONSTANT:
-            q_re, q_im = tl.broadcast_to(p_re, shape.shape), tl.broadcast_to(p_im, shape.shape)
-        y_re, y_im, x_re, x_im = _joined(
-            q_re, q_im, w_re, w_im, f, e_re, e_im, whole_re, whole_im, x_re, x_im, chunk, COMPLEX, RESET, CONSTANT
-        )
-        for j in tl.static_range(0, STEPS):
-            s = first + chunk * STEPS + j
-            t = steps - 1 - s if REVERSE else s
-            within = s < steps
-            at = (row * steps + t) * width + column
-            b_re, b_im = _load(b, at, within & live, im, COMPLEX, SPACING, WORK)
-            forgets = tl.load(reset + row * steps + t, mask=within, other=0) != 0 if RESET else within
-            if CONSTANT:
-                y_re, y_im = _step(c_re, c_im, y_re, y_im, b_re, b_im, forgets, COMPLEX, RESET)
-            else:
-                at_a = row * a_row + t.to(tl.int64) * a_step + column
-                a_re, a_im = _load(a, at_a, within & live, im, COMPLEX, SPACING, WORK)
-                y_re, y_im = _step(a_re, a_im, y_re, y_im, b_re, b_im, forgets, COMPLEX, RESET)
-            _store(x, at, y_re, y_im, within & live, im, COMPLEX, SPACING)
+            _, at, a_re, a_im, b_re, b_im, forgets = _entering(
+                s, a, c_re, c_im, b, reset, row, column, live, steps, width, a_row, a_step, im, False, REVERSE, RESET,
+                COMPLEX, SPACING, CONSTANT, WORK
+            )  # fmt: skip
+            y_re, y_im = _step(a_re, a_im, y_re, y_im, b_re, b_im, forgets, COMPLEX, RESET)
+            _store(x, at, y_re, y_im, (s < steps) & live, im, COMPLEX, SPACING)
         if not CONSTANT:
             x_re, x_im = row_of(y_re, chunk, CHUNKS - 1)[None, :], row_of(y_im, chunk, CHUNKS - 1)[None, :]
 
@@ -196,71 +221,46 @@ def scan_adjoint(a, products, before, x, gx, reset, gb, ga, steps, n, a_row, a_s
     """Write ``g_t = gx_t + conj(a_{t+1}) g_{t+1}`` and ``conj(x_{t-1}) g_t``, or the sum of the latter over time."""
     row, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * STATES + tl.arange(0, STATES)
     live, column, width = (k < n)[None, :], (k * SPACING)[None, :], n * (2 if COMPLEX else 1)
-    chunk, shape = tl.arange(0, CHUNKS)[:, None], tl.full((CHUNKS, STATES), 0, WORK)
+    chunk, step = tl.arange(0, CHUNKS)[:, None], 1 if REVERSE else -1  # to the step before, in time
     start_re, start_im = _load(before + row * width, column, live, im, COMPLEX, SPACING, WORK)
     g_re, g_im = tl.full((1, STATES), 0, WORK), tl.full((1, STATES), 0, WORK)
     sum_re, sum_im = tl.full((CHUNKS, STATES), 0, tl.float64), tl.full((CHUNKS, STATES), 0, tl.float64)
-    e_re, e_im, whole_re, whole_im, p_re, p_im = g_re, g_im, g_re, g_im, g_re, g_im
+    c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im = g_re, g_im, g_re, g_im, g_re, g_im, g_re, g_im
     if CONSTANT:
-        c_re, c_im = _load(a + row * a_row, column, live, im, COMPLEX, SPACING, WORK)
-        p_re, p_im, e_re, e_im, whole_re, whole_im = _powers_of_chunks(
-            products, row, column, live, a_row, width, im, COMPLEX, SPACING, WORK, CHUNKS
+        c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im = _constants(
+            a, products, row, column, live, a_row, width, im, True, COMPLEX, SPACING, WORK, CHUNKS
         )
-        c_im, p_im, e_im, whole_im = -c_im, -p_im, -e_im, -whole_im
-    step = 1 if REVERSE else -1  # to the step before, in time
     for first in range(0, steps, STEPS * CHUNKS):
-        w_re, w_im, f = shape, shape, tl.full((CHUNKS, STATES), 0, tl.int32)
-        q_re, q_im = shape + 1, shape
+        y_re, y_im, g_re, g_im = _entrances(
+            first, a, c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im, g_re, g_im, gx, reset, row, column, live,
+            steps, width, a_row, a_step, im, True, REVERSE, RESET, COMPLEX, SPACING, CONSTANT, WORK, STEPS, CHUNKS,
+            STATES
+        )  # fmt: skip
         for j in tl.static_range(0, STEPS):
             s = first + chunk * STEPS + j  # from the end of time
-            t = s if REVERSE else steps - 1 - s
-            within, later = s < steps, (s > 0) & (s < steps)
-            b_re, b_im = _load(gx, (row * steps + t) * width + column, within & live, im, COMPLEX, SPACING, WORK)
-            forgets = tl.load(reset + row * steps + t - step, mask=later, other=0) != 0 if RESET else within
-            if CONSTANT:
-                w_re, w_im = _step(c_re, c_im, w_re, w_im, b_re, b_im, forgets, COMPLEX, RESET)
-            else:
-                at = row * a_row + (t - step).to(tl.int64) * a_step + column
-                a_re, a_im = _load(a, at, later & live, im, COMPLEX, SPACING, WORK)
-                w_re, w_im = _step(a_re, -a_im, w_re, w_im, b_re, b_im, forgets, COMPLEX, RESET)
-                q_re, q_im = _step(a_re, -a_im, q_re, q_im, shape, shape, forgets, COMPLEX, False)
-            if RESET:
-                f |= forgets.to(tl.int32)
-        if CONSTANT:
-            q_re, q_im = tl.broadcast_to(p_re, shape.shape), tl.broadcast_to(p_im, shape.shape)
-        y_re, y_im, g_re, g_im = _joined(
-            q_re, q_im, w_re, w_im, f, e_re, e_im, whole_re, whole_im, g_re, g_im, chunk, COMPLEX, RESET, CONSTANT
-        )
-        for j in tl.static_range(0, STEPS):
-            s = first + chunk * STEPS + j
-            t = s if REVERSE else steps - 1 - s
-            within, past, later = s < steps, s < steps - 1, (s > 0) & (s < steps)
-            at = (row * steps + t) * width + column
-            inside = within & live
-            b_re, b_im = _load(gx, at, inside, im, COMPLEX, SPACING, WORK)
-            forgets = tl.load(reset + row * steps + t - step, mask=later, other=0) != 0 if RESET else within
-            if CONSTANT:
-                y_re, y_im = _step(c_re, c_im, y_re, y_im, b_re, b_im, forgets, COMPLEX, RESET)
-            else:
-                at_a = row * a_row + (t - step).to(tl.int64) * a_step + column
-                a_re, a_im = _load(a, at_a, later & live, im, COMPLEX, SPACING, WORK)
-                y_re, y_im = _step(a_re, -a_im, y_re, y_im, b_re, b_im, forgets, COMPLEX, RESET)
-            _store(gb, at, y_re, y_im, inside, im, COMPLEX, SPACING)
+            t, at, a_re, a_im, b_re, b_im, forgets = _entering(
+                s, a, c_re, c_im, gx, reset, row, column, live, steps, width, a_row, a_step, im, True, REVERSE, RESET,
+                COMPLEX, SPACING, CONSTANT, WORK
+            )  # fmt: skip
+            y_re, y_im = _step(a_re, a_im, y_re, y_im, b_re, b_im, forgets, COMPLEX, RESET)
+            within, past = (s < steps) & live, s < steps - 1
+            _store(gb, at, y_re, y_im, within, im, COMPLEX, SPACING)
             x_re, x_im = _load(x, at + step * width, past & live, im, COMPLEX, SPACING, WORK)
             x_re, x_im = tl.where(past, x_re, start_re), tl.where(past, x_im, start_im)
+            kept = within
             if RESET:
-                inside = inside & (tl.load(reset + row * steps + t, mask=within, other=1) == 0)
+                kept = kept & (tl.load(reset + row * steps + t, mask=s < steps, other=1) == 0)
             if COMPLEX:
                 h_re, h_im = x_re * y_re + x_im * y_im, x_re * y_im - x_im * y_re
             else:
                 h_re, h_im = x_re * y_re, x_re
-            h_re, h_im = tl.where(inside, h_re, 0), tl.where(inside, h_im, 0)
+            h_re, h_im = tl.where(kept, h_re, 0), tl.where(kept, h_im, 0)
             if CONSTANT:
                 sum_re += h_re.to(tl.float64)
                 if COMPLEX:
                     sum_im += h_im.to(tl.float64)
             else:
-                _store(ga, at, h_re, h_im, within & live, im, COMPLEX, SPACING)
+                _store(ga, at, h_re, h_im, within, im, COMPLEX, SPACING)
         if not CONSTANT:
             g_re, g_im = row_of(y_re, chunk, CHUNKS - 1)[None, :], row_of(y_im, chunk, CHUNKS - 1)[None, :]
     if CONSTANT:
