@@ -43,8 +43,11 @@ RESULTS = Path(__file__).parents[1] / "results" / "gpu.json"
 # Sums of some thousand float32 terms; Hankel singular values are computed in double precision from float32 data.
 TOLERANCE = 1e-3
 
-# Sums of products in TF32 or of arguments in bfloat16, as kernels of others form them.
+# Sums of products in TF32, as kernels of others form them.
 TF32_TOLERANCE = 1e-2
+
+# Lines, by how they begin, that torch's operations run as well, for comparison.
+BY_TORCH = ("linear_recurrence, varying, real", "selective_scan, 1", "selective_heads, 6", "hankel_singular_values")
 
 
 def plot(rows: list[dict[str, Any]], path: Path, peak: float) -> None:
@@ -252,6 +255,10 @@ def run_all(device: str, size: Sizes, path: Path | None) -> int:
             row["forward's share"] = round(forward / row["forward"] / peak, 3)
         rows.append(row)
         print(row, flush=True)
+        if name.startswith(BY_TORCH) and device != "cpu":
+            with ops.use_backend("torch"):
+                rows.append(measure(f"{name}, by torch", run, there, there, expected, device, budget))
+            print(rows[-1], flush=True)
         del there
     u = torch.randn(size.batch, size.length, size.layer, device=device)
     for name, layer in layers(size):

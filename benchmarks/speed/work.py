@@ -45,7 +45,8 @@ def linear(
     entries = steps * lanes
     step, join = (2, 6) if parts == 1 else (8, 28)  # a x + b, and a x + w and then q x + y with products of factors
     work = (3 if varies else 2) * step * entries + join * borders  # twice, with products where they vary
-    work += 0 if varies else step * (2 * lanes + states)  # what leaves the last chunk and the tile, and enters each
+    # what leaves the last chunk and the tile, and enters each, and whether products of a tile are numbers
+    work += 0 if varies else step * (2 * lanes + states) + 2 * states
     end = 0
     if adjoint:
         work += (1 if parts == 1 else 6) * entries  # conj(x) g

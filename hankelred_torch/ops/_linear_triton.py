@@ -26,7 +26,7 @@ from torch import Tensor
 from ._scans_triton import add, ahead, ahead_complex, ahead_complex_reset, ahead_reset, row_of
 
 # Steps of a chunk, bytes of states in a step, lanes of a warp, and warps: all lanes are states times chunks. Products
-# of the factors of a tile must not overflow. Nothing has been tuned on a GPU yet: other choices with their times are
+# of the factors of a chunk must not overflow. Nothing has been tuned on a GPU yet: other choices with their times are
 # printed by `python -m benchmarks.speed.gpu --tune`. Arrays are taken to be unaligned (do_not_specialize), since a lane
 # has one state then.
 STEPS = 16
@@ -78,15 +78,21 @@ def _joined(a_re, a_im, w_re, w_im, f, e_re, e_im, whole_re, whole_im, x_re, x_i
             RESET: tl.constexpr, CONSTANT: tl.constexpr):  # fmt: skip
     """What comes in at each chunk, and out of the last one where factors are time-invariant, given the state before.
 
-    Chunks have the product a of their factors, and make w of rest; e are the products before each chunk.
+    Chunks have the product a of their factors, and make w of rest; e are the products before each chunk. The state
+    before goes through chunk after chunk where it cannot go by products of a tile: they vary, or have left the range
+    of numbers.
     """
     shape: tl.constexpr = w_re.shape
     last: tl.constexpr = shape[0] - 1
     one, none, zero = tl.full(shape, 1, w_re.dtype), tl.full(shape, -0.0, w_re.dtype), tl.full(shape, 0, w_re.dtype)
-    y_re = none if CONSTANT else tl.where(chunk == 0, tl.broadcast_to(x_re, shape), none)
-    nowhere = tl.full(shape, 0, tl.int32)
+    nowhere, by_chunks = tl.full(shape, 0, tl.int32), chunk == chunk
+    if CONSTANT:
+        size = tl.abs(whole_re) + tl.abs(whole_im)
+        by_chunks = tl.broadcast_to((size == 0) | (size - size != 0), shape)
+    y_re = tl.where((chunk == 0) & by_chunks, tl.broadcast_to(x_re, shape), none)
+    y_im = tl.where((chunk == 0) & by_chunks, tl.broadcast_to(x_im, shape), none)
+    cut = nowhere
     if COMPLEX:
-        y_im = none if CONSTANT else tl.where(chunk == 0, tl.broadcast_to(x_im, shape), none)
         if RESET:
             _, _, y_re, y_im, _, _, _, _, _, cut = tl.associative_scan(
                 (one, zero, y_re, y_im, a_re, a_im, w_re, w_im, f, nowhere), 0, ahead_complex_reset
@@ -95,44 +101,40 @@ def _joined(a_re, a_im, w_re, w_im, f, e_re, e_im, whole_re, whole_im, x_re, x_i
             _, _, y_re, y_im, _, _, _, _ = tl.associative_scan(
                 (one, zero, y_re, y_im, a_re, a_im, w_re, w_im), 0, ahead_complex
             )
-        if CONSTANT:
-            end_re, end_im = _step(a_re, a_im, y_re, y_im, w_re, w_im, f != 0, COMPLEX, RESET)
-            end_re, end_im = row_of(end_re, chunk, last)[None, :], row_of(end_im, chunk, last)[None, :]
-            go_re, go_im = _step(whole_re, whole_im, x_re, x_im, end_re, end_im, False, COMPLEX, False)
-            z_re, z_im = _step(e_re, e_im, x_re, x_im, y_re, y_im, False, COMPLEX, False)
-            if RESET:
-                lost = (row_of(cut | f, chunk, last) != 0)[None, :]
-                go_re, go_im = tl.where(lost, end_re, go_re), tl.where(lost, end_im, go_im)
-                z_re, z_im = tl.where(cut != 0, y_re, z_re), tl.where(cut != 0, y_im, z_im)
-            return z_re, z_im, go_re, go_im
-        return y_re, y_im, x_re, x_im
-    if RESET:
-        _, y_re, _, _, _, cut = tl.associative_scan((one, y_re, a_re, w_re, f, nowhere), 0, ahead_reset)
     else:
-        _, y_re, _, _ = tl.associative_scan((one, y_re, a_re, w_re), 0, ahead)
-    if CONSTANT:
-        end_re, _ = _step(a_re, a_re, y_re, y_re, w_re, w_re, f != 0, COMPLEX, RESET)
-        end_re = row_of(end_re, chunk, last)[None, :]
-        go_re, z_re = whole_re * x_re + end_re, e_re * x_re + y_re
         if RESET:
-            go_re = tl.where((row_of(cut | f, chunk, last) != 0)[None, :], end_re, go_re)
-            z_re = tl.where(cut != 0, y_re, z_re)
-        return z_re, z_re, go_re, go_re
-    return y_re, y_re, x_re, x_re
+            _, y_re, _, _, _, cut = tl.associative_scan((one, y_re, a_re, w_re, f, nowhere), 0, ahead_reset)
+        else:
+            _, y_re, _, _ = tl.associative_scan((one, y_re, a_re, w_re), 0, ahead)
+        y_im = y_re
+    if CONSTANT:
+        end_re, end_im = _step(a_re, a_im, y_re, y_im, w_re, w_im, f != 0, COMPLEX, RESET)
+        end_re, end_im = row_of(end_re, chunk, last)[None, :], row_of(end_im, chunk, last)[None, :]
+        there = row_of((((cut | f) != 0) | by_chunks).to(tl.int32), chunk, last)[None, :] != 0
+        go_re, go_im = _step(whole_re, whole_im, x_re, x_im, end_re, end_im, there, COMPLEX, True)
+        y_re, y_im = _step(e_re, e_im, x_re, x_im, y_re, y_im, (cut != 0) | by_chunks, COMPLEX, True)
+        return y_re, y_im, go_re, go_im
+    return y_re, y_im, x_re, x_im
 
 
 @triton.jit
-def _constants(a, products, row, column, live, a_row, width, im, BACK: tl.constexpr, COMPLEX: tl.constexpr,
-               SPACING: tl.constexpr, WORK: tl.constexpr, CHUNKS: tl.constexpr):  # fmt: skip
-    """Time-invariant factors, and their products over a chunk, before each, and over a tile; conjugates going back."""
-    table = products + row * (0 if a_row == 0 else (CHUNKS + 2) * width)
-    before = column + (1 + tl.arange(0, CHUNKS))[:, None] * width
-    c_re, c_im = _load(a + row * a_row, column, live, im, COMPLEX, SPACING, WORK)
-    p_re, p_im = _load(table, column, live, im, COMPLEX, SPACING, WORK)
-    e_re, e_im = _load(table, before, live, im, COMPLEX, SPACING, WORK)
-    whole_re, whole_im = _load(table, column + (CHUNKS + 1) * width, live, im, COMPLEX, SPACING, WORK)
-    if BACK:
-        c_im, p_im, e_im, whole_im = -c_im, -p_im, -e_im, -whole_im
+def _constants(a, products, row, column, live, a_row, width, im, x_re, x_im, CONSTANT: tl.constexpr, BACK: tl.constexpr,
+               COMPLEX: tl.constexpr, SPACING: tl.constexpr, WORK: tl.constexpr, CHUNKS: tl.constexpr):  # fmt: skip
+    """Time-invariant factors, and their products over a chunk, before each, and over a tile; conjugates going back.
+
+    What nothing reads, of the shape of x, where factors vary.
+    """
+    if CONSTANT:
+        table = products + row * (0 if a_row == 0 else (CHUNKS + 2) * width)
+        before = column + (1 + tl.arange(0, CHUNKS))[:, None] * width
+        c_re, c_im = _load(a + row * a_row, column, live, im, COMPLEX, SPACING, WORK)
+        p_re, p_im = _load(table, column, live, im, COMPLEX, SPACING, WORK)
+        e_re, e_im = _load(table, before, live, im, COMPLEX, SPACING, WORK)
+        whole_re, whole_im = _load(table, column + (CHUNKS + 1) * width, live, im, COMPLEX, SPACING, WORK)
+        if BACK:
+            c_im, p_im, e_im, whole_im = -c_im, -p_im, -e_im, -whole_im
+    else:
+        c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im = x_re, x_im, x_re, x_im, x_re, x_im, x_re, x_im
     return c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im
 
 
@@ -191,11 +193,9 @@ def scan(a, products, before, b, reset, x, steps, n, a_row, a_step, im, REVERSE:
     live, column, width = (k < n)[None, :], (k * SPACING)[None, :], n * (2 if COMPLEX else 1)
     chunk = tl.arange(0, CHUNKS)[:, None]
     x_re, x_im = _load(before + row * width, column, live, im, COMPLEX, SPACING, WORK)
-    c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im = x_re, x_im, x_re, x_im, x_re, x_im, x_re, x_im
-    if CONSTANT:
-        c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im = _constants(
-            a, products, row, column, live, a_row, width, im, False, COMPLEX, SPACING, WORK, CHUNKS
-        )
+    c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im = _constants(
+        a, products, row, column, live, a_row, width, im, x_re, x_im, CONSTANT, False, COMPLEX, SPACING, WORK, CHUNKS
+    )
     for first in range(0, steps, STEPS * CHUNKS):
         y_re, y_im, x_re, x_im = _entrances(
             first, a, c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im, x_re, x_im, b, reset, row, column, live,
@@ -225,11 +225,9 @@ def scan_adjoint(a, products, before, x, gx, reset, gb, ga, steps, n, a_row, a_s
     start_re, start_im = _load(before + row * width, column, live, im, COMPLEX, SPACING, WORK)
     g_re, g_im = tl.full((1, STATES), 0, WORK), tl.full((1, STATES), 0, WORK)
     sum_re, sum_im = tl.full((CHUNKS, STATES), 0, tl.float64), tl.full((CHUNKS, STATES), 0, tl.float64)
-    c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im = g_re, g_im, g_re, g_im, g_re, g_im, g_re, g_im
-    if CONSTANT:
-        c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im = _constants(
-            a, products, row, column, live, a_row, width, im, True, COMPLEX, SPACING, WORK, CHUNKS
-        )
+    c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im = _constants(
+        a, products, row, column, live, a_row, width, im, g_re, g_im, CONSTANT, True, COMPLEX, SPACING, WORK, CHUNKS
+    )
     for first in range(0, steps, STEPS * CHUNKS):
         y_re, y_im, g_re, g_im = _entrances(
             first, a, c_re, c_im, p_re, p_im, e_re, e_im, whole_re, whole_im, g_re, g_im, gx, reset, row, column, live,

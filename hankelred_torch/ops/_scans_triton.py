@@ -79,12 +79,6 @@ def follow_complex(p_re, p_im, x_re, x_im, a_re, a_im, y_re, y_im):
 
 
 @triton.jit
-def follow_complex_reset(p_re, p_im, x_re, x_im, f, a_re, a_im, y_re, y_im, g):
-    p_re, p_im, re, im = follow_complex(p_re, p_im, x_re, x_im, a_re, a_im, y_re, y_im)
-    return p_re, p_im, tl.where(g != 0, y_re, re), tl.where(g != 0, y_im, im), f | g
-
-
-@triton.jit
 def ahead_complex(p_re, p_im, x_re, x_im, a_re, a_im, w_re, w_im, q_re, q_im, y_re, y_im, b_re, b_im, v_re, v_im):
     p_re, p_im, x_re, x_im = follow_complex(p_re, p_im, x_re, x_im, a_re, a_im, w_re, w_im)
     p_re, p_im, x_re, x_im = follow_complex(p_re, p_im, x_re, x_im, q_re, q_im, y_re, y_im)

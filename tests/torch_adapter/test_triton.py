@@ -75,6 +75,19 @@ def test_linear_recurrence_and_its_gradients_are_those_of_the_definition(dtype, 
     )
 
 
+@pytest.mark.parametrize(
+    ("dtype", "initial"),
+    [(torch.complex128, 0.0), *((torch.float64, x) for x in (0.0, 1e-30, torch.inf))],
+)
+@pytest.mark.parametrize("factor", [1e100, 1e-100])
+def test_states_pass_tiles_whose_products_of_constant_factors_leave_the_range_of_numbers(dtype, initial, factor):
+    a, b = torch.full((1,), factor, dtype=dtype, device=DEVICE), torch.zeros(1, 19, 1, dtype=dtype, device=DEVICE)
+    b[0, 17:] = 1
+    before = torch.full((1, 1), initial, dtype=dtype, device=DEVICE)
+    x = ops.linear_recurrence(a, b, initial=before)
+    torch.testing.assert_close(x, recurrence(a, b, before, None, False), rtol=1e-12, atol=0)
+
+
 LENGTHS = [(1, 1, 1), (1, 3, 2), (2, 4, 4), (1, 5, 9)] + [(1, 700, 2), (3, 65, 130)] * is_long()
 
 
@@ -234,13 +247,13 @@ def test_selective_scan_spreads_not_a_number_where_it_must():
 JOINS = ["follow", "ahead", "back", "follow_complex", "ahead_complex"]
 
 
-@pytest.mark.parametrize("name", [f"{name}{reset}" for name in JOINS for reset in ("", "_reset")])
+@pytest.mark.parametrize("name", [*JOINS, "follow_reset", "ahead_reset", "back_reset", "ahead_complex_reset"])
 def test_parts_of_a_scan_may_be_joined_in_any_order(name, monkeypatch):
     # as compilers choose to; a step by itself is a part with no product and nothing forgotten inside of it
     monkeypatch.setattr(PARTS.tl, "where", torch.where)
     for each in JOINS:
         monkeypatch.setattr(PARTS, each, getattr(PARTS, each).fn)
-    join = getattr(getattr(PARTS, name), "fn", getattr(PARTS, name))
+    join = getattr(PARTS, name) if name in JOINS else getattr(PARTS, name).fn
     flags = name.endswith("_reset") * (1 if name.startswith("follow") else 2)
     values = join.__code__.co_argcount // 2 - flags
     parts = [

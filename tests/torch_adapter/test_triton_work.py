@@ -24,6 +24,7 @@ if not hasattr(importlib.import_module("triton.runtime.interpreter").Interpreter
     pytest.skip("in the interpreter of this Triton a sign is a subtraction from zero", allow_module_level=True)
 
 LINEAR, SELECTIVE, HEADS, FACTORS, VALUES = interpreter.kernels()
+WARPS = SELECTIVE.LAUNCH["STATES"]  # before tests make them fewer
 PAGE = Path(__file__).parents[2] / "docs" / "theory" / "recurrences.md"
 
 
@@ -133,6 +134,7 @@ def test_scans_over_lanes_take_no_fewer_instructions_than_half_the_operations_st
 def test_scans_within_a_lane_form_no_products_of_factors():
     # which nothing reads: the interpreter forms them, and multiplies by the one of a single step
     scan = {"batch": 1, "length": 16, "channels": 32, "n": 16, "segment": 16, "block": 32, "states": 4}
+    assert traffic.WARPS == WARPS
     for name, adjoint, idle in (("selective scan", False, 1), ("selective scan, adjoint", True, 3 + 3)):
         found = work.selective(**scan, adjoint=adjoint).arithmetic / (16 * 32 * 16) - idle * 15 / 16
         made = traffic.INSTRUCTIONS[name][0] + traffic.AROUND[name][0] * traffic.WARPS / 16
